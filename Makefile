@@ -1,0 +1,86 @@
+# Each target sets up what it needs: python3 (3.11 or newer) and make are enough.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+PROTOS := $(wildcard proto/quorate/v1/*.proto)
+
+.PHONY: help
+help:
+	@echo "make demo          a federation of three organisations on this machine, narrated"
+	@echo "make test          every test"
+	@echo "make lint          ruff, mypy, import-linter, buf"
+	@echo "make proto         remakes the generated code of the wire contract"
+	@echo "make verify-proto  fails when the generated code is not what the contract makes"
+	@echo "make bench         the benchmarks, as ratios against peers and ceilings"
+	@echo "make lock          remakes requirements.lock"
+	@echo "make clean         removes .venv and caches"
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Quorate needs python3 3.11 or newer."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: setup
+setup: $(STAMP)
+
+.PHONY: demo
+demo: $(STAMP)
+	@$(BIN)/quorate demo
+
+.PHONY: test
+test: $(STAMP)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: $(STAMP) verify-proto
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	cd proto && ../$(BIN)/buf lint
+
+.PHONY: format
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+PROTOC = $(BIN)/python -m grpc_tools.protoc --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
+	--plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc -Iproto \
+	--python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) $(PROTOS)
+
+.PHONY: proto
+proto: $(STAMP)
+	$(call PROTOC,proto)
+
+.PHONY: verify-proto
+verify-proto: $(STAMP)
+	@rm -rf $(VENV)/proto && mkdir -p $(VENV)/proto
+	@$(call PROTOC,$(VENV)/proto)
+	@diff -r --exclude='*.proto' --exclude='__init__.py' --exclude='__pycache__' --exclude=py.typed \
+		$(VENV)/proto/quorate/v1 proto/quorate/v1 \
+		|| { echo "The generated code is stale: run 'make proto'."; exit 1; }
+
+.PHONY: bench
+bench: $(STAMP)
+	$(BIN)/python -m bench
+
+.PHONY: lock
+lock:
+	$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/python -m pip install --quiet uv
+	{ echo "# Every package of the development environment, pinned with its hashes."; \
+	  echo "# Remade by 'make lock'."; \
+	  $(VENV)/lock/bin/uv pip compile pyproject.toml --extra dev --generate-hashes \
+	    --no-emit-index-url --no-header --python-version 3.11 --quiet; } > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+
+.PHONY: clean
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,46 @@
+"""Every limit of the ledger, in one place, with units.
+
+A limit that takes part in `apply` belongs to the protocol version: two nodes that differ in one
+would disagree about an outcome.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# -- what takes part in apply (protocol version 1) -------------------------------------------
+PROTOCOL_VERSION: Final = 1
+MAX_ENVELOPE_BYTES: Final = 16 * 1024
+MAX_ENTRY_BYTES: Final = 32 * 1024
+MAX_JSON_DEPTH: Final = 16
+MAX_INTEGER: Final = 2**53 - 1
+MAX_ID_CHARS: Final = 255
+MAX_NAME_CHARS: Final = 64
+MAX_PATTERNS: Final = 32
+MAX_COMMAND_LIFETIME_MS: Final = 24 * 60 * 60 * 1000
+"""How far ahead a command's not_after may lie: as long as the ledger remembers nonces."""
+MAX_LEASE_TTL_MS: Final = 24 * 60 * 60 * 1000
+MAX_CONCURRENT_LEASES: Final = 1000
+MAX_EDGES_PER_PAIR: Final = 16
+MAX_GRANTS_PER_EXECUTOR_AND_ISSUER: Final = 256
+MAX_DOMAINS: Final = 9
+NONCES_FORGOTTEN_PER_COMMAND: Final = 8
+
+# -- defaults of the federation's parameters -------------------------------------------------
+DEFAULT_AUTHORITY_PERIOD_MS: Final = 2_000
+"""L: no node permits later than this after the last moment at which a quorum confirmed it."""
+DEFAULT_MAX_PERMIT_TTL_MS: Final = 1_000
+DEFAULT_RHO_PPM: Final = 10_000
+"""rho: how far the rates of two machines' boot clocks may differ, parts per million."""
+DEFAULT_MAX_SKEW_MS: Final = 5_000
+
+# -- the node's own (no agreement needed) ----------------------------------------------------
+MAX_MESSAGE_BYTES: Final = 1024 * 1024
+"""The largest gRPC message that any server of a node accepts."""
+MAX_CHECKS_PER_BATCH: Final = 256
+MAX_LEASES_PER_WATCH: Final = 256
+MAX_ENTRIES_PER_PAGE: Final = 256
+MAX_RECORDS_PER_PAGE: Final = 500
+MAX_REQUEST_ID_CHARS: Final = 64
+DEFAULT_PROPOSAL_TIMEOUT_MS: Final = 5_000
+MAX_PROPOSAL_TIMEOUT_MS: Final = 60_000
