@@ -1,0 +1,105 @@
+"""What the gRPC services need from the process that they run in.
+
+Owns the protocols between the services and the core process; implements nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
+
+from quorate.core.outcome import Outcome, Reason
+from quorate.storage import Snapshot
+
+
+class Level(IntEnum):
+    """How widely a narrowing command holds; each level implies those below it."""
+
+    NONE = 0
+    COMMITTED = 1
+    ENFORCED = 2
+    DRAINED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """What became of a proposal.
+
+    Exactly one of: `outcome` is set (the ledger decided); `refused` is set (the proposal certainly
+    never entered the log); neither (its outcome is unknown: it may yet be executed, once).
+    """
+
+    outcome: Outcome | None = None
+    refused: Reason | None = None
+    problem: str = ""
+
+    @property
+    def unknown(self) -> bool:
+        return self.outcome is None and self.refused is None
+
+
+@dataclass(frozen=True, slots=True)
+class MemberStatus:
+    """One member as this node sees it; `match_index` and `enforced_index` are 0 off the leader."""
+
+    node_id: str
+    domain: str
+    peer_address: str
+    connected: bool
+    match_index: int
+    enforced_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """What a node says of itself; indexes are of the Raft log."""
+
+    node_id: str
+    origin: str
+    role: str  # follower | candidate | leader
+    leader: str
+    term: int
+    commit_index: int
+    applied_index: int
+    authority_remaining_ms: int  # 0: none
+    authority_reason: Reason | None
+    storage_problem: str
+    clock_offset_ms: int
+    durable_turns: int
+    members: tuple[MemberStatus, ...]
+
+
+class Core(Protocol):
+    """The core process, as its services see it."""
+
+    def read(self) -> AbstractContextManager[Snapshot]:
+        """A consistent snapshot of the newest durable state."""
+        ...
+
+    async def propose(self, envelope: bytes, timeout_ms: int) -> Proposed:
+        """Proposes a command and waits for its outcome. Cancelling changes nothing about it."""
+        ...
+
+    async def propose_lease(
+        self, kind: str, body: dict[str, object], nonce: str, timeout_ms: int
+    ) -> Proposed:
+        """Builds a lease command (`lease.acquire`...), signs it as this node, and proposes it."""
+        ...
+
+    async def wait_for(self, ledger_index: int, level: Level, timeout_ms: int) -> Level:
+        """Waits until the entry at `ledger_index` holds at `level`, or the time is up; returns the
+        strongest level that is known to hold."""
+        ...
+
+    def status(self) -> NodeStatus: ...
+
+    def checkpoint(self) -> str:
+        """A signed note over the newest durable tree."""
+        ...
+
+    def follow(self) -> AsyncIterator[int]:
+        """Yields the ledger size now, and again (the newest only) whenever it has grown."""
+        ...
