@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15quorate/v1/peer.proto\x12\nquorate.v1\"q\n\x0f\x45xchangeRequest\x12$\n\x05hello\x18\x01 \x01(\x0b\x32\x15.quorate.v1.PeerHello\x12\r\n\x05\x66rame\x18\x02 \x01(\x04\x12)\n\x08messages\x18\x03 \x03(\x0b\x32\x17.quorate.v1.PeerMessage\"*\n\x10\x45xchangeResponse\x12\x16\n\x0ereceived_frame\x18\x01 \x01(\x04\"U\n\tPeerHello\x12\x0c\n\x04\x66rom\x18\x01 \x01(\t\x12\n\n\x02to\x18\x02 \x01(\t\x12\x14\n\x0cgenesis_hash\x18\x03 \x01(\x0c\x12\x18\n\x10protocol_version\x18\x04 \x01(\r\"\xed\x04\n\x0bPeerMessage\x12/\n\x0cvote_request\x18\x01 \x01(\x0b\x32\x17.quorate.v1.VoteRequestH\x00\x12+\n\nvote_reply\x18\x02 \x01(\x0b\x32\x15.quorate.v1.VoteReplyH\x00\x12\x33\n\x0e\x61ppend_request\x18\x03 \x01(\x0b\x32\x19.quorate.v1.AppendRequestH\x00\x12/\n\x0c\x61ppend_reply\x18\x04 \x01(\x0b\x32\x17.quorate.v1.AppendReplyH\x00\x12&\n\x07propose\x18\x05 \x01(\x0b\x32\x13.quorate.v1.ProposeH\x00\x12\x31\n\rpropose_reply\x18\x06 \x01(\x0b\x32\x18.quorate.v1.ProposeReplyH\x00\x12&\n\x07\x63onfirm\x18\x07 \x01(\x0b\x32\x13.quorate.v1.ConfirmH\x00\x12\x31\n\rconfirm_reply\x18\x08 \x01(\x0b\x32\x18.quorate.v1.ConfirmReplyH\x00\x12\x31\n\rauthority_ask\x18\t \x01(\x0b\x32\x18.quorate.v1.AuthorityAskH\x00\x12\x35\n\x0f\x61uthority_grant\x18\n \x01(\x0b\x32\x1a.quorate.v1.AuthorityGrantH\x00\x12\x35\n\x0f\x65nforced_report\x18\x0b \x01(\x0b\x32\x1a.quorate.v1.EnforcedReportH\x00\x12;\n\x12\x65nforced_watermark\x18\x0c \x01(\x0b\x32\x1d.quorate.v1.EnforcedWatermarkH\x00\x42\x06\n\x04\x62ody\"J\n\x0bVoteRequest\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x16\n\x0elast_log_index\x18\x02 \x01(\x04\x12\x15\n\rlast_log_term\x18\x03 \x01(\x04\">\n\tVoteReply\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0f\n\x07granted\x18\x02 \x01(\x08\x12\x12\n\nvoted_term\x18\x03 \x01(\x04\"8\n\x08LogEntry\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x0f\n\x07\x63ommand\x18\x03 \x01(\x0c\"\x89\x01\n\rAppendRequest\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x16\n\x0eprev_log_index\x18\x02 \x01(\x04\x12\x15\n\rprev_log_term\x18\x03 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x04 \x01(\x04\x12%\n\x07\x65ntries\x18\x05 \x03(\x0b\x32\x14.quorate.v1.LogEntry\"\x9a\x01\n\x0b\x41ppendReply\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x14\n\x0crequest_term\x18\x02 \x01(\x04\x12\x0f\n\x07success\x18\x03 \x01(\x08\x12\x13\n\x0bmatch_index\x18\x04 \x01(\x04\x12\x12\n\nhint_index\x18\x05 \x01(\x04\x12\x16\n\x0eprev_log_index\x18\x06 \x01(\x04\x12\x15\n\rwall_clock_ms\x18\x07 \x01(\x03\"&\n\x07Propose\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\"H\n\x0cProposeReply\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x0f\n\x07refusal\x18\x04 \x01(\r\"&\n\x07\x43onfirm\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\r\n\x05round\x18\x02 \x01(\x04\"+\n\x0c\x43onfirmReply\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\r\n\x05round\x18\x02 \x01(\x04\"J\n\x0c\x41uthorityAsk\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x15\n\rapplied_index\x18\x02 \x01(\x04\x12\x16\n\x0e\x65nforced_index\x18\x03 \x01(\x04\"W\n\x0e\x41uthorityGrant\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x12\n\nread_index\x18\x03 \x01(\x04\x12\x16\n\x0eledger_time_ms\x18\x04 \x01(\x03\"(\n\x0e\x45nforcedReport\x12\x16\n\x0e\x65nforced_index\x18\x01 \x01(\x04\"+\n\x11\x45nforcedWatermark\x12\x16\n\x0e\x65nforced_index\x18\x01 \x01(\x04\x32X\n\x0bPeerService\x12I\n\x08\x45xchange\x12\x1b.quorate.v1.ExchangeRequest\x1a\x1c.quorate.v1.ExchangeResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15quorate/v1/peer.proto\x12\nquorate.v1\"q\n\x0f\x45xchangeRequest\x12$\n\x05hello\x18\x01 \x01(\x0b\x32\x15.quorate.v1.PeerHello\x12\r\n\x05\x66rame\x18\x02 \x01(\x04\x12)\n\x08messages\x18\x03 \x03(\x0b\x32\x17.quorate.v1.PeerMessage\"*\n\x10\x45xchangeResponse\x12\x16\n\x0ereceived_frame\x18\x01 \x01(\x04\"]\n\tPeerHello\x12\x0e\n\x06sender\x18\x01 \x01(\t\x12\x10\n\x08receiver\x18\x02 \x01(\t\x12\x14\n\x0cgenesis_hash\x18\x03 \x01(\x0c\x12\x18\n\x10protocol_version\x18\x04 \x01(\r\"\xed\x04\n\x0bPeerMessage\x12/\n\x0cvote_request\x18\x01 \x01(\x0b\x32\x17.quorate.v1.VoteRequestH\x00\x12+\n\nvote_reply\x18\x02 \x01(\x0b\x32\x15.quorate.v1.VoteReplyH\x00\x12\x33\n\x0e\x61ppend_request\x18\x03 \x01(\x0b\x32\x19.quorate.v1.AppendRequestH\x00\x12/\n\x0c\x61ppend_reply\x18\x04 \x01(\x0b\x32\x17.quorate.v1.AppendReplyH\x00\x12&\n\x07propose\x18\x05 \x01(\x0b\x32\x13.quorate.v1.ProposeH\x00\x12\x31\n\rpropose_reply\x18\x06 \x01(\x0b\x32\x18.quorate.v1.ProposeReplyH\x00\x12&\n\x07\x63onfirm\x18\x07 \x01(\x0b\x32\x13.quorate.v1.ConfirmH\x00\x12\x31\n\rconfirm_reply\x18\x08 \x01(\x0b\x32\x18.quorate.v1.ConfirmReplyH\x00\x12\x31\n\rauthority_ask\x18\t \x01(\x0b\x32\x18.quorate.v1.AuthorityAskH\x00\x12\x35\n\x0f\x61uthority_grant\x18\n \x01(\x0b\x32\x1a.quorate.v1.AuthorityGrantH\x00\x12\x35\n\x0f\x65nforced_report\x18\x0b \x01(\x0b\x32\x1a.quorate.v1.EnforcedReportH\x00\x12;\n\x12\x65nforced_watermark\x18\x0c \x01(\x0b\x32\x1d.quorate.v1.EnforcedWatermarkH\x00\x42\x06\n\x04\x62ody\"J\n\x0bVoteRequest\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x16\n\x0elast_log_index\x18\x02 \x01(\x04\x12\x15\n\rlast_log_term\x18\x03 \x01(\x04\">\n\tVoteReply\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0f\n\x07granted\x18\x02 \x01(\x08\x12\x12\n\nvoted_term\x18\x03 \x01(\x04\"8\n\x08LogEntry\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x0f\n\x07\x63ommand\x18\x03 \x01(\x0c\"\x89\x01\n\rAppendRequest\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x16\n\x0eprev_log_index\x18\x02 \x01(\x04\x12\x15\n\rprev_log_term\x18\x03 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x04 \x01(\x04\x12%\n\x07\x65ntries\x18\x05 \x03(\x0b\x32\x14.quorate.v1.LogEntry\"\x9a\x01\n\x0b\x41ppendReply\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x14\n\x0crequest_term\x18\x02 \x01(\x04\x12\x0f\n\x07success\x18\x03 \x01(\x08\x12\x13\n\x0bmatch_index\x18\x04 \x01(\x04\x12\x12\n\nhint_index\x18\x05 \x01(\x04\x12\x16\n\x0eprev_log_index\x18\x06 \x01(\x04\x12\x15\n\rwall_clock_ms\x18\x07 \x01(\x03\"&\n\x07Propose\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\"H\n\x0cProposeReply\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x0f\n\x07refusal\x18\x04 \x01(\r\"&\n\x07\x43onfirm\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\r\n\x05round\x18\x02 \x01(\x04\"+\n\x0c\x43onfirmReply\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\r\n\x05round\x18\x02 \x01(\x04\"J\n\x0c\x41uthorityAsk\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x15\n\rapplied_index\x18\x02 \x01(\x04\x12\x16\n\x0e\x65nforced_index\x18\x03 \x01(\x04\"W\n\x0e\x41uthorityGrant\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x12\n\nread_index\x18\x03 \x01(\x04\x12\x16\n\x0eledger_time_ms\x18\x04 \x01(\x03\"(\n\x0e\x45nforcedReport\x12\x16\n\x0e\x65nforced_index\x18\x01 \x01(\x04\"+\n\x11\x45nforcedWatermark\x12\x16\n\x0e\x65nforced_index\x18\x01 \x01(\x04\x32X\n\x0bPeerService\x12I\n\x08\x45xchange\x12\x1b.quorate.v1.ExchangeRequest\x1a\x1c.quorate.v1.ExchangeResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,35 +36,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXCHANGERESPONSE']._serialized_start=152
   _globals['_EXCHANGERESPONSE']._serialized_end=194
   _globals['_PEERHELLO']._serialized_start=196
-  _globals['_PEERHELLO']._serialized_end=281
-  _globals['_PEERMESSAGE']._serialized_start=284
-  _globals['_PEERMESSAGE']._serialized_end=905
-  _globals['_VOTEREQUEST']._serialized_start=907
-  _globals['_VOTEREQUEST']._serialized_end=981
-  _globals['_VOTEREPLY']._serialized_start=983
-  _globals['_VOTEREPLY']._serialized_end=1045
-  _globals['_LOGENTRY']._serialized_start=1047
-  _globals['_LOGENTRY']._serialized_end=1103
-  _globals['_APPENDREQUEST']._serialized_start=1106
-  _globals['_APPENDREQUEST']._serialized_end=1243
-  _globals['_APPENDREPLY']._serialized_start=1246
-  _globals['_APPENDREPLY']._serialized_end=1400
-  _globals['_PROPOSE']._serialized_start=1402
-  _globals['_PROPOSE']._serialized_end=1440
-  _globals['_PROPOSEREPLY']._serialized_start=1442
-  _globals['_PROPOSEREPLY']._serialized_end=1514
-  _globals['_CONFIRM']._serialized_start=1516
-  _globals['_CONFIRM']._serialized_end=1554
-  _globals['_CONFIRMREPLY']._serialized_start=1556
-  _globals['_CONFIRMREPLY']._serialized_end=1599
-  _globals['_AUTHORITYASK']._serialized_start=1601
-  _globals['_AUTHORITYASK']._serialized_end=1675
-  _globals['_AUTHORITYGRANT']._serialized_start=1677
-  _globals['_AUTHORITYGRANT']._serialized_end=1764
-  _globals['_ENFORCEDREPORT']._serialized_start=1766
-  _globals['_ENFORCEDREPORT']._serialized_end=1806
-  _globals['_ENFORCEDWATERMARK']._serialized_start=1808
-  _globals['_ENFORCEDWATERMARK']._serialized_end=1851
-  _globals['_PEERSERVICE']._serialized_start=1853
-  _globals['_PEERSERVICE']._serialized_end=1941
+  _globals['_PEERHELLO']._serialized_end=289
+  _globals['_PEERMESSAGE']._serialized_start=292
+  _globals['_PEERMESSAGE']._serialized_end=913
+  _globals['_VOTEREQUEST']._serialized_start=915
+  _globals['_VOTEREQUEST']._serialized_end=989
+  _globals['_VOTEREPLY']._serialized_start=991
+  _globals['_VOTEREPLY']._serialized_end=1053
+  _globals['_LOGENTRY']._serialized_start=1055
+  _globals['_LOGENTRY']._serialized_end=1111
+  _globals['_APPENDREQUEST']._serialized_start=1114
+  _globals['_APPENDREQUEST']._serialized_end=1251
+  _globals['_APPENDREPLY']._serialized_start=1254
+  _globals['_APPENDREPLY']._serialized_end=1408
+  _globals['_PROPOSE']._serialized_start=1410
+  _globals['_PROPOSE']._serialized_end=1448
+  _globals['_PROPOSEREPLY']._serialized_start=1450
+  _globals['_PROPOSEREPLY']._serialized_end=1522
+  _globals['_CONFIRM']._serialized_start=1524
+  _globals['_CONFIRM']._serialized_end=1562
+  _globals['_CONFIRMREPLY']._serialized_start=1564
+  _globals['_CONFIRMREPLY']._serialized_end=1607
+  _globals['_AUTHORITYASK']._serialized_start=1609
+  _globals['_AUTHORITYASK']._serialized_end=1683
+  _globals['_AUTHORITYGRANT']._serialized_start=1685
+  _globals['_AUTHORITYGRANT']._serialized_end=1772
+  _globals['_ENFORCEDREPORT']._serialized_start=1774
+  _globals['_ENFORCEDREPORT']._serialized_end=1814
+  _globals['_ENFORCEDWATERMARK']._serialized_start=1816
+  _globals['_ENFORCEDWATERMARK']._serialized_end=1859
+  _globals['_PEERSERVICE']._serialized_start=1861
+  _globals['_PEERSERVICE']._serialized_end=1949
 # @@protoc_insertion_point(module_scope)

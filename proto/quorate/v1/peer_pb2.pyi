@@ -72,11 +72,13 @@ Global___ExchangeResponse: _TypeAlias = ExchangeResponse  # noqa: Y015
 class PeerHello(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    FROM_FIELD_NUMBER: _builtins.int
-    TO_FIELD_NUMBER: _builtins.int
+    SENDER_FIELD_NUMBER: _builtins.int
+    RECEIVER_FIELD_NUMBER: _builtins.int
     GENESIS_HASH_FIELD_NUMBER: _builtins.int
     PROTOCOL_VERSION_FIELD_NUMBER: _builtins.int
-    to: _builtins.str
+    sender: _builtins.str
+    """SPIFFE ID, must be the certificate's"""
+    receiver: _builtins.str
     """whom the dialler means"""
     genesis_hash: _builtins.bytes
     """SHA-256 of the genesis document"""
@@ -84,13 +86,14 @@ class PeerHello(_message.Message):
     def __init__(
         self,
         *,
-        to: _builtins.str = ...,
+        sender: _builtins.str = ...,
+        receiver: _builtins.str = ...,
         genesis_hash: _builtins.bytes = ...,
         protocol_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from", b"from", "genesis_hash", b"genesis_hash", "protocol_version", b"protocol_version", "to", b"to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["genesis_hash", b"genesis_hash", "protocol_version", b"protocol_version", "receiver", b"receiver", "sender", b"sender"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,33 @@
+"""Every limit of the consensus room, with units."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MAX_COMMAND_BYTES: Final = 20 * 1024
+"""One log entry's command; below the batch size, so that an entry always fits into a message."""
+MAX_APPEND_BYTES: Final = 256 * 1024
+"""Commands in one AppendRequest."""
+MAX_APPEND_ENTRIES: Final = 1024
+MAX_INFLIGHT_APPENDS: Final = 16
+"""AppendRequests to one follower that are not answered yet; more wait for the answers."""
+MAX_APPLY_ENTRIES: Final = 2048
+"""Entries applied in one turn: a node that catches up still answers in between."""
+MAX_APPLY_BYTES: Final = 4 * 1024 * 1024
+MAX_PENDING_PROPOSALS: Final = 8192
+"""Proposals of this node that wait for their outcome."""
+MAX_QUEUED_APPENDS: Final = 8192
+"""Proposals, own and forwarded, that a leader has taken and not yet written to its log."""
+MAX_APPENDS_PER_TURN: Final = 1024
+MAX_KEY_BYTES: Final = 32
+CACHED_LOG_BYTES: Final = 8 * 1024 * 1024
+"""The newest part of the log that is kept in memory, for the followers that are up to date."""
+
+MAX_FRAME_BYTES: Final = 1024 * 1024
+MAX_FRAME_MESSAGES: Final = 4096
+MAX_QUEUED_BYTES: Final = 16 * 1024 * 1024
+"""Messages to one peer that have not left; beyond it the link is dropped and dialled again."""
+MAX_QUEUED_MESSAGES: Final = 16384
+MAX_INBOX_MESSAGES: Final = 16384
+"""Messages from peers that wait for the next turn; beyond it the streams are not read."""
+MAX_PEER_MESSAGE_BYTES: Final = 2 * MAX_FRAME_BYTES

@@ -1,0 +1,185 @@
+"""Raft's message rules, pure: votes, appends, acknowledgements.
+
+Owns what a replica answers and what it may change on each message, written from the Raft paper
+(Ongaro and Ousterhout, 2014, Figure 2) and thesis (Ongaro, 2014, chapters 3 and 4). Does not own
+state, storage, timers or sending: `engine` calls these functions and does what they say.
+
+The engine's own handlers are not used; docs/adr/0003 says which of their hazards each rule removes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from quorate.consensus.errors import PeerError
+from quorate.consensus.limits import MAX_INFLIGHT_APPENDS
+from quorate.consensus.messages import AppendReply, AppendRequest, Entry, VoteRequest
+
+
+class LogView(Protocol):
+    """The log, as the rules read it."""
+
+    def first_index(self) -> int: ...
+
+    def last_index(self) -> int: ...
+
+    def term_at(self, index: int) -> int | None:
+        """The term of the entry at `index`, or None when there is none."""
+        ...
+
+
+def grants_vote(
+    *, request: VoteRequest, candidate: str, term: int, voted_for: str | None, log: LogView
+) -> bool:
+    """Raft 5.2 and 5.4.1: whether `candidate` gets this replica's vote in `request.term`.
+
+    `term` is this replica's, already raised to the request's when that was higher. A repeated
+    request of the same candidate is granted again: the first answer may have been lost.
+    """
+    if request.term != term or voted_for not in (None, candidate):
+        return False
+    last_index = log.last_index()
+    last_term = log.term_at(last_index) or 0
+    return (request.last_log_term, request.last_log_index) >= (last_term, last_index)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The request's entries fit. `match_index` is the last entry that it verified: nothing behind
+    it may be committed or acknowledged on the strength of this request."""
+
+    match_index: int
+    truncate_from: int | None
+    append: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """The log does not hold the request's previous entry; try again from `hint_index`."""
+
+    hint_index: int
+
+
+def check_shape(request: AppendRequest) -> None:
+    """Raises PeerError unless the request's entries follow each other, in index and in term."""
+    index, term = request.prev_log_index, request.prev_log_term
+    if index < 1:
+        raise PeerError("an append that begins before the log")
+    for entry in request.entries:
+        if entry.index != index + 1 or entry.term < term:
+            raise PeerError("an append whose entries do not follow each other")
+        index, term = entry.index, entry.term
+    if term > request.term:
+        raise PeerError("an append with an entry of a later term than its leader's")
+
+
+def fit_append(request: AppendRequest, *, log: LogView, commit_index: int) -> Accepted | Conflict:
+    """Raft 5.3, receiver's steps 2 to 4: where the request's entries meet the log.
+
+    Truncates only from the first entry whose term differs: a late or repeated request never
+    shortens the log. Raises PeerError when that entry is committed.
+    """
+    prev_index = request.prev_log_index
+    if prev_index > log.last_index():
+        return Conflict(hint_index=log.last_index() + 1)
+    if log.term_at(prev_index) != request.prev_log_term:
+        return Conflict(hint_index=_first_index_of_term(log, prev_index))
+    for position, entry in enumerate(request.entries):
+        held = log.term_at(entry.index)
+        if held == entry.term:
+            continue
+        if held is not None and entry.index <= commit_index:
+            raise PeerError(
+                f"a leader of term {request.term} would replace committed entry {entry.index}"
+            )
+        return Accepted(
+            match_index=request.entries[-1].index,
+            truncate_from=None if held is None else entry.index,
+            append=tuple(request.entries[position:]),
+        )
+    return Accepted(prev_index + len(request.entries), None, ())
+
+
+def _first_index_of_term(log: LogView, index: int) -> int:
+    """The first index whose term is that of the entry at `index`: terms never fall along a log,
+    so a binary search finds it. A leader then skips a whole conflicting term at a time."""
+    term = log.term_at(index)
+    low, high = log.first_index() + 1, index
+    while low < high:
+        middle = (low + high) // 2
+        if log.term_at(middle) == term:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def committed_by(request: AppendRequest, match_index: int, commit_index: int) -> int:
+    """Raft 5.3, receiver's step 5: the new commit index; at most the last *verified* entry."""
+    return max(commit_index, min(request.commit_index, match_index))
+
+
+def has_majority(count: int, voters: int) -> bool:
+    """Whether `count` of `voters` are more than half."""
+    return count * 2 > voters
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a leader knows of one follower (after etcd's tracker: probe, then replicate).
+
+    match_index: never falls; the follower has everything up to here, durably, in this term.
+    next_index: always above match_index; never falls but for a refusal of what was last tried.
+    probing: one request at a time until one is accepted; else up to MAX_INFLIGHT_APPENDS.
+    """
+
+    next_index: int
+    match_index: int = 0
+    probing: bool = True
+    inflight: int = 0
+
+    def may_send_entries(self) -> bool:
+        return self.inflight < (1 if self.probing else MAX_INFLIGHT_APPENDS)
+
+    def sent(self, last_index: int) -> None:
+        """A request with entries up to `last_index`, or none, was handed to the transport."""
+        self.inflight += 1
+        if not self.probing:
+            self.next_index = last_index + 1
+
+    def restart(self) -> None:
+        """The link was lost: what was in flight may be lost with it."""
+        self.probing = True
+        self.inflight = 0
+        self.next_index = self.match_index + 1
+
+    def probe_again(self) -> None:
+        """A heartbeat's time has gone by: a probe may be tried again."""
+        if self.probing:
+            self.inflight = 0
+
+    def acknowledged(self, reply: AppendReply) -> bool:
+        """Takes in a reply of the current term. Returns whether more can be sent at once."""
+        self.inflight = max(0, self.inflight - 1)
+        if reply.success:
+            self.match_index = max(self.match_index, reply.match_index)
+            self.next_index = max(self.next_index, self.match_index + 1)
+            self.probing = False
+            return True
+        if reply.prev_log_index <= self.match_index:
+            return False  # refused long ago, before what is known by now
+        if self.probing and reply.prev_log_index != self.next_index - 1:
+            return False  # not what was last tried
+        self.probing = True
+        self.inflight = 0
+        tried = reply.prev_log_index
+        self.next_index = max(self.match_index + 1, min(tried, reply.hint_index))
+        return True
+
+
+def median(values: Sequence[int]) -> int:
+    """The lower median: with an even count, the smaller of the two in the middle."""
+    ordered = sorted(values)
+    return ordered[(len(ordered) - 1) // 2]

@@ -1,0 +1,44 @@
+"""The timing of Raft, as one validated value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quorate.core.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class RaftSettings:
+    """heartbeat_ms: how often a leader speaks when it has nothing to say.
+    election_min_ms, election_max_ms: a follower that hears no leader for a random time between
+    them campaigns; a leader that hears no majority for election_min_ms steps down.
+    """
+
+    heartbeat_ms: int = 100
+    election_min_ms: int = 500
+    election_max_ms: int = 1000
+
+    def __post_init__(self) -> None:
+        if not self.heartbeat_ms >= 10:
+            raise ConfigurationError("raft.heartbeat_ms must be at least 10")
+        if self.election_min_ms <= 3 * self.heartbeat_ms:
+            raise ConfigurationError(
+                "raft.election_min_ms must be more than three times raft.heartbeat_ms",
+                hint="otherwise a single late heartbeat starts an election",
+            )
+        if not self.election_min_ms < self.election_max_ms <= 60_000:
+            raise ConfigurationError(
+                "raft.election_max_ms must be above raft.election_min_ms, and at most 60000"
+            )
+
+    @property
+    def heartbeat_s(self) -> float:
+        return self.heartbeat_ms / 1000
+
+    @property
+    def election_min_s(self) -> float:
+        return self.election_min_ms / 1000
+
+    @property
+    def election_max_s(self) -> float:
+        return self.election_max_ms / 1000
