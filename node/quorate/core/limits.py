@@ -24,6 +24,14 @@ MAX_CONCURRENT_LEASES: Final = 1000
 MAX_EDGES_PER_PAIR: Final = 16
 MAX_GRANTS_PER_EXECUTOR_AND_ISSUER: Final = 256
 MAX_DOMAINS: Final = 9
+MAX_SIGNATURES: Final = MAX_DOMAINS
+"""Signatures of one envelope: a genesis carries one of each domain."""
+MAX_DESCRIPTOR_BYTES: Final = 8 * 1024
+MAX_GENESIS_BYTES: Final = MAX_ENTRY_BYTES - 1024
+"""The genesis is leaf 0, and must fit an entry with what the entry adds to it."""
+MAX_EXECUTORS_PER_DOMAIN: Final = 100_000
+LEASES_DROPPED_PER_ACQUIRE: Final = 8
+"""How many expired leases an acquisition takes out of its grant's count of concurrent ones."""
 NONCES_FORGOTTEN_PER_COMMAND: Final = 8
 
 # -- defaults of the federation's parameters -------------------------------------------------
