@@ -1,0 +1,122 @@
+"""What a gate answers: values, never exceptions.
+
+Owns the client's own reasons to deny and the values `Permit`, `Denied` and `Released`. A `Denied`
+is false, so that `if gate.check(lease):` cannot go wrong; `DeniedError` is for `require()`, where
+going on would be worse than stopping.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Final, Literal
+
+from quorate.client.clock import Reading
+from quorate.core.errors import QuorateError
+from quorate.core.outcome import Reason
+
+_NS_PER_MS: Final = 1_000_000
+
+
+class ClientReason(StrEnum):
+    """Why the client denied without, or in spite of, an answer from the node."""
+
+    UNREACHABLE = "UNREACHABLE"  # no connection to the node, or it broke
+    LATE = "LATE"  # no answer within the call's deadline
+    EXPIRED_ON_ARRIVAL = "EXPIRED_ON_ARRIVAL"  # a permit whose life was over when it came
+    CLOCK_STEP = "CLOCK_STEP"  # this machine's clocks jumped while the permit was held or fetched
+    MALFORMED_ANSWER = "MALFORMED_ANSWER"  # an answer that contradicts the request or itself
+    UNSPECIFIED_VERDICT = "UNSPECIFIED_VERDICT"  # neither permit nor deny: a fault, or a newer node
+    UNKNOWN_REASON = "UNKNOWN_REASON"  # denied by the node, for a reason this client does not know
+    OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"  # the node does not know what the ledger decided
+    INTERRUPTED = "INTERRUPTED"  # the lease was interrupted while the answer was on its way
+    NOT_ACCEPTED = "NOT_ACCEPTED"  # the node does not accept this executor's certificate
+    INVALID_REQUEST = "INVALID_REQUEST"  # the node found the request malformed
+    NODE_FAILED = "NODE_FAILED"  # the node answered with an error of its own
+    CLOSED = "CLOSED"  # the gate was closed
+
+
+AnyReason = Reason | ClientReason
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """The act may not go ahead.
+
+    thing: what the reason is about, as an id; empty when there is nothing to name.
+    detail: for people; never to be parsed.
+    unknown: true when the request may have been executed nevertheless. Asking again with the same
+        `request_id` settles it, and cannot execute it twice.
+    """
+
+    reason: AnyReason
+    thing: str = ""
+    detail: str = ""
+    unknown: bool = False
+    request_id: str = ""
+
+    def __bool__(self) -> Literal[False]:
+        return False
+
+    def __str__(self) -> str:
+        parts = [str(self.reason)]
+        if self.thing:
+            parts.append(f"({self.thing})")
+        if self.detail:
+            parts.append(f"- {self.detail}")
+        return " ".join(parts)
+
+
+class DeniedError(QuorateError):
+    """An act under a lease was denied; `denied` says why."""
+
+    hint = "stop the work; ask for the lease again when the reason no longer holds"
+
+    def __init__(self, denied: Denied) -> None:
+        super().__init__(f"denied: {denied}")
+        self.denied = denied
+
+    @property
+    def reason(self) -> AnyReason:
+        return self.denied.reason
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """The act may go ahead, until `expires_at_ns` on this machine's boot clock.
+
+    sent: the clocks when the request for it was *sent*: its life is counted from there, so that an
+        answer that was delayed or paused on the way is no longer good when it arrives.
+    judged_at_ns: the boot clock when it was last found good.
+    ledger_size, ledger_time_ms: the state that the node decided on.
+    """
+
+    lease_id: str
+    fence: int
+    sent: Reading
+    expires_at_ns: int
+    judged_at_ns: int
+    ledger_size: int
+    ledger_time_ms: int
+
+    def remaining_ms(self, now: Reading) -> float:
+        """How long it is still good for; never negative."""
+        return max(0, self.expires_at_ns - now.boottime_ns) / _NS_PER_MS
+
+    def judge(self, now: Reading) -> Permit | Denied:
+        """This permit as of `now`: itself, or why it is not good any more."""
+        if now.boottime_ns < self.judged_at_ns:
+            return Denied(ClientReason.CLOCK_STEP, self.lease_id, "the boot clock went back")
+        if now.boottime_ns >= self.expires_at_ns:
+            return Denied(ClientReason.EXPIRED_ON_ARRIVAL, self.lease_id, "its life was over")
+        if now.moved_apart_since(self.sent):
+            return Denied(ClientReason.CLOCK_STEP, self.lease_id, "the clocks moved apart")
+        return replace(self, judged_at_ns=now.boottime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The ledger holds the lease as released."""
+
+    lease_id: str
+    ledger_index: int

@@ -1,0 +1,150 @@
+"""Notices take permits away at once, and a broken stream counts as lost authority."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+from tests.unit.client.conftest import World, permit
+
+from quorate.client import ClientReason, Denied, Reason, WatchEvent, WatchNotice
+from quorate.v1 import decision_pb2, lease_pb2
+
+
+def notice(event: Any, **fields: Any) -> lease_pb2.WatchResponse:
+    return lease_pb2.WatchResponse(lease_id="lease-7", event=event, **fields)
+
+
+def stay_open(context: grpc.ServicerContext) -> Iterator[Any]:
+    over = threading.Event()
+    if context.add_callback(over.set):
+        over.wait(10)
+    yield from ()
+
+
+def test_an_interruption_takes_the_permit_away(world: World) -> None:
+    lease = world.lease()
+    go_on = threading.Event()
+
+    def stream(_request: Any, context: Any) -> Iterator[Any]:
+        yield notice(lease_pb2.WATCH_EVENT_ACTIVE)
+        go_on.wait(10)
+        yield notice(
+            lease_pb2.WATCH_EVENT_INTERRUPTED,
+            reason=decision_pb2.REASON_GRANT_REVOKED,
+            thing="bank.example/g1",
+            position=decision_pb2.LedgerPosition(size=30),
+        )
+        yield from stay_open(context)
+
+    world.node.then("Watch", stream)
+    world.node.then("Check", permit())
+    watch = world.gate.watch([lease])
+    assert next(watch) == WatchNotice("lease-7", WatchEvent.ACTIVE, None)
+    assert lease.check()
+    go_on.set()
+    assert next(watch) == WatchNotice(
+        "lease-7", WatchEvent.INTERRUPTED, Reason.GRANT_REVOKED, "bank.example/g1", 30
+    )
+    assert lease.slot.current() is None
+    watch.close()
+    assert list(watch) == []
+
+
+def test_a_broken_stream_is_lost_authority_told_once_and_opened_again(world: World) -> None:
+    lease = world.lease()
+
+    def breaks(_request: Any, context: Any) -> Iterator[Any]:
+        yield notice(lease_pb2.WATCH_EVENT_ACTIVE)
+        context.abort(grpc.StatusCode.UNAVAILABLE, "scripted")
+
+    def breaks_at_once(_request: Any, context: Any) -> Iterator[Any]:
+        context.abort(grpc.StatusCode.UNAVAILABLE, "scripted")
+        yield from ()
+
+    def good(_request: Any, context: Any) -> Iterator[Any]:
+        yield notice(lease_pb2.WATCH_EVENT_ACTIVE)
+        yield from stay_open(context)
+
+    world.node.then("Watch", breaks, breaks_at_once, good)
+    world.node.then("Check", permit())
+    watch = world.gate.watch([lease])
+    assert next(watch).event is WatchEvent.ACTIVE
+    assert lease.check()
+    assert next(watch) == WatchNotice(
+        "lease-7", WatchEvent.AUTHORITY_LOST, ClientReason.UNREACHABLE
+    )
+    assert lease.slot.current() is None
+    assert next(watch).event is WatchEvent.ACTIVE
+    assert len(world.node.requests["Watch"]) == 3
+    watch.close()
+
+
+def test_an_event_that_is_not_known_counts_as_lost_authority(world: World) -> None:
+    lease = world.lease()
+
+    def stream(_request: Any, context: Any) -> Iterator[Any]:
+        yield notice(lease_pb2.WATCH_EVENT_UNSPECIFIED)
+        yield notice(99)
+        yield from stay_open(context)
+
+    world.node.then("Watch", stream)
+    world.node.then("Check", permit())
+    assert lease.check()
+    watch = world.gate.watch([lease])
+    for _ in range(2):
+        told = next(watch)
+        assert told.event is WatchEvent.AUTHORITY_LOST
+        assert told.reason is ClientReason.MALFORMED_ANSWER
+        assert lease.slot.current() is None
+    watch.close()
+
+
+def test_a_callback_hears_every_notice_until_the_gate_is_closed(world: World) -> None:
+    lease = world.lease()
+
+    def stream(_request: Any, context: Any) -> Iterator[Any]:
+        yield notice(lease_pb2.WATCH_EVENT_ACTIVE)
+        yield notice(lease_pb2.WATCH_EVENT_RESTORED)
+        yield from stay_open(context)
+
+    world.node.then("Watch", stream)
+    heard: queue.Queue[WatchNotice] = queue.Queue()
+    watch = world.gate.on_change([lease], heard.put)
+    assert heard.get(timeout=5).event is WatchEvent.ACTIVE
+    assert heard.get(timeout=5).event is WatchEvent.RESTORED
+    watch.close()
+    assert heard.empty()
+
+
+def test_a_permit_in_flight_during_an_interruption_is_refused(world: World) -> None:
+    lease = world.lease()
+    interrupt = threading.Event()
+
+    def stream(_request: Any, context: Any) -> Iterator[Any]:
+        interrupt.wait(10)
+        yield notice(
+            lease_pb2.WATCH_EVENT_INTERRUPTED, reason=decision_pb2.REASON_EXECUTOR_SUSPENDED
+        )
+        yield from stay_open(context)
+
+    told = threading.Event()
+
+    def decided_before(_request: Any, _context: Any) -> lease_pb2.CheckResponse:
+        interrupt.set()
+        assert told.wait(10)
+        return permit()
+
+    world.node.then("Watch", stream)
+    world.node.then("Check", decided_before)
+    # A deadline that loaded machines meet: the order of events is what is tested here.
+    gate = world.gate
+    watch = gate.on_change([lease], lambda _notice: told.set())
+    answer = lease.check()
+    watch.close()
+    assert isinstance(answer, Denied)
+    assert answer.reason in (ClientReason.INTERRUPTED, ClientReason.LATE)
+    assert lease.slot.current() is None
