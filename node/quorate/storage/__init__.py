@@ -1,1 +1,12 @@
-"""storage"""
+"""One LMDB environment a node: the Raft log, the state, the ledger, its tree, and the node's own
+journal of denials.
+
+Owns durability: what was written in a turn is on disk, whole, once `Environment.commit` returns,
+and not at all otherwise. Knows neither Raft nor governance: entries, commands and state are bytes.
+"""
+
+from quorate.storage.environment import Environment
+from quorate.storage.reads import LogView, Snapshot
+from quorate.storage.turn import Turn
+
+__all__ = ["Environment", "LogView", "Snapshot", "Turn"]

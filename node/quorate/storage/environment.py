@@ -1,0 +1,246 @@
+"""The environment: opening it, whose it is, and when a turn becomes durable.
+
+Owns the life of the LMDB environment. Durability is LMDB's own: no flag that weakens it is set, so
+that one commit is one transaction, its data synced before the page that makes it the newest.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+import lmdb
+
+from quorate.core.errors import ConfigurationError, QuorateError
+from quorate.storage import enforced, layout
+from quorate.storage.health import Health
+from quorate.storage.layout import Databases, number
+from quorate.storage.reads import Snapshot
+from quorate.storage.turn import Turn
+
+_SPARE_READ_TRANSACTIONS: Final = 16
+_FILES: Final = ("data.mdb", "lock.mdb")
+
+
+class Environment:
+    """A node's environment: one writing process (core), any number of reading ones (edges).
+
+    In one process it is opened once at a time: LMDB's locks belong to the process. The writer is
+    used from one thread, snapshots from any.
+    """
+
+    def __init__(
+        self, env: lmdb.Environment, dbs: Databases, health: Health, *, read_only: bool
+    ) -> None:
+        """For `open` alone."""
+        self._lmdb = env
+        self._dbs = dbs
+        self._health = health
+        self._turn = Turn(self._begin, dbs, health)
+        self._read_only = read_only
+        self.commits = 0
+        """How many turns were made durable: one fsync each."""
+        with self.read() as snapshot:
+            version = snapshot.format_version()
+            if version not in (None, layout.FORMAT):
+                raise ConfigurationError(
+                    f"the data directory has format {version}, this version knows {layout.FORMAT}",
+                    hint="run the version of Quorate that wrote it, or start from an empty one",
+                )
+            self._enforcement = enforced.Enforcement(snapshot.txn_id, snapshot.applied_index)
+
+    @classmethod
+    def open(cls, path: Path, *, map_size_bytes: int, read_only: bool = False) -> Environment:
+        """Opens the environment in the directory `path`; makes it, unless `read_only`.
+
+        Raises `ConfigurationError` for a directory that cannot be used as it is,
+        `StorageFullError` when there is no room for the first page, `StorageDamagedError` for
+        files that are not an LMDB environment.
+        """
+        if not read_only:
+            _make_directory(path)
+        elif not (path / _FILES[0]).is_file():
+            raise ConfigurationError(
+                f"there is no store in {path}", hint="start the node's core process first"
+            )
+        health = Health()
+        try:
+            env = _open_files(path, map_size_bytes, read_only=read_only)
+        except lmdb.Error as error:
+            raise health.failure(error) from error
+        try:
+            names = layout.DATABASES
+            dbs = Databases(*(env.open_db(name, create=not read_only) for name in names))
+            if not read_only:
+                _secure(path)
+            return cls(env, dbs, health, read_only=read_only)
+        except lmdb.NotFoundError as error:
+            env.close()
+            raise ConfigurationError(
+                f"the store in {path} is not set up yet", hint="start the node's core process first"
+            ) from error
+        except lmdb.Error as error:
+            env.close()
+            raise health.failure(error) from error
+        except QuorateError:
+            env.close()
+            raise
+
+    # -- whose it is --------------------------------------------------------------------------
+
+    def initialise(self, genesis_hash: bytes, node_id: str) -> None:
+        """Makes an empty environment that of this node and federation, durably; does what
+        `verify_identity` does for one that belongs to a node already."""
+        assert not self._turn.writes
+        if self._turn.identity() is None:
+            self._turn._put(self._dbs.meta, layout.META_FORMAT, number(layout.FORMAT))
+            self._turn._put(self._dbs.meta, layout.META_GENESIS_HASH, genesis_hash)
+            self._turn._put(self._dbs.meta, layout.META_NODE_ID, node_id.encode())
+            self.commit()
+        self.verify_identity(genesis_hash, node_id)
+
+    def verify_identity(self, genesis_hash: bytes, node_id: str) -> None:
+        """Raises `ConfigurationError` when the environment is another federation's or node's."""
+        with self.read() as snapshot:
+            identity = snapshot.identity()
+        if identity is None:
+            raise ConfigurationError(
+                "the data directory belongs to no node yet",
+                hint="start the node's core process first",
+            )
+        if identity[0] != genesis_hash:
+            raise ConfigurationError(
+                "the data directory belongs to another federation",
+                hint="a new genesis needs an empty data directory",
+            )
+        if identity[1] != node_id:
+            raise ConfigurationError(
+                f"the data directory belongs to {identity[1]}",
+                hint="each node needs a data directory of its own; never start it from a copy",
+            )
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def read(self) -> Snapshot:
+        """A snapshot of the newest commit: `with environment.read() as snapshot`."""
+        return Snapshot(self._lmdb, self._dbs, self._health)
+
+    # -- writing ------------------------------------------------------------------------------
+
+    @property
+    def turn(self) -> Turn:
+        """What is being written. The same object always; begun by its first use."""
+        assert not self._read_only, "an edge never writes"
+        return self._turn
+
+    def commit(self) -> bool:
+        """Makes the turn durable; False when it wrote nothing. What depends on it may be sent when
+        this has returned, and not before.
+
+        Raises `StorageFullError` when there was no room: nothing of the turn was written, and the
+        next turn may be tried. Raises `StorageDamagedError` for every other failure, and for
+        everything after it: whether the turn is on the disk is then unknown.
+        """
+        txn = self._turn.take()
+        if txn is None:
+            return False
+        txn_id, applied_index = txn.id(), _applied(txn, self._dbs)
+        try:
+            txn.commit()
+        except lmdb.Error as error:
+            txn.abort()  # LMDB has done so already; this tells the binding
+            self._turn.end()
+            raise self._health.failure(error) from error
+        self.commits += 1
+        self._enforcement.committed(txn_id, applied_index)
+        return True
+
+    def abort(self) -> None:
+        """Gives up the turn: whatever it wrote is as if it had never been."""
+        self._turn.end()
+
+    # -- who still reads what -----------------------------------------------------------------
+
+    def last_txn_id(self) -> int:
+        """The transaction id of the newest commit."""
+        self._health.check()
+        return self._lmdb.info()["last_txnid"]
+
+    def oldest_reader_txn(self) -> int | None:
+        """The oldest transaction that any process still reads; None when nobody reads.
+
+        A reader that is just beginning may not show yet; LMDB makes it begin at the newest commit.
+        """
+        self._health.check()
+        try:
+            return enforced.oldest_reader(self._lmdb.readers())
+        except lmdb.Error as error:
+            raise self._health.failure(error) from error
+
+    def enforced_through(self) -> int:
+        """The largest Raft index such that no reader of any process uses an older snapshot; what
+        is applied but not yet committed does not count. The writer's to ask."""
+        assert not self._read_only, "the writer alone knows its commits"
+        oldest = self.oldest_reader_txn()
+        if oldest is not None and oldest < self.last_txn_id():
+            # Somebody holds it back: perhaps a process that died and left its slot taken.
+            try:
+                self._lmdb.reader_check()
+            except lmdb.Error as error:
+                raise self._health.failure(error) from error
+            oldest = self.oldest_reader_txn()
+        return self._enforcement.through(oldest)
+
+    def close(self) -> None:
+        """Gives up the turn and closes the files. Snapshots must have ended."""
+        self._turn.end()
+        self._health.condemn("the store is closed")
+        self._lmdb.close()
+
+    # -- beneath ------------------------------------------------------------------------------
+
+    def _begin(self, write: bool) -> lmdb.Transaction[bytes]:
+        return self._lmdb.begin(write=write, buffers=False)
+
+
+def _applied(txn: lmdb.Transaction[bytes], dbs: Databases) -> int:
+    return int.from_bytes(txn.get(layout.META_APPLIED, db=dbs.meta) or b"", "big")
+
+
+def _open_files(path: Path, map_size_bytes: int, *, read_only: bool) -> lmdb.Environment:
+    """No flag that trades durability for speed: LMDB then syncs the data before the meta page."""
+    return lmdb.open(
+        os.fspath(path),
+        map_size=map_size_bytes,
+        readonly=read_only,
+        create=not read_only,
+        lock=True,
+        mode=0o600,
+        max_readers=layout.MAX_READERS,
+        max_dbs=len(layout.DATABASES),
+        max_spare_txns=_SPARE_READ_TRANSACTIONS,
+        readahead=False,  # lookups are at random: reading ahead would push other pages out
+    )
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the data directory cannot be made: {error}", hint="check storage and its owner"
+        ) from error
+
+
+def _secure(path: Path) -> None:
+    """Keeps others out, and makes the files' names durable: LMDB syncs the files alone."""
+    path.chmod(0o700)
+    for name in _FILES:
+        (path / name).chmod(0o600)
+    for directory in (path, path.parent):
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
