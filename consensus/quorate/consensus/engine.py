@@ -100,13 +100,16 @@ class _Now:
         self.clock: Callable[[], float] = lambda: 0.0
         self.chance = random.Random(0)  # noqa: S311 - spreads election timeouts, no secret
 
+    def time(self) -> float:
+        return self.clock()
+
     def random(self) -> float:
         return self.chance.random()
 
 
 _now = _Now()
 _module.pickle = _NoPickle()
-_module.monotonicTime = lambda: _now.clock()
+_module.monotonicTime = _now.time
 _module.random = _now
 _module.createPoller = lambda _kind: _NoPoller()
 

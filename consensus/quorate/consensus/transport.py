@@ -404,7 +404,8 @@ class Transport:
         self._server: aio.Server | None = None
 
     async def start(self, listen_address: str) -> int:
-        """Serves and starts to dial; returns the port (0: no peers). Raises OSError when it cannot listen."""
+        """Serves and starts to dial; returns the port, 0 without peers. Raises OSError when it
+        cannot listen."""
         if not self._peers:
             return 0  # a federation of one
         roots = b"\n".join(peer.ca_certificate for peer in self._peers.values())
