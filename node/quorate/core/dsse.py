@@ -33,7 +33,7 @@ _PAYLOAD_TYPE_RE: Final = re.compile(r"[a-z0-9.+/-]{1,128}")
 # The curve of RFC 8032 section 5.1: field prime p, and d of -x^2 + y^2 = 1 + d x^2 y^2.
 _P: Final = 2**255 - 19
 _D: Final = -121665 * pow(121666, -1, _P) % _P
-_Y_OF_ORDER_8: Final = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD83D3D706A17C7
+_Y_OF_ORDER_8: Final = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
 _LOW_ORDER_Y: Final = frozenset((0, 1, _P - 1, _Y_OF_ORDER_8, _P - _Y_OF_ORDER_8))
 """The y of the eight points whose order divides 8: their `private key` is known to everybody."""
 

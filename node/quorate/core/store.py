@@ -1,7 +1,7 @@
 """The state as the core sees it: an ordered map of bytes, read and written in one place.
 
 Owns the protocols that storage implements, an overlay that makes one command atomic, and a map in
-memory. Knows nothing of what the keys mean (see `quorate.core.state`).
+memory. Knows nothing of what the keys mean (see `quorate.core.keys`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ class Reader(Protocol):
 
     def scan(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Yields the (key, value) pairs whose key begins with `prefix` and is not below `start`,
-        in ascending order of key. The caller takes as many as it has a limit for."""
+        in ascending order of key. The caller takes as many as it has a limit for, and writes
+        nothing while it takes them."""
         ...
 
 
@@ -38,12 +39,15 @@ class MemoryStore:
         self._map: SortedDict[bytes, bytes] = SortedDict()
 
     def get(self, key: bytes) -> bytes | None:
-        return self._map.get(key)
+        value: bytes | None = self._map.get(key)
+        return value
 
     def scan(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        for key in list(self._map.irange(max(prefix, start))):
-            if not key.startswith(prefix):
-                return
+        end = _prefix_end(prefix)
+        low = max(prefix, start)
+        if end is not None and low >= end:
+            return
+        for key in self._map.irange(low, end, inclusive=(True, False)):
             yield key, self._map[key]
 
     def put(self, key: bytes, value: bytes) -> None:
@@ -55,3 +59,63 @@ class MemoryStore:
     def items(self) -> list[tuple[bytes, bytes]]:
         """Everything, in order of key."""
         return list(self._map.items())
+
+
+class Overlay:
+    """A `Writer` whose writes reach the store below all at once, or never."""
+
+    def __init__(self, below: Writer) -> None:
+        self._below = below
+        self._changes: SortedDict[bytes, bytes | None] = SortedDict()
+
+    def get(self, key: bytes) -> bytes | None:
+        if key in self._changes:
+            value: bytes | None = self._changes[key]
+            return value
+        return self._below.get(key)
+
+    def scan(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        low = max(prefix, start)
+        changed = [key for key in self._changes.irange(low) if key.startswith(prefix)]
+        position = 0
+        for key, value in self._below.scan(prefix, start):
+            while position < len(changed) and changed[position] < key:
+                yield from self._changed(changed[position])
+                position += 1
+            if position < len(changed) and changed[position] == key:
+                yield from self._changed(key)
+                position += 1
+            else:
+                yield key, value
+        for key in changed[position:]:
+            yield from self._changed(key)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self._changes[key] = value
+
+    def delete(self, key: bytes) -> None:
+        self._changes[key] = None
+
+    def discard(self) -> None:
+        """Forgets every write."""
+        self._changes.clear()
+
+    def commit(self) -> None:
+        """Writes the changes to the store below, in order of key."""
+        for key, value in self._changes.items():
+            if value is None:
+                self._below.delete(key)
+            else:
+                self._below.put(key, value)
+        self._changes.clear()
+
+    def _changed(self, key: bytes) -> Iterator[tuple[bytes, bytes]]:
+        value: bytes | None = self._changes[key]
+        if value is not None:
+            yield key, value
+
+
+def _prefix_end(prefix: bytes) -> bytes | None:
+    """The first key above every key that begins with `prefix`; None when there is none."""
+    trimmed = prefix.rstrip(b"\xff")
+    return trimmed[:-1] + bytes((trimmed[-1] + 1,)) if trimmed else None

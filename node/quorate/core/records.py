@@ -1,0 +1,439 @@
+"""The records of the replicated state, as frozen values and as JSON.
+
+Owns their fields and form. `from_json` reads what `to_json` wrote, and raises MalformedError for
+anything else: a record that is damaged must never be half understood. Does not know where records
+lie (see `quorate.core.state`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any, ClassVar, Final, TypeVar
+
+from quorate.core.errors import MalformedError
+from quorate.core.outcome import Outcome, Reason
+from quorate.core.status import Status
+
+E = TypeVar("E", bound=StrEnum)
+
+
+class Kind(StrEnum):
+    """The kinds of record that can be asked for."""
+
+    FEDERATION = "federation"
+    DOMAIN = "domain"
+    NODE = "node"
+    EXECUTOR = "executor"
+    TRUST = "trust"
+    GRANT = "grant"
+    LEASE = "lease"
+
+
+class LeaseStatus(StrEnum):
+    """Expiry is no status: it is judged from time wherever a lease is looked at."""
+
+    ACTIVE = "active"
+    RELEASED = "released"
+
+
+class _Row:
+    """A stored JSON object, read with the type of each field checked."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: object) -> None:
+        if not isinstance(value, dict):
+            raise MalformedError("a record must be an object")
+        self._value = value
+
+    def text(self, name: str) -> str:
+        value = self._value.get(name)
+        if not isinstance(value, str):
+            raise MalformedError("must be text", field=name)
+        return value
+
+    def number(self, name: str) -> int:
+        value = self._value.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise MalformedError("must be a number", field=name)
+        return value
+
+    def flag(self, name: str) -> bool:
+        value = self._value.get(name)
+        if not isinstance(value, bool):
+            raise MalformedError("must be true or false", field=name)
+        return value
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        value = self._value.get(name)
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise MalformedError("must be a list of text", field=name)
+        return tuple(value)
+
+    def choice(self, name: str, kind: type[E]) -> E:
+        try:
+            return kind(self.text(name))
+        except ValueError as error:
+            raise MalformedError(f"is no {kind.__name__}", field=name) from error
+
+    def nested(self, name: str) -> object:
+        return self._value.get(name)
+
+
+class _Record:
+    """What all records have: their fields as JSON, in the order of declaration."""
+
+    __slots__ = ()
+
+    @property
+    def id(self) -> str:
+        raise NotImplementedError
+
+    def to_json(self) -> dict[str, object]:
+        value: dict[str, object] = {"id": self.id}
+        for item in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
+            part: Any = getattr(self, item.name)
+            value[item.name] = list(part) if isinstance(part, tuple) else part
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What the federation agreed on at genesis. See the defaults in `quorate.core.limits`.
+
+    authority_period_ms: L, how long after a confirmation by a quorum a node may permit.
+    max_permit_ttl_ms: how long an executor may rely on one permit; at most L.
+    rho_ppm: how far the rates of two boot clocks may differ.
+    max_skew_ms: how far a wall clock may be off before its node does not lead.
+    """
+
+    authority_period_ms: int
+    max_permit_ttl_ms: int
+    rho_ppm: int
+    max_skew_ms: int
+
+    def to_json(self) -> dict[str, object]:
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
+    @classmethod
+    def from_json(cls, value: object) -> Parameters:
+        row = _Row(value)
+        return cls(*(row.number(item.name) for item in fields(cls)))
+
+
+@dataclass(frozen=True, slots=True)
+class Federation:
+    """ledger_time: milliseconds since the epoch; never goes back."""
+
+    kind: ClassVar[Kind] = Kind.FEDERATION
+
+    origin: str
+    genesis_hash: str
+    created: int
+    parameters: Parameters
+    ledger_time: int
+
+    @property
+    def id(self) -> str:
+        return self.origin
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "id": self.id,
+            "origin": self.origin,
+            "genesis_hash": self.genesis_hash,
+            "created": self.created,
+            "parameters": self.parameters.to_json(),
+            "ledger_time": self.ledger_time,
+        }
+
+    @classmethod
+    def from_json(cls, value: object) -> Federation:
+        row = _Row(value)
+        return cls(
+            origin=row.text("origin"),
+            genesis_hash=row.text("genesis_hash"),
+            created=row.number("created"),
+            parameters=Parameters.from_json(row.nested("parameters")),
+            ledger_time=row.number("ledger_time"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Domain(_Record):
+    """An organisation.
+
+    governance_key, cosigner_key: Ed25519 public keys in hex.
+    suspended_by: the domain that suspended it, or empty.
+    changed: the ledger index of the last change of its status, here and in every record.
+    """
+
+    kind: ClassVar[Kind] = Kind.DOMAIN
+
+    domain: str
+    status: Status
+    suspended_by: str
+    governance_key: str
+    cosigner_key: str
+    ca_certificate: str
+    changed: int
+
+    @property
+    def id(self) -> str:
+        return self.domain
+
+    @classmethod
+    def from_json(cls, value: object) -> Domain:
+        row = _Row(value)
+        return cls(
+            domain=row.text("domain"),
+            status=row.choice("status", Status),
+            suspended_by=row.text("suspended_by"),
+            governance_key=row.text("governance_key"),
+            cosigner_key=row.text("cosigner_key"),
+            ca_certificate=row.text("ca_certificate"),
+            changed=row.number("changed"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Node(_Record):
+    """A member node. signing_key, log_key: Ed25519 public keys in hex."""
+
+    kind: ClassVar[Kind] = Kind.NODE
+
+    node: str
+    domain: str
+    peer_address: str
+    signing_key: str
+    log_key: str
+
+    @property
+    def id(self) -> str:
+        return self.node
+
+    @classmethod
+    def from_json(cls, value: object) -> Node:
+        row = _Row(value)
+        return cls(*(row.text(item.name) for item in fields(cls)))
+
+
+@dataclass(frozen=True, slots=True)
+class Executor(_Record):
+    kind: ClassVar[Kind] = Kind.EXECUTOR
+
+    executor: str
+    domain: str
+    status: Status
+    changed: int
+
+    @property
+    def id(self) -> str:
+        return self.executor
+
+    @classmethod
+    def from_json(cls, value: object) -> Executor:
+        row = _Row(value)
+        return cls(
+            executor=row.text("executor"),
+            domain=row.text("domain"),
+            status=row.choice("status", Status),
+            changed=row.number("changed"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TrustEdge(_Record):
+    """`truster` lets executors of `trustee` have grants within these patterns. Closed: revoked."""
+
+    kind: ClassVar[Kind] = Kind.TRUST
+
+    truster: str
+    edge: str
+    trustee: str
+    actions: tuple[str, ...]
+    resources: tuple[str, ...]
+    status: Status
+    changed: int
+
+    @property
+    def id(self) -> str:
+        return f"{self.truster}/{self.edge}"
+
+    @classmethod
+    def from_json(cls, value: object) -> TrustEdge:
+        row = _Row(value)
+        return cls(
+            truster=row.text("truster"),
+            edge=row.text("edge"),
+            trustee=row.text("trustee"),
+            actions=row.texts("actions"),
+            resources=row.texts("resources"),
+            status=row.choice("status", Status),
+            changed=row.number("changed"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Grant(_Record):
+    """What `executor` may do to the issuer's resources.
+
+    not_after: ledger time from which on it permits nothing.
+    max_uses: how many leases it gives, ever; 0: no limit. uses: how many it has given.
+    max_concurrent: how many of them may be in force at once; 0: MAX_CONCURRENT_LEASES.
+    """
+
+    kind: ClassVar[Kind] = Kind.GRANT
+
+    issuer: str
+    grant: str
+    executor: str
+    actions: tuple[str, ...]
+    resources: tuple[str, ...]
+    not_after: int
+    max_lease_ttl_ms: int
+    max_uses: int
+    max_concurrent: int
+    uses: int
+    status: Status
+    changed: int
+
+    @property
+    def id(self) -> str:
+        return f"{self.issuer}/{self.grant}"
+
+    @property
+    def exhausted(self) -> bool:
+        return self.max_uses != 0 and self.uses >= self.max_uses
+
+    def expired(self, ledger_time: int) -> bool:
+        return self.not_after <= ledger_time
+
+    @classmethod
+    def from_json(cls, value: object) -> Grant:
+        row = _Row(value)
+        return cls(
+            issuer=row.text("issuer"),
+            grant=row.text("grant"),
+            executor=row.text("executor"),
+            actions=row.texts("actions"),
+            resources=row.texts("resources"),
+            not_after=row.number("not_after"),
+            max_lease_ttl_ms=row.number("max_lease_ttl_ms"),
+            max_uses=row.number("max_uses"),
+            max_concurrent=row.number("max_concurrent"),
+            uses=row.number("uses"),
+            status=row.choice("status", Status),
+            changed=row.number("changed"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Lease(_Record):
+    """A right to act for a while.
+
+    grant: `<issuer>/<grant>`. trust_edge: `<truster>/<edge>`, or empty within one domain.
+    fence: the ledger index of its acquisition; a later lease has a greater one.
+    acquired_at, expires_at: ledger time; at expires_at it is over.
+    depends_on: `<kind>:<id>` of everything that must stay active for it to hold.
+    """
+
+    kind: ClassVar[Kind] = Kind.LEASE
+
+    lease: str
+    executor: str
+    action: str
+    resource: str
+    grant: str
+    trust_edge: str
+    fence: int
+    acquired_at: int
+    expires_at: int
+    status: LeaseStatus
+    depends_on: tuple[str, ...]
+    policy_version: int
+    changed: int
+
+    @property
+    def id(self) -> str:
+        return self.lease
+
+    def expired(self, ledger_time: int) -> bool:
+        return ledger_time >= self.expires_at
+
+    @classmethod
+    def from_json(cls, value: object) -> Lease:
+        row = _Row(value)
+        return cls(
+            lease=row.text("lease"),
+            executor=row.text("executor"),
+            action=row.text("action"),
+            resource=row.text("resource"),
+            grant=row.text("grant"),
+            trust_edge=row.text("trust_edge"),
+            fence=row.number("fence"),
+            acquired_at=row.number("acquired_at"),
+            expires_at=row.number("expires_at"),
+            status=row.choice("status", LeaseStatus),
+            depends_on=row.texts("depends_on"),
+            policy_version=row.number("policy_version"),
+            changed=row.number("changed"),
+        )
+
+
+Stored = Domain | Node | Executor | TrustEdge | Grant | Lease
+Record = Federation | Stored
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """The outcome of a command that was executed, kept so that it is not executed again.
+
+    fingerprint: of what it asked for, less its nonce and lifetime.
+    not_after: the latest of all its repeats; forgotten after that.
+    """
+
+    outcome: Outcome
+    fingerprint: str
+    not_after: int
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "fingerprint": self.fingerprint,
+            "not_after": self.not_after,
+            "accepted": self.outcome.accepted,
+            "reason": self.outcome.reason or "",
+            "thing": self.outcome.thing,
+            "index": self.outcome.index,
+            "command_id": self.outcome.command_id,
+            "result": dict(self.outcome.result),
+        }
+
+    @classmethod
+    def from_json(cls, value: object) -> Remembered:
+        row = _Row(value)
+        result = row.nested("result")
+        if not isinstance(result, dict):
+            raise MalformedError("must be an object", field="result")
+        accepted = row.flag("accepted")
+        outcome = Outcome(
+            accepted=accepted,
+            reason=None if accepted else row.choice("reason", Reason),
+            thing=row.text("thing"),
+            index=row.number("index"),
+            command_id=row.text("command_id"),
+            result=result,
+        )
+        return cls(outcome, row.text("fingerprint"), row.number("not_after"))
+
+
+PARSERS: Final[dict[Kind, Callable[[object], Stored]]] = {
+    Kind.DOMAIN: Domain.from_json,
+    Kind.NODE: Node.from_json,
+    Kind.EXECUTOR: Executor.from_json,
+    Kind.TRUST: TrustEdge.from_json,
+    Kind.GRANT: Grant.from_json,
+    Kind.LEASE: Lease.from_json,
+}

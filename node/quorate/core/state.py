@@ -1,0 +1,313 @@
+"""The replicated state, read and written as typed records.
+
+Owns the way between records and the store, and that every index agrees with its records. Reading
+raises StorageDamagedError for a record that is not what it should be: a node whose state is damaged
+must stop, not decide differently from the others. Does not own the rules of what may change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import TypeVar
+
+from quorate.core import codec, keys
+from quorate.core.errors import MalformedError, StorageDamagedError
+from quorate.core.outcome import Outcome
+from quorate.core.records import (
+    PARSERS,
+    Domain,
+    Executor,
+    Federation,
+    Grant,
+    Kind,
+    Lease,
+    LeaseStatus,
+    Node,
+    Parameters,
+    Record,
+    Remembered,
+    Stored,
+    TrustEdge,
+)
+from quorate.core.status import Status
+from quorate.core.store import Reader, Writer
+
+__all__ = [
+    "Domain",
+    "Executor",
+    "Federation",
+    "Grant",
+    "Kind",
+    "Lease",
+    "LeaseStatus",
+    "Node",
+    "Parameters",
+    "Record",
+    "Remembered",
+    "StateView",
+    "Status",
+    "TrustEdge",
+    "list_records",
+    "record_json",
+]
+
+R = TypeVar("R")
+T = TypeVar("T", bound=Stored)
+
+
+class StateView:
+    """Typed reading. Getters of one thing return None when it does not exist, and for text that
+    can be no id; iterators go in ascending order of id."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    def federation(self) -> Federation:
+        """Raises StorageDamagedError when no genesis was installed."""
+        data = self._reader.get(keys.FEDERATION)
+        if data is None:
+            raise StorageDamagedError("the state has no federation: no genesis was installed")
+        base = _parse(Federation.from_json, data, "the federation")
+        return Federation(
+            origin=base.origin,
+            genesis_hash=base.genesis_hash,
+            created=base.created,
+            parameters=base.parameters,
+            ledger_time=self.ledger_time(),
+        )
+
+    def installed(self) -> bool:
+        return self._reader.get(keys.FEDERATION) is not None
+
+    def ledger_time(self) -> int:
+        return self._number(keys.LEDGER_TIME)
+
+    def domain(self, domain: str) -> Domain | None:
+        return self._find(Kind.DOMAIN, domain, Domain.from_json)
+
+    def domains(self) -> list[Domain]:
+        return list(self._each(Kind.DOMAIN, Domain.from_json))
+
+    def node(self, node: str) -> Node | None:
+        return self._find(Kind.NODE, node, Node.from_json)
+
+    def nodes(self) -> list[Node]:
+        return list(self._each(Kind.NODE, Node.from_json))
+
+    def executor(self, executor: str) -> Executor | None:
+        return self._find(Kind.EXECUTOR, executor, Executor.from_json)
+
+    def executors(self) -> Iterator[Executor]:
+        return self._each(Kind.EXECUTOR, Executor.from_json)
+
+    def executor_count(self, domain: str) -> int:
+        """How many executors the domain ever registered."""
+        return self._number(keys.executor_count(domain))
+
+    def trust_edge(self, truster: str, edge: str) -> TrustEdge | None:
+        return self._find(Kind.TRUST, f"{truster}/{edge}", TrustEdge.from_json)
+
+    def trust_edges(self) -> Iterator[TrustEdge]:
+        return self._each(Kind.TRUST, TrustEdge.from_json)
+
+    def trust_between(self, truster: str, trustee: str) -> Iterator[TrustEdge]:
+        """The open edges; at most MAX_EDGES_PER_PAIR."""
+        prefix = keys.edges_of_pair(truster, trustee)
+        for key, _ in self._reader.scan(prefix):
+            name = key[len(prefix) :].decode("ascii", "replace")
+            yield self._indexed(self.trust_edge(truster, name), key)
+
+    def grant(self, issuer: str, grant: str) -> Grant | None:
+        return self._find(Kind.GRANT, f"{issuer}/{grant}", Grant.from_json)
+
+    def grants(self) -> Iterator[Grant]:
+        return self._each(Kind.GRANT, Grant.from_json)
+
+    def grants_for(
+        self, executor: str, issuer: str = "", *, spent: bool = False
+    ) -> Iterator[Grant]:
+        """The grants to an executor, of one issuer or of all, that may yet permit (there are at
+        most MAX_GRANTS_PER_EXECUTOR_AND_ISSUER of one), or those that never will again."""
+        index = keys.SPENT_GRANTS if spent else keys.LIVE_GRANTS
+        prefix = keys.grants_of_executor(index, executor)
+        for key, _ in self._reader.scan(keys.grants_of_executor(index, executor, issuer)):
+            owner, _, name = key[len(prefix) :].decode("ascii", "replace").partition("\x00")
+            yield self._indexed(self.grant(owner, name), key)
+
+    def lease(self, lease: str) -> Lease | None:
+        return self._find(Kind.LEASE, lease, Lease.from_json)
+
+    def leases(self) -> Iterator[Lease]:
+        return self._each(Kind.LEASE, Lease.from_json)
+
+    def leases_in_force(self, grant: Grant, ledger_time: int, most: int) -> int:
+        """How many leases of a grant are neither released nor expired; counts up to `most`."""
+        found = self._reader.scan(
+            keys.all_leases_of_grant(grant.id), keys.leases_of_grant(grant.id, ledger_time + 1)
+        )
+        return sum(1 for _ in islice(found, most))
+
+    def outcome(self, command_id: str) -> Outcome | None:
+        """What became of a command, while the ledger remembers it."""
+        remembered = self.remembered(command_id)
+        return remembered.outcome if remembered else None
+
+    def remembered(self, command_id: str) -> Remembered | None:
+        try:
+            key = keys.outcome(command_id)
+        except ValueError:  # not hex: no command's id
+            return None
+        data = self._reader.get(key)
+        return None if data is None else _parse(Remembered.from_json, data, command_id)
+
+    def _find(self, kind: Kind, ident: str, parse: Callable[[object], T]) -> T | None:
+        key = keys.record(kind, ident)
+        data = None if key is None else self._reader.get(key)
+        if data is None:
+            return None
+        record = _parse(parse, data, ident)
+        if record.id != ident:
+            raise StorageDamagedError(f"the {kind} {record.id} lies where {ident} should")
+        return record
+
+    def _each(self, kind: Kind, parse: Callable[[object], T]) -> Iterator[T]:
+        for _, data in self._reader.scan(keys.RECORDS[kind]):
+            yield _parse(parse, data, kind)
+
+    def _number(self, key: bytes) -> int:
+        return int.from_bytes(self._reader.get(key) or b"", "big")
+
+    def _indexed(self, record: R | None, key: bytes) -> R:
+        if record is None:
+            raise StorageDamagedError(f"an index names what does not exist: {key!r}")
+        return record
+
+
+def record_json(view: StateView, kind: str, ident: str) -> bytes | None:
+    """One record as canonical JSON. Raises ValueError for a kind that is none (see Kind)."""
+    wanted = Kind(kind)
+    found: Record | None
+    if wanted is Kind.FEDERATION:
+        found = view.federation()
+        if ident not in ("", found.id):
+            return None
+    else:
+        found = view._find(wanted, ident, PARSERS[wanted])
+    return None if found is None else codec.encode(found.to_json())
+
+
+def list_records(view: StateView, kind: str, after: str, limit: int) -> list[tuple[str, bytes]]:
+    """At most `limit` records (id, canonical JSON) whose id comes after `after`, in order of id.
+
+    Raises ValueError for a kind that is none.
+    """
+    wanted = Kind(kind)
+    if wanted is Kind.FEDERATION:
+        federation = view.federation()
+        page = [federation] if federation.id > after and limit > 0 else []
+        return [(item.id, codec.encode(item.to_json())) for item in page]
+    prefix = keys.RECORDS[wanted]
+    rows = islice(view._reader.scan(prefix, keys.after(wanted, after)), max(limit, 0))
+    return [(key[len(prefix) :].decode("ascii", "replace"), data) for key, data in rows]
+
+
+# -- writing -----------------------------------------------------------------------------------
+
+
+def save_federation(store: Writer, federation: Federation) -> None:
+    store.put(keys.FEDERATION, codec.encode(federation.to_json()))
+    save_ledger_time(store, federation.ledger_time)
+
+
+def save_ledger_time(store: Writer, ledger_time: int) -> None:
+    store.put(keys.LEDGER_TIME, keys.number(ledger_time))
+
+
+def save_domain(store: Writer, domain: Domain) -> None:
+    _save(store, domain)
+
+
+def save_node(store: Writer, node: Node) -> None:
+    _save(store, node)
+
+
+def save_executor(store: Writer, executor: Executor) -> None:
+    _save(store, executor)
+
+
+def count_executor(store: Writer, domain: str, count: int) -> None:
+    store.put(keys.executor_count(domain), keys.number(count))
+
+
+def save_edge(store: Writer, edge: TrustEdge) -> None:
+    """Writes the edge; a closed one leaves the index, so that closing makes room."""
+    _save(store, edge)
+    key = keys.edge_of_pair(edge.truster, edge.trustee, edge.edge)
+    if edge.status is Status.REVOKED:
+        store.delete(key)
+    else:
+        store.put(key, b"")
+
+
+def save_grant(store: Writer, grant: Grant, ledger_time: int) -> None:
+    """Writes the grant, and files it under those that may yet permit or those that never will.
+
+    A grant that merely grew old stays where it is until somebody files it again: both the rules
+    and the limits look at the grant itself.
+    """
+    _save(store, grant)
+    spent = grant.status is Status.REVOKED or grant.exhausted or grant.expired(ledger_time)
+    here, gone = keys.LIVE_GRANTS, keys.SPENT_GRANTS
+    if spent:
+        here, gone = gone, here
+    store.put(keys.grant_of_executor(here, grant.executor, grant.issuer, grant.grant), b"")
+    store.delete(keys.grant_of_executor(gone, grant.executor, grant.issuer, grant.grant))
+
+
+def save_lease(store: Writer, lease: Lease, before: Lease | None) -> None:
+    """Writes the lease in the place of `before`. A released one leaves its grant's count."""
+    _save(store, lease)
+    if before is not None:
+        store.delete(keys.lease_of_grant(before.grant, before.expires_at, before.lease))
+    if lease.status is LeaseStatus.ACTIVE:
+        store.put(keys.lease_of_grant(lease.grant, lease.expires_at, lease.lease), b"")
+
+
+def drop_expired_leases(store: Writer, grant: Grant, ledger_time: int, most: int) -> None:
+    """Takes at most `most` expired leases out of their grant's count; their records stay."""
+    prefix = keys.all_leases_of_grant(grant.id)
+    end = keys.leases_of_grant(grant.id, ledger_time + 1)
+    for key, _ in list(islice(store.scan(prefix), most)):
+        if key < end:
+            store.delete(key)
+
+
+def remember(store: Writer, remembered: Remembered, before: Remembered | None = None) -> None:
+    command_id = remembered.outcome.command_id
+    if before is not None:
+        store.delete(keys.forgetting(before.not_after, command_id))
+    store.put(keys.outcome(command_id), codec.encode(remembered.to_json()))
+    store.put(keys.forgetting(remembered.not_after, command_id), b"")
+
+
+def forget(store: Writer, ledger_time: int, most: int) -> None:
+    """Forgets at most `most` outcomes of commands that could not be executed again anyhow."""
+    end = keys.FORGETTING + keys.number(ledger_time)
+    for key, _ in list(islice(store.scan(keys.FORGETTING), most)):
+        if key < end:
+            store.delete(key)
+            store.delete(keys.OUTCOMES + key[len(end) :])
+
+
+def _save(store: Writer, record: Stored) -> None:
+    key = keys.record(record.kind, record.id)
+    assert key is not None, "ids are checked before they are written"
+    store.put(key, codec.encode(record.to_json()))
+
+
+def _parse(parse: Callable[[object], R], data: bytes, what: str) -> R:
+    try:
+        return parse(codec.load(data))
+    except MalformedError as error:
+        raise StorageDamagedError(f"the record of {what} is damaged: {error}") from error
