@@ -7,14 +7,12 @@ key is kept, and with which file mode, is the caller's business.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from typing import NoReturn
 
-import orjson
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from quorate.core import dsse
 from quorate.core.errors import ConfigurationError
 
 _HINT = "a key file holds one unencrypted Ed25519 private key in PKCS #8 PEM"
@@ -29,7 +27,7 @@ class SigningKey:
         self._private = private
         self.public: bytes = private.public_key().public_bytes_raw()
         """The 32 raw bytes of the public key."""
-        self.keyid: str = hashlib.sha256(self.public).hexdigest()
+        self.keyid: str = dsse.key_id(self.public)
         """Lower-case hex SHA-256 of `public`: the `keyid` of DSSE signatures."""
 
     @classmethod
@@ -67,24 +65,11 @@ class SigningKey:
         raise TypeError("a private key is not copied by pickling")
 
 
-def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
-    """What a DSSE signature is over (DSSE v1.0.2, `PAE`)."""
-    kind = payload_type.encode()
-    return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
-
-
 def sign_envelope(payload_type: str, payload: bytes, *keys: SigningKey) -> bytes:
     """The DSSE envelope of `payload`, one signature a key in the order given, in canonical JSON.
 
     An envelope without a key is what a draft is: it has no signatures yet.
     """
-    message = pre_authentication_encoding(payload_type, payload)
-    signatures = [
-        {"keyid": key.keyid, "sig": base64.b64encode(key.sign(message)).decode()} for key in keys
-    ]
-    envelope = {
-        "payload": base64.b64encode(payload).decode(),
-        "payloadType": payload_type,
-        "signatures": signatures,
-    }
-    return orjson.dumps(envelope, option=orjson.OPT_SORT_KEYS)
+    message = dsse.pae(payload_type, payload)
+    signatures = tuple(dsse.Signature(key.keyid, key.sign(message)) for key in keys)
+    return dsse.Envelope(payload, payload_type, signatures).to_bytes()
