@@ -167,6 +167,8 @@ class Progress:
             self.match_index = max(self.match_index, reply.match_index)
             self.next_index = max(self.next_index, self.match_index + 1)
             self.probing = False
+            if self.match_index == self.next_index - 1:
+                self.inflight = 0  # nothing is owed, even if answers were lost on the way
             return True
         if reply.prev_log_index <= self.match_index:
             return False  # refused long ago, before what is known by now

@@ -1,0 +1,191 @@
+"""A node's whole part in the authority protocol: asking, granting, confirming, enforcing.
+
+Owns the glue between the pure state machines of `quorate.lease` and one node: which message goes
+to which of them, and when the authority word is written. Sans-I/O like they are; the core loop
+carries its messages and calls `publish` only when the turn is durable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from quorate.core.limits import MAX_INTEGER
+from quorate.core.outcome import Reason
+from quorate.lease.authority import Ask, Authority, AuthorityHolder, Grant
+from quorate.lease.clock import Clock
+from quorate.lease.confirm import Confirm, ConfirmReply, ConfirmRounds, Leadership, confirms
+from quorate.lease.enforcement import Enforcement
+from quorate.lease.word import AuthorityRecord, AuthorityWord
+from quorate.node.authority_wire import AuthorityMessage, EnforcedReport, EnforcedWatermark
+
+_NS_PER_MS = 1_000_000
+_RETRY_NS = 100 * _NS_PER_MS
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorityTerms:
+    """The federation's parameters of authority, as the ledger holds them."""
+
+    period_ms: int
+    max_permit_ttl_ms: int
+    rho_ppm: int
+
+
+class AuthorityKeeper:
+    """One node's authority: its own, and as the leader, everybody's."""
+
+    def __init__(
+        self,
+        *,
+        node_id: str,
+        peers: Sequence[str],
+        terms: AuthorityTerms,
+        clock: Clock,
+        boot_id: bytes,
+        word: AuthorityWord,
+        ledger_time_ms: Callable[[], int],
+    ) -> None:
+        self._node_id = node_id
+        self._peers = tuple(peers)
+        self._terms = terms
+        self._clock = clock
+        self._boot_id = boot_id
+        self._word = word
+        self._ledger_time_ms = ledger_time_ms
+        self._holder = AuthorityHolder(clock, terms.period_ms)
+        self._rounds = ConfirmRounds(node_id, peers)
+        self._enforcement = Enforcement([node_id, *peers], terms.period_ms, terms.rho_ppm)
+        self._outbox: list[tuple[str, AuthorityMessage]] = []
+        self._led_term: int | None = None
+        self._reported: tuple[str | None, int] = (None, 0)
+        self._told_watermark = 0
+        self.watermark = 0
+        self.current: Authority | None = None
+        word.clear(Reason.INQUORATE)
+
+    # -- a turn ------------------------------------------------------------------------------
+
+    def receive(self, peer: str, message: AuthorityMessage, raft: Leadership) -> None:
+        """Takes in one message of a member."""
+        match message:
+            case Ask():
+                self._rounds.on_ask(peer, message)
+                self._enforcement.reported(peer, min(message.enforced_index, raft.commit_index))
+            case Grant():
+                if 0 <= message.ledger_time_ms <= MAX_INTEGER:
+                    self._holder.on_grant(peer, message, raft.term)
+            case Confirm():
+                reply = confirms(peer, message, raft)
+                if reply is not None:
+                    self._outbox.append((peer, reply))
+            case ConfirmReply():
+                self._rounds.on_reply(peer, message)
+            case EnforcedReport():
+                self._enforcement.reported(peer, min(message.enforced_index, raft.commit_index))
+            case EnforcedWatermark():
+                if peer == raft.leader:
+                    self.watermark = max(self.watermark, message.enforced_index)
+
+    def tick(self, raft: Leadership, applied_index: int, enforced_index: int) -> None:
+        """Asks when an ask is due, and leads the rounds when this node leads. `applied_index` and
+        `enforced_index` are this node's own, durable ones."""
+        ask = self._holder.ask(raft.leader, applied_index, enforced_index)
+        if ask is not None and raft.leader == self._node_id:
+            self._rounds.on_ask(self._node_id, ask)
+        elif ask is not None and raft.leader is not None:
+            self._outbox.append((raft.leader, ask))
+        now = self._clock.boottime_ns()
+        self._outbox.extend(self._rounds.start_round(raft, now))
+        for node, grant in self._rounds.grants(raft, self._ledger_time_ms()):
+            self._enforcement.granted(node, now)
+            if node == self._node_id:
+                self._holder.on_grant(self._node_id, grant, raft.term)
+            else:
+                self._outbox.append((node, grant))
+        self._enforce(raft, now)
+        self._report(raft.leader, enforced_index)
+
+    def _enforce(self, raft: Leadership, now: int) -> None:
+        if not raft.is_leader:
+            self._enforcement.end()
+            self._led_term = None
+            return
+        if self._led_term != raft.term and raft.commits_own_term:
+            self._led_term = raft.term
+            self._enforcement.begin(now)
+        self.watermark = max(
+            self.watermark,
+            self._enforcement.watermark(now, raft.commit_index, self._rounds.pending_read_index),
+        )
+        if self.watermark > self._told_watermark:
+            self._told_watermark = self.watermark
+            self._outbox.extend((peer, EnforcedWatermark(self.watermark)) for peer in self._peers)
+
+    def _report(self, leader: str | None, enforced_index: int) -> None:
+        if leader is None or self._reported == (leader, enforced_index):
+            return
+        self._reported = (leader, enforced_index)
+        if leader == self._node_id:
+            self._enforcement.reported(self._node_id, enforced_index)
+        else:
+            self._outbox.append((leader, EnforcedReport(enforced_index)))
+
+    def publish(self, applied_index: int) -> None:
+        """Writes the authority word when a grant has come for a state that this node has applied.
+        Call it only when that state is durable, and so visible to the edge."""
+        authority = self._holder.take(applied_index)
+        if authority is None:
+            return
+        self.current = authority
+        self._word.write(
+            AuthorityRecord(
+                boot_id=self._boot_id,
+                deadline_ns=authority.asked_boottime_ns + self._terms.period_ms * _NS_PER_MS,
+                granted_at_boottime_ns=authority.asked_boottime_ns,
+                granted_at_realtime_ns=authority.asked_realtime_ns,
+                term=authority.term,
+                index=authority.read_index,
+                ledger_time_ms=authority.ledger_time_ms,
+                max_permit_ttl_ms=self._terms.max_permit_ttl_ms,
+                rho_ppm=self._terms.rho_ppm,
+                reason=None,
+            )
+        )
+
+    def take_outbox(self) -> list[tuple[str, AuthorityMessage]]:
+        """The turn's messages. Call it only when the turn is durable."""
+        outbox, self._outbox = self._outbox, []
+        return outbox
+
+    def connected(self, peer: str) -> None:
+        """The link to `peer` is new: what was told before may be lost."""
+        self._reported = (None, 0)
+        if self._led_term is not None:
+            self._outbox.append((peer, EnforcedWatermark(self.watermark)))
+
+    def surrender(self, reason: Reason) -> None:
+        """Gives authority up at once: the node can no longer vouch for its state."""
+        self._word.clear(reason)
+        self.current = None
+        self._holder.forget()
+        self._outbox.clear()
+
+    # -- what others may know ----------------------------------------------------------------
+
+    def next_timer_ns(self, raft: Leadership) -> int | None:
+        """When a turn is due without any event, on the boot clock; None: not before an event."""
+        if raft.leader is None:
+            return None
+        due = self._holder.next_ask_ns()
+        return min(due, self._clock.boottime_ns() + _RETRY_NS) if raft.is_leader else due
+
+    def remaining_ms(self) -> int:
+        """What is left of this node's authority, milliseconds; 0 without any."""
+        if self.current is None:
+            return 0
+        deadline = self.current.asked_boottime_ns + self._terms.period_ms * _NS_PER_MS
+        return max(0, (deadline - self._clock.boottime_ns()) // _NS_PER_MS)
+
+    def enforced_by(self, member: str) -> int:
+        return self._enforcement.of_member(member)

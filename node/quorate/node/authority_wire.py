@@ -1,0 +1,84 @@
+"""The authority protocol as protobuf, and back. Owns nothing but the mapping; see `quorate.lease`
+for what the messages mean, `quorate.consensus.wire` for the other kinds of PeerMessage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quorate.lease.authority import Ask, Grant
+from quorate.lease.confirm import Confirm, ConfirmReply
+from quorate.v1 import peer_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class EnforcedReport:
+    """No reader of the sending node uses a state older than this Raft index."""
+
+    enforced_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class EnforcedWatermark:
+    """No node of the federation decides on a state older than this Raft index."""
+
+    enforced_index: int
+
+
+AuthorityMessage = Ask | Grant | Confirm | ConfirmReply | EnforcedReport | EnforcedWatermark
+
+
+def encode(message: AuthorityMessage) -> pb.PeerMessage:
+    """The protobuf form of one message."""
+    match message:
+        case Ask():
+            return pb.PeerMessage(
+                authority_ask=pb.AuthorityAsk(
+                    seq=message.seq,
+                    applied_index=message.applied_index,
+                    enforced_index=message.enforced_index,
+                )
+            )
+        case Grant():
+            return pb.PeerMessage(
+                authority_grant=pb.AuthorityGrant(
+                    seq=message.seq,
+                    term=message.term,
+                    read_index=message.read_index,
+                    ledger_time_ms=message.ledger_time_ms,
+                )
+            )
+        case Confirm():
+            return pb.PeerMessage(confirm=pb.Confirm(term=message.term, round=message.round))
+        case ConfirmReply():
+            return pb.PeerMessage(
+                confirm_reply=pb.ConfirmReply(term=message.term, round=message.round)
+            )
+        case EnforcedReport():
+            return pb.PeerMessage(
+                enforced_report=pb.EnforcedReport(enforced_index=message.enforced_index)
+            )
+        case EnforcedWatermark():
+            return pb.PeerMessage(
+                enforced_watermark=pb.EnforcedWatermark(enforced_index=message.enforced_index)
+            )
+
+
+def decode(message: pb.PeerMessage) -> AuthorityMessage | None:
+    """The message, or None for a kind that is not the authority protocol's."""
+    match message.WhichOneof("body"):
+        case "authority_ask":
+            ask = message.authority_ask
+            return Ask(ask.seq, ask.applied_index, ask.enforced_index)
+        case "authority_grant":
+            grant = message.authority_grant
+            return Grant(grant.seq, grant.term, grant.read_index, grant.ledger_time_ms)
+        case "confirm":
+            return Confirm(message.confirm.term, message.confirm.round)
+        case "confirm_reply":
+            return ConfirmReply(message.confirm_reply.term, message.confirm_reply.round)
+        case "enforced_report":
+            return EnforcedReport(message.enforced_report.enforced_index)
+        case "enforced_watermark":
+            return EnforcedWatermark(message.enforced_watermark.enforced_index)
+        case _:
+            return None

@@ -1,0 +1,201 @@
+"""The core process of a node: composes store, consensus, authority and services.
+
+Owns what happens once: reading keys and genesis, checking that they belong together, opening the
+store, starting servers in order, stopping them. What happens in every turn is `core_loop`'s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+import uvloop
+
+from quorate.api.servers import start_core_servers
+from quorate.consensus import RaftSettings, SafetyViolationError
+from quorate.consensus.transport import LocalIdentity, Peer, Transport
+from quorate.core.errors import (
+    ConfigurationError,
+    MalformedError,
+    QuorateError,
+    StorageDamagedError,
+)
+from quorate.core.genesis import Descriptor, Genesis, parse_genesis
+from quorate.core.ids import dns_name
+from quorate.core.transitions import install_genesis
+from quorate.lease.clock import SystemClock, boot_id
+from quorate.lease.word import AuthorityWord
+from quorate.node import exit_codes
+from quorate.node.certificates import issued_by
+from quorate.node.config import NodeConfig, load_config
+from quorate.node.core_loop import CoreLoop
+from quorate.node.identity import TlsIdentity, load_signing_key, load_tls_identity, read_public
+from quorate.proofs.signing import SigningKey
+from quorate.storage import Environment
+from quorate.telemetry.logs import configure_logging
+
+log = structlog.get_logger(__name__)
+
+_MAX_GENESIS_BYTES = 256 * 1024
+
+
+def load_genesis(path: Path) -> Genesis:
+    """The genesis at `path`, with every signature verified. Raises ConfigurationError."""
+    try:
+        return parse_genesis(read_public(path, _MAX_GENESIS_BYTES))
+    except MalformedError as error:
+        raise ConfigurationError(
+            f"{path}: {error}", hint="`quorate genesis verify` shows what is wrong with it"
+        ) from error
+
+
+def check_membership(
+    config: NodeConfig, genesis: Genesis, tls: TlsIdentity, signing: SigningKey, log_key: SigningKey
+) -> Descriptor:
+    """This node's descriptor in the genesis. Raises ConfigurationError when the node is none of
+    its members, or holds other keys than those that the members signed for."""
+    for descriptor in genesis.descriptors:
+        if descriptor.node.id == config.node.id:
+            break
+    else:
+        raise ConfigurationError(
+            f"{config.node.id} is not a member of {genesis.origin}",
+            hint="check node.id and node.genesis in the configuration",
+        )
+    if descriptor.node.signing_key != signing.public or descriptor.node.log_key != log_key.public:
+        raise ConfigurationError(
+            "the node's keys are not those in the genesis",
+            hint="use the keys that `quorate init` made with the signed descriptor",
+        )
+    if not issued_by(tls.pair.certificate, descriptor.ca_certificate.encode()):
+        raise ConfigurationError(
+            "the node's certificate was not issued by its domain's authority in the genesis",
+            hint="have the domain's CA issue a new one",
+        )
+    return descriptor
+
+
+def open_environment(config: NodeConfig, genesis: Genesis) -> Environment:
+    """The node's store, with the genesis in it. Raises ConfigurationError or StorageError."""
+    environment = Environment.open(
+        config.node.data_dir / "ledger", map_size_bytes=config.storage.map_size_bytes
+    )
+    environment.initialise(genesis.hash, config.node.id)
+    turn = environment.turn
+    if turn.ledger_size == 0:
+        turn.append_ledger(install_genesis(turn.state, genesis))
+        environment.commit()
+    environment.abort()
+    return environment
+
+
+def _peers(config: NodeConfig, genesis: Genesis) -> list[Peer]:
+    return [
+        Peer(
+            node_id=descriptor.node.id,
+            address=config.peers.get(descriptor.node.id, descriptor.node.peer_address),
+            server_name=dns_name(descriptor.node.id),
+            ca_certificate=descriptor.ca_certificate.encode(),
+        )
+        for descriptor in genesis.descriptors
+        if descriptor.node.id != config.node.id
+    ]
+
+
+async def serve(config: NodeConfig, word: AuthorityWord, lifeline_fd: int) -> None:
+    """Runs the core until SIGTERM, or until the supervisor is gone."""
+    genesis = load_genesis(config.node.genesis)
+    tls = load_tls_identity(
+        config.tls.certificate, config.tls.private_key, expected_id=config.node.id
+    )
+    signing, log_key = load_signing_key(config.keys.signing), load_signing_key(config.keys.log)
+    descriptor = check_membership(config, genesis, tls, signing, log_key)
+    environment = open_environment(config, genesis)
+    peers = _peers(config, genesis)
+    core = CoreLoop(
+        node_id=config.node.id,
+        peers=[peer.node_id for peer in peers],
+        settings=RaftSettings(
+            config.raft.heartbeat_ms, config.raft.election_min_ms, config.raft.election_max_ms
+        ),
+        environment=environment,
+        word=word,
+        clock=SystemClock(),
+        boot_id=boot_id(),
+        signing_key=signing,
+        log_key=log_key,
+    )
+    identity = LocalIdentity(
+        config.node.id, tls.pair.certificate, tls.pair.private_key, genesis.hash
+    )
+    transport = Transport(identity, peers, core, issued_by)
+    stopped = _stop_event(lifeline_fd)
+    loop_task = asyncio.create_task(core.run(transport), name="core loop")
+    try:
+        await transport.start(config.listen.peer)
+        servers = await start_core_servers(
+            core, config, tls.pair, descriptor.ca_certificate.encode()
+        )
+        log.info("core.serving", node=config.node.id, origin=genesis.origin)
+        stop_task = asyncio.create_task(stopped.wait())
+        await asyncio.wait([loop_task, stop_task], return_when=asyncio.FIRST_COMPLETED)
+        stop_task.cancel()
+        await servers.stop()
+    finally:
+        await _end(loop_task, transport)
+        environment.close()
+
+
+async def _end(loop_task: asyncio.Task[None], transport: Transport) -> None:
+    """Stops the loop, then the transport; raises what ended the loop, if something did."""
+    loop_task.cancel()
+    await asyncio.wait([loop_task])
+    await transport.stop()
+    if not loop_task.cancelled():
+        loop_task.result()
+
+
+def _stop_event(lifeline_fd: int) -> asyncio.Event:
+    """Set at SIGTERM, and when the lifeline's other end is closed. SIGINT is the supervisor's."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stopped.set)
+    loop.add_signal_handler(signal.SIGINT, lambda: None)
+    loop.add_reader(lifeline_fd, stopped.set)
+    return stopped
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the process; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="quorate.node.core_process")
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--authority-fd", type=int, required=True)
+    parser.add_argument("--lifeline-fd", type=int, required=True)
+    options = parser.parse_args(arguments)
+    word: AuthorityWord | None = None
+    try:
+        word = AuthorityWord.open(options.authority_fd, writable=True)
+        config = load_config(options.config)
+        configure_logging(config.log.level, config.log.format)
+        os.set_blocking(options.lifeline_fd, False)
+        uvloop.run(serve(config, word, options.lifeline_fd))
+    except (StorageDamagedError, SafetyViolationError) as error:
+        log.critical("core.damaged", problem=str(error), hint=error.hint)
+        return exit_codes.DAMAGED
+    except ConfigurationError as error:
+        log.critical("core.configuration", problem=str(error), hint=error.hint)
+        return exit_codes.CONFIGURATION
+    except (QuorateError, OSError) as error:
+        log.critical("core.failed", problem=str(error), hint=getattr(error, "hint", ""))
+        return exit_codes.FAULT
+    return exit_codes.OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

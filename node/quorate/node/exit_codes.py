@@ -1,0 +1,14 @@
+"""How the processes of a node end, for the supervisor to read (after sysexits.h)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+OK: Final = 0
+FAULT: Final = 70
+"""A fault of the program, or of what it stands on; starting again may help."""
+DAMAGED: Final = 76
+"""The store contradicts itself or its device failed; starting again must not be tried."""
+CONFIGURATION: Final = 78
+"""Something that the operator must change; starting again does not help."""
+FINAL: Final = frozenset({DAMAGED, CONFIGURATION})

@@ -1,0 +1,54 @@
+"""Ledger time: what the leader stamps on commands.
+
+Owns the estimate of the federation's time as the median of the voters' wall clocks, so that one
+wrong clock cannot push it, and the promise that it never goes back on this node. What makes it
+monotonic in the ledger is `apply`, which takes the larger of the stamp and the last entry's time.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from quorate.core.limits import MAX_INTEGER
+from quorate.lease.clock import Clock
+
+_NS_PER_MS: Final = 1_000_000
+_STALE_NS: Final = 10_000_000_000
+"""A voter's clock that was last heard longer ago than this takes no part."""
+
+
+class LedgerClock:
+    """The voters' wall clocks, as offsets from this node's."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._offsets: dict[str, tuple[int, int]] = {}
+        self._last_ms = 0
+
+    def heard(self, voter: str, wall_clock_ms: int) -> None:
+        """A voter has told its wall clock. The way it took makes it look late, which only lets
+        leases live a little longer, by at most half a round trip."""
+        offset = wall_clock_ms - self._clock.realtime_ns() // _NS_PER_MS
+        self._offsets[voter] = (offset, self._clock.boottime_ns())
+
+    def not_before(self, ledger_time_ms: int) -> None:
+        """The ledger holds this time already."""
+        self._last_ms = max(self._last_ms, ledger_time_ms)
+
+    def now_ms(self) -> int:
+        """Ledger time, milliseconds since the epoch; never less than what was returned before."""
+        own = self._clock.realtime_ns() // _NS_PER_MS
+        now_ms = min(own + self._median_offset_ms(), MAX_INTEGER)
+        self._last_ms = max(self._last_ms, now_ms)
+        return self._last_ms
+
+    def own_offset_ms(self) -> int:
+        """How far this node's wall clock is ahead of the median of those it has heard."""
+        return -self._median_offset_ms()
+
+    def _median_offset_ms(self) -> int:
+        fresh_after = self._clock.boottime_ns() - _STALE_NS
+        offsets = [offset for offset, at in self._offsets.values() if at >= fresh_after]
+        offsets.append(0)
+        offsets.sort()
+        return offsets[(len(offsets) - 1) // 2]
