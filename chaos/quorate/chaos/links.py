@@ -145,6 +145,11 @@ class Links:
         host, _, number = target.rpartition(":")
         return self._do(self._add((dialler, listener), (host, int(number)), port))
 
+    def address(self, dialler: str, listener: str) -> str:
+        """Where `dialler` must dial to reach `listener` over this link."""
+        host, number = self._find(dialler, listener).listener.getsockname()
+        return f"{host}:{number}"
+
     def cut(self, dialler: str, listener: str, *, ways: Iterable[Way] = BOTH_WAYS) -> None:
         """Nothing passes on this one link any more, or nothing on the `ways` that are named."""
         self._do(self._find(dialler, listener).hold(frozenset(ways)))

@@ -76,17 +76,17 @@ class Envelope:
         return codec.encode(self.to_json())
 
 
-def parse(data: bytes, max_bytes: int) -> Envelope:
-    """Parses an envelope in canonical JSON. Raises MalformedError."""
-    return from_json(codec.decode(data, max_bytes))
+def parse(data: bytes, max_bytes: int, *, draft: bool = False) -> Envelope:
+    """Parses an envelope in canonical JSON. A draft may lack signatures. Raises MalformedError."""
+    return from_json(codec.decode(data, max_bytes), draft=draft)
 
 
-def from_json(value: object, path: str = "") -> Envelope:
+def from_json(value: object, path: str = "", *, draft: bool = False) -> Envelope:
     """Parses an envelope that is part of a decoded document. Raises MalformedError."""
     fields = Fields(value, path)
     payload = unbase64(fields.text("payload"), fields.at("payload"))
     payload_type = fields.text("payloadType", _check_payload_type)
-    items = fields.objects("signatures", 1, MAX_SIGNATURES)
+    items = fields.objects("signatures", 0 if draft else 1, MAX_SIGNATURES)
     fields.done()
     signatures: dict[str, Signature] = {}
     for index, item in enumerate(items):

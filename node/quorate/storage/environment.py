@@ -12,15 +12,14 @@ from typing import Final
 
 import lmdb
 
-from quorate.core.errors import ConfigurationError, QuorateError
+from quorate.core.errors import ConfigurationError, QuorateError, StorageFullError
 from quorate.storage import enforced, layout
-from quorate.storage.health import Health
+from quorate.storage.health import Health, is_full
 from quorate.storage.layout import Databases, number
 from quorate.storage.reads import Snapshot
 from quorate.storage.turn import Turn
 
 _SPARE_READ_TRANSACTIONS: Final = 16
-_FILES: Final = ("data.mdb", "lock.mdb")
 
 
 class Environment:
@@ -59,8 +58,8 @@ class Environment:
         files that are not an LMDB environment.
         """
         if not read_only:
-            _make_directory(path)
-        elif not (path / _FILES[0]).is_file():
+            _prepare(path)
+        elif not (path / layout.DATA_FILE).is_file():
             raise ConfigurationError(
                 f"there is no store in {path}", hint="start the node's core process first"
             )
@@ -145,8 +144,8 @@ class Environment:
         txn = self._turn.take()
         if txn is None:
             return False
-        txn_id, applied_index = txn.id(), _applied(txn, self._dbs)
         try:
+            txn_id, applied_index = txn.id(), _applied(txn, self._dbs)
             txn.commit()
         except lmdb.Error as error:
             txn.abort()  # LMDB has done so already; this tells the binding
@@ -224,19 +223,32 @@ def _open_files(path: Path, map_size_bytes: int, *, read_only: bool) -> lmdb.Env
     )
 
 
-def _make_directory(path: Path) -> None:
+def _prepare(path: Path) -> None:
+    """Makes the directory, and room for the reader table. LMDB maps that file without giving it
+    blocks: on a full disk, the first reader to touch a new page of it would die of SIGBUS.
+
+    Before LMDB opens the file: closing a descriptor of it drops this process's locks on it.
+    """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        descriptor = os.open(path / layout.LOCK_FILE, flags, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, layout.LOCK_FILE_BYTES)
+        finally:
+            os.close(descriptor)
     except OSError as error:
+        if is_full(error.errno):
+            raise StorageFullError(f"no room for the store in {path}: {error}") from error
         raise ConfigurationError(
-            f"the data directory cannot be made: {error}", hint="check storage and its owner"
+            f"the data directory cannot be made: {error}", hint="check its path and its owner"
         ) from error
 
 
 def _secure(path: Path) -> None:
     """Keeps others out, and makes the files' names durable: LMDB syncs the files alone."""
     path.chmod(0o700)
-    for name in _FILES:
+    for name in (layout.DATA_FILE, layout.LOCK_FILE):
         (path / name).chmod(0o600)
     for directory in (path, path.parent):
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)

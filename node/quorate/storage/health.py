@@ -16,6 +16,11 @@ from quorate.core.errors import StorageDamagedError, StorageError, StorageFullEr
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
+def is_full(code: int | None) -> bool:
+    """Whether an errno says that there is no room."""
+    return code in _FULL
+
+
 class Health:
     """Whether one environment may be used."""
 
@@ -41,7 +46,7 @@ class Health:
             raise AssertionError(str(error)) from error
         if isinstance(error, lmdb.MapFullError):
             return StorageFullError(f"the map of the environment is full ({error})")
-        if error.code in _FULL:
+        if is_full(error.code):
             return StorageFullError(f"the disk is full ({error})")
         if isinstance(error, lmdb.ReadersFullError):
             return StorageError(

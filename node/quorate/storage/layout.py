@@ -13,6 +13,10 @@ import lmdb
 FORMAT: Final = 1
 MAX_READERS: Final = 512
 """Slots of LMDB's reader table, over all processes; one is held a thread or task that reads."""
+DATA_FILE: Final = "data.mdb"
+LOCK_FILE: Final = "lock.mdb"
+LOCK_FILE_BYTES: Final = 192 + (MAX_READERS - 1) * 64
+"""As LMDB 0.9 computes it: a header with the first slot, and a cache line a slot."""
 MAX_STATE_KEY_BYTES: Final = 511
 """LMDB's own limit."""
 MAX_DENIALS_KEPT: Final = 100_000

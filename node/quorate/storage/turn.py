@@ -172,9 +172,11 @@ class Turn(Reads):
 
     def _put(self, db: lmdb._Database, key: bytes, value: bytes, *, append: bool = False) -> None:
         try:
-            self._writing().put(key, value, db=db, append=append)
+            done = self._writing().put(key, value, db=db, append=append)
         except lmdb.Error as error:
             raise self._abandon(error) from error
+        if not done:  # there is a key that is not below the one to append
+            raise self._health.condemn("the store holds more than its own count says")
 
     def _delete(self, db: lmdb._Database, key: bytes) -> None:
         try:

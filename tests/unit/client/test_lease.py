@@ -105,6 +105,17 @@ def test_a_denial_after_an_unknown_attempt_stays_unknown_at_the_deadline(world: 
     assert answer.unknown
 
 
+def test_a_refusal_after_an_unknown_attempt_does_not_settle_it(world: World) -> None:
+    def refused_now(_request: Any, context: grpc.ServicerContext) -> None:
+        world.clock.advance(10_000)
+        context.abort(grpc.StatusCode.PERMISSION_DENIED, "scripted")
+
+    world.node.then("Acquire", lease_pb2.AcquireResponse(unknown=True), refused_now)
+    answer = refused(world.gate.acquire(ACTION, RESOURCE))
+    assert answer.reason is ClientReason.NOT_ACCEPTED
+    assert answer.unknown
+
+
 def test_two_requests_have_two_ids(world: World) -> None:
     world.node.then("Acquire", granted(), granted())
     world.gate.acquire(ACTION, RESOURCE)
