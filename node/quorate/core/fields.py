@@ -11,7 +11,7 @@ from binascii import Error as Base64Error
 from collections.abc import Callable
 
 from quorate.core.errors import MalformedError
-from quorate.core.limits import MAX_INTEGER
+from quorate.core.limits import MAX_INTEGER, MAX_NAME_CHARS
 
 
 def unbase64(text: str, field: str) -> bytes:
@@ -91,4 +91,6 @@ class Fields:
     def done(self) -> None:
         """Refuses what nobody asked for: an unknown field may change the meaning of the rest."""
         for name in sorted(self._left):
-            raise MalformedError("is not a field of this object", field=self.at(name))
+            # Cut short: the name is anybody's, and stands in the ledger entry of the refusal.
+            shown = self.at(name[:MAX_NAME_CHARS])
+            raise MalformedError("is not a field of this object", field=shown)

@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Any, ClassVar, Final, TypeVar
+from typing import ClassVar, Final
 
 from quorate.core.errors import MalformedError
 from quorate.core.outcome import Outcome, Reason
+from quorate.core.rows import Row
 from quorate.core.status import Status
-
-E = TypeVar("E", bound=StrEnum)
 
 
 class Kind(StrEnum):
@@ -38,48 +37,10 @@ class LeaseStatus(StrEnum):
     RELEASED = "released"
 
 
-class _Row:
-    """A stored JSON object, read with the type of each field checked."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: object) -> None:
-        if not isinstance(value, dict):
-            raise MalformedError("a record must be an object")
-        self._value = value
-
-    def text(self, name: str) -> str:
-        value = self._value.get(name)
-        if not isinstance(value, str):
-            raise MalformedError("must be text", field=name)
-        return value
-
-    def number(self, name: str) -> int:
-        value = self._value.get(name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise MalformedError("must be a number", field=name)
-        return value
-
-    def flag(self, name: str) -> bool:
-        value = self._value.get(name)
-        if not isinstance(value, bool):
-            raise MalformedError("must be true or false", field=name)
-        return value
-
-    def texts(self, name: str) -> tuple[str, ...]:
-        value = self._value.get(name)
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise MalformedError("must be a list of text", field=name)
-        return tuple(value)
-
-    def choice(self, name: str, kind: type[E]) -> E:
-        try:
-            return kind(self.text(name))
-        except ValueError as error:
-            raise MalformedError(f"is no {kind.__name__}", field=name) from error
-
-    def nested(self, name: str) -> object:
-        return self._value.get(name)
+def _plain(value: object) -> object:
+    if isinstance(value, StrEnum):
+        return value.value
+    return list(value) if isinstance(value, tuple) else value
 
 
 class _Record:
@@ -94,8 +55,7 @@ class _Record:
     def to_json(self) -> dict[str, object]:
         value: dict[str, object] = {"id": self.id}
         for item in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
-            part: Any = getattr(self, item.name)
-            value[item.name] = list(part) if isinstance(part, tuple) else part
+            value[item.name] = _plain(getattr(self, item.name))
         return value
 
 
@@ -119,7 +79,7 @@ class Parameters:
 
     @classmethod
     def from_json(cls, value: object) -> Parameters:
-        row = _Row(value)
+        row = Row(value)
         return cls(*(row.number(item.name) for item in fields(cls)))
 
 
@@ -151,7 +111,7 @@ class Federation:
 
     @classmethod
     def from_json(cls, value: object) -> Federation:
-        row = _Row(value)
+        row = Row(value)
         return cls(
             origin=row.text("origin"),
             genesis_hash=row.text("genesis_hash"),
@@ -186,7 +146,7 @@ class Domain(_Record):
 
     @classmethod
     def from_json(cls, value: object) -> Domain:
-        row = _Row(value)
+        row = Row(value)
         return cls(
             domain=row.text("domain"),
             status=row.choice("status", Status),
@@ -216,7 +176,7 @@ class Node(_Record):
 
     @classmethod
     def from_json(cls, value: object) -> Node:
-        row = _Row(value)
+        row = Row(value)
         return cls(*(row.text(item.name) for item in fields(cls)))
 
 
@@ -235,7 +195,7 @@ class Executor(_Record):
 
     @classmethod
     def from_json(cls, value: object) -> Executor:
-        row = _Row(value)
+        row = Row(value)
         return cls(
             executor=row.text("executor"),
             domain=row.text("domain"),
@@ -264,7 +224,7 @@ class TrustEdge(_Record):
 
     @classmethod
     def from_json(cls, value: object) -> TrustEdge:
-        row = _Row(value)
+        row = Row(value)
         return cls(
             truster=row.text("truster"),
             edge=row.text("edge"),
@@ -313,7 +273,7 @@ class Grant(_Record):
 
     @classmethod
     def from_json(cls, value: object) -> Grant:
-        row = _Row(value)
+        row = Row(value)
         return cls(
             issuer=row.text("issuer"),
             grant=row.text("grant"),
@@ -365,7 +325,7 @@ class Lease(_Record):
 
     @classmethod
     def from_json(cls, value: object) -> Lease:
-        row = _Row(value)
+        row = Row(value)
         return cls(
             lease=row.text("lease"),
             executor=row.text("executor"),
@@ -413,7 +373,7 @@ class Remembered:
 
     @classmethod
     def from_json(cls, value: object) -> Remembered:
-        row = _Row(value)
+        row = Row(value)
         result = row.nested("result")
         if not isinstance(result, dict):
             raise MalformedError("must be an object", field="result")

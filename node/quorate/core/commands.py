@@ -1,0 +1,283 @@
+"""The commands: what each may say, parsed once into typed values.
+
+Owns their form, and which kind of issuer may give which. Does not know the state: whether a command
+may be executed is decided by `quorate.core.transitions`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+from quorate.core import codec, ids, patterns
+from quorate.core.errors import MalformedError
+from quorate.core.fields import Fields
+from quorate.core.limits import (
+    MAX_CONCURRENT_LEASES,
+    MAX_ENVELOPE_BYTES,
+    MAX_LEASE_TTL_MS,
+    MAX_PATTERNS,
+    PROTOCOL_VERSION,
+)
+from quorate.core.status import Act
+
+
+class Verb(StrEnum):
+    """The type of a command, as it stands in its payload."""
+
+    EXECUTOR_REGISTER = "executor.register"
+    EXECUTOR_SUSPEND = "executor.suspend"
+    EXECUTOR_REINSTATE = "executor.reinstate"
+    EXECUTOR_REVOKE = "executor.revoke"
+    TRUST_OPEN = "trust.open"
+    TRUST_CLOSE = "trust.close"
+    GRANT_ISSUE = "grant.issue"
+    GRANT_SUSPEND = "grant.suspend"
+    GRANT_REINSTATE = "grant.reinstate"
+    GRANT_REVOKE = "grant.revoke"
+    DOMAIN_SUSPEND = "domain.suspend"
+    DOMAIN_REINSTATE = "domain.reinstate"
+    LEASE_ACQUIRE = "lease.acquire"
+    LEASE_RENEW = "lease.renew"
+    LEASE_RELEASE = "lease.release"
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterExecutor:
+    executor: str
+
+
+@dataclass(frozen=True, slots=True)
+class GovernExecutor:
+    act: Act
+    executor: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTrust:
+    edge: str
+    trustee: str
+    actions: tuple[str, ...]
+    resources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CloseTrust:
+    edge: str
+
+
+@dataclass(frozen=True, slots=True)
+class IssueGrant:
+    """See `quorate.core.records.Grant` for the fields."""
+
+    grant: str
+    executor: str
+    actions: tuple[str, ...]
+    resources: tuple[str, ...]
+    not_after: int
+    max_lease_ttl_ms: int
+    max_uses: int
+    max_concurrent: int
+
+
+@dataclass(frozen=True, slots=True)
+class GovernGrant:
+    act: Act
+    grant: str
+
+
+@dataclass(frozen=True, slots=True)
+class GovernDomain:
+    act: Act
+    domain: str
+
+
+@dataclass(frozen=True, slots=True)
+class AcquireLease:
+    """ttl_ms: the wished lifetime; 0: the longest that there is."""
+
+    executor: str
+    action: str
+    resource: str
+    ttl_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class RenewLease:
+    lease: str
+    executor: str
+    ttl_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseLease:
+    lease: str
+    executor: str
+
+
+LeaseBody = AcquireLease | RenewLease | ReleaseLease
+DomainBody = (
+    RegisterExecutor
+    | GovernExecutor
+    | OpenTrust
+    | CloseTrust
+    | IssueGrant
+    | GovernGrant
+    | GovernDomain
+)
+Body = DomainBody | LeaseBody
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A well-formed command. Nothing about it is verified.
+
+    issuer: a domain, or a node's SPIFFE ID for lease commands. not_after: ledger time.
+    fingerprint: what it asks for, less nonce and lifetime; a repeat has the same.
+    """
+
+    origin: str
+    verb: Verb
+    issuer: str
+    nonce: str
+    not_after: int
+    body: Body
+    command_id: str
+    fingerprint: str
+
+    @property
+    def issued_by_node(self) -> bool:
+        return is_node(self.issuer)
+
+
+def is_node(issuer: str) -> bool:
+    """Whether an issuer is a node; otherwise it is a domain."""
+    return issuer.startswith("spiffe://")
+
+
+def parse_command(payload: bytes) -> Command:
+    """Parses an envelope's payload. Raises MalformedError, whose field names the place."""
+    value = codec.decode(payload, MAX_ENVELOPE_BYTES)
+    fields = Fields(value)
+    fields.integer("v", PROTOCOL_VERSION, PROTOCOL_VERSION)
+    origin = fields.text("origin", ids.check_origin)
+    try:
+        verb = Verb(fields.text("type"))
+    except ValueError as error:
+        raise MalformedError("is no type of command", field="type") from error
+    issuer = fields.text("issuer", _check_issuer)
+    nonce = fields.text("nonce", ids.check_nonce)
+    not_after = fields.integer("not_after")
+    inner = fields.nested("body")
+    fields.done()
+    body = _BODIES[verb](inner)
+    inner.done()
+    assert isinstance(value, dict), "Fields reads objects only"
+    return Command(
+        origin=origin,
+        verb=verb,
+        issuer=issuer,
+        nonce=nonce,
+        not_after=not_after,
+        body=body,
+        command_id=ids.command_id(issuer, nonce),
+        fingerprint=hashlib.sha256(codec.encode([verb, value["body"]])).hexdigest(),
+    )
+
+
+def _check_issuer(text: str) -> None:
+    if is_node(text):
+        ids.check_node(text)
+    else:
+        ids.check_domain(text)
+
+
+def _register_executor(body: Fields) -> Body:
+    return RegisterExecutor(body.text("executor", ids.check_executor))
+
+
+def _govern_executor(act: Act) -> Callable[[Fields], Body]:
+    return lambda body: GovernExecutor(act, body.text("executor", ids.check_executor))
+
+
+def _open_trust(body: Fields) -> Body:
+    return OpenTrust(
+        edge=body.text("edge", ids.check_name),
+        trustee=body.text("trustee", ids.check_domain),
+        actions=body.texts("actions", patterns.check_action_pattern, MAX_PATTERNS),
+        resources=body.texts("resources", patterns.check_resource_pattern, MAX_PATTERNS),
+    )
+
+
+def _close_trust(body: Fields) -> Body:
+    return CloseTrust(body.text("edge", ids.check_name))
+
+
+def _issue_grant(body: Fields) -> Body:
+    return IssueGrant(
+        grant=body.text("grant", ids.check_name),
+        executor=body.text("executor", ids.check_executor),
+        actions=body.texts("actions", patterns.check_action_pattern, MAX_PATTERNS),
+        resources=body.texts("resources", patterns.check_resource_pattern, MAX_PATTERNS),
+        not_after=body.integer("not_after"),
+        max_lease_ttl_ms=body.integer("max_lease_ttl_ms", 1, MAX_LEASE_TTL_MS),
+        max_uses=body.integer("max_uses"),
+        max_concurrent=body.integer("max_concurrent", 0, MAX_CONCURRENT_LEASES),
+    )
+
+
+def _govern_grant(act: Act) -> Callable[[Fields], Body]:
+    return lambda body: GovernGrant(act, body.text("grant", ids.check_name))
+
+
+def _govern_domain(act: Act) -> Callable[[Fields], Body]:
+    return lambda body: GovernDomain(act, body.text("domain", ids.check_domain))
+
+
+def _acquire_lease(body: Fields) -> Body:
+    return AcquireLease(
+        executor=body.text("executor", ids.check_executor),
+        action=body.text("action", ids.check_action),
+        resource=body.text("resource", ids.check_resource),
+        ttl_ms=body.integer("ttl_ms"),
+    )
+
+
+def _renew_lease(body: Fields) -> Body:
+    return RenewLease(
+        lease=body.text("lease", ids.check_lease_id),
+        executor=body.text("executor", ids.check_executor),
+        ttl_ms=body.integer("ttl_ms"),
+    )
+
+
+def _release_lease(body: Fields) -> Body:
+    return ReleaseLease(
+        lease=body.text("lease", ids.check_lease_id),
+        executor=body.text("executor", ids.check_executor),
+    )
+
+
+_BODIES: Final = MappingProxyType(
+    {
+        Verb.EXECUTOR_REGISTER: _register_executor,
+        Verb.EXECUTOR_SUSPEND: _govern_executor(Act.SUSPEND),
+        Verb.EXECUTOR_REINSTATE: _govern_executor(Act.REINSTATE),
+        Verb.EXECUTOR_REVOKE: _govern_executor(Act.REVOKE),
+        Verb.TRUST_OPEN: _open_trust,
+        Verb.TRUST_CLOSE: _close_trust,
+        Verb.GRANT_ISSUE: _issue_grant,
+        Verb.GRANT_SUSPEND: _govern_grant(Act.SUSPEND),
+        Verb.GRANT_REINSTATE: _govern_grant(Act.REINSTATE),
+        Verb.GRANT_REVOKE: _govern_grant(Act.REVOKE),
+        Verb.DOMAIN_SUSPEND: _govern_domain(Act.SUSPEND),
+        Verb.DOMAIN_REINSTATE: _govern_domain(Act.REINSTATE),
+        Verb.LEASE_ACQUIRE: _acquire_lease,
+        Verb.LEASE_RENEW: _renew_lease,
+        Verb.LEASE_RELEASE: _release_lease,
+    }
+)

@@ -1,0 +1,267 @@
+"""Deciding: may this executor do this to that resource?
+
+Owns the order of the questions (docs/reasons.md explains each answer) and nothing else: it changes
+nothing, and reads no clock. The first failure ends it. The cost does not grow with the ledger: at
+most MAX_EDGES_PER_PAIR edges and MAX_GRANTS_PER_EXECUTOR_AND_ISSUER grants are looked at.
+
+`decide` and `check_lease` never raise: a state that cannot be understood permits nothing. What
+`apply` uses is `choose_route` and `review`, which let StorageError pass: a node whose state is
+damaged must stop, and not record a decision that the others do not make.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+from quorate.core import ids
+from quorate.core.errors import MalformedError, StorageError
+from quorate.core.limits import (
+    MAX_CONCURRENT_LEASES,
+    MAX_EDGES_PER_PAIR,
+    MAX_GRANTS_PER_EXECUTOR_AND_ISSUER,
+)
+from quorate.core.outcome import Decision, Deny, Permit, Reason
+from quorate.core.patterns import covers
+from quorate.core.records import Domain, Executor, Grant, Kind, Lease, LeaseStatus, TrustEdge
+from quorate.core.state import StateView
+from quorate.core.status import Status
+
+_EXECUTOR_REASONS: Final = {
+    Status.SUSPENDED: Reason.EXECUTOR_SUSPENDED,
+    Status.REVOKED: Reason.EXECUTOR_REVOKED,
+}
+_DOMAIN_REASONS: Final = {
+    Status.SUSPENDED: Reason.DOMAIN_SUSPENDED,
+    Status.REVOKED: Reason.DOMAIN_REVOKED,
+}
+_GRANT_REASONS: Final = {
+    Status.SUSPENDED: Reason.GRANT_SUSPENDED,
+    Status.REVOKED: Reason.GRANT_REVOKED,
+}
+
+_NEAREST_FIRST: Final = (
+    Reason.CONCURRENCY_LIMIT,
+    Reason.USES_EXHAUSTED,
+    Reason.GRANT_EXPIRED,
+    Reason.GRANT_SUSPENDED,
+    Reason.GRANT_REVOKED,
+)
+"""Of several grants that cover a request and fail, the one that failed last is what to tell of: it
+is the nearest to a permit, and the most likely to be what the asker means."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRequest:
+    executor: str
+    action: str
+    resource: str
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What a permit rests on. edge: None within one domain."""
+
+    executor: Executor
+    owner: str
+    edge: TrustEdge | None
+    grant: Grant
+
+    @property
+    def depends_on(self) -> tuple[str, ...]:
+        """`<kind>:<id>` of everything that must stay active."""
+        things: list[Executor | TrustEdge | Grant] = [self.executor]
+        if self.edge is not None:
+            things.append(self.edge)
+        things.append(self.grant)
+        domains = dict.fromkeys((self.executor.domain, self.owner))
+        return (
+            *(f"{Kind.DOMAIN}:{domain}" for domain in domains),
+            *(f"{thing.kind}:{thing.id}" for thing in things),
+        )
+
+
+def decide(view: StateView, request: DecisionRequest, ledger_time: int) -> Decision:
+    """Whether the act would be permitted as a new lease, at this state and ledger time (ms)."""
+    try:
+        route = choose_route(view, request, ledger_time)
+    except StorageError:
+        return Deny(Reason.INTERNAL)
+    return route if isinstance(route, Deny) else Permit(route.depends_on)
+
+
+def check_lease(  # noqa: PLR0917  # who, on what, when: in the order of a check request
+    view: StateView,
+    lease_id: str,
+    executor: str,
+    action: str,
+    resource: str,
+    ledger_time: int,
+) -> tuple[Decision, Lease | None]:
+    """Whether `executor` may act on its lease at this ledger time (ms).
+
+    action, resource: when not empty, they must be the lease's own. The lease comes with the
+    decision whenever it exists and is the asker's.
+    """
+    try:
+        lease = held_lease(view, lease_id, executor)
+        if isinstance(lease, Deny):
+            return lease, None
+        if action not in ("", lease.action) or resource not in ("", lease.resource):
+            return Deny(Reason.LEASE_SCOPE, lease.id), lease
+        return review(view, lease, ledger_time) or Permit(lease.depends_on), lease
+    except StorageError:
+        return Deny(Reason.INTERNAL), None
+
+
+def choose_route(view: StateView, request: DecisionRequest, ledger_time: int) -> Route | Deny:
+    """The route that a new lease takes: the first by id that permits, the same on every node.
+
+    Raises StorageError.
+    """
+    executor = _active_executor(view, request.executor)
+    if isinstance(executor, Deny):
+        return executor
+    owner = _active_owner(view, request.resource)
+    if isinstance(owner, Deny):
+        return owner
+    edge: TrustEdge | None = None
+    if owner.domain != executor.domain:
+        edge = _find_edge(view, request, owner.domain, executor.domain)
+        if edge is None:
+            return Deny(Reason.NO_TRUST, owner.domain)
+    grant = _find_grant(view, request, owner.domain, ledger_time)
+    if isinstance(grant, Deny):
+        return grant
+    return Route(executor, owner.domain, edge, grant)
+
+
+def held_lease(view: StateView, lease_id: str, executor: str) -> Lease | Deny:
+    """The lease, if it is the executor's. Raises StorageError."""
+    lease = view.lease(lease_id)
+    if lease is None:
+        return Deny(Reason.UNKNOWN_LEASE, lease_id)
+    if lease.executor != executor:
+        return Deny(Reason.NOT_LEASE_HOLDER, lease_id)
+    return lease
+
+
+def review(view: StateView, lease: Lease, ledger_time: int) -> Deny | None:
+    """Whether a lease still holds: None, or why not. Raises StorageError.
+
+    The same questions as for a new lease, on the lease's own edge and grant: another that would do
+    as well does not save it, because what was revoked was what it relies on. How often the grant
+    was used is no longer a question: this lease is one of those uses.
+    """
+    if lease.status is not LeaseStatus.ACTIVE:
+        return Deny(Reason.LEASE_RELEASED, lease.id)
+    if lease.expired(ledger_time):
+        return Deny(Reason.LEASE_EXPIRED, lease.id)
+    executor = _active_executor(view, lease.executor)
+    if isinstance(executor, Deny):
+        return executor
+    owner = _active_owner(view, lease.resource)
+    if isinstance(owner, Deny):
+        return owner
+    if not _edge_holds(view, lease, owner.domain, executor.domain):
+        return Deny(Reason.NO_TRUST, lease.trust_edge or owner.domain)
+    grant = view.grant(*_split(lease.grant))
+    if grant is None or grant.executor != lease.executor or grant.issuer != owner.domain:
+        return Deny(Reason.NO_GRANT, lease.grant)
+    if not covers(grant.actions, grant.resources, lease.action, lease.resource):
+        return Deny(Reason.NO_GRANT, grant.id)
+    return _grant_ended(grant, ledger_time)
+
+
+def _active_executor(view: StateView, executor_id: str) -> Executor | Deny:
+    """The executor, if it and its domain are active."""
+    executor = view.executor(executor_id)
+    if executor is None:
+        return Deny(Reason.UNKNOWN_EXECUTOR, executor_id)
+    if executor.status is not Status.ACTIVE:
+        return Deny(_EXECUTOR_REASONS[executor.status], executor.id)
+    domain = _active_domain(view, executor.domain)
+    return domain if isinstance(domain, Deny) else executor
+
+
+def _active_owner(view: StateView, resource: str) -> Domain | Deny:
+    """The domain that owns the resource, if it is active."""
+    try:
+        owner = ids.resource_owner(resource)
+    except MalformedError:
+        return Deny(Reason.UNKNOWN_DOMAIN, resource)
+    return _active_domain(view, owner)
+
+
+def _active_domain(view: StateView, domain_id: str) -> Domain | Deny:
+    domain = view.domain(domain_id)
+    if domain is None:
+        return Deny(Reason.UNKNOWN_DOMAIN, domain_id)
+    if domain.status is not Status.ACTIVE:
+        return Deny(_DOMAIN_REASONS[domain.status], domain.id)
+    return domain
+
+
+def _find_edge(
+    view: StateView, request: DecisionRequest, truster: str, trustee: str
+) -> TrustEdge | None:
+    for edge in islice(view.trust_between(truster, trustee), MAX_EDGES_PER_PAIR):
+        if edge.status is Status.ACTIVE and covers(
+            edge.actions, edge.resources, request.action, request.resource
+        ):
+            return edge
+    return None
+
+
+def _edge_holds(view: StateView, lease: Lease, truster: str, trustee: str) -> bool:
+    if truster == trustee:
+        return lease.trust_edge == ""
+    edge = view.trust_edge(*_split(lease.trust_edge))
+    return (
+        edge is not None
+        and edge.status is Status.ACTIVE
+        and (edge.truster, edge.trustee) == (truster, trustee)
+        and covers(edge.actions, edge.resources, lease.action, lease.resource)
+    )
+
+
+def _find_grant(
+    view: StateView, request: DecisionRequest, issuer: str, ledger_time: int
+) -> Grant | Deny:
+    failures: list[Deny] = []
+    for spent in (False, True):
+        grants = view.grants_for(request.executor, issuer, spent=spent)
+        for grant in islice(grants, MAX_GRANTS_PER_EXECUTOR_AND_ISSUER):
+            if not covers(grant.actions, grant.resources, request.action, request.resource):
+                continue
+            failure = _grant_ended(grant, ledger_time) or _grant_used_up(view, grant, ledger_time)
+            if failure is None:
+                return grant
+            failures.append(failure)
+    if not failures:
+        return Deny(Reason.NO_GRANT, issuer)
+    return min(failures, key=lambda failure: _NEAREST_FIRST.index(failure.reason))
+
+
+def _grant_ended(grant: Grant, ledger_time: int) -> Deny | None:
+    if grant.status is not Status.ACTIVE:
+        return Deny(_GRANT_REASONS[grant.status], grant.id)
+    if grant.expired(ledger_time):
+        return Deny(Reason.GRANT_EXPIRED, grant.id)
+    return None
+
+
+def _grant_used_up(view: StateView, grant: Grant, ledger_time: int) -> Deny | None:
+    if grant.exhausted:
+        return Deny(Reason.USES_EXHAUSTED, grant.id)
+    most = grant.max_concurrent or MAX_CONCURRENT_LEASES
+    if view.leases_in_force(grant, ledger_time, most) >= most:
+        return Deny(Reason.CONCURRENCY_LIMIT, grant.id)
+    return None
+
+
+def _split(record_id: str) -> tuple[str, str]:
+    """The domain and the name of a grant's or an edge's id."""
+    domain, _, name = record_id.partition("/")
+    return domain, name

@@ -1,0 +1,50 @@
+"""The entries of the ledger: the leaves that everything decided is provable by.
+
+Owns their bytes. An entry holds the whole signed command, so that whoever has the genesis can
+decide everything again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from base64 import b64encode
+from typing import Final
+
+from quorate.core import codec, dsse
+from quorate.core.limits import MAX_ENVELOPE_BYTES, PROTOCOL_VERSION
+from quorate.core.outcome import Outcome
+
+MALFORMED: Final = "malformed"
+GENESIS: Final = "genesis"
+POLICY_VERSION: Final = 0
+"""Of the policies that a decision was taken under; there are none yet."""
+
+
+def entry(*, origin: str, kind: str, outcome: Outcome, ledger_time: int, command: object) -> bytes:
+    """The leaf that records one outcome. kind: the command's type, or `malformed`."""
+    return codec.encode(
+        {
+            "v": PROTOCOL_VERSION,
+            "origin": origin,
+            "seq": outcome.index,
+            "type": kind,
+            "decision": "accepted" if outcome.accepted else "denied",
+            "reason": outcome.reason or "",
+            "thing": outcome.thing,
+            "policy_version": POLICY_VERSION,
+            "time": ledger_time,
+            "command": command,
+        }
+    )
+
+
+def of_envelope(envelope: dsse.Envelope) -> object:
+    """A well-formed command, as it was signed."""
+    return envelope.to_json()
+
+
+def of_bytes(data: bytes) -> object:
+    """Bytes that are no command: all of them, or what identifies them when they are too many."""
+    if len(data) <= MAX_ENVELOPE_BYTES:
+        return {"raw": b64encode(data).decode("ascii")}
+    return {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}

@@ -1,0 +1,259 @@
+"""How a federation begins: the organisations' descriptors, and the genesis that all have signed.
+
+Owns both documents: building their payloads, parsing and verifying them. A genesis that parses here
+was signed by every domain that it names, and each descriptor in it by the domain that it describes.
+Does not keep private keys and does not put anything into a store (`quorate.core.transitions`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from cryptography import x509
+
+from quorate.core import codec, dsse, ids
+from quorate.core.errors import MalformedError
+from quorate.core.fields import Fields
+from quorate.core.limits import (
+    MAX_DESCRIPTOR_BYTES,
+    MAX_DOMAINS,
+    MAX_GENESIS_BYTES,
+    PROTOCOL_VERSION,
+)
+from quorate.core.records import Parameters
+
+_PEM_RE: Final = re.compile(
+    r"-----BEGIN CERTIFICATE-----\n(?:[A-Za-z0-9+/=]{1,64}\n)+-----END CERTIFICATE-----\n?"
+)
+
+PARAMETER_RANGES: Final = {
+    "authority_period_ms": (100, 60_000),
+    "max_permit_ttl_ms": (1, 60_000),
+    "rho_ppm": (0, 100_000),
+    "max_skew_ms": (1, 3_600_000),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDescriptor:
+    """A node as its domain describes it. The keys are raw Ed25519 public keys."""
+
+    id: str
+    peer_address: str
+    signing_key: bytes
+    log_key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """A domain as it describes itself, verified. envelope: the signed document."""
+
+    domain: str
+    governance_key: bytes
+    cosigner_key: bytes
+    ca_certificate: str
+    node: NodeDescriptor
+    envelope: dsse.Envelope
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        return (
+            self.governance_key,
+            self.cosigner_key,
+            self.node.signing_key,
+            self.node.log_key,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Genesis:
+    """A verified genesis. hash: SHA-256 of its bytes. created: milliseconds since the epoch.
+    descriptors: in ascending order of domain."""
+
+    origin: str
+    created: int
+    parameters: Parameters
+    descriptors: tuple[Descriptor, ...]
+    envelope: dsse.Envelope
+    hash: bytes
+
+
+def build_descriptor_payload(
+    *,
+    domain: str,
+    governance_key: bytes,
+    cosigner_key: bytes,
+    ca_certificate: str,
+    node_id: str,
+    peer_address: str,
+    signing_key: bytes,
+    log_key: bytes,
+) -> bytes:
+    """What a domain signs with its governance key to describe itself. Raises MalformedError."""
+    payload = codec.encode(
+        {
+            "v": PROTOCOL_VERSION,
+            "domain": domain,
+            "governance_key": governance_key.hex(),
+            "cosigner_key": cosigner_key.hex(),
+            "ca_certificate": ca_certificate,
+            "node": {
+                "id": node_id,
+                "peer_address": peer_address,
+                "signing_key": signing_key.hex(),
+                "log_key": log_key.hex(),
+            },
+        }
+    )
+    _read_descriptor(dsse.Envelope(payload, dsse.DESCRIPTOR_TYPE, ()))
+    return payload
+
+
+def build_genesis_payload(
+    origin: str,
+    created_ms: int,
+    parameters: Parameters,
+    descriptor_envelopes: Sequence[bytes],
+) -> bytes:
+    """What every domain signs. The descriptors may come in any order. Raises MalformedError."""
+    descriptors = sorted(
+        (parse_descriptor(data) for data in descriptor_envelopes), key=lambda item: item.domain
+    )
+    payload = codec.encode(
+        {
+            "v": PROTOCOL_VERSION,
+            "origin": origin,
+            "created": created_ms,
+            "parameters": parameters.to_json(),
+            "descriptors": [item.envelope.to_json() for item in descriptors],
+        }
+    )
+    draft = dsse.Envelope(payload, dsse.GENESIS_TYPE, ())
+    _read_genesis(draft, b"")
+    return payload
+
+
+def parse_descriptor(data: bytes) -> Descriptor:
+    """Parses and verifies a signed descriptor. Raises MalformedError."""
+    return _verified_descriptor(dsse.parse(data, MAX_DESCRIPTOR_BYTES), "")
+
+
+def parse_genesis(data: bytes) -> Genesis:
+    """Parses a genesis and verifies every signature. Raises MalformedError."""
+    envelope = dsse.parse(data, MAX_GENESIS_BYTES)
+    genesis = _read_genesis(envelope, hashlib.sha256(data).digest())
+    for item in genesis.descriptors:
+        if not envelope.verify(item.governance_key):
+            raise MalformedError(f"not signed by {item.domain}", field="signatures")
+    # Each domain signed once (keyids differ), so one more is a stranger's.
+    if len(envelope.signatures) != len(genesis.descriptors):
+        raise MalformedError("signed by somebody who is no member", field="signatures")
+    return genesis
+
+
+def parse_draft(data: bytes) -> tuple[Genesis, tuple[str, ...]]:
+    """A genesis that need not be signed by all yet, and the domains that have signed it.
+
+    Raises MalformedError.
+    """
+    envelope = dsse.parse(data, MAX_GENESIS_BYTES, draft=True)
+    genesis = _read_genesis(envelope, hashlib.sha256(data).digest())
+    signed = tuple(d.domain for d in genesis.descriptors if envelope.verify(d.governance_key))
+    return genesis, signed
+
+
+def _read_genesis(envelope: dsse.Envelope, digest: bytes) -> Genesis:
+    _check_type(envelope, dsse.GENESIS_TYPE)
+    fields = Fields(codec.decode(envelope.payload, MAX_GENESIS_BYTES))
+    fields.integer("v", PROTOCOL_VERSION, PROTOCOL_VERSION)
+    origin = fields.text("origin", ids.check_origin)
+    created = fields.integer("created")
+    parameters = _read_parameters(fields.nested("parameters"))
+    items = fields.objects("descriptors", 1, MAX_DOMAINS)
+    fields.done()
+    descriptors = tuple(
+        _verified_descriptor(dsse.from_json(item, f"descriptors[{index}]"), f"descriptors[{index}]")
+        for index, item in enumerate(items)
+    )
+    _check_together(descriptors)
+    return Genesis(origin, created, parameters, descriptors, envelope, digest)
+
+
+def _check_together(descriptors: tuple[Descriptor, ...]) -> None:
+    names = [item.domain for item in descriptors]
+    if names != sorted(set(names)):
+        raise MalformedError("must be sorted by domain, each once", field="descriptors")
+    keys = [key for item in descriptors for key in item.keys]
+    if len(set(keys)) != len(keys):
+        raise MalformedError("a key serves two purposes", field="descriptors")
+    addresses = [item.node.peer_address for item in descriptors]
+    if len(set(addresses)) != len(addresses):
+        raise MalformedError("two nodes have one peer address", field="descriptors")
+
+
+def _read_parameters(fields: Fields) -> Parameters:
+    values = {name: fields.integer(name, *span) for name, span in PARAMETER_RANGES.items()}
+    fields.done()
+    parameters = Parameters(**values)
+    if parameters.max_permit_ttl_ms > parameters.authority_period_ms:
+        raise MalformedError(
+            "must not exceed authority_period_ms", field=fields.at("max_permit_ttl_ms")
+        )
+    return parameters
+
+
+def _verified_descriptor(envelope: dsse.Envelope, path: str) -> Descriptor:
+    try:
+        descriptor = _read_descriptor(envelope)
+    except MalformedError as error:
+        place = ".".join(part for part in (path, error.field) if part)
+        raise MalformedError(error.problem, field=place) from error
+    if len(envelope.signatures) != 1 or not envelope.verify(descriptor.governance_key):
+        raise MalformedError(f"not signed by {descriptor.domain} alone", field=path)
+    return descriptor
+
+
+def _read_descriptor(envelope: dsse.Envelope) -> Descriptor:
+    _check_type(envelope, dsse.DESCRIPTOR_TYPE)
+    fields = Fields(codec.decode(envelope.payload, MAX_DESCRIPTOR_BYTES))
+    fields.integer("v", PROTOCOL_VERSION, PROTOCOL_VERSION)
+    domain = fields.text("domain", ids.check_domain)
+    governance_key = _read_key(fields, "governance_key")
+    cosigner_key = _read_key(fields, "cosigner_key")
+    ca_certificate = fields.text("ca_certificate", _check_certificate)
+    inner = fields.nested("node")
+    node = NodeDescriptor(
+        id=inner.text("id", ids.check_node),
+        peer_address=inner.text("peer_address", ids.check_address),
+        signing_key=_read_key(inner, "signing_key"),
+        log_key=_read_key(inner, "log_key"),
+    )
+    inner.done()
+    fields.done()
+    if ids.SpiffeId.parse(node.id).trust_domain != domain:
+        raise MalformedError(f"must be a node of {domain}", field="node.id")
+    return Descriptor(domain, governance_key, cosigner_key, ca_certificate, node, envelope)
+
+
+def _read_key(fields: Fields, name: str) -> bytes:
+    return bytes.fromhex(fields.text(name, dsse.parse_public_key))
+
+
+def _check_type(envelope: dsse.Envelope, expected: str) -> None:
+    if envelope.payload_type != expected:
+        raise MalformedError(f"must be {expected}", field="payloadType")
+
+
+def _check_certificate(text: str) -> None:
+    """Exactly one certificate: whatever follows a first one would be trusted by nobody, and seen
+    by everybody."""
+    if _PEM_RE.fullmatch(text) is None:
+        raise MalformedError("must be one certificate in PEM")
+    try:
+        x509.load_pem_x509_certificate(text.encode("ascii"))
+    except (ValueError, x509.InvalidVersion) as error:
+        raise MalformedError("is no X.509 certificate") from error

@@ -1,0 +1,209 @@
+"""The commands of domains: executors, trust edges, grants, and the domain itself.
+
+Owns what each may change and when. A domain governs its own things only, alone and at once: to
+narrow needs nobody's consent. A domain that is not active may narrow, and may not widen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import islice
+
+from quorate.core import state
+from quorate.core.commands import (
+    CloseTrust,
+    GovernDomain,
+    GovernExecutor,
+    GovernGrant,
+    IssueGrant,
+    OpenTrust,
+    RegisterExecutor,
+)
+from quorate.core.ids import SpiffeId
+from quorate.core.limits import (
+    MAX_EDGES_PER_PAIR,
+    MAX_EXECUTORS_PER_DOMAIN,
+    MAX_GRANTS_PER_EXECUTOR_AND_ISSUER,
+)
+from quorate.core.outcome import Deny, Reason
+from quorate.core.patterns import pattern_owner
+from quorate.core.records import Executor, Grant, TrustEdge
+from quorate.core.status import Act, Status, follow
+from quorate.core.turn import Done, Turn, Verdict
+
+
+def register_executor(turn: Turn, body: RegisterExecutor) -> Verdict:
+    if not _owns_executor(turn, body.executor):
+        return Deny(Reason.NOT_AUTHORIZED, body.executor)
+    refusal = _may_widen(turn) or _is_new(turn.view.executor(body.executor))
+    if refusal is not None:
+        return refusal
+    count = turn.view.executor_count(turn.domain.id)
+    if count >= MAX_EXECUTORS_PER_DOMAIN:
+        return Deny(Reason.LIMIT_EXCEEDED, turn.domain.id)
+    executor = Executor(body.executor, turn.domain.id, Status.ACTIVE, turn.seq)
+    state.save_executor(turn.store, executor)
+    state.count_executor(turn.store, turn.domain.id, count + 1)
+    return Done.named(executor.id)
+
+
+def govern_executor(turn: Turn, body: GovernExecutor) -> Verdict:
+    if not _owns_executor(turn, body.executor):
+        return Deny(Reason.NOT_AUTHORIZED, body.executor)
+    executor = turn.view.executor(body.executor)
+    if executor is None:
+        return Deny(Reason.NOT_FOUND, body.executor)
+    status = _next_status(turn, executor, body.act)
+    if isinstance(status, Deny):
+        return status
+    state.save_executor(turn.store, replace(executor, status=status, changed=turn.seq))
+    return Done.named(executor.id)
+
+
+def open_trust(turn: Turn, body: OpenTrust) -> Verdict:
+    truster = turn.domain.id
+    if not _owns_resources(turn, body.resources) or body.trustee == truster:
+        return Deny(Reason.NOT_AUTHORIZED, f"{truster}/{body.edge}")
+    refusal = _may_widen(turn) or _is_new(turn.view.trust_edge(truster, body.edge))
+    if refusal is not None:
+        return refusal
+    trustee = turn.view.domain(body.trustee)
+    if trustee is None:
+        return Deny(Reason.UNKNOWN_DOMAIN, body.trustee)
+    if trustee.status is Status.REVOKED:
+        return Deny(Reason.DOMAIN_REVOKED, trustee.id)
+    edge = TrustEdge(
+        truster=truster,
+        edge=body.edge,
+        trustee=body.trustee,
+        actions=body.actions,
+        resources=body.resources,
+        status=Status.ACTIVE,
+        changed=turn.seq,
+    )
+    if _reached(turn.view.trust_between(truster, body.trustee), MAX_EDGES_PER_PAIR):
+        return Deny(Reason.LIMIT_EXCEEDED, edge.id)
+    state.save_edge(turn.store, edge)
+    return Done.named(edge.id)
+
+
+def close_trust(turn: Turn, body: CloseTrust) -> Verdict:
+    edge = turn.view.trust_edge(turn.domain.id, body.edge)
+    if edge is None:
+        return Deny(Reason.NOT_FOUND, f"{turn.domain.id}/{body.edge}")
+    status = _next_status(turn, edge, Act.REVOKE)
+    if isinstance(status, Deny):
+        return status
+    state.save_edge(turn.store, replace(edge, status=status, changed=turn.seq))
+    return Done.named(edge.id)
+
+
+def issue_grant(turn: Turn, body: IssueGrant) -> Verdict:
+    issuer = turn.domain.id
+    if not _owns_resources(turn, body.resources):
+        return Deny(Reason.NOT_AUTHORIZED, f"{issuer}/{body.grant}")
+    refusal = _may_widen(turn) or _is_new(turn.view.grant(issuer, body.grant))
+    if refusal is not None:
+        return refusal
+    executor = turn.view.executor(body.executor)
+    if executor is None:
+        return Deny(Reason.UNKNOWN_EXECUTOR, body.executor)
+    if executor.status is Status.REVOKED:
+        return Deny(Reason.EXECUTOR_REVOKED, executor.id)
+    grant = Grant(
+        issuer=issuer,
+        grant=body.grant,
+        executor=executor.id,
+        actions=body.actions,
+        resources=body.resources,
+        not_after=body.not_after,
+        max_lease_ttl_ms=body.max_lease_ttl_ms,
+        max_uses=body.max_uses,
+        max_concurrent=body.max_concurrent,
+        uses=0,
+        status=Status.ACTIVE,
+        changed=turn.seq,
+    )
+    if grant.expired(turn.ledger_time):
+        return Deny(Reason.GRANT_EXPIRED, grant.id)
+    if not _has_room(turn, executor):
+        return Deny(Reason.LIMIT_EXCEEDED, grant.id)
+    state.save_grant(turn.store, grant, turn.ledger_time)
+    return Done.named(grant.id)
+
+
+def govern_grant(turn: Turn, body: GovernGrant) -> Verdict:
+    grant = turn.view.grant(turn.domain.id, body.grant)
+    if grant is None:
+        return Deny(Reason.NOT_FOUND, f"{turn.domain.id}/{body.grant}")
+    status = _next_status(turn, grant, body.act)
+    if isinstance(status, Deny):
+        return status
+    changed = replace(grant, status=status, changed=turn.seq)
+    state.save_grant(turn.store, changed, turn.ledger_time)
+    return Done.named(grant.id)
+
+
+def govern_domain(turn: Turn, body: GovernDomain) -> Verdict:
+    domain = turn.domain
+    if body.domain != domain.id:
+        return Deny(Reason.NOT_AUTHORIZED, body.domain)
+    status = follow(domain.status, body.act)
+    if isinstance(status, Reason):
+        return Deny(status, domain.id)
+    # What another has suspended, only that other may reinstate.
+    if body.act is Act.REINSTATE and domain.suspended_by != domain.id:
+        return Deny(Reason.NOT_AUTHORIZED, domain.id)
+    suspended_by = domain.id if status is Status.SUSPENDED else ""
+    changed = replace(domain, status=status, suspended_by=suspended_by, changed=turn.seq)
+    state.save_domain(turn.store, changed)
+    return Done.named(domain.id)
+
+
+def _owns_executor(turn: Turn, executor: str) -> bool:
+    return SpiffeId.parse(executor).trust_domain == turn.domain.id
+
+
+def _owns_resources(turn: Turn, resources: Iterable[str]) -> bool:
+    return all(pattern_owner(pattern) == turn.domain.id for pattern in resources)
+
+
+def _may_widen(turn: Turn) -> Deny | None:
+    if turn.domain.status is Status.ACTIVE:
+        return None
+    revoked = turn.domain.status is Status.REVOKED
+    reason = Reason.DOMAIN_REVOKED if revoked else Reason.DOMAIN_SUSPENDED
+    return Deny(reason, turn.domain.id)
+
+
+def _is_new(existing: Executor | TrustEdge | Grant | None) -> Deny | None:
+    if existing is None:
+        return None
+    final = existing.status is Status.REVOKED
+    return Deny(Reason.FINAL if final else Reason.ALREADY_EXISTS, existing.id)
+
+
+def _next_status(turn: Turn, thing: Executor | TrustEdge | Grant, act: Act) -> Status | Deny:
+    if act is Act.REINSTATE:
+        refusal = _may_widen(turn)
+        if refusal is not None:
+            return refusal
+    status = follow(thing.status, act)
+    return Deny(status, thing.id) if isinstance(status, Reason) else status
+
+
+def _has_room(turn: Turn, executor: Executor) -> bool:
+    """Whether one more grant keeps the limit. Those that expired meanwhile are filed away first;
+    only when it matters, because it costs a look at each."""
+    limit = MAX_GRANTS_PER_EXECUTOR_AND_ISSUER
+    grants = list(islice(turn.view.grants_for(executor.id, turn.domain.id), limit))
+    if len(grants) < limit:
+        return True
+    for grant in grants:
+        state.save_grant(turn.store, grant, turn.ledger_time)
+    return not _reached(turn.view.grants_for(executor.id, turn.domain.id), limit)
+
+
+def _reached(items: Iterable[object], limit: int) -> bool:
+    return sum(1 for _ in islice(items, limit)) >= limit

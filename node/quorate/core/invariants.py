@@ -1,0 +1,192 @@
+"""What must hold of every state, whatever commands made it.
+
+Owns the checks that tests, the simulator and chaos run; nothing in a running node depends on them.
+Looks at everything, so it takes as long as the state is large.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from quorate.core.limits import (
+    MAX_CONCURRENT_LEASES,
+    MAX_EDGES_PER_PAIR,
+    MAX_GRANTS_PER_EXECUTOR_AND_ISSUER,
+    MAX_LEASE_TTL_MS,
+)
+from quorate.core.patterns import covers, pattern_owner
+from quorate.core.records import Domain, Executor, Grant, Lease, LeaseStatus, TrustEdge
+from quorate.core.state import StateView
+from quorate.core.status import Status
+
+Governed = Domain | Executor | TrustEdge | Grant
+
+
+def check(view: StateView) -> list[str]:
+    """What is wrong with a state; empty when nothing is. Raises StorageError if it is damaged."""
+    return [
+        *_check_members(view),
+        *_check_executors(view),
+        *_check_trust(view),
+        *_check_grants(view),
+        *_check_leases(view),
+    ]
+
+
+def check_step(before: StateView, after: StateView) -> list[str]:
+    """What is wrong with getting from one state to a later one: time that went back, or something
+    final that did not stay."""
+    problems = []
+    if after.ledger_time() < before.ledger_time():
+        problems.append(f"ledger time fell from {before.ledger_time()} to {after.ledger_time()}")
+    pairs: list[tuple[Governed, Governed | None]] = [
+        *((old, after.domain(old.id)) for old in before.domains()),
+        *((old, after.executor(old.id)) for old in before.executors()),
+        *((old, after.trust_edge(old.truster, old.edge)) for old in before.trust_edges()),
+        *((old, after.grant(old.issuer, old.grant)) for old in before.grants()),
+    ]
+    for old, new in pairs:
+        if new is None:
+            problems.append(f"{old.kind} {old.id} is gone")
+        elif old.status is Status.REVOKED and new != old:
+            problems.append(f"{old.kind} {old.id} was revoked, and has changed")
+    for lease in before.leases():
+        later = after.lease(lease.id)
+        if later is None:
+            problems.append(f"lease {lease.id} is gone")
+        elif later.fence != lease.fence:
+            problems.append(f"lease {lease.id} has another fence")
+        elif lease.status is LeaseStatus.RELEASED and later != lease:
+            problems.append(f"lease {lease.id} was released, and has changed")
+    return problems
+
+
+def _check_members(view: StateView) -> Iterator[str]:
+    domains = {domain.id: domain for domain in view.domains()}
+    for node in view.nodes():
+        if node.domain not in domains:
+            yield f"node {node.id} is of no domain"
+    for domain in domains.values():
+        if (domain.status is Status.SUSPENDED) != bool(domain.suspended_by):
+            yield f"domain {domain.id} does not know who suspended it"
+
+
+def _check_executors(view: StateView) -> Iterator[str]:
+    counts: Counter[str] = Counter()
+    for executor in view.executors():
+        counts[executor.domain] += 1
+        if not executor.id.startswith(f"spiffe://{executor.domain}/"):
+            yield f"executor {executor.id} is in another domain than its id says"
+        if view.domain(executor.domain) is None:
+            yield f"executor {executor.id} is of no domain"
+    for domain in view.domains():
+        if view.executor_count(domain.id) != counts[domain.id]:
+            yield f"domain {domain.id} has {counts[domain.id]} executors, and counted otherwise"
+
+
+def _check_trust(view: StateView) -> Iterator[str]:
+    pairs: dict[tuple[str, str], list[TrustEdge]] = {}
+    for edge in view.trust_edges():
+        if view.domain(edge.truster) is None or view.domain(edge.trustee) is None:
+            yield f"edge {edge.id} has an end that is no domain"
+        if edge.truster == edge.trustee:
+            yield f"edge {edge.id} leads nowhere"
+        if any(pattern_owner(pattern) != edge.truster for pattern in edge.resources):
+            yield f"edge {edge.id} gives away what is another's"
+        pairs.setdefault((edge.truster, edge.trustee), [])
+        if edge.status is not Status.REVOKED:
+            pairs[edge.truster, edge.trustee].append(edge)
+    for pair, edges in pairs.items():
+        if list(view.trust_between(*pair)) != edges:
+            yield f"the index of open edges of {pair} disagrees with the edges"
+        if len(edges) > MAX_EDGES_PER_PAIR:
+            yield f"{pair} has {len(edges)} open edges"
+
+
+def _check_grants(view: StateView) -> Iterator[str]:
+    now = view.ledger_time()
+    given = Counter(lease.grant for lease in view.leases())
+    filed: dict[str, set[str]] = {}
+    for grant in view.grants():
+        if view.executor(grant.executor) is None:
+            yield f"grant {grant.id} is to nobody"
+        if any(pattern_owner(pattern) != grant.issuer for pattern in grant.resources):
+            yield f"grant {grant.id} gives away what is another's"
+        if grant.uses != given[grant.id]:
+            yield f"grant {grant.id} counts {grant.uses} uses, and gave {given[grant.id]} leases"
+        if grant.max_uses and grant.uses > grant.max_uses:
+            yield f"grant {grant.id} was used {grant.uses} times"
+        most = grant.max_concurrent or MAX_CONCURRENT_LEASES
+        if view.leases_in_force(grant, now, most + 1) > most:
+            yield f"grant {grant.id} has more than {most} leases in force"
+        filed.setdefault(grant.executor, set()).add(grant.id)
+    for executor, expected in filed.items():
+        yield from _check_files(view, executor, expected)
+
+
+def _check_files(view: StateView, executor: str, expected: set[str]) -> Iterator[str]:
+    live = list(view.grants_for(executor))
+    spent = list(view.grants_for(executor, spent=True))
+    if {grant.id for grant in live} | {grant.id for grant in spent} != expected or len(live) + len(
+        spent
+    ) != len(expected):
+        yield f"the grants of {executor} are not each filed once"
+    for grant in live:
+        if grant.status is Status.REVOKED or grant.exhausted:
+            yield f"grant {grant.id} is over, and filed as if it were not"
+    for grant in spent:
+        if not (grant.status is Status.REVOKED or grant.exhausted or _expired(view, grant)):
+            yield f"grant {grant.id} may permit, and is filed as if it could not"
+    for issuer, count in Counter(grant.issuer for grant in live).items():
+        if count > MAX_GRANTS_PER_EXECUTOR_AND_ISSUER:
+            yield f"{executor} has {count} grants of {issuer}"
+
+
+def _check_leases(view: StateView) -> Iterator[str]:
+    fences: Counter[int] = Counter()
+    for lease in view.leases():
+        fences[lease.fence] += 1
+        if lease.fence < 1:
+            yield f"lease {lease.id} has the fence {lease.fence}"
+        if not lease.acquired_at < lease.expires_at <= view.ledger_time() + MAX_LEASE_TTL_MS:
+            yield f"lease {lease.id} expires at {lease.expires_at}"
+        yield from _check_references(view, lease)
+    for fence, count in fences.items():
+        if count > 1:
+            yield f"{count} leases have the fence {fence}"
+
+
+def _check_references(view: StateView, lease: Lease) -> Iterator[str]:
+    executor = view.executor(lease.executor)
+    grant = view.grant(*_split(lease.grant))
+    if executor is None or grant is None:
+        yield f"lease {lease.id} relies on what does not exist"
+        return
+    if grant.executor != lease.executor:
+        yield f"lease {lease.id} relies on somebody else's grant"
+    if not covers(grant.actions, grant.resources, lease.action, lease.resource):
+        yield f"lease {lease.id} is not covered by its grant"
+    if lease.expires_at > grant.not_after:
+        yield f"lease {lease.id} outlives its grant"
+    domains = {executor.domain, grant.issuer}
+    expected = {f"domain:{domain}" for domain in domains}
+    expected |= {f"executor:{executor.id}", f"grant:{grant.id}"}
+    if executor.domain != grant.issuer:
+        edge = view.trust_edge(*_split(lease.trust_edge))
+        if edge is None or (edge.truster, edge.trustee) != (grant.issuer, executor.domain):
+            yield f"lease {lease.id} crosses domains without an edge"
+        expected.add(f"trust:{lease.trust_edge}")
+    elif lease.trust_edge:
+        yield f"lease {lease.id} has an edge within one domain"
+    if set(lease.depends_on) != expected or len(lease.depends_on) != len(expected):
+        yield f"lease {lease.id} does not say what it depends on"
+
+
+def _expired(view: StateView, grant: Grant) -> bool:
+    return grant.expired(view.ledger_time())
+
+
+def _split(record_id: str) -> tuple[str, str]:
+    domain, _, name = record_id.partition("/")
+    return domain, name

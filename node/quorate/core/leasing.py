@@ -1,0 +1,97 @@
+"""The commands of nodes, for their executors: acquiring, renewing and releasing leases.
+
+Owns what they change. Whether a lease is due is decided by `quorate.core.decision`, at the very
+state that the lease is written to: a revocation that commits first wins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from quorate.core import ids, state
+from quorate.core.commands import AcquireLease, ReleaseLease, RenewLease
+from quorate.core.decision import DecisionRequest, choose_route, held_lease, review
+from quorate.core.entries import POLICY_VERSION
+from quorate.core.limits import LEASES_DROPPED_PER_ACQUIRE, MAX_LEASE_TTL_MS
+from quorate.core.outcome import Deny, Reason
+from quorate.core.records import Grant, Lease, LeaseStatus
+from quorate.core.turn import Done, Turn, Verdict
+
+
+def acquire_lease(turn: Turn, body: AcquireLease) -> Verdict:
+    if not _is_own(turn, body.executor):
+        return Deny(Reason.NOT_AUTHORIZED, body.executor)
+    request = DecisionRequest(body.executor, body.action, body.resource)
+    route = choose_route(turn.view, request, turn.ledger_time)
+    if isinstance(route, Deny):
+        return route
+    lease = Lease(
+        lease=ids.lease_id(turn.command.origin, turn.command.command_id),
+        executor=body.executor,
+        action=body.action,
+        resource=body.resource,
+        grant=route.grant.id,
+        trust_edge=route.edge.id if route.edge else "",
+        fence=turn.seq,
+        acquired_at=turn.ledger_time,
+        expires_at=_expiry(turn, route.grant, body.ttl_ms),
+        status=LeaseStatus.ACTIVE,
+        depends_on=route.depends_on,
+        policy_version=POLICY_VERSION,
+        changed=turn.seq,
+    )
+    if turn.view.lease(lease.id) is not None:
+        # Its command was executed so long ago that the ledger forgot its nonce.
+        return Deny(Reason.ALREADY_EXISTS, lease.id)
+    used = replace(route.grant, uses=route.grant.uses + 1)
+    state.save_grant(turn.store, used, turn.ledger_time)
+    state.drop_expired_leases(turn.store, used, turn.ledger_time, LEASES_DROPPED_PER_ACQUIRE)
+    state.save_lease(turn.store, lease, None)
+    return Done(lease.id, lease.to_json())
+
+
+def renew_lease(turn: Turn, body: RenewLease) -> Verdict:
+    lease = _own_lease(turn, body.lease, body.executor)
+    if isinstance(lease, Deny):
+        return lease
+    refusal = review(turn.view, lease, turn.ledger_time)
+    if refusal is not None:
+        return refusal
+    issuer, _, name = lease.grant.partition("/")
+    grant = turn.view.grant(issuer, name)
+    assert grant is not None, "review denies a lease without a grant"
+    renewed = replace(lease, expires_at=_expiry(turn, grant, body.ttl_ms), changed=turn.seq)
+    state.save_lease(turn.store, renewed, lease)
+    return Done(lease.id, renewed.to_json())
+
+
+def release_lease(turn: Turn, body: ReleaseLease) -> Verdict:
+    """Whoever holds a lease may give it back, whatever became of the things it relied on."""
+    lease = _own_lease(turn, body.lease, body.executor)
+    if isinstance(lease, Deny):
+        return lease
+    if lease.status is not LeaseStatus.ACTIVE:
+        return Deny(Reason.LEASE_RELEASED, lease.id)
+    if lease.expired(turn.ledger_time):
+        return Deny(Reason.LEASE_EXPIRED, lease.id)
+    released = replace(lease, status=LeaseStatus.RELEASED, changed=turn.seq)
+    state.save_lease(turn.store, released, lease)
+    return Done(lease.id, released.to_json())
+
+
+def _is_own(turn: Turn, executor: str) -> bool:
+    """Whether the executor belongs to the domain of the node that asks for it."""
+    return ids.SpiffeId.parse(executor).trust_domain == turn.domain.id
+
+
+def _own_lease(turn: Turn, lease_id: str, executor: str) -> Lease | Deny:
+    if not _is_own(turn, executor):
+        return Deny(Reason.NOT_AUTHORIZED, executor)
+    return held_lease(turn.view, lease_id, executor)
+
+
+def _expiry(turn: Turn, grant: Grant, wished_ttl_ms: int) -> int:
+    """Ledger time at which a lease under `grant` ends. Later than now: the grant has not ended."""
+    longest = min(grant.max_lease_ttl_ms, MAX_LEASE_TTL_MS)
+    ttl_ms = min(wished_ttl_ms or longest, longest)
+    return min(turn.ledger_time + ttl_ms, grant.not_after)

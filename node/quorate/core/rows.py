@@ -1,0 +1,58 @@
+"""Reading back a record that this program wrote.
+
+Owns the check that each field has its type: a record that is damaged must never be half understood.
+Lighter than `quorate.core.fields`, because what is stored was judged before it was written.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TypeVar
+
+from quorate.core.errors import MalformedError
+
+E = TypeVar("E", bound=StrEnum)
+
+
+class Row:
+    """A stored JSON object, read with the type of each field checked."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: object) -> None:
+        if not isinstance(value, dict):
+            raise MalformedError("a record must be an object")
+        self._value = value
+
+    def text(self, name: str) -> str:
+        value = self._value.get(name)
+        if not isinstance(value, str):
+            raise MalformedError("must be text", field=name)
+        return value
+
+    def number(self, name: str) -> int:
+        value = self._value.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise MalformedError("must be a number", field=name)
+        return value
+
+    def flag(self, name: str) -> bool:
+        value = self._value.get(name)
+        if not isinstance(value, bool):
+            raise MalformedError("must be true or false", field=name)
+        return value
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        value = self._value.get(name)
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise MalformedError("must be a list of text", field=name)
+        return tuple(value)
+
+    def choice(self, name: str, kind: type[E]) -> E:
+        try:
+            return kind(self.text(name))
+        except ValueError as error:
+            raise MalformedError(f"is no {kind.__name__}", field=name) from error
+
+    def nested(self, name: str) -> object:
+        return self._value.get(name)

@@ -1,0 +1,278 @@
+"""The one place where the replicated state changes.
+
+Owns `install_genesis`, `apply`, and the order in which a command is judged:
+
+    form -> origin -> issuer -> signature -> seen before? -> lifetime -> authority -> its handler
+
+`apply` is total: whatever the bytes and the state, it returns an outcome and the ledger entry that
+records it. Only StorageError and MemoryError pass through; the caller abandons its turn then. It is
+atomic: a command that is denied changes nothing but ledger time, what is remembered of commands,
+and what is forgotten of them. What a command means is in `governing` and `leasing`; when it is
+durable is the business of storage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Final
+
+from quorate.core import codec, dsse, entries, governing, leasing, state
+from quorate.core.commands import Command, LeaseBody, Verb, is_node, parse_command
+from quorate.core.errors import MalformedError, StorageDamagedError, StorageError
+from quorate.core.genesis import Genesis
+from quorate.core.limits import (
+    MAX_COMMAND_LIFETIME_MS,
+    MAX_ENVELOPE_BYTES,
+    NONCES_FORGOTTEN_PER_COMMAND,
+)
+from quorate.core.outcome import Deny, Outcome, Reason
+from quorate.core.records import Domain, Federation, Node, Remembered
+from quorate.core.state import StateView
+from quorate.core.status import Status
+from quorate.core.store import Overlay, Writer
+from quorate.core.turn import Done, Turn, Verdict
+
+_HANDLERS: Final = MappingProxyType[Verb, Callable[[Turn, Any], Verdict]](
+    {
+        Verb.EXECUTOR_REGISTER: governing.register_executor,
+        Verb.EXECUTOR_SUSPEND: governing.govern_executor,
+        Verb.EXECUTOR_REINSTATE: governing.govern_executor,
+        Verb.EXECUTOR_REVOKE: governing.govern_executor,
+        Verb.TRUST_OPEN: governing.open_trust,
+        Verb.TRUST_CLOSE: governing.close_trust,
+        Verb.GRANT_ISSUE: governing.issue_grant,
+        Verb.GRANT_SUSPEND: governing.govern_grant,
+        Verb.GRANT_REINSTATE: governing.govern_grant,
+        Verb.GRANT_REVOKE: governing.govern_grant,
+        Verb.DOMAIN_SUSPEND: governing.govern_domain,
+        Verb.DOMAIN_REINSTATE: governing.govern_domain,
+        Verb.LEASE_ACQUIRE: leasing.acquire_lease,
+        Verb.LEASE_RENEW: leasing.renew_lease,
+        Verb.LEASE_RELEASE: leasing.release_lease,
+    }
+)
+"""`quorate.core.commands` gives each verb the body that its handler here takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What became of one payload.
+
+    entry: the leaf to append to the ledger; None for a repeat, which makes none.
+    fault: what went wrong inside when the reason is INTERNAL, for whoever keeps the log.
+    """
+
+    outcome: Outcome
+    entry: bytes | None
+    fault: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Admitted:
+    """A well-formed command in its envelope."""
+
+    command: Command
+    envelope: dsse.Envelope
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """What is to be done about a payload. remembered: what to keep of it, and what it replaces."""
+
+    outcome: Outcome
+    remembered: Remembered | None = None
+    replaces: Remembered | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """One payload and where it stands: on the ledger `origin`, at ledger time `now`, to be entry
+    `seq`. data: the payload less its stamp."""
+
+    origin: str
+    data: bytes
+    admitted: _Admitted | Deny
+    now: int
+    seq: int
+
+    @property
+    def command_id(self) -> str:
+        if isinstance(self.admitted, _Admitted):
+            return self.admitted.command.command_id
+        return hashlib.sha256(self.data).hexdigest()
+
+    def refused(self, deny: Deny) -> _Judged:
+        """Without a memory of it: nobody is known to have asked for it, or it cannot be repeated
+        with another result."""
+        return _Judged(Outcome(False, deny.reason, deny.thing, self.seq, self.command_id))
+
+
+def install_genesis(store: Writer, genesis: Genesis) -> bytes:
+    """Puts a verified genesis into an empty store; returns the bytes of leaf 0.
+
+    Raises StorageError, also when the store has a genesis already.
+    """
+    if StateView(store).installed():
+        raise StorageDamagedError("the store has a genesis already")
+    overlay = Overlay(store)
+    federation = Federation(
+        origin=genesis.origin,
+        genesis_hash=genesis.hash.hex(),
+        created=genesis.created,
+        parameters=genesis.parameters,
+        ledger_time=genesis.created,
+    )
+    state.save_federation(overlay, federation)
+    for item in genesis.descriptors:
+        domain = Domain(
+            domain=item.domain,
+            status=Status.ACTIVE,
+            suspended_by="",
+            governance_key=item.governance_key.hex(),
+            cosigner_key=item.cosigner_key.hex(),
+            ca_certificate=item.ca_certificate,
+            changed=0,
+        )
+        node = Node(
+            node=item.node.id,
+            domain=item.domain,
+            peer_address=item.node.peer_address,
+            signing_key=item.node.signing_key.hex(),
+            log_key=item.node.log_key.hex(),
+        )
+        state.save_domain(overlay, domain)
+        state.save_node(overlay, node)
+    overlay.commit()
+    outcome = Outcome(True, None, "", 0, genesis.hash.hex())
+    return entries.entry(
+        origin=genesis.origin,
+        kind=entries.GENESIS,
+        outcome=outcome,
+        ledger_time=genesis.created,
+        command=entries.of_envelope(genesis.envelope),
+    )
+
+
+def apply(store: Writer, payload: bytes, seq: int) -> Applied:
+    """Executes one committed payload of the replicated log (see `quorate.core.codec.stamp`).
+
+    seq: the index of the next ledger leaf. Total and atomic; raises StorageError and MemoryError
+    only.
+    """
+    federation = StateView(store).federation()
+    case = _open(federation, payload, seq)
+    overlay = Overlay(store)
+    fault: Exception | None = None
+    try:
+        judged = _judge(overlay, case)
+    except (StorageError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001  # every node must decide the same, and go on
+        fault = error
+        judged = case.refused(Deny(Reason.INTERNAL))
+    outcome = judged.outcome
+    if not outcome.accepted:
+        overlay.discard()
+    state.save_ledger_time(overlay, case.now)
+    if judged.remembered is not None:
+        state.remember(overlay, judged.remembered, judged.replaces)
+    state.forget(overlay, case.now, NONCES_FORGOTTEN_PER_COMMAND)
+    entry = None if outcome.duplicate else _record(case, outcome)
+    overlay.commit()
+    return Applied(outcome, entry, fault)
+
+
+def _open(federation: Federation, payload: bytes, seq: int) -> _Case:
+    try:
+        stamped, data = codec.unstamp(payload)
+    except MalformedError:
+        now, refusal = federation.ledger_time, Deny(Reason.MALFORMED_COMMAND, "stamp")
+        return _Case(federation.origin, payload, refusal, now, seq)
+    now = max(federation.ledger_time, stamped)
+    return _Case(federation.origin, data, _admit(data), now, seq)
+
+
+def _admit(data: bytes) -> _Admitted | Deny:
+    """The command that the bytes are; or that they are none."""
+    if len(data) > MAX_ENVELOPE_BYTES:
+        return Deny(Reason.TOO_LARGE)
+    try:
+        envelope = dsse.parse(data, MAX_ENVELOPE_BYTES)
+        if envelope.payload_type != dsse.COMMAND_TYPE:
+            return Deny(Reason.MALFORMED_COMMAND, "payloadType")
+        return _Admitted(parse_command(envelope.payload), envelope)
+    except MalformedError as error:
+        return Deny(Reason.MALFORMED_COMMAND, error.field)
+
+
+def _judge(overlay: Overlay, case: _Case) -> _Judged:
+    admitted = case.admitted
+    if isinstance(admitted, Deny):
+        return case.refused(admitted)
+    command = admitted.command
+    view = StateView(overlay)
+    if command.origin != case.origin:
+        return case.refused(Deny(Reason.WRONG_ORIGIN, command.origin))
+    domain = _authenticate(view, admitted)
+    if isinstance(domain, Deny):
+        return case.refused(domain)
+    # From here on the issuer itself is known to have spoken: only now may its nonces be used up.
+    before = view.remembered(command.command_id)
+    if before is not None:
+        if before.fingerprint != command.fingerprint:
+            return case.refused(Deny(Reason.NONCE_REUSED, command.nonce))
+        return _repeated(before, command)
+    if command.not_after < case.now:
+        return case.refused(Deny(Reason.EXPIRED_COMMAND, command.command_id))
+    if command.not_after > case.now + MAX_COMMAND_LIFETIME_MS:
+        return case.refused(Deny(Reason.LIFETIME_TOO_LONG, command.command_id))
+    outcome = _execute(Turn(overlay, view, command, domain, case.now, case.seq))
+    return _Judged(outcome, Remembered(outcome, command.fingerprint, command.not_after))
+
+
+def _authenticate(view: StateView, admitted: _Admitted) -> Domain | Deny:
+    """The domain that the command comes from, if its issuer signed it."""
+    issuer = admitted.command.issuer
+    node = view.node(issuer) if is_node(issuer) else None
+    domain = view.domain(node.domain if node is not None else issuer)
+    if domain is None:
+        return Deny(Reason.UNKNOWN_ISSUER, issuer)
+    key = node.signing_key if node is not None else domain.governance_key
+    if not admitted.envelope.verify(bytes.fromhex(key)):
+        return Deny(Reason.BAD_SIGNATURE, issuer)
+    return domain
+
+
+def _repeated(before: Remembered, command: Command) -> _Judged:
+    """The first outcome again. It is remembered for as long as any repeat could be executed."""
+    outcome = replace(before.outcome, duplicate=True)
+    if command.not_after <= before.not_after:
+        return _Judged(outcome)
+    return _Judged(outcome, replace(before, not_after=command.not_after), before)
+
+
+def _execute(turn: Turn) -> Outcome:
+    command = turn.command
+    verdict: Verdict
+    if is_node(command.issuer) != isinstance(command.body, LeaseBody):
+        verdict = Deny(Reason.NOT_AUTHORIZED, command.issuer)
+    else:
+        verdict = _HANDLERS[command.verb](turn, command.body)
+    if isinstance(verdict, Done):
+        return Outcome(
+            True, None, verdict.thing, turn.seq, command.command_id, result=verdict.result
+        )
+    return Outcome(False, verdict.reason, verdict.thing, turn.seq, command.command_id)
+
+
+def _record(case: _Case, outcome: Outcome) -> bytes:
+    if isinstance(case.admitted, Deny):
+        kind, command = entries.MALFORMED, entries.of_bytes(case.data)
+    else:
+        kind, command = case.admitted.command.verb, entries.of_envelope(case.admitted.envelope)
+    return entries.entry(
+        origin=case.origin, kind=kind, outcome=outcome, ledger_time=case.now, command=command
+    )

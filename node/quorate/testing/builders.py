@@ -1,0 +1,270 @@
+"""A whole federation in memory: keys, signed documents, signed commands, and a ledger to apply
+them to.
+
+Owns what tests, simulators and tools build on when no real node is wanted. Keys follow from names,
+so that the same script gives the same bytes in every process; never use them for anything else.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.x509.oid import NameOID
+
+from quorate.core import codec, dsse
+from quorate.core.commands import is_node
+from quorate.core.genesis import (
+    Genesis,
+    build_descriptor_payload,
+    build_genesis_payload,
+    parse_genesis,
+)
+from quorate.core.limits import (
+    DEFAULT_AUTHORITY_PERIOD_MS,
+    DEFAULT_MAX_PERMIT_TTL_MS,
+    DEFAULT_MAX_SKEW_MS,
+    DEFAULT_RHO_PPM,
+    PROTOCOL_VERSION,
+)
+from quorate.core.records import Parameters
+from quorate.core.state import StateView
+from quorate.core.store import MemoryStore
+from quorate.core.transitions import Applied, apply, install_genesis
+from quorate.proofs.signing import SigningKey, sign_envelope
+
+ORIGIN = "quorate.example/federation-1"
+CREATED_MS = 1_700_000_000_000
+PARAMETERS = Parameters(
+    authority_period_ms=DEFAULT_AUTHORITY_PERIOD_MS,
+    max_permit_ttl_ms=DEFAULT_MAX_PERMIT_TTL_MS,
+    rho_ppm=DEFAULT_RHO_PPM,
+    max_skew_ms=DEFAULT_MAX_SKEW_MS,
+)
+
+
+@cache
+def key_for(name: str) -> SigningKey:
+    """The Ed25519 key that belongs to a name, the same in every process."""
+    return SigningKey(Ed25519PrivateKey.from_private_bytes(hashlib.sha256(name.encode()).digest()))
+
+
+@cache
+def ca_certificate(domain: str) -> str:
+    """A CA certificate in PEM, the same in every process but for its signature's randomness."""
+    key = ec.derive_private_key(
+        int.from_bytes(hashlib.sha256(domain.encode()).digest()[:31]), ec.SECP256R1()
+    )
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, domain)])
+    start = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(start)
+        .not_valid_after(start + datetime.timedelta(days=36500))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256(), ecdsa_deterministic=True)
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM).decode("ascii")
+
+
+@dataclass(frozen=True, slots=True)
+class Organisation:
+    """One domain with all its keys."""
+
+    domain: str
+    governance: SigningKey
+    cosigner: SigningKey
+    signing: SigningKey
+    log: SigningKey
+    peer_address: str
+
+    @classmethod
+    def named(cls, domain: str, peer_address: str) -> Organisation:
+        return cls(
+            domain=domain,
+            governance=key_for(f"{domain} governance"),
+            cosigner=key_for(f"{domain} cosigner"),
+            signing=key_for(f"{domain} signing"),
+            log=key_for(f"{domain} log"),
+            peer_address=peer_address,
+        )
+
+    @property
+    def node(self) -> str:
+        return f"spiffe://{self.domain}/node/1"
+
+    def executor(self, name: str) -> str:
+        return f"spiffe://{self.domain}/agent/{name}"
+
+    def descriptor(self) -> bytes:
+        """The signed descriptor."""
+        payload = build_descriptor_payload(
+            domain=self.domain,
+            governance_key=self.governance.public,
+            cosigner_key=self.cosigner.public,
+            ca_certificate=ca_certificate(self.domain),
+            node_id=self.node,
+            peer_address=self.peer_address,
+            signing_key=self.signing.public,
+            log_key=self.log.public,
+        )
+        return sign_envelope(dsse.DESCRIPTOR_TYPE, payload, self.governance)
+
+
+@dataclass(slots=True)
+class Federation:
+    """Organisations with a genesis that all have signed. Nonces count up from one."""
+
+    organisations: dict[str, Organisation]
+    genesis: bytes
+    origin: str
+    _nonces: int = field(default=0)
+
+    @classmethod
+    def build(
+        cls,
+        domains: Sequence[str] = ("bank.example", "clinic.example"),
+        *,
+        origin: str = ORIGIN,
+        created_ms: int = CREATED_MS,
+        parameters: Parameters = PARAMETERS,
+    ) -> Federation:
+        organisations = {
+            domain: Organisation.named(domain, f"127.0.0.1:{7401 + 10 * index}")
+            for index, domain in enumerate(domains)
+        }
+        members = organisations.values()
+        payload = build_genesis_payload(
+            origin, created_ms, parameters, [member.descriptor() for member in members]
+        )
+        genesis = sign_envelope(
+            dsse.GENESIS_TYPE, payload, *(member.governance for member in members)
+        )
+        return cls(organisations, genesis, origin)
+
+    def __getitem__(self, domain: str) -> Organisation:
+        return self.organisations[domain]
+
+    def parsed_genesis(self) -> Genesis:
+        return parse_genesis(self.genesis)
+
+    def command(
+        self,
+        issuer: str,
+        kind: str,
+        body: Mapping[str, object],
+        nonce: str | None = None,
+        not_after: int | None = None,
+        *,
+        origin: str | None = None,
+        key: SigningKey | None = None,
+    ) -> bytes:
+        """A signed command's envelope. issuer: a domain or a node of the federation, whose key
+        signs unless another is given. not_after: an hour after the genesis unless given."""
+        if nonce is None:
+            self._nonces += 1
+            nonce = f"{self._nonces:032x}"
+        payload = codec.encode(
+            {
+                "v": PROTOCOL_VERSION,
+                "origin": self.origin if origin is None else origin,
+                "type": kind,
+                "issuer": issuer,
+                "nonce": nonce,
+                "not_after": CREATED_MS + 3_600_000 if not_after is None else not_after,
+                "body": dict(body),
+            }
+        )
+        return sign_envelope(dsse.COMMAND_TYPE, payload, key or self.key_of(issuer))
+
+    def key_of(self, issuer: str) -> SigningKey:
+        """The key that signs for a domain or a node."""
+        if not is_node(issuer):
+            return self.organisations[issuer].governance
+        member = next(item for item in self.organisations.values() if item.node == issuer)
+        return member.signing
+
+
+class Ledger:
+    """A ledger in memory: the genesis installed, commands applied one after the other."""
+
+    def __init__(self, federation: Federation) -> None:
+        self.federation = federation
+        self.store = MemoryStore()
+        genesis = federation.parsed_genesis()
+        self.entries: list[bytes] = [install_genesis(self.store, genesis)]
+        self.now = genesis.created
+
+    @property
+    def view(self) -> StateView:
+        return StateView(self.store)
+
+    def apply(self, envelope: bytes) -> Applied:
+        """Applies one envelope, stamped with the ledger's own time `now`."""
+        return self.apply_payload(codec.stamp(self.now, envelope))
+
+    def apply_payload(self, payload: bytes) -> Applied:
+        applied = apply(self.store, payload, len(self.entries))
+        if applied.entry is not None:
+            self.entries.append(applied.entry)
+        return applied
+
+    def run(
+        self, issuer: str, kind: str, body: Mapping[str, object], nonce: str | None = None
+    ) -> Applied:
+        """Signs a command that is good for an hour from now, and applies it."""
+        return self.apply(self.federation.command(issuer, kind, body, nonce, self.now + 3_600_000))
+
+    def digest(self) -> str:
+        """A hash of the whole state and all entries: equal exactly when both are."""
+        total = hashlib.sha256()
+        for part in (part for item in self.store.items() for part in item):
+            total.update(len(part).to_bytes(8, "big") + part)
+        for entry in self.entries:
+            total.update(hashlib.sha256(entry).digest())
+        return total.hexdigest()
+
+
+def grant_body(
+    grant: str, executor: str, resources: Sequence[str], **changes: object
+) -> dict[str, object]:
+    """The body of a `grant.issue` that allows any action for a day."""
+    body: dict[str, object] = {
+        "grant": grant,
+        "executor": executor,
+        "actions": ["*"],
+        "resources": list(resources),
+        "not_after": CREATED_MS + 86_400_000,
+        "max_lease_ttl_ms": 60_000,
+        "max_uses": 0,
+        "max_concurrent": 0,
+    }
+    return body | changes
+
+
+def trust_body(
+    edge: str, trustee: str, resources: Sequence[str], **changes: object
+) -> dict[str, object]:
+    """The body of a `trust.open` for any action."""
+    body: dict[str, object] = {
+        "edge": edge,
+        "trustee": trustee,
+        "actions": ["*"],
+        "resources": list(resources),
+    }
+    return body | changes
+
+
+def acquire_body(executor: str, action: str, resource: str, ttl_ms: int = 0) -> dict[str, object]:
+    return {"executor": executor, "action": action, "resource": resource, "ttl_ms": ttl_ms}
