@@ -1,0 +1,82 @@
+"""`quorate domain`: an organisation suspends and reinstates itself; who is a member."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from quorate.cli.options import (
+    DEFAULT_TIMEOUT_MS,
+    AddressOption,
+    OptionalClientOption,
+    OptionalOrgOption,
+    OrgOption,
+    TimeoutOption,
+)
+from quorate.cli.output import Output, OutputOption
+from quorate.cli.queries import list_records
+from quorate.cli.submit import Wait, govern
+from quorate.node.organisation import Organisation
+from quorate.v1 import governance_pb2
+
+app = typer.Typer(add_completion=False, help="Suspend and reinstate the own organisation.")
+
+WaitOption = Annotated[
+    Wait,
+    typer.Option(
+        "--wait",
+        help="Return when it is durable on a quorum, when no node decides otherwise any more, or "
+        "when no executor holds a permit from before.",
+    ),
+]
+
+
+@app.command("suspend")
+def suspend(
+    *,
+    org: OrgOption,
+    wait: WaitOption = Wait.ENFORCED,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Deny everything that the organisation, its executors or its resources are part of."""
+    body = {"domain": Organisation.load(org).domain}
+    govern(
+        org, "domain.suspend", body, timeout_ms=timeout, output=output, address=address, wait=wait
+    )
+
+
+@app.command("reinstate")
+def reinstate(
+    *,
+    org: OrgOption,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """End the organisation's suspension of itself."""
+    body = {"domain": Organisation.load(org).domain}
+    govern(org, "domain.reinstate", body, timeout_ms=timeout, output=output, address=address)
+
+
+@app.command("list")
+def list_domains(
+    *,
+    org: OptionalOrgOption = None,
+    client: OptionalClientOption = None,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """List the organisations of the federation."""
+    list_records(
+        governance_pb2.KIND_DOMAIN,
+        ("id", "status", "suspended_by", "changed"),
+        org=org,
+        client=client,
+        address=address,
+        timeout_ms=timeout,
+        output=output,
+    )

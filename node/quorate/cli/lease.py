@@ -1,0 +1,334 @@
+"""`quorate lease`: asking for permission as an executor. A script's `quorate.client`."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from typing import Annotated, Any, Final
+
+import grpc
+import typer
+from google.protobuf.json_format import MessageToDict
+from rich.console import Console
+from rich.markup import escape
+
+from quorate.cli.connection import Connection, executor_target
+from quorate.cli.errors import UnknownOutcomeError, UnreachableError
+from quorate.cli.options import (
+    DEFAULT_TIMEOUT_MS,
+    AddressOption,
+    ClientOption,
+    TimeoutOption,
+    duration_ms,
+    timeout_ms,
+)
+from quorate.cli.output import (
+    ExitCode,
+    Output,
+    OutputOption,
+    console,
+    facts,
+    moment,
+    print_json,
+    show,
+)
+from quorate.cli.submit import (
+    FIRST_PAUSE_S,
+    LONGEST_PAUSE_S,
+    NEVER_EXECUTED,
+    QUERY_TIMEOUT_MS,
+    reason_name,
+)
+from quorate.client import Denied, Permit, SystemClock
+from quorate.core.errors import MalformedError
+from quorate.core.limits import DEFAULT_MAX_PERMIT_TTL_MS, MAX_REQUEST_ID_CHARS
+from quorate.v1 import decision_pb2, lease_pb2
+
+app = typer.Typer(add_completion=False, help="Leases, as an executor.")
+
+_NS_PER_MS: Final = 1_000_000
+
+LeaseArgument = Annotated[str, typer.Argument(metavar="LEASE", help="The id of the lease.")]
+TtlOption = Annotated[
+    int,
+    typer.Option(
+        "--ttl",
+        parser=duration_ms,
+        metavar="DURATION",
+        show_default="the longest that the grant allows",
+        help="The wished life of the lease: 60s, 1h.",
+    ),
+]
+RequestIdOption = Annotated[
+    str,
+    typer.Option(
+        "--request-id", help="Makes a repeat of this request harmless. Random if not given."
+    ),
+]
+
+
+@app.command("acquire")
+def acquire(
+    action: Annotated[str, typer.Argument(help="Like payments.transfer.")],
+    resource: Annotated[str, typer.Argument(help="Like //bank.example/accounts/payroll.")],
+    *,
+    client: ClientOption,
+    ttl: TtlOption = 0,
+    request_id: RequestIdOption = "",
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Ask for a lease. A quorum decides before there is an answer."""
+    wished = lease_pb2.AcquireRequest(
+        action=action,
+        resource=resource,
+        ttl_ms=ttl,
+        request_id=request_id or _new_request_id(),
+    )
+    with Connection(executor_target(client, address, lease=True)) as connection:
+        answer = _settle(connection, connection.leases.Acquire, wished, timeout)
+    _show_lease(answer, "granted", output)
+
+
+@app.command("renew")
+def renew(
+    lease: LeaseArgument,
+    *,
+    client: ClientOption,
+    ttl: TtlOption = 0,
+    request_id: RequestIdOption = "",
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Extend a lease."""
+    wished = lease_pb2.RenewRequest(
+        lease_id=lease, ttl_ms=ttl, request_id=request_id or _new_request_id()
+    )
+    with Connection(executor_target(client, address, lease=True)) as connection:
+        answer = _settle(connection, connection.leases.Renew, wished, timeout)
+    _show_lease(answer, "renewed", output)
+
+
+@app.command("release")
+def release(
+    lease: LeaseArgument,
+    *,
+    client: ClientOption,
+    request_id: RequestIdOption = "",
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Give a lease back."""
+    wished = lease_pb2.ReleaseRequest(lease_id=lease, request_id=request_id or _new_request_id())
+    with Connection(executor_target(client, address, lease=True)) as connection:
+        answer = _settle(connection, connection.leases.Release, wished, timeout)
+    _show_lease(answer, "released", output)
+
+
+@app.command("check")
+def check(
+    lease: LeaseArgument,
+    *,
+    client: ClientOption,
+    action: Annotated[str, typer.Option("--action", help="Deny if the lease is not for it.")] = "",
+    resource: Annotated[
+        str, typer.Option("--resource", help="Deny if the lease is not for it.")
+    ] = "",
+    timeout: Annotated[
+        int,
+        typer.Option(
+            "--timeout",
+            parser=timeout_ms,
+            metavar="DURATION",
+            show_default="1s",
+            help="No longer than the federation's longest permit.",
+        ),
+    ] = DEFAULT_MAX_PERMIT_TTL_MS,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """May the lease be acted on now? Exits 0 on a permit that is good at this moment, else not 0.
+
+    The permit is for one act, at once: no later answer follows from this one.
+    """
+    clock = SystemClock()
+    with Connection(executor_target(client, address, lease=True)) as connection:
+        sent = clock.read()
+        answer = connection.ask(
+            connection.leases.Check,
+            lease_pb2.CheckRequest(lease_id=lease, action=action, resource=resource),
+            timeout,
+        )
+        arrived = clock.read()
+    reason, thing, remaining_ms = reason_name(answer.reason), answer.thing, 0.0
+    permitted = answer.verdict == decision_pb2.VERDICT_PERMIT and not reason
+    if permitted:
+        # The life of a permit counts from when it was asked for; one that was delayed, or whose
+        # machine slept meanwhile, is over on arrival.
+        permit = Permit(
+            lease_id=lease,
+            fence=answer.fence,
+            sent=sent,
+            expires_at_ns=sent.boottime_ns + max(answer.ttl_ms, 0) * _NS_PER_MS,
+            judged_at_ns=sent.boottime_ns,
+            ledger_size=answer.position.size,
+            ledger_time_ms=answer.position.ledger_time_ms,
+        ).judge(arrived)
+        if isinstance(permit, Denied):
+            permitted, reason, thing = False, str(permit.reason), lease
+        else:
+            remaining_ms = permit.remaining_ms(arrived)
+    value = {
+        "verdict": "permit" if permitted else "deny",
+        "reason": reason,
+        "thing": thing,
+        "lease_id": lease,
+        "fence": answer.fence if permitted else None,
+        "remaining_ms": round(remaining_ms, 1),
+        "ledger_size": answer.position.size,
+        "round_trip_ms": round((arrived.boottime_ns - sent.boottime_ns) / _NS_PER_MS, 2),
+    }
+
+    def people(on: Console) -> None:
+        if permitted:
+            on.print(f"[bold green]permit[/] for {remaining_ms:.0f} ms, fence {answer.fence}")
+        else:
+            on.print(f"[bold red]deny[/] {_why(reason, thing)}")
+
+    show(output, value, people)
+    if not permitted:
+        raise typer.Exit(ExitCode.DENIED)
+
+
+@app.command("watch")
+def watch(
+    leases: Annotated[list[str], typer.Argument(metavar="LEASE...", help="The leases' ids.")],
+    *,
+    client: ClientOption,
+    until_interrupted: Annotated[
+        bool,
+        typer.Option("--until-interrupted", help="Exit 3 as soon as one of them is not good."),
+    ] = False,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Tell at once when leases stop, or resume, being good. Runs until Ctrl-C.
+
+    When the node is lost it exits 5: then nothing may be acted on.
+    """
+    with Connection(executor_target(client, address, lease=True)) as connection:
+        try:
+            for notice in connection.leases.Watch(lease_pb2.WatchRequest(lease_ids=leases)):
+                good = notice.event in (
+                    lease_pb2.WATCH_EVENT_ACTIVE,
+                    lease_pb2.WATCH_EVENT_RESTORED,
+                )
+                _tell(notice, good, output)
+                if until_interrupted and not good:
+                    raise typer.Exit(ExitCode.DENIED)
+        except grpc.RpcError as error:
+            raise connection.explain(error) from error
+    raise UnreachableError("the node ended the watch", hint="stop the work; watch again")
+
+
+def _tell(notice: lease_pb2.WatchResponse, good: bool, output: Output) -> None:
+    known = lease_pb2.WatchEvent.DESCRIPTOR.values_by_number.get(notice.event)
+    event = known.name.removeprefix("WATCH_EVENT_") if known is not None else "UNSPECIFIED"
+    value = {
+        "time_ms": time.time_ns() // _NS_PER_MS,
+        "lease_id": notice.lease_id,
+        "event": event,
+        "reason": reason_name(notice.reason),
+        "thing": notice.thing,
+        "ledger_size": notice.position.size,
+    }
+    if output is Output.JSON:
+        print_json(value)
+        return
+    colour = "green" if good else "red"
+    about = escape(f"{value['reason']} {notice.thing}".strip())
+    now = time.strftime("%H:%M:%S")
+    console().print(f"{now} [bold {colour}]{event}[/] {escape(notice.lease_id)} {about}".rstrip())
+
+
+def _why(reason: str, thing: str) -> str:
+    return escape(f"{reason or 'UNSPECIFIED'} {thing}".strip())
+
+
+def _new_request_id() -> str:
+    return uuid.uuid4().hex
+
+
+def _settle(connection: Connection, method: Callable[..., Any], request: Any, timeout: int) -> Any:
+    """The answer that settles a request: one with the ledger's outcome, or a refusal of the only
+    attempt. Raises UnknownOutcomeError when there is none in time."""
+    if len(request.request_id) > MAX_REQUEST_ID_CHARS:
+        raise MalformedError(f"a request id has at most {MAX_REQUEST_ID_CHARS} characters")
+    connection.probe(min(timeout, QUERY_TIMEOUT_MS))
+    deadline = time.monotonic() + timeout / 1000
+    maybe_executed, last, pause_s = False, "no answer", FIRST_PAUSE_S
+    while (left_s := deadline - time.monotonic()) > 0:
+        try:
+            answer = method(request, timeout=left_s)
+        except grpc.RpcError as error:
+            problem = connection.explain(error)
+            call: Any = error
+            if not maybe_executed and call.code() in NEVER_EXECUTED:
+                raise problem from error
+            maybe_executed, last = True, str(problem)
+        else:
+            refused = answer.verdict == decision_pb2.VERDICT_DENY and not answer.unknown
+            if answer.HasField("outcome") or (refused and not maybe_executed):
+                return answer
+            maybe_executed = True
+            last = reason_name(answer.reason) or "the node does not know the outcome"
+        time.sleep(max(0.0, min(pause_s, deadline - time.monotonic())))
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+    raise UnknownOutcomeError(
+        f"it is not known whether the ledger granted this ({last})",
+        hint=f"repeat it with --request-id {request.request_id}: it cannot happen twice",
+        details={"request_id": request.request_id},
+    )
+
+
+def _show_lease(answer: Any, done: str, output: Output) -> None:
+    permitted = answer.verdict == decision_pb2.VERDICT_PERMIT and answer.outcome.accepted
+    reason = reason_name(answer.reason or answer.outcome.reason)
+    thing = answer.thing or answer.outcome.thing
+    lease = getattr(answer, "lease", None)
+    value = {
+        "verdict": "permit" if permitted else "deny",
+        "reason": reason,
+        "thing": thing,
+        "lease": MessageToDict(lease, preserving_proto_field_name=True)
+        if lease is not None and permitted
+        else None,
+        "ledger_index": answer.outcome.ledger_index if answer.HasField("outcome") else None,
+        "command_id": answer.outcome.command_id,
+    }
+
+    def people(on: Console) -> None:
+        if not permitted:
+            on.print(f"[bold red]denied[/] {_why(reason, thing)}")
+            return
+        on.print(f"[bold green]{done}[/]")
+        if lease is not None:
+            on.print(
+                facts(
+                    [
+                        ("lease", lease.id),
+                        ("fence", lease.fence),
+                        ("expires", moment(lease.expires_at_ms)),
+                        ("grant", lease.grant),
+                        ("trust", lease.trust_edge),
+                    ]
+                )
+            )
+
+    show(output, value, people)
+    if not permitted:
+        raise typer.Exit(ExitCode.DENIED)

@@ -1,0 +1,219 @@
+"""Verifying a ledger that a node serves, trusting the genesis only.
+
+Owns the order of the checks and what each failure means. The hashing and proof rules are those of
+`quorate.proofs`. Does not decide anything again: that an honest quorum decided rightly follows from
+its replicas agreeing, not from this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from quorate.cli.connection import Connection
+from quorate.cli.errors import VerificationError
+from quorate.core import codec, dsse
+from quorate.core.errors import MalformedError
+from quorate.core.genesis import Descriptor, Genesis
+from quorate.core.limits import MAX_ENTRY_BYTES, MAX_ENVELOPE_BYTES
+from quorate.proofs import merkle
+from quorate.proofs.checkpoint import Checkpoint, open_checkpoint
+from quorate.v1 import ledger_pb2
+
+ENTRIES_PER_PAGE: Final = 64
+"""Pages stay within a gRPC message even when every entry is as long as it may be."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What was verified: `proofs` inclusion proofs, `signatures` of accepted commands."""
+
+    size: int
+    root: bytes
+    proofs: int
+    signatures: int
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "size": self.size,
+            "root": self.root.hex(),
+            "inclusion_proofs": self.proofs,
+            "command_signatures": self.signatures,
+        }
+
+
+class _Tree:
+    """The Merkle tree as it is computed again, in memory."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[tuple[int, int], bytes] = {}
+        self.size = 0
+
+    def node(self, level: int, index: int) -> bytes:
+        return self._nodes[level, index]
+
+    def put_node(self, level: int, index: int, digest: bytes) -> None:
+        self._nodes[level, index] = digest
+
+    def add(self, entry: bytes) -> None:
+        merkle.append(self, self.size, merkle.leaf_hash(entry))
+        self.size += 1
+
+
+def fetch_entries(connection: Connection, start: int, end: int, timeout_ms: int) -> Iterator[bytes]:
+    """The entries [start, end) as they were hashed. Raises VerificationError when the node does not
+    have what it said it has."""
+    while start < end:
+        limit = min(ENTRIES_PER_PAGE, end - start)
+        page = connection.ask(
+            connection.ledger.ListEntries,
+            ledger_pb2.ListEntriesRequest(start=start, limit=limit),
+            timeout_ms,
+        )
+        if not 0 < len(page.entries) <= limit:
+            raise VerificationError(f"the node does not show entry {start} of its {end}")
+        yield from page.entries
+        start += len(page.entries)
+
+
+def signed_checkpoint(
+    connection: Connection, genesis: Genesis, domain: str, timeout_ms: int
+) -> Checkpoint:
+    """The node's newest checkpoint, signed with the log key that the genesis names for `domain`."""
+    answer = connection.ask(
+        connection.ledger.GetCheckpoint, ledger_pb2.GetCheckpointRequest(), timeout_ms
+    )
+    key = _member(genesis, domain).node.log_key
+    try:
+        return open_checkpoint(answer.note, genesis.origin, key)
+    except MalformedError as error:
+        raise VerificationError(f"the checkpoint of the node of {domain}: {error}") from error
+
+
+def check_ledger(
+    connection: Connection,
+    genesis: Genesis,
+    domain: str,
+    timeout_ms: int,
+    progress: Progress,
+) -> Checked:
+    """Verifies the whole ledger of the node of `domain`. Raises VerificationError."""
+    checkpoint = signed_checkpoint(connection, genesis, domain, timeout_ms)
+    tree, entries, signatures = _Tree(), [], 0
+    for index, data in enumerate(fetch_entries(connection, 0, checkpoint.size, timeout_ms)):
+        tree.add(data)
+        entries.append(merkle.leaf_hash(data))
+        signatures += _check_entry(data, index, genesis)
+        progress(index, 2 * checkpoint.size)
+    root = merkle.root(tree, tree.size)
+    if root != checkpoint.root:
+        raise VerificationError(
+            f"the {tree.size} entries have root {root.hex()}, "
+            f"the node signed {checkpoint.root.hex()}"
+        )
+    for index, digest in enumerate(entries):
+        _check_inclusion(connection, checkpoint, index, digest, timeout_ms)
+        progress(checkpoint.size + index, 2 * checkpoint.size)
+    return Checked(checkpoint.size, root, len(entries), signatures)
+
+
+def _check_inclusion(
+    connection: Connection, checkpoint: Checkpoint, index: int, digest: bytes, timeout_ms: int
+) -> None:
+    proof = connection.ask(
+        connection.ledger.GetInclusionProof,
+        ledger_pb2.GetInclusionProofRequest(index=index, size=checkpoint.size),
+        timeout_ms,
+    )
+    # What is proven is what was listed, in the tree that was signed: the answer's own idea of
+    # entry, size and root counts for nothing.
+    holds = merkle.verify_inclusion(
+        digest, index, checkpoint.size, list(proof.hashes), checkpoint.root
+    )
+    if not holds or merkle.leaf_hash(proof.entry) != digest:
+        raise VerificationError(f"the inclusion proof of entry {index} does not hold")
+
+
+def _check_entry(data: bytes, index: int, genesis: Genesis) -> int:
+    """Checks one entry's form, and who signed its command. Returns the number of signatures."""
+    try:
+        entry = codec.decode(data, MAX_ENTRY_BYTES)
+        if not isinstance(entry, dict):
+            raise MalformedError("not an object")
+        if entry.get("seq") != index or entry.get("origin") != genesis.origin:
+            raise MalformedError("of another place or ledger")
+        if index == 0:
+            expected = ("genesis", "accepted", genesis.created, genesis.envelope.to_json())
+            actual = tuple(entry.get(name) for name in ("type", "decision", "time", "command"))
+            if actual != expected:
+                raise MalformedError("not the genesis that this ledger is verified against")
+            return len(genesis.descriptors)
+        if entry.get("decision") != "accepted":
+            return 0  # a denied command may be signed by anybody, or be no command at all
+        return _check_command(entry, genesis)
+    except MalformedError as error:
+        raise VerificationError(f"entry {index}: {error}") from error
+
+
+def _check_command(entry: dict[str, codec.JsonValue], genesis: Genesis) -> int:
+    envelope = dsse.from_json(entry.get("command"), "command")
+    payload = codec.decode(envelope.payload, MAX_ENVELOPE_BYTES)
+    if not isinstance(payload, dict) or payload.get("type") != entry.get("type"):
+        raise MalformedError("the command is of another type than the entry says")
+    if payload.get("origin") != genesis.origin or envelope.payload_type != dsse.COMMAND_TYPE:
+        raise MalformedError("the command is not meant for this ledger")
+    issuer = payload.get("issuer")
+    keys = {item.domain: item.governance_key for item in genesis.descriptors}
+    keys |= {item.node.id: item.node.signing_key for item in genesis.descriptors}
+    key = keys.get(issuer) if isinstance(issuer, str) else None
+    if key is None or not envelope.verify(key):
+        raise MalformedError(f"accepted, but not signed by {issuer}")
+    return 1
+
+
+def check_consistency(
+    first: tuple[Connection, Checked],
+    second: tuple[Connection, str],
+    genesis: Genesis,
+    timeout_ms: int,
+) -> dict[str, object]:
+    """Proves that one of two nodes' ledgers is the beginning of the other. Raises
+    VerificationError: then a member's node has shown two histories."""
+    connection, checked = first
+    other, domain = second
+    checkpoint = signed_checkpoint(other, genesis, domain, timeout_ms)
+    mine, theirs = (checked.size, checked.root), (checkpoint.size, checkpoint.root)
+    (old_size, old_root), (new_size, new_root) = sorted((mine, theirs), key=lambda pair: pair[0])
+    # Whoever has the longer tree can prove what it grew from.
+    prover = connection if new_size == checked.size else other
+    proof = prover.ask(
+        prover.ledger.GetConsistencyProof,
+        ledger_pb2.GetConsistencyProofRequest(old_size=old_size, new_size=new_size),
+        timeout_ms,
+    )
+    if not merkle.verify_consistency(old_size, new_size, list(proof.hashes), old_root, new_root):
+        raise VerificationError(
+            f"the ledger of the node of {domain} (size {checkpoint.size}) and this one "
+            f"(size {checked.size}) are not one ledger"
+        )
+    return {"domain": domain, "size": checkpoint.size, "root": checkpoint.root.hex()}
+
+
+def _member(genesis: Genesis, domain: str) -> Descriptor:
+    for item in genesis.descriptors:
+        if item.domain == domain:
+            return item
+    raise VerificationError(f"{domain} is no member of {genesis.origin}", hint="see the genesis")
+
+
+def command_payload(entry: Any) -> dict[str, Any]:
+    """The payload of an entry's command, for showing; empty when it has none that can be read."""
+    try:
+        envelope = dsse.from_json(entry.get("command"), "command")
+        payload = codec.load(envelope.payload)
+    except MalformedError:
+        return {}
+    return payload if isinstance(payload, dict) else {}

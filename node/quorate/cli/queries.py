@@ -1,0 +1,82 @@
+"""Reading governed things from a node, a page at a time.
+
+Owns the printing of records: which fields of each kind make the columns of a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+
+from quorate.cli.connection import Connection, choose_target
+from quorate.cli.output import Output, moment, show, table
+from quorate.core import codec
+from quorate.core.limits import MAX_RECORDS_PER_PAGE
+from quorate.v1 import governance_pb2
+
+MAX_RECORDS: Final = 100_000
+"""More than a person reads, or a script should hold; the answer then says that it is cut."""
+_TIMES: Final = ("not_after", "expires_at")
+
+
+def list_records(
+    kind: governance_pb2.Kind.ValueType,
+    columns: Sequence[str],
+    *,
+    org: Path | None,
+    client: Path | None,
+    address: str,
+    timeout_ms: int,
+    output: Output,
+) -> None:
+    """Prints every record of one kind. Pages are read one after the other: each is true at its own
+    ledger size, and the first one's is what is told."""
+    with Connection(choose_target(org, client, address)) as connection:
+        records, first, more = _read(connection, kind, timeout_ms)
+    value = {
+        "ledger_size": first.position.size,
+        "ledger_time_ms": first.position.ledger_time_ms,
+        "records": records,
+        "truncated": more,
+    }
+
+    def people(console: Console) -> None:
+        rows = [[_shown(record, name) for name in columns] for record in records]
+        console.print(table([name.replace("_", " ") for name in columns], rows))
+        position = f"{len(records)} at ledger size {first.position.size}"
+        console.print(position + (", and more that are not shown" if more else ""), style="dim")
+
+    show(output, value, people)
+
+
+def _read(
+    connection: Connection, kind: governance_pb2.Kind.ValueType, timeout_ms: int
+) -> tuple[list[dict[str, Any]], governance_pb2.ListStateResponse, bool]:
+    records: list[dict[str, Any]] = []
+    token, first = "", None
+    while len(records) < MAX_RECORDS:
+        page = connection.ask(
+            connection.governance.ListState,
+            governance_pb2.ListStateRequest(
+                kind=kind, page_size=MAX_RECORDS_PER_PAGE, page_token=token
+            ),
+            timeout_ms,
+        )
+        first = first or page
+        for record in page.records:
+            value = codec.load(record.encode())
+            assert isinstance(value, dict), "a record is an object"
+            records.append(value)
+        if not page.next_page_token or not page.records:
+            return records, first, False
+        token = page.next_page_token
+    assert first is not None
+    return records, first, True
+
+
+def _shown(record: dict[str, Any], name: str) -> object:
+    value = record.get(name)
+    return moment(value) if name in _TIMES and isinstance(value, int) else value

@@ -1,0 +1,109 @@
+"""`quorate status` and `quorate members`: what a node says of itself. Nothing here is authority."""
+
+from __future__ import annotations
+
+import typer
+from google.protobuf.json_format import MessageToDict
+from rich.console import Console
+
+from quorate.cli.connection import Connection, choose_target
+from quorate.cli.options import (
+    DEFAULT_TIMEOUT_MS,
+    AddressOption,
+    OptionalClientOption,
+    OptionalOrgOption,
+    TimeoutOption,
+)
+from quorate.cli.output import Output, OutputOption, facts, moment, show, table
+from quorate.cli.submit import reason_name
+from quorate.v1 import node_pb2
+
+status_app = typer.Typer(add_completion=False)
+members_app = typer.Typer(add_completion=False)
+
+
+@status_app.command("status")
+def status(
+    *,
+    org: OptionalOrgOption = None,
+    client: OptionalClientOption = None,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Show how a node is: role, ledger, authority, storage, clock."""
+    with Connection(choose_target(org, client, address)) as connection:
+        answer = connection.ask(connection.node.GetStatus, node_pb2.GetStatusRequest(), timeout)
+    authority_reason = reason_name(answer.authority_reason)
+    role = node_pb2.Role.Name(answer.role).removeprefix("ROLE_").lower()
+    value = {
+        "node_id": answer.node_id,
+        "origin": answer.origin,
+        "version": answer.version,
+        "role": role,
+        "leader": answer.leader,
+        "term": answer.term,
+        "commit_index": answer.commit_index,
+        "applied_index": answer.applied_index,
+        "ledger_size": answer.position.size,
+        "ledger_time_ms": answer.position.ledger_time_ms,
+        "root": answer.root.hex(),
+        "has_authority": answer.has_authority,
+        "authority_remaining_ms": answer.authority_remaining_ms,
+        "authority_reason": authority_reason,
+        "writable": answer.writable,
+        "storage_problem": answer.storage_problem,
+        "clock_offset_ms": answer.clock_offset_ms,
+        "durable_turns": answer.durable_turns,
+    }
+
+    def people(console: Console) -> None:
+        if answer.has_authority:
+            console.print("[bold green]quorate[/]: this node decides")
+        else:
+            console.print(f"[bold red]denying everything[/]: {authority_reason or 'no authority'}")
+        writable = "writable" if answer.writable else "not writable"
+        shown = {
+            **value,
+            "ledger_time_ms": moment(answer.position.ledger_time_ms),
+            "storage": answer.storage_problem or writable,
+        }
+        hidden = ("has_authority", "authority_reason", "writable", "storage_problem")
+        console.print(
+            facts((k.removesuffix("_ms"), v) for k, v in shown.items() if k not in hidden)
+        )
+
+    show(output, value, people)
+
+
+@members_app.command("members")
+def members(
+    *,
+    org: OptionalOrgOption = None,
+    client: OptionalClientOption = None,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """List the federation's nodes, as one node sees them."""
+    with Connection(choose_target(org, client, address)) as connection:
+        answer = connection.ask(connection.node.ListMembers, node_pb2.ListMembersRequest(), timeout)
+    value = {
+        "ledger_size": answer.position.size,
+        "members": [
+            MessageToDict(
+                member, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+            )
+            for member in answer.members
+        ],
+    }
+
+    def people(console: Console) -> None:
+        rows = [
+            (m.node_id, m.peer_address, m.connected, m.match_index, m.enforced_index)
+            for m in answer.members
+        ]
+        columns = ("node", "peer address", "connected", "match", "enforced")
+        console.print(table(columns, rows))
+
+    show(output, value, people)

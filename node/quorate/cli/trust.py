@@ -1,0 +1,85 @@
+"""`quorate trust`: which organisations' executors may have grants on the own resources at all."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from quorate.cli.domain import WaitOption
+from quorate.cli.options import (
+    DEFAULT_TIMEOUT_MS,
+    ActionsOption,
+    AddressOption,
+    OptionalClientOption,
+    OptionalOrgOption,
+    OrgOption,
+    ResourcesOption,
+    TimeoutOption,
+)
+from quorate.cli.output import Output, OutputOption
+from quorate.cli.queries import list_records
+from quorate.cli.submit import Wait, govern
+from quorate.v1 import governance_pb2
+
+app = typer.Typer(add_completion=False, help="Trust in other organisations.")
+
+EdgeArgument = Annotated[
+    str, typer.Argument(metavar="EDGE", help="The own name for it, like clinic-payments.")
+]
+
+
+@app.command("open")
+def open_edge(
+    edge: EdgeArgument,
+    *,
+    org: OrgOption,
+    trustee: Annotated[str, typer.Option("--trustee", help="The organisation that is trusted.")],
+    actions: ActionsOption,
+    resources: ResourcesOption,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Trust another organisation's executors with some actions on some own resources.
+
+    That permits nothing by itself: a grant must follow.
+    """
+    body = {"edge": edge, "trustee": trustee, "actions": actions, "resources": resources}
+    govern(org, "trust.open", body, timeout_ms=timeout, output=output, address=address)
+
+
+@app.command("close")
+def close(
+    edge: EdgeArgument,
+    *,
+    org: OrgOption,
+    wait: WaitOption = Wait.ENFORCED,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Stop trusting, for ever under this name, and end every lease that relies on it."""
+    body = {"edge": edge}
+    govern(org, "trust.close", body, timeout_ms=timeout, output=output, address=address, wait=wait)
+
+
+@app.command("list")
+def list_edges(
+    *,
+    org: OptionalOrgOption = None,
+    client: OptionalClientOption = None,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """List who trusts whom with what."""
+    list_records(
+        governance_pb2.KIND_TRUST,
+        ("id", "trustee", "status", "actions", "resources", "changed"),
+        org=org,
+        client=client,
+        address=address,
+        timeout_ms=timeout,
+        output=output,
+    )

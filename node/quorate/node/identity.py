@@ -1,0 +1,178 @@
+"""Private keys and certificates in files.
+
+Owns the modes of secret files: made 0600 before they have content, refused when others may read
+them. What a certificate is made of and whom it belongs to: `quorate.node.certificates`, of which
+this module passes on what a caller that has files needs.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+
+from quorate.core.errors import ConfigurationError, MalformedError
+from quorate.node.certificates import (
+    KeyPair,
+    issued_by,
+    parse_certificate,
+    parse_tls_key,
+    spiffe_id,
+    valid_at,
+)
+from quorate.proofs.signing import SigningKey
+
+__all__ = [
+    "KeyPair",
+    "TlsIdentity",
+    "issued_by",
+    "load_certificate",
+    "load_signing_key",
+    "load_tls_identity",
+    "read_private",
+    "read_public",
+    "save_signing_key",
+    "spiffe_id",
+    "write_private",
+    "write_public",
+]
+
+PRIVATE_FILE_MODE: Final = 0o600
+PUBLIC_FILE_MODE: Final = 0o644
+DIRECTORY_MODE: Final = 0o700
+MAX_KEY_FILE_BYTES: Final = 64 * 1024
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Makes a new file of mode 0600. It has that mode before it has content, and an existing file
+    is never touched. Raises ConfigurationError."""
+    _write_new(path, data, PRIVATE_FILE_MODE)
+
+
+def write_public(path: Path, data: bytes) -> None:
+    """Makes a new file that others may read. Raises ConfigurationError if it exists."""
+    _write_new(path, data, PUBLIC_FILE_MODE)
+
+
+def _write_new(path: Path, data: bytes, mode: int) -> None:
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        descriptor = os.open(path, flags, mode)
+    except FileExistsError as error:
+        raise ConfigurationError(
+            f"{path} exists already", hint="nothing is ever overwritten; choose another directory"
+        ) from error
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be made: {error.strerror}") from error
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)  # a umask may have taken bits of ours away
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def read_private(path: Path) -> bytes:
+    """The content of a secret file. Raises ConfigurationError when anybody but its owner has any
+    access to it: a key that others may have read is nobody's proof of identity."""
+    try:
+        # O_NONBLOCK: a FIFO in the file's place must not hang the node.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise ConfigurationError(
+            f"private key {path} cannot be read: {error.strerror}",
+            hint="check the path, and that this user owns the file",
+        ) from error
+    with os.fdopen(descriptor, "rb") as file:
+        # Of the open file, not of the path: what is judged is what is read.
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ConfigurationError(f"private key {path} is not a regular file")
+        mode = stat.S_IMODE(status.st_mode)
+        if mode & 0o077:
+            raise ConfigurationError(
+                f"private key {path} is open to others (mode {mode:04o})",
+                hint=f"chmod 600 {path}, and replace the key if others may have read it",
+            )
+        data = file.read(MAX_KEY_FILE_BYTES + 1)
+    if len(data) > MAX_KEY_FILE_BYTES:
+        raise ConfigurationError(f"private key {path} is larger than {MAX_KEY_FILE_BYTES} bytes")
+    return data
+
+
+def read_public(path: Path, max_bytes: int = MAX_KEY_FILE_BYTES) -> bytes:
+    """The content of a file that is no secret. Raises ConfigurationError."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(max_bytes + 1)
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+    if len(data) > max_bytes:
+        raise ConfigurationError(f"{path} is larger than {max_bytes} bytes")
+    return data
+
+
+def load_signing_key(path: Path) -> SigningKey:
+    """An Ed25519 key from a file of mode 0600. Raises ConfigurationError."""
+    data = read_private(path)
+    try:
+        return SigningKey.from_pem(data)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}", hint=error.hint) from error
+
+
+def save_signing_key(path: Path, key: SigningKey) -> None:
+    write_private(path, key.to_pem())
+
+
+def load_certificate(path: Path) -> x509.Certificate:
+    """Raises ConfigurationError."""
+    try:
+        return parse_certificate(read_public(path))
+    except MalformedError as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class TlsIdentity:
+    """A certificate with its key, checked against each other, and who it says its holder is."""
+
+    spiffe_id: str
+    pair: KeyPair
+
+
+def load_tls_identity(
+    certificate: Path, private_key: Path, *, expected_id: str | None = None
+) -> TlsIdentity:
+    """Reads what TLS will present. Raises ConfigurationError: when the key does not belong to the
+    certificate, the certificate is not valid now, or it names somebody else than `expected_id`."""
+    pem = read_public(certificate)
+    key_pem = read_private(private_key)
+    try:
+        leaf = parse_certificate(pem)
+        claimed = str(spiffe_id(leaf))
+        key = parse_tls_key(key_pem)
+    except (MalformedError, ConfigurationError) as error:
+        raise ConfigurationError(f"{certificate}, {private_key}: {error}") from error
+    if key.public_key() != leaf.public_key():
+        raise ConfigurationError(f"{private_key} is not the private key of {certificate}")
+    if not valid_at(leaf, datetime.now(UTC)):
+        raise ConfigurationError(
+            f"{certificate} is valid from {leaf.not_valid_before_utc:%Y-%m-%d %H:%M} "
+            f"to {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC, not now",
+            hint="check this machine's clock; else have the domain's CA issue a new certificate",
+        )
+    if expected_id is not None and claimed != expected_id:
+        raise ConfigurationError(
+            f"{certificate} is of {claimed}, not of {expected_id}",
+            hint="use the certificate that was issued to this node",
+        )
+    return TlsIdentity(claimed, KeyPair(pem, key_pem))

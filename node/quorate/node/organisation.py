@@ -1,0 +1,309 @@
+"""An organisation's directory: how `quorate init` lays it out, and how its tools read it.
+
+Owns the names of the files in it, and of those in an executor's directory. The forms of their
+contents are elsewhere (`quorate.node.config`, `.identity`, `quorate.core.genesis`). Nothing that
+exists is ever overwritten.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from quorate.core import ids
+from quorate.core.dsse import DESCRIPTOR_TYPE
+from quorate.core.errors import ConfigurationError, MalformedError
+from quorate.core.genesis import Descriptor, Genesis, build_descriptor_payload, parse_descriptor
+from quorate.core.genesis import parse_genesis as _parse_genesis
+from quorate.core.limits import MAX_DESCRIPTOR_BYTES, MAX_GENESIS_BYTES
+from quorate.node import certificates
+from quorate.node.certificates import KeyPair
+from quorate.node.config import NodeConfig, load_config
+from quorate.node.identity import (
+    DIRECTORY_MODE,
+    TlsIdentity,
+    load_signing_key,
+    load_tls_identity,
+    read_private,
+    read_public,
+    write_private,
+    write_public,
+)
+from quorate.proofs.signing import SigningKey, sign_envelope
+
+DESCRIPTOR_FILE: Final = "descriptor.json"
+CA_CERTIFICATE_FILE: Final = "ca.crt"
+CA_KEY_FILE: Final = "ca.key"
+GOVERNANCE_KEY_FILE: Final = "governance.key"
+COSIGNER_KEY_FILE: Final = "cosigner.key"
+OPERATOR_CERTIFICATE_FILE: Final = "operator.crt"
+OPERATOR_KEY_FILE: Final = "operator.key"
+CONFIG_FILE: Final = "node.toml"
+CLIENT_FILE: Final = "client.toml"
+
+_WILDCARD_HOSTS: Final = ("0.0.0.0", "[::]")  # noqa: S104 - compared with, not bound to
+
+
+@dataclass(frozen=True, slots=True)
+class Organisation:
+    """One organisation's directory, as its operator's tools need it. Keys are read when used."""
+
+    directory: Path
+    config: NodeConfig
+    domain: str
+
+    @classmethod
+    def load(cls, directory: Path) -> Organisation:
+        """Raises ConfigurationError when `directory` is none that `create` made."""
+        file = directory / CONFIG_FILE
+        if not file.is_file():
+            raise ConfigurationError(
+                f"{directory} is no organisation's directory: it has no {CONFIG_FILE}",
+                hint="make one with `quorate init DIR --domain DOMAIN`, or correct --org",
+            )
+        config = load_config(file)
+        return cls(directory, config, ids.SpiffeId.parse(config.node.id).trust_domain)
+
+    def governance_key(self) -> SigningKey:
+        return load_signing_key(self.directory / GOVERNANCE_KEY_FILE)
+
+    def ca_certificate(self) -> bytes:
+        return read_public(self.directory / CA_CERTIFICATE_FILE)
+
+    def ca(self) -> KeyPair:
+        """With the CA's private key: for issuing."""
+        return KeyPair(self.ca_certificate(), read_private(self.directory / CA_KEY_FILE))
+
+    def operator(self) -> TlsIdentity:
+        return load_tls_identity(
+            self.directory / OPERATOR_CERTIFICATE_FILE, self.directory / OPERATOR_KEY_FILE
+        )
+
+    def descriptor(self) -> Descriptor:
+        return read_descriptor(self.directory / DESCRIPTOR_FILE)
+
+    def genesis(self) -> Genesis:
+        """The federation that the node belongs to, every signature verified."""
+        return read_genesis(self.config.node.genesis)
+
+
+def read_descriptor(path: Path) -> Descriptor:
+    """Raises ConfigurationError when it is malformed or not signed by the key it names."""
+    try:
+        return parse_descriptor(read_public(path, MAX_DESCRIPTOR_BYTES))
+    except MalformedError as error:
+        raise ConfigurationError(
+            f"{path} is not a signed descriptor: {error}",
+            hint="ask its organisation for the descriptor.json that `quorate init` made",
+        ) from error
+
+
+def read_genesis(path: Path) -> Genesis:
+    """Raises ConfigurationError unless every organisation in it has signed."""
+    if not path.is_file():
+        raise ConfigurationError(
+            f"there is no genesis at {path}",
+            hint="copy the genesis.json that every organisation has signed to this path",
+        )
+    try:
+        return _parse_genesis(read_public(path, MAX_GENESIS_BYTES))
+    except MalformedError as error:
+        raise ConfigurationError(
+            f"{path} is not a genesis that everybody signed: {error}",
+            hint="see who is missing with `quorate genesis verify`",
+        ) from error
+
+
+# -- making ----------------------------------------------------------------------------------
+
+
+class _Fresh:
+    """A directory that is being filled, and all that was made in it so far."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.made: list[Path] = []
+
+    def folder(self, name: str = "") -> None:
+        path = self.directory / name
+        path.mkdir(mode=DIRECTORY_MODE)
+        self.made.append(path)
+
+    def private(self, name: str, data: bytes) -> None:
+        write_private(self.directory / name, data)
+        self.made.append(self.directory / name)
+
+    def public(self, name: str, data: bytes) -> None:
+        write_public(self.directory / name, data)
+        self.made.append(self.directory / name)
+
+
+@contextmanager
+def _fresh_directory(directory: Path) -> Iterator[_Fresh]:
+    """A new or empty directory to fill. If that fails, what was made (and only that) goes."""
+    fresh = _Fresh(directory)
+    try:
+        if not directory.exists():
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            fresh.folder()
+        elif next(directory.iterdir(), None) is not None:
+            raise ConfigurationError(
+                f"{directory} is not empty", hint="nothing is ever overwritten; choose another"
+            )
+        else:
+            directory.chmod(DIRECTORY_MODE)
+        yield fresh
+    except BaseException as error:
+        for path in reversed(fresh.made):
+            path.rmdir() if path.is_dir() else path.unlink()
+        if isinstance(error, OSError):
+            raise ConfigurationError(
+                f"{directory} cannot be made: {error.strerror}", hint="check the path and its owner"
+            ) from error
+        raise
+
+
+def create(
+    directory: Path,
+    *,
+    domain: str,
+    node: str = "1",
+    peer_address: str = "127.0.0.1:7401",
+    governance_address: str = "127.0.0.1:7402",
+    lease_address: str = "127.0.0.1:7403",
+) -> Organisation:
+    """Makes an organisation's keys, certificates, descriptor and node.toml.
+
+    peer_address is where the other members dial the node, and stands in the descriptor. Raises
+    ConfigurationError when `directory` is not new or empty, MalformedError for a malformed name.
+    """
+    ids.check_domain(domain)
+    node_id = f"spiffe://{domain}/node/{node}"
+    ids.check_node(node_id)
+    addresses = {"peer": peer_address, "governance": governance_address, "lease": lease_address}
+    for name, address in addresses.items():
+        _check(f"{name} address", address)
+    dialable(peer_address, "--peer-address")
+    ca = certificates.make_ca(domain)
+    node_pair = certificates.issue_node(ca, node_id)
+    operator = certificates.issue_operator(ca, f"spiffe://{domain}/operator/admin")
+    governance, cosigner, signing, log = (SigningKey.generate() for _ in range(4))
+    payload = build_descriptor_payload(
+        domain=domain,
+        governance_key=governance.public,
+        cosigner_key=cosigner.public,
+        ca_certificate=ca.certificate.decode("ascii"),
+        node_id=node_id,
+        peer_address=peer_address,
+        signing_key=signing.public,
+        log_key=log.public,
+    )
+    with _fresh_directory(directory) as fresh:
+        fresh.folder("node")
+        fresh.private(CA_KEY_FILE, ca.private_key)
+        fresh.public(CA_CERTIFICATE_FILE, ca.certificate)
+        fresh.private(GOVERNANCE_KEY_FILE, governance.to_pem())
+        fresh.private(COSIGNER_KEY_FILE, cosigner.to_pem())
+        fresh.private(OPERATOR_KEY_FILE, operator.private_key)
+        fresh.public(OPERATOR_CERTIFICATE_FILE, operator.certificate)
+        fresh.private("node/tls.key", node_pair.private_key)
+        fresh.public("node/tls.crt", node_pair.certificate)
+        fresh.private("node/signing.key", signing.to_pem())
+        fresh.private("node/log.key", log.to_pem())
+        fresh.public(DESCRIPTOR_FILE, sign_envelope(DESCRIPTOR_TYPE, payload, governance))
+        # Last: a directory with a node.toml is a whole one.
+        fresh.public(CONFIG_FILE, _node_toml(node_id, addresses))
+        return Organisation.load(directory)
+
+
+def issue_executor(
+    organisation: Organisation,
+    path: str,
+    out: Path,
+    *,
+    lease_address: str = "",
+    governance_address: str = "",
+) -> str:
+    """Makes an executor's directory for `path` (`agent/payments`); returns its SPIFFE ID.
+
+    The addresses are those of the node's configuration unless given. The executor may act only
+    once it is registered, too. Raises ConfigurationError or MalformedError.
+    """
+    executor = f"spiffe://{organisation.domain}/{path.strip('/')}"
+    ids.check_executor(executor)
+    listen = organisation.config.listen
+    settings = {
+        "lease_address": dialable(lease_address or listen.lease, "--lease-address"),
+        "governance_address": dialable(
+            governance_address or listen.governance, "--governance-address"
+        ),
+        "server_name": ids.dns_name(organisation.config.node.id),
+        "spiffe_id": executor,
+    }
+    pair = certificates.issue_executor(organisation.ca(), executor)
+    with _fresh_directory(out) as fresh:
+        fresh.private("executor.key", pair.private_key)
+        fresh.public("executor.crt", pair.certificate)
+        fresh.public(CA_CERTIFICATE_FILE, organisation.ca_certificate())
+        fresh.public(CLIENT_FILE, _toml({"node": settings}))
+    return executor
+
+
+def dialable(address: str, option: str) -> str:
+    """The address, when one can dial it. Raises ConfigurationError for a wildcard."""
+    _check(option, address)
+    if address.rpartition(":")[0] in _WILDCARD_HOSTS:
+        raise ConfigurationError(
+            f"{address} is where the node listens, not an address to dial",
+            hint=f"say under which address it is reached: {option} HOST:PORT",
+        )
+    return address
+
+
+def _check(what: str, address: str) -> None:
+    try:
+        ids.check_address(address)
+    except MalformedError as error:
+        raise MalformedError(error.problem, field=what) from error
+
+
+_OPTIONAL_SETTINGS: Final = b"""
+# What is not set has its default:
+#
+# [peers]                      # where to dial a member, when not where its descriptor says
+# "spiffe://clinic.example/node/1" = "127.0.0.1:9001"
+# [storage]
+# map_size_bytes = 1073741824
+# [raft]
+# heartbeat_ms = 100
+# election_min_ms = 500
+# election_max_ms = 1000
+# [log]
+# level = "info"
+# format = "json"
+"""
+
+
+def _node_toml(node_id: str, addresses: Mapping[str, str]) -> bytes:
+    settings = _toml(
+        {
+            "node": {"id": node_id, "data_dir": "data", "genesis": "genesis.json"},
+            "listen": addresses,
+            "tls": {"certificate": "node/tls.crt", "private_key": "node/tls.key"},
+            "keys": {"signing": "node/signing.key", "log": "node/log.key"},
+        }
+    )
+    return settings + _OPTIONAL_SETTINGS
+
+
+def _toml(sections: Mapping[str, Mapping[str, str]]) -> bytes:
+    """Texts only; a JSON string without control characters is a TOML basic string."""
+    blocks = [
+        "\n".join([f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())])
+        for name, keys in sections.items()
+    ]
+    return ("\n\n".join(blocks) + "\n").encode("ascii")
