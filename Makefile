@@ -77,7 +77,7 @@ lock:
 	{ echo "# Every package of the development environment, pinned with its hashes."; \
 	  echo "# Remade by 'make lock'."; \
 	  $(VENV)/lock/bin/uv pip compile pyproject.toml --extra dev --generate-hashes \
-	    --no-emit-index-url --no-header --python-version 3.11 --quiet; } > requirements.lock.new
+	    --no-emit-index-url --no-header --python-version 3.11 --universal --quiet; } > requirements.lock.new
 	mv requirements.lock.new requirements.lock
 
 .PHONY: clean
