@@ -227,6 +227,8 @@ class Engine(SyncObj):  # type: ignore[misc]
         was_leader = self.is_leader
         commit_index = self.commit_index
         self._want_send = False
+        if self._is_cut_off and self._SyncObj__raftElectionDeadline < self._clock():
+            self._postpone_election()  # the engine would let it pass, and ask for a turn for ever
         self.doTick(0.0)
         if was_leader and not self.is_leader:
             self._become_follower()
@@ -242,6 +244,8 @@ class Engine(SyncObj):  # type: ignore[misc]
         """The link to `peer` is up: what is sent will probably arrive."""
         self._enter()
         if peer in self.peer_ids:
+            if self._is_cut_off:  # it could hear nobody: that is no sign that there is no leader
+                self._postpone_election()
             self._SyncObj__onNodeConnected(_Member(peer))
             if peer in self._progress:
                 self._progress[peer].restart()
@@ -299,6 +303,10 @@ class Engine(SyncObj):  # type: ignore[misc]
     @property
     def connected_ids(self) -> set[str]:
         return {str(node.id) for node in self._SyncObj__connectedNodes}
+
+    @property
+    def _is_cut_off(self) -> bool:
+        return bool(self.peer_ids) and not self.connected_ids
 
     def match_index(self, peer: str) -> int:
         return self._progress[peer].match_index if peer in self._progress else 0

@@ -16,6 +16,8 @@ MAX_APPLY_ENTRIES: Final = 2048
 MAX_APPLY_BYTES: Final = 4 * 1024 * 1024
 MAX_PENDING_PROPOSALS: Final = 8192
 """Proposals of this node that wait for their outcome."""
+MAX_PENDING_BYTES: Final = 8 * 1024 * 1024
+"""Their payloads; below MAX_QUEUED_BYTES, or forwarding them would overflow the link."""
 MAX_QUEUED_APPENDS: Final = 8192
 """Proposals, own and forwarded, that a leader has taken and not yet written to its log."""
 MAX_APPENDS_PER_TURN: Final = 1024

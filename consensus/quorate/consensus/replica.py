@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from quorate.consensus.engine import CANDIDATE, LEADER, Apply, Engine
+from quorate.consensus.errors import PeerError
 from quorate.consensus.journal import LogStore
-from quorate.consensus.limits import MAX_COMMAND_BYTES, MAX_PENDING_PROPOSALS
+from quorate.consensus.limits import MAX_COMMAND_BYTES, MAX_PENDING_BYTES, MAX_PENDING_PROPOSALS
 from quorate.consensus.messages import (
     AppendReply,
     Message,
@@ -66,7 +67,8 @@ class Replica:
         self._on_wall_clock = on_wall_clock
         self._outbox: list[tuple[str, Message]] = []
         self._pending: dict[bytes, _Pending] = {}
-        self._unsent: deque[bytes] = deque()
+        self._pending_bytes = 0
+        self._unsent: dict[bytes, None] = {}  # keys, in order
         self._refused: deque[tuple[float, bytes]] = deque()
         self._route: tuple[str, int, int] | None = None
         self._links: dict[str, int] = {}
@@ -91,6 +93,8 @@ class Replica:
     def receive(self, peer: str, message: Message) -> None:
         """Takes in one message. Raises PeerError when no correct peer can have sent it."""
         match message:
+            case Propose() | ProposeReply() if peer not in self._engine.peer_ids:
+                raise PeerError(f"{peer} is not a member")
             case Propose():
                 if not self._engine.propose(message.payload):
                     busy = self._engine.is_leader
@@ -139,22 +143,33 @@ class Replica:
     def propose(self, key: bytes, payload: bytes) -> bool:
         """Takes a proposal, to be tried until `forget(key)`. False when too many wait already."""
         assert len(payload) < MAX_COMMAND_BYTES - 16, "checked where it came in"
-        if len(self._pending) >= MAX_PENDING_PROPOSALS and key not in self._pending:
+        if key in self._pending:
+            return True
+        size = self._pending_bytes + len(payload)
+        if len(self._pending) >= MAX_PENDING_PROPOSALS or size > MAX_PENDING_BYTES:
             return False
-        if key not in self._pending:
-            self._pending[key] = _Pending(payload)
-            self._unsent.append(key)
+        self._pending[key] = _Pending(payload)
+        self._pending_bytes = size
+        self._unsent[key] = None
         return True
 
     def forget(self, key: bytes) -> bool:
         """No more tries. Returns whether the proposal may be in a log: when not, it certainly
         will not be executed."""
         pending = self._pending.pop(key, None)
-        return pending is not None and pending.attempted
+        if pending is None:
+            return False
+        self._pending_bytes -= len(pending.payload)
+        self._unsent.pop(key, None)
+        return pending.attempted
 
     def _propose_pending(self) -> None:
         """Sends what has not been sent on the present route: (leader, term, link). On another
         route everything is sent again, for nobody knows what the old one lost."""
+        while self._refused and self._refused[0][0] <= self._clock():
+            key = self._refused.popleft()[1]
+            if key in self._pending:
+                self._unsent[key] = None
         leader = self._engine.leader
         mine = leader == self.node_id
         if leader is None or not (mine or leader in self._engine.connected_ids):
@@ -162,19 +177,16 @@ class Replica:
         route = (leader, self._engine.term, self._links.get(leader, 0))
         if route != self._route:
             self._route = route
-            self._unsent = deque(self._pending)
+            self._unsent = dict.fromkeys(self._pending)
             self._refused.clear()
-        while self._refused and self._refused[0][0] <= self._clock():
-            self._unsent.append(self._refused.popleft()[1])
-        while self._unsent:
-            pending = self._pending.get(self._unsent[0])
-            if pending is not None:
-                if not mine:
-                    self._send(leader, Propose(self._unsent[0], pending.payload))
-                elif not self._engine.propose(pending.payload):
-                    return
-                pending.attempted = True
-            self._unsent.popleft()
+        for key in list(self._unsent):
+            pending = self._pending[key]
+            if not mine:
+                self._send(leader, Propose(key, pending.payload))
+            elif not self._engine.propose(pending.payload):
+                return
+            pending.attempted = True
+            del self._unsent[key]
 
     # -- what others may know ----------------------------------------------------------------
 

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from quorate.consensus.errors import PeerError
 from quorate.consensus.limits import MAX_INFLIGHT_APPENDS
 from quorate.consensus.messages import AppendReply, AppendRequest, Entry, VoteRequest
+
+FIRST_INDEX: Final = 1
+"""The entry that every log begins with: the same everywhere, so never in doubt."""
 
 
 class LogView(Protocol):
@@ -131,7 +134,8 @@ class Progress:
     """What a leader knows of one follower (after etcd's tracker: probe, then replicate).
 
     match_index: never falls; the follower has everything up to here, durably, in this term.
-    next_index: always above match_index; never falls but for a refusal of what was last tried.
+    next_index: always above match_index and the first entry; never falls but for a refusal of what
+        was last tried, and to match_index + 1 when a link was lost.
     probing: one request at a time until one is accepted; else up to MAX_INFLIGHT_APPENDS.
     """
 
@@ -150,10 +154,12 @@ class Progress:
             self.next_index = last_index + 1
 
     def restart(self) -> None:
-        """The link was lost: what was in flight may be lost with it."""
+        """The link was lost: what was in flight may be lost with it. A probe keeps its place: it
+        has run ahead of nothing."""
+        if not self.probing:
+            self.next_index = self.match_index + 1
         self.probing = True
         self.inflight = 0
-        self.next_index = self.match_index + 1
 
     def probe_again(self) -> None:
         """A heartbeat's time has gone by: a probe may be tried again."""
@@ -161,7 +167,8 @@ class Progress:
             self.inflight = 0
 
     def acknowledged(self, reply: AppendReply) -> bool:
-        """Takes in a reply of the current term. Returns whether more can be sent at once."""
+        """Takes in a reply of the current term. Returns whether more can be sent at once. Raises
+        PeerError when no correct peer can have sent it."""
         self.inflight = max(0, self.inflight - 1)
         if reply.success:
             self.match_index = max(self.match_index, reply.match_index)
@@ -174,10 +181,13 @@ class Progress:
             return False  # refused long ago, before what is known by now
         if self.probing and reply.prev_log_index != self.next_index - 1:
             return False  # not what was last tried
+        tried = reply.prev_log_index
+        if tried <= FIRST_INDEX:
+            raise PeerError("a refusal of the entry that every log begins with")
         self.probing = True
         self.inflight = 0
-        tried = reply.prev_log_index
-        self.next_index = max(self.match_index + 1, min(tried, reply.hint_index))
+        lowest = max(self.match_index, FIRST_INDEX) + 1
+        self.next_index = max(lowest, min(tried, reply.hint_index))
         return True
 
 
