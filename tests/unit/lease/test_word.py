@@ -131,6 +131,19 @@ def test_a_writer_that_died_half_way_leaves_no_authority(shared):
     assert shared.read() == record(3)
 
 
+def test_authority_is_gone_before_the_record_changes(shared):
+    class Dying(bytearray):
+        def __setitem__(self, at, value):
+            raise InterruptedError
+
+    memory = Dying(word.encode(record(1), 2).ljust(word.WORD_BYTES, b"\x00"))
+    dying = AuthorityWord(shared.fd, memory, writable=True)
+    assert dying.read() == record(1)
+    with pytest.raises(InterruptedError):
+        dying.write(record(2))
+    assert dying.read() is None
+
+
 def test_a_damaged_bit_anywhere_leaves_no_authority(shared):
     shared.write(record(5))
     for at in range(word._SEQUENCE_AT, word._END):

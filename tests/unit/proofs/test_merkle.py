@@ -161,6 +161,17 @@ def test_a_huge_proof_is_rejected_without_walking_it(tree):
     assert not merkle.verify_consistency(3, 8, proof, merkle.root(tree, 3), root)
 
 
+def test_a_size_that_needs_a_longer_proof_is_rejected(tree):
+    """The hashes alone fit: nothing but the length of the path speaks against the claim."""
+    root, old_root = merkle.root(tree, 8), merkle.root(tree, 4)
+    proof = merkle.consistency_proof(tree, 4, 8)
+    assert merkle.verify_consistency(4, 8, proof, old_root, root)
+    assert not merkle.verify_consistency(4, 16, proof, old_root, root)
+    path = merkle.inclusion_proof(tree, 0, 8)
+    assert merkle.verify_inclusion(merkle.leaf_hash(LEAVES[0]), 0, 8, path, root)
+    assert not merkle.verify_inclusion(merkle.leaf_hash(LEAVES[0]), 0, 16, path, root)
+
+
 def test_hashes_of_another_length_are_rejected(tree):
     root = merkle.root(tree, 2)
     good = merkle.inclusion_proof(tree, 0, 2)
