@@ -49,7 +49,7 @@ _CHANNEL_OPTIONS: Final = (
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 
-_EOF: Final[object] = aio.EOF  # type: ignore[attr-defined]
+_EOF: Final[object] = aio.EOF
 log = structlog.get_logger(__name__)
 
 

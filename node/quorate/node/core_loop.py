@@ -315,16 +315,16 @@ class CoreLoop:
     async def propose_lease(
         self, kind: str, body: dict[str, object], nonce: str, timeout_ms: int
     ) -> Proposed:
-        command = build_command(
-            self._signing_key,
+        envelope = build_command(
             origin=self._origin,
-            kind=kind,
             issuer=self.node_id,
-            nonce=nonce,
-            not_after_ms=self._ledger_clock.now_ms() + _LEASE_COMMAND_LIFETIME_MS,
+            command_type=kind,
             body=body,
+            nonce=nonce,
+            not_after=self._ledger_clock.now_ms() + _LEASE_COMMAND_LIFETIME_MS,
+            key=self._signing_key,
         )
-        return await self.propose(command.envelope, timeout_ms)
+        return await self.propose(envelope, timeout_ms)
 
     async def wait_for(self, ledger_index: int, level: Level, timeout_ms: int) -> Level:
         reached = Level.NONE

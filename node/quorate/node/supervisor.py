@@ -27,7 +27,8 @@ import structlog
 from quorate.core.errors import ConfigurationError
 from quorate.lease.word import AuthorityWord
 from quorate.node import exit_codes
-from quorate.node.config import NodeConfig, load_config
+from quorate.node.config import load_config
+from quorate.telemetry.logs import configure_logging
 
 log = structlog.get_logger(__name__)
 
@@ -177,7 +178,8 @@ def run(config_path: Path) -> int:
 
     Raises ConfigurationError for a configuration that cannot be used.
     """
-    config: NodeConfig = load_config(config_path)
+    config = load_config(config_path)
+    configure_logging(config.log.level, config.log.format)
     with ExitStack() as stack:
         stack.enter_context(_lock(config.node.data_dir))
         word = AuthorityWord.create()
