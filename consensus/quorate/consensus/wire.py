@@ -114,13 +114,18 @@ def decode(message: pb.PeerMessage) -> Message | None:
                 raise PeerError("a proposal beyond the limits")
             return Propose(propose.id, propose.payload)
         case "propose_reply":
-            try:
-                refusal = Refusal(message.propose_reply.refusal)
-            except ValueError:
-                raise PeerError("a refusal of no known kind") from None
-            return ProposeReply(message.propose_reply.id[:MAX_KEY_BYTES], refusal)
+            return _read_propose_reply(message.propose_reply)
         case _:
             return None
+
+
+def _read_propose_reply(reply: pb.ProposeReply) -> ProposeReply:
+    if len(reply.id) > MAX_KEY_BYTES:
+        raise PeerError("a refusal of a proposal beyond the limits")
+    try:
+        return ProposeReply(reply.id, Refusal(reply.refusal))
+    except ValueError:
+        raise PeerError("a refusal of no known kind") from None
 
 
 def _read_append_request(request: pb.AppendRequest) -> AppendRequest:

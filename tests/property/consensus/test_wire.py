@@ -1,0 +1,129 @@
+"""The encoding of messages: round trips, and nothing beyond the limits or the format gets in."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quorate.consensus.errors import PeerError
+from quorate.consensus.limits import MAX_APPEND_ENTRIES, MAX_COMMAND_BYTES, MAX_KEY_BYTES
+from quorate.consensus.messages import (
+    AppendReply,
+    AppendRequest,
+    Entry,
+    Message,
+    Propose,
+    ProposeReply,
+    Refusal,
+    VoteReply,
+    VoteRequest,
+)
+from quorate.consensus.wire import decode, encode
+from quorate.v1 import peer_pb2 as pb
+
+numbers = st.integers(0, 2**63 - 1)
+commands = st.binary(min_size=1, max_size=64)
+keys = st.binary(max_size=MAX_KEY_BYTES)
+messages: st.SearchStrategy[Message] = st.one_of(
+    st.builds(VoteRequest, numbers, numbers, numbers),
+    st.builds(VoteReply, numbers, st.booleans(), numbers),
+    st.builds(
+        AppendRequest,
+        numbers,
+        numbers,
+        numbers,
+        numbers,
+        st.lists(st.builds(Entry, numbers, numbers, commands), max_size=5).map(tuple),
+    ),
+    st.builds(
+        AppendReply,
+        numbers,
+        numbers,
+        st.booleans(),
+        numbers,
+        numbers,
+        numbers,
+        st.integers(-(2**63), 2**63 - 1),
+    ),
+    st.builds(Propose, keys, st.binary(max_size=64)),
+    st.builds(ProposeReply, keys, st.sampled_from(Refusal)),
+)
+
+
+@given(messages)
+def test_every_message_comes_back_as_it_went(message: Message) -> None:
+    assert decode(pb.PeerMessage.FromString(encode(message).SerializeToString())) == message
+
+
+def check_refused_or_within_limits(data: bytes) -> None:
+    try:
+        parsed = pb.PeerMessage.FromString(data)
+    except DecodeError:
+        return
+    with contextlib.suppress(PeerError):
+        message = decode(parsed)
+        assert message is None or decode(encode(message)) == message
+
+
+@given(st.binary(max_size=200))
+def test_garbage_is_refused_or_is_a_message_within_the_limits(data: bytes) -> None:
+    check_refused_or_within_limits(data)
+
+
+@given(messages, st.data())
+def test_a_damaged_message_is_refused_or_still_within_the_limits(
+    message: Message, data: st.DataObject
+) -> None:
+    damaged = bytearray(encode(message).SerializeToString() or b"\x00")
+    position = data.draw(st.integers(0, len(damaged) - 1))
+    damaged[position] ^= data.draw(st.integers(1, 255))
+    check_refused_or_within_limits(bytes(damaged))
+
+
+def entry(size: int) -> pb.LogEntry:
+    return pb.LogEntry(index=2, term=1, command=bytes(size))
+
+
+BEYOND: list[Callable[[], Any]] = [
+    lambda: pb.PeerMessage(vote_request=pb.VoteRequest(term=2**63)),
+    lambda: pb.PeerMessage(vote_request=pb.VoteRequest(last_log_index=2**64 - 1)),
+    lambda: pb.PeerMessage(vote_reply=pb.VoteReply(voted_term=2**63)),
+    lambda: pb.PeerMessage(append_reply=pb.AppendReply(match_index=2**63)),
+    lambda: pb.PeerMessage(append_reply=pb.AppendReply(hint_index=2**63)),
+    lambda: pb.PeerMessage(append_request=pb.AppendRequest(commit_index=2**63)),
+    lambda: pb.PeerMessage(append_request=pb.AppendRequest(entries=[entry(0)])),
+    lambda: pb.PeerMessage(append_request=pb.AppendRequest(entries=[entry(MAX_COMMAND_BYTES + 1)])),
+    lambda: pb.PeerMessage(
+        append_request=pb.AppendRequest(entries=[entry(1)] * (MAX_APPEND_ENTRIES + 1))
+    ),
+    lambda: pb.PeerMessage(
+        append_request=pb.AppendRequest(entries=[pb.LogEntry(index=2**63, term=1, command=b"x")])
+    ),
+    lambda: pb.PeerMessage(propose=pb.Propose(id=bytes(MAX_KEY_BYTES + 1))),
+    lambda: pb.PeerMessage(propose=pb.Propose(payload=bytes(MAX_COMMAND_BYTES - 16))),
+    lambda: pb.PeerMessage(propose_reply=pb.ProposeReply(refusal=0)),
+    lambda: pb.PeerMessage(propose_reply=pb.ProposeReply(refusal=99)),
+    lambda: pb.PeerMessage(propose_reply=pb.ProposeReply(id=bytes(MAX_KEY_BYTES + 1), refusal=1)),
+]
+
+
+@pytest.mark.parametrize("number", range(len(BEYOND)))
+def test_what_is_beyond_the_limits_accuses_the_peer(number: int) -> None:
+    with pytest.raises(PeerError):
+        decode(BEYOND[number]())
+
+
+def test_the_largest_entry_is_within_the_limits() -> None:
+    message = AppendRequest(1, 1, 0, 0, (Entry(2, 1, bytes(MAX_COMMAND_BYTES)),))
+    assert decode(encode(message)) == message
+
+
+def test_messages_of_other_rooms_pass_by() -> None:
+    assert decode(pb.PeerMessage(confirm=pb.Confirm(term=1))) is None
+    assert decode(pb.PeerMessage()) is None
