@@ -169,6 +169,8 @@ class Progress:
     def acknowledged(self, reply: AppendReply) -> bool:
         """Takes in a reply of the current term. Returns whether more can be sent at once. Raises
         PeerError when no correct peer can have sent it."""
+        if reply.success and reply.match_index < max(reply.prev_log_index, FIRST_INDEX):
+            raise PeerError("an acknowledgement of less than what was asked")
         self.inflight = max(0, self.inflight - 1)
         if reply.success:
             self.match_index = max(self.match_index, reply.match_index)

@@ -249,6 +249,14 @@ def test_nobody_can_refuse_the_first_entry() -> None:
         progress.acknowledged(refused(prev=1, hint=1))
 
 
+@pytest.mark.parametrize(("prev", "match"), [(0, 0), (1, 0), (5, 4)])
+def test_nobody_can_acknowledge_less_than_what_was_asked(prev: int, match: int) -> None:
+    progress = Progress(next_index=9)
+    with pytest.raises(PeerError, match="less than"):
+        progress.acknowledged(replace(accepted(match), prev_log_index=prev))
+    assert progress.probing
+
+
 def test_hazard_5_a_late_refusal_moves_nothing() -> None:
     progress = replicating(match=10)
     progress.sent(20)
