@@ -1,0 +1,106 @@
+"""CoreService: what the edge processes of a node ask of its core process, over a unix socket.
+
+Owns how an executor's wish becomes a lease command: the body, and the nonce that makes a repeat
+harmless. The caller is trusted to have authenticated the executor: the socket lies in the node's
+private directory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from quorate.api import convert
+from quorate.api.ports import Core, Proposed
+from quorate.api.validate import Violations, request_id_and_ttl
+from quorate.core import ids
+from quorate.core.limits import DEFAULT_PROPOSAL_TIMEOUT_MS, MAX_PROPOSAL_TIMEOUT_MS
+from quorate.telemetry import Metrics
+from quorate.v1 import core_pb2, core_pb2_grpc
+
+_KIND: Final = {
+    core_pb2.LEASE_ACT_ACQUIRE: "lease.acquire",
+    core_pb2.LEASE_ACT_RENEW: "lease.renew",
+    core_pb2.LEASE_ACT_RELEASE: "lease.release",
+}
+
+
+class CoreService(core_pb2_grpc.CoreServiceServicer):
+    """Served by the core process to the edges of the same node."""
+
+    def __init__(self, core: Core, metrics: Metrics) -> None:
+        self._core = core
+        self._metrics = metrics
+
+    async def ProposeLease(  # noqa: N802 - the contract's name
+        self, request: core_pb2.ProposeLeaseRequest, context: Any
+    ) -> core_pb2.ProposeLeaseResponse:
+        _check(request)
+        kind = _KIND[request.act]
+        timeout_ms = request.timeout_ms or DEFAULT_PROPOSAL_TIMEOUT_MS
+        proposed = await self._core.propose_lease(
+            kind,
+            _body(request),
+            lease_nonce(kind, request.executor, request.request_id),
+            timeout_ms,
+        )
+        count_proposal(self._metrics, kind, proposed)
+        return core_pb2.ProposeLeaseResponse(
+            unknown=proposed.unknown,
+            outcome=convert.optional_outcome_to_wire(proposed.outcome),
+            reason=convert.reason_to_wire(proposed.refused),
+        )
+
+    async def Follow(  # noqa: N802
+        self, request: core_pb2.FollowRequest, context: Any
+    ) -> AsyncIterator[core_pb2.FollowResponse]:
+        async for _ in self._core.follow():
+            with self._core.read() as snapshot:
+                answer = core_pb2.FollowResponse(position=convert.position(snapshot))
+            yield answer
+
+
+def lease_nonce(kind: str, executor: str, request_id: str) -> str:
+    """The nonce of a lease command: the same for a repeated request of the same executor, and
+    never that of another executor's or another act's. Without a request id, one never used."""
+    if not request_id:
+        return secrets.token_hex(32)
+    # None of the three can hold a zero byte, so no two triples make the same text.
+    return hashlib.sha256(f"{kind}\x00{executor}\x00{request_id}".encode("ascii")).hexdigest()
+
+
+def count_proposal(metrics: Metrics, kind: str, proposed: Proposed) -> None:
+    if proposed.outcome is not None:
+        metrics.proposed(kind, "accepted" if proposed.outcome.accepted else "denied")
+    else:
+        metrics.proposed(kind, "unknown" if proposed.unknown else "refused")
+
+
+def _check(request: core_pb2.ProposeLeaseRequest) -> None:
+    found = Violations()
+    found.enum("act", request.act, tuple(_KIND))
+    found.text("executor", request.executor, ids.check_executor)
+    if request.act == core_pb2.LEASE_ACT_ACQUIRE:
+        found.text("action", request.action, ids.check_action)
+        found.text("resource", request.resource, ids.check_resource)
+    else:
+        found.text("lease_id", request.lease_id, ids.check_lease_id)
+    request_id_and_ttl(found, request.request_id, request.ttl_ms)
+    found.within("timeout_ms", request.timeout_ms, 0, MAX_PROPOSAL_TIMEOUT_MS)
+    found.raise_any()
+
+
+def _body(request: core_pb2.ProposeLeaseRequest) -> dict[str, object]:
+    if request.act == core_pb2.LEASE_ACT_ACQUIRE:
+        return {
+            "executor": request.executor,
+            "action": request.action,
+            "resource": request.resource,
+            "ttl_ms": request.ttl_ms,
+        }
+    body: dict[str, object] = {"lease": request.lease_id, "executor": request.executor}
+    if request.act == core_pb2.LEASE_ACT_RENEW:
+        body["ttl_ms"] = request.ttl_ms
+    return body

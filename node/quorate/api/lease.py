@@ -1,0 +1,217 @@
+"""LeaseService: what executors ask of their own node. Runs in the edge processes.
+
+Owns the answers to Acquire, Check, Renew, Release and Watch. Decides nothing itself: a check is the
+check path's (`quorate.lease.check`), a lease is the ledger's, reached through the core process.
+That the node cannot prove a quorum is a denial with gRPC status OK, never an error: a proxy that is
+told to let calls pass on failure must not be handed a failure.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from quorate.api import convert, validate
+from quorate.api.access import Access
+from quorate.api.ports import Proposed
+from quorate.api.watch import WatchHub
+from quorate.core.limits import DEFAULT_PROPOSAL_TIMEOUT_MS
+from quorate.core.outcome import Deny, Reason
+from quorate.lease.check import Checked, CheckQuery, LeaseChecker
+from quorate.telemetry import DenialLog, Metrics
+from quorate.v1 import core_pb2, decision_pb2, lease_pb2, lease_pb2_grpc
+
+ANSWER_MARGIN_MS: Final = 100
+"""How long before the caller's own deadline a proposal is given up, so that the answer (whose
+outcome is unknown) still reaches it."""
+
+
+class LeaseProposer(Protocol):
+    """The way to the ledger (`quorate.api.core_link.CoreLink`)."""
+
+    async def propose(self, request: core_pb2.ProposeLeaseRequest) -> Proposed: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What became of a lease command, as all three answers tell it."""
+
+    verdict: decision_pb2.Verdict.ValueType
+    reason: decision_pb2.Reason.ValueType = decision_pb2.REASON_UNSPECIFIED
+    thing: str = ""
+    outcome: decision_pb2.Outcome | None = None
+    unknown: bool = False
+    lease: lease_pb2.Lease | None = None
+
+    @classmethod
+    def denied(cls, reason: Reason, thing: str = "", *, unknown: bool = False) -> _Verdict:
+        wire = convert.reason_to_wire(reason)
+        return cls(decision_pb2.VERDICT_DENY, wire, thing, unknown=unknown)
+
+
+class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
+    """Served by an edge process to the executors of its domain."""
+
+    def __init__(
+        self,
+        *,
+        checker: LeaseChecker,
+        proposer: LeaseProposer,
+        hub: WatchHub,
+        access: Access,
+        metrics: Metrics,
+        denials: DenialLog,
+    ) -> None:
+        self._checker = checker
+        self._proposer = proposer
+        self._hub = hub
+        self._access = access
+        self._metrics = metrics
+        self._denials = denials
+
+    async def Acquire(  # noqa: N802 - the contract's names, here and below
+        self, request: lease_pb2.AcquireRequest, context: Any
+    ) -> lease_pb2.AcquireResponse:
+        executor = self._access.executor(context)
+        validate.check_acquire(request)
+        wish = core_pb2.ProposeLeaseRequest(
+            act=core_pb2.LEASE_ACT_ACQUIRE,
+            executor=executor,
+            action=request.action,
+            resource=request.resource,
+            ttl_ms=request.ttl_ms,
+            request_id=request.request_id,
+        )
+        found = self._refusal() or await self._propose(wish, context)
+        self._note("Acquire", found.reason, executor)
+        return lease_pb2.AcquireResponse(
+            verdict=found.verdict,
+            reason=found.reason,
+            thing=found.thing,
+            lease=found.lease,
+            outcome=found.outcome,
+            unknown=found.unknown,
+        )
+
+    async def Renew(  # noqa: N802
+        self, request: lease_pb2.RenewRequest, context: Any
+    ) -> lease_pb2.RenewResponse:
+        executor = self._access.executor(context)
+        validate.check_renew(request)
+        wish = core_pb2.ProposeLeaseRequest(
+            act=core_pb2.LEASE_ACT_RENEW,
+            executor=executor,
+            lease_id=request.lease_id,
+            ttl_ms=request.ttl_ms,
+            request_id=request.request_id,
+        )
+        found = self._refusal() or await self._propose(wish, context)
+        self._note("Renew", found.reason, executor)
+        return lease_pb2.RenewResponse(
+            verdict=found.verdict,
+            reason=found.reason,
+            thing=found.thing,
+            lease=found.lease,
+            outcome=found.outcome,
+            unknown=found.unknown,
+        )
+
+    async def Release(  # noqa: N802
+        self, request: lease_pb2.ReleaseRequest, context: Any
+    ) -> lease_pb2.ReleaseResponse:
+        executor = self._access.executor(context)
+        validate.check_release(request)
+        wish = core_pb2.ProposeLeaseRequest(
+            act=core_pb2.LEASE_ACT_RELEASE,
+            executor=executor,
+            lease_id=request.lease_id,
+            request_id=request.request_id,
+        )
+        # Asked even without authority: giving a right back is never refused for want of a proof.
+        found = await self._propose(wish, context)
+        self._note("Release", found.reason, executor)
+        return lease_pb2.ReleaseResponse(
+            verdict=found.verdict,
+            reason=found.reason,
+            thing=found.thing,
+            outcome=found.outcome,
+            unknown=found.unknown,
+        )
+
+    async def Check(  # noqa: N802
+        self, request: lease_pb2.CheckRequest, context: Any
+    ) -> lease_pb2.CheckResponse:
+        executor = self._access.executor(context)
+        validate.check_check(request)
+        return convert.checked_to_wire(self._check((request,), executor, "Check")[0])
+
+    async def CheckBatch(  # noqa: N802
+        self, request: lease_pb2.CheckBatchRequest, context: Any
+    ) -> lease_pb2.CheckBatchResponse:
+        executor = self._access.executor(context)
+        validate.check_batch(request)
+        answers = self._check(request.checks, executor, "CheckBatch")
+        return lease_pb2.CheckBatchResponse(results=map(convert.checked_to_wire, answers))
+
+    async def Watch(  # noqa: N802
+        self, request: lease_pb2.WatchRequest, context: Any
+    ) -> AsyncIterator[lease_pb2.WatchResponse]:
+        executor = self._access.executor(context)
+        validate.check_watch(request)
+        with self._hub.watch(executor, tuple(request.lease_ids)) as watcher:
+            while True:
+                yield convert.notice_to_wire(await watcher.next())
+
+    def _check(
+        self, checks: Sequence[lease_pb2.CheckRequest], executor: str, method: str
+    ) -> list[Checked]:
+        started = time.perf_counter_ns()
+        answers = self._checker.check_all(
+            [CheckQuery(each.lease_id, executor, each.action, each.resource) for each in checks]
+        )
+        self._metrics.check_latency((time.perf_counter_ns() - started) / 1000)
+        for answer in answers:
+            decision = answer.decision
+            if isinstance(decision, Deny):
+                self._metrics.checked("deny", decision.reason)
+                self._note(method, convert.reason_to_wire(decision.reason), executor)
+            else:
+                self._metrics.checked("permit", "")
+        return answers
+
+    def _refusal(self) -> _Verdict | None:
+        """Why the ledger need not even be asked: this node holds no authority."""
+        authority = self._checker.authority()
+        return _Verdict.denied(authority.reason) if isinstance(authority, Deny) else None
+
+    async def _propose(self, wish: core_pb2.ProposeLeaseRequest, context: Any) -> _Verdict:
+        wish.timeout_ms = _timeout_ms(context.time_remaining())
+        proposed = await self._proposer.propose(wish)
+        outcome = proposed.outcome
+        if outcome is None:
+            # Unknown: not known to be granted, and therefore denied; the caller asks again.
+            return _Verdict.denied(proposed.refused or Reason.INQUORATE, unknown=proposed.unknown)
+        on_wire = convert.outcome_to_wire(outcome)
+        if outcome.reason is not None:
+            reason = convert.reason_to_wire(outcome.reason)
+            return _Verdict(decision_pb2.VERDICT_DENY, reason, outcome.thing, on_wire)
+        lease = None
+        if wish.act != core_pb2.LEASE_ACT_RELEASE:
+            lease = convert.lease_of_result(outcome.result)
+        return _Verdict(decision_pb2.VERDICT_PERMIT, outcome=on_wire, lease=lease)
+
+    def _note(self, method: str, reason: decision_pb2.Reason.ValueType, executor: str) -> None:
+        """Counts, and logs now and then, that the node denied for want of a quorum."""
+        if reason == decision_pb2.REASON_INQUORATE:
+            self._metrics.inquorate(method)
+            self._denials.denied(method, Reason.INQUORATE, executor)
+
+
+def _timeout_ms(remaining_s: float | None) -> int:
+    """How long a proposal may take, given what is left of the caller's time."""
+    if remaining_s is None:
+        return DEFAULT_PROPOSAL_TIMEOUT_MS
+    left_ms = int(remaining_s * 1000) - ANSWER_MARGIN_MS
+    return max(1, min(left_ms, DEFAULT_PROPOSAL_TIMEOUT_MS))

@@ -1,0 +1,294 @@
+"""The gRPC servers of a node: how they are secured, limited, observed and stopped.
+
+Owns the options of every server, TLS among them: a public server accepts certificates of the node's
+own domain only. Owns no service; `quorate.node` puts services and servers together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+import grpc
+import grpc.aio
+import grpc_health.v1.health as health_service
+import grpc_reflection.v1alpha.reflection as reflection_service
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from quorate.api.access import Access
+from quorate.api.core import CoreService
+from quorate.api.core_link import core_socket
+from quorate.api.governance import GovernanceService
+from quorate.api.interceptors import ErrorInterceptor
+from quorate.api.ledger import LedgerService
+from quorate.api.node import NodeService
+from quorate.api.ports import Core
+from quorate.api.watch import MAX_WATCHERS
+from quorate.core.errors import ConfigurationError
+from quorate.core.ids import SpiffeId
+from quorate.core.limits import MAX_MESSAGE_BYTES
+from quorate.telemetry import Metrics
+from quorate.v1 import (
+    core_pb2_grpc,
+    governance_pb2_grpc,
+    lease_pb2_grpc,
+    ledger_pb2_grpc,
+    node_pb2_grpc,
+)
+
+MAX_CALLS: Final = MAX_WATCHERS + 4_096
+"""Calls in progress in one server, watchers among them; more are refused at once."""
+MAX_CALLS_PER_CONNECTION: Final = 1_024
+MAX_METADATA_BYTES: Final = 16 * 1024
+STOP_GRACE_S: Final = 2.0
+"""How long calls in progress may take when a server stops."""
+_KEEPALIVE_MS: Final = 20_000
+_KEEPALIVE_TIMEOUT_MS: Final = 10_000
+_LEAST_PING_INTERVAL_MS: Final = 5_000
+
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.max_concurrent_streams", MAX_CALLS_PER_CONNECTION),
+    # A peer that vanished without a word must not hold a watcher's place for ever.
+    ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", _LEAST_PING_INTERVAL_MS),
+)
+
+LEASE_SERVICE: Final = "quorate.v1.LeaseService"
+GOVERNANCE_SERVICE: Final = "quorate.v1.GovernanceService"
+LEDGER_SERVICE: Final = "quorate.v1.LedgerService"
+NODE_SERVICE: Final = "quorate.v1.NodeService"
+
+
+class CertificatePair(Protocol):
+    """A certificate chain and its private key, PEM (`quorate.node.identity.KeyPair`)."""
+
+    @property
+    def certificate(self) -> bytes: ...
+
+    @property
+    def private_key(self) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """A service, and how it is added to a server."""
+
+    name: str
+    add: Callable[[grpc.aio.Server], None]
+
+
+class PublicServer:
+    """A server with mutual TLS, health and reflection. Reported as not serving until told."""
+
+    def __init__(
+        self,
+        server: grpc.aio.Server,
+        checks: health_service.aio.HealthServicer,
+        names: Sequence[str],
+    ) -> None:
+        self._server = server
+        self._health = checks
+        self._names = ("", *names)
+        self.port = 0
+        """Where it listens; of use when the address left it to the system."""
+
+    async def start(self) -> None:
+        await self.set_serving(False)
+        await self._server.start()
+
+    async def set_serving(self, serving: bool) -> None:
+        """What the health service says of every service and of the server as a whole."""
+        status = health_pb2.HealthCheckResponse
+        for name in self._names:
+            await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
+
+    async def stop(self, grace_s: float = STOP_GRACE_S) -> None:
+        """Refuses new calls, and cancels after `grace_s` those that are still in progress."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace_s)
+
+
+def build_public_server(
+    services: Sequence[Registration],
+    *,
+    address: str,
+    identity: CertificatePair,
+    client_ca: bytes,
+    metrics: Metrics,
+    reuse_port: bool = False,
+) -> PublicServer:
+    """A server at `address` (host:port) that demands a certificate issued by `client_ca`.
+
+    reuse_port: several processes may listen at the address (SO_REUSEPORT), and share its
+    connections. Raises ConfigurationError when the address cannot be used.
+    """
+    server = grpc.aio.server(
+        interceptors=[ErrorInterceptor(metrics)],
+        maximum_concurrent_rpcs=MAX_CALLS,
+        options=[*_OPTIONS, ("grpc.so_reuseport", int(reuse_port))],
+    )
+    for service in services:
+        service.add(server)
+    checks = health_service.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    names = [service.name for service in services]
+    reflection_service.enable_server_reflection(
+        [*names, health_service.SERVICE_NAME, reflection_service.SERVICE_NAME], server
+    )
+    public = PublicServer(server, checks, names)
+    credentials = grpc.ssl_server_credentials(
+        [(identity.private_key, identity.certificate)],
+        root_certificates=client_ca,
+        require_client_auth=True,
+    )
+    try:
+        public.port = server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"cannot listen at {address}", hint="is another process listening there?"
+        ) from error
+    return public
+
+
+def build_local_server(
+    services: Sequence[Registration], *, socket: Path, metrics: Metrics
+) -> grpc.aio.Server:
+    """A server at a unix socket, for processes of this node. The directory of the socket must be
+    the node's own. Raises ConfigurationError when the socket cannot be made."""
+    server = grpc.aio.server(
+        interceptors=[ErrorInterceptor(metrics)],
+        maximum_concurrent_rpcs=MAX_CALLS,
+        options=_OPTIONS,
+    )
+    for service in services:
+        service.add(server)
+    # These credentials accept nothing but a unix socket, whatever address is given.
+    credentials = grpc.local_server_credentials(grpc.LocalConnectionType.UDS)
+    try:
+        server.add_secure_port(f"unix:{socket}", credentials)
+        socket.chmod(0o600)
+    except (RuntimeError, OSError) as error:
+        raise ConfigurationError(
+            f"cannot listen at {socket}", hint="is another core process running on this directory?"
+        ) from error
+    return server
+
+
+def lease_registration(service: lease_pb2_grpc.LeaseServiceServicer) -> Registration:
+    return Registration(
+        LEASE_SERVICE,
+        lambda server: lease_pb2_grpc.add_LeaseServiceServicer_to_server(service, server),
+    )
+
+
+def core_registrations(core: Core, access: Access, metrics: Metrics) -> tuple[Registration, ...]:
+    """The public services of a core process."""
+    governance = GovernanceService(core, access, metrics)
+    ledger = LedgerService(core, access)
+    node = NodeService(core, access)
+    return (
+        Registration(
+            GOVERNANCE_SERVICE,
+            lambda server: governance_pb2_grpc.add_GovernanceServiceServicer_to_server(
+                governance, server
+            ),
+        ),
+        Registration(
+            LEDGER_SERVICE,
+            lambda server: ledger_pb2_grpc.add_LedgerServiceServicer_to_server(ledger, server),
+        ),
+        Registration(
+            NODE_SERVICE,
+            lambda server: node_pb2_grpc.add_NodeServiceServicer_to_server(node, server),
+        ),
+    )
+
+
+# -- the core process's servers ----------------------------------------------------------------
+
+
+class _Node(Protocol):
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def data_dir(self) -> Path: ...
+
+
+class _Listen(Protocol):
+    @property
+    def governance(self) -> str: ...
+
+
+class CoreServersConfig(Protocol):
+    """The part of a node's configuration that its core servers need."""
+
+    @property
+    def node(self) -> _Node: ...
+
+    @property
+    def listen(self) -> _Listen: ...
+
+
+@dataclass(frozen=True, slots=True)
+class CoreServers:
+    """The servers of a core process, serving."""
+
+    public: PublicServer
+    local: grpc.aio.Server
+
+    async def stop(self) -> None:
+        """Stops taking calls, lets those in progress end, and cuts what does not."""
+        await self.public.stop()
+        await self.local.stop(STOP_GRACE_S)
+
+
+async def start_core_servers(
+    core: Core,
+    config: CoreServersConfig,
+    identity: CertificatePair,
+    own_ca: bytes,
+    metrics: Metrics | None = None,
+) -> CoreServers:
+    """Serves governance, ledger and node to the own domain, and CoreService to the node's edges.
+
+    Raises ConfigurationError when an address cannot be used; nothing is left listening then.
+    """
+    metrics = metrics if metrics is not None else Metrics()
+    access = Access(SpiffeId.parse(config.node.id).trust_domain)
+    core_service = CoreService(core, metrics)
+    async with AsyncExitStack() as stack:
+        public = build_public_server(
+            core_registrations(core, access, metrics),
+            address=config.listen.governance,
+            identity=identity,
+            client_ca=own_ca,
+            metrics=metrics,
+        )
+        stack.push_async_callback(public.stop, 0.0)
+        local = build_local_server(
+            [
+                Registration(
+                    "quorate.v1.CoreService",
+                    lambda server: core_pb2_grpc.add_CoreServiceServicer_to_server(
+                        core_service, server
+                    ),
+                )
+            ],
+            socket=core_socket(config.node.data_dir),
+            metrics=metrics,
+        )
+        stack.push_async_callback(local.stop, 0.0)
+        await public.start()
+        await local.start()
+        await public.set_serving(True)
+        stack.pop_all()
+    return CoreServers(public, local)

@@ -1,0 +1,143 @@
+"""Requests checked field by field, before anything is done with them.
+
+Owns the limits of what a service accepts. Every violation of a request is collected, so that a
+caller mends them all at once; what a valid request *means* is the handler's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from quorate.api.errors import InvalidRequestError, Violation
+from quorate.core import ids
+from quorate.core.errors import MalformedError
+from quorate.core.limits import (
+    MAX_CHECKS_PER_BATCH,
+    MAX_ENVELOPE_BYTES,
+    MAX_LEASE_TTL_MS,
+    MAX_LEASES_PER_WATCH,
+    MAX_PROPOSAL_TIMEOUT_MS,
+    MAX_REQUEST_ID_CHARS,
+)
+from quorate.v1 import lease_pb2
+
+MAX_VIOLATIONS: Final = 64
+"""After so many the rest of the request is not looked at."""
+
+
+class Violations:
+    """Collects what is wrong with one request."""
+
+    def __init__(self) -> None:
+        self._found: list[Violation] = []
+
+    @property
+    def full(self) -> bool:
+        return len(self._found) >= MAX_VIOLATIONS
+
+    def add(self, field: str, problem: str) -> None:
+        if not self.full:
+            self._found.append(Violation(field, problem))
+
+    def text(self, field: str, value: str, check: Callable[[str], object]) -> None:
+        """`check` raises MalformedError when the text is not of its kind."""
+        try:
+            check(value)
+        except MalformedError as error:
+            self.add(field, error.problem)
+
+    def optional_text(self, field: str, value: str, check: Callable[[str], object]) -> None:
+        if value:
+            self.text(field, value, check)
+
+    def within(self, field: str, value: int, least: int, most: int) -> None:
+        if not least <= value <= most:
+            self.add(field, f"must be within {least} and {most}")
+
+    def length(self, field: str, size: int, least: int, most: int, unit: str) -> None:
+        if not least <= size <= most:
+            self.add(field, f"must be {least} to {most} {unit}, not {size}")
+
+    def enum(self, field: str, value: int, known: Sequence[int]) -> None:
+        if value not in known:
+            self.add(field, "is not a known value")
+
+    def raise_any(self) -> None:
+        """Raises InvalidRequestError when something was found."""
+        if self._found:
+            raise InvalidRequestError(self._found)
+
+
+def check_acquire(request: lease_pb2.AcquireRequest) -> None:
+    found = Violations()
+    found.text("action", request.action, ids.check_action)
+    found.text("resource", request.resource, ids.check_resource)
+    request_id_and_ttl(found, request.request_id, request.ttl_ms)
+    found.raise_any()
+
+
+def check_renew(request: lease_pb2.RenewRequest) -> None:
+    found = Violations()
+    found.text("lease_id", request.lease_id, ids.check_lease_id)
+    request_id_and_ttl(found, request.request_id, request.ttl_ms)
+    found.raise_any()
+
+
+def check_release(request: lease_pb2.ReleaseRequest) -> None:
+    found = Violations()
+    found.text("lease_id", request.lease_id, ids.check_lease_id)
+    _request_id(found, request.request_id)
+    found.raise_any()
+
+
+def check_check(request: lease_pb2.CheckRequest) -> None:
+    found = Violations()
+    _check_fields(found, request, "")
+    found.raise_any()
+
+
+def check_batch(request: lease_pb2.CheckBatchRequest) -> None:
+    found = Violations()
+    found.length("checks", len(request.checks), 1, MAX_CHECKS_PER_BATCH, "checks")
+    for index, check in enumerate(request.checks[:MAX_CHECKS_PER_BATCH]):
+        if found.full:
+            break
+        _check_fields(found, check, f"checks[{index}].")
+    found.raise_any()
+
+
+def check_watch(request: lease_pb2.WatchRequest) -> None:
+    found = Violations()
+    lease_ids = request.lease_ids
+    found.length("lease_ids", len(lease_ids), 1, MAX_LEASES_PER_WATCH, "leases")
+    for index, lease_id in enumerate(lease_ids[:MAX_LEASES_PER_WATCH]):
+        if found.full:
+            break
+        found.text(f"lease_ids[{index}]", lease_id, ids.check_lease_id)
+    if len(set(lease_ids)) != len(lease_ids):
+        found.add("lease_ids", "names a lease twice")
+    found.raise_any()
+
+
+def envelope_and_timeout(found: Violations, envelope: bytes, timeout_ms: int) -> None:
+    found.length("envelope", len(envelope), 1, MAX_ENVELOPE_BYTES, "bytes")
+    found.within("timeout_ms", timeout_ms, 0, MAX_PROPOSAL_TIMEOUT_MS)
+
+
+def _check_fields(found: Violations, request: lease_pb2.CheckRequest, prefix: str) -> None:
+    found.text(f"{prefix}lease_id", request.lease_id, ids.check_lease_id)
+    found.optional_text(f"{prefix}action", request.action, ids.check_action)
+    found.optional_text(f"{prefix}resource", request.resource, ids.check_resource)
+
+
+def request_id_and_ttl(found: Violations, request_id: str, ttl_ms: int) -> None:
+    found.within("ttl_ms", ttl_ms, 0, MAX_LEASE_TTL_MS)
+    _request_id(found, request_id)
+
+
+def _request_id(found: Violations, request_id: str) -> None:
+    if len(request_id) > MAX_REQUEST_ID_CHARS:
+        found.add("request_id", f"longer than {MAX_REQUEST_ID_CHARS} characters")
+    elif not (request_id.isascii() and request_id.isprintable()):
+        found.add("request_id", "must be printable ASCII")

@@ -1,0 +1,227 @@
+"""The edge process: answers executors, from the node's state and under its authority.
+
+    python -m quorate.node.edge_process --config node.toml --authority-fd N --lifeline-fd M
+
+Owns what an edge is made of and its life: opening the store for reading as soon as there is one,
+serving, following the core process, and ending, with the supervisor at the latest. It holds no
+authority: what may be permitted, and until when, it reads from the authority word for each check.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Coroutine, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+import uvloop
+
+from quorate.api.access import Access
+from quorate.api.core_link import CoreLink, core_socket
+from quorate.api.lease import LeaseService
+from quorate.api.servers import build_public_server, lease_registration
+from quorate.api.watch import WatchHub
+from quorate.core.errors import ConfigurationError, QuorateError, StorageDamagedError
+from quorate.core.genesis import Genesis
+from quorate.core.ids import SpiffeId
+from quorate.lease.check import LeaseChecker
+from quorate.lease.clock import SystemClock, boot_id
+from quorate.lease.word import AuthorityWord
+from quorate.node import exit_codes
+from quorate.node.config import NodeConfig, load_config
+from quorate.node.identity import load_tls_identity
+from quorate.node.organisation import read_genesis
+from quorate.storage import Environment
+from quorate.telemetry import DenialLog, Metrics, configure_logging
+
+LEDGER_DIRECTORY: Final = "ledger"
+OPEN_RETRY_S: Final = 0.05
+"""How often the edge looks for a store that its core process has yet to make."""
+
+log = structlog.get_logger(__name__)
+
+
+class EdgeStore:
+    """The node's store as an edge has it: absent, until the core process has made it."""
+
+    def __init__(self, config: NodeConfig, genesis: Genesis) -> None:
+        self._path = config.node.data_dir / LEDGER_DIRECTORY
+        self._map_size_bytes = config.storage.map_size_bytes
+        self._node_id = config.node.id
+        self._genesis_hash = genesis.hash
+        self.environment: Environment | None = None
+
+    async def open(self) -> None:
+        """Returns when the store is open. A store that is not there, or not whole yet, is what
+        every first start looks like; the node denies meanwhile, and its health says so."""
+        problem = ""
+        while self.environment is None:
+            try:
+                self.environment = self._try_open()
+            except QuorateError as error:
+                if str(error) != problem:
+                    problem = str(error)
+                    log.info("edge.waiting", problem=problem, hint=error.hint)
+                await asyncio.sleep(OPEN_RETRY_S)
+
+    def _try_open(self) -> Environment:
+        environment = Environment.open(
+            self._path, map_size_bytes=self._map_size_bytes, read_only=True
+        )
+        try:
+            environment.verify_identity(self._genesis_hash, self._node_id)
+        except BaseException:
+            environment.close()
+            raise
+        return environment
+
+    def close(self) -> None:
+        if self.environment is not None:
+            self.environment.close()
+            self.environment = None
+
+
+def own_ca(config: NodeConfig, genesis: Genesis) -> bytes:
+    """The certificate of the node's own domain, as the federation knows it. Raises
+    ConfigurationError for a node that the genesis does not name."""
+    for descriptor in genesis.descriptors:
+        if descriptor.node.id == config.node.id:
+            return descriptor.ca_certificate.encode("ascii")
+    raise ConfigurationError(
+        f"{config.node.id} is not a node of {genesis.origin}",
+        hint="check node.id and node.genesis in the configuration",
+    )
+
+
+async def serve(
+    config: NodeConfig, word: AuthorityWord, lifeline_fd: int, metrics: Metrics
+) -> None:
+    """Runs the edge until SIGTERM, until the supervisor is gone, or until a part of it fails.
+
+    Raises what made it fail; a store that is found damaged is a StorageDamagedError.
+    """
+    stopped = _stop_event(lifeline_fd)
+    genesis = read_genesis(config.node.genesis)
+    client_ca = own_ca(config, genesis)
+    identity = load_tls_identity(
+        config.tls.certificate, config.tls.private_key, expected_id=config.node.id
+    )
+    damaged = asyncio.Event()
+    clock = SystemClock()
+    async with AsyncExitStack() as stack:
+        store = EdgeStore(config, genesis)
+        stack.callback(store.close)
+        checker = LeaseChecker(
+            word, lambda: store.environment, clock, boot_id(), on_damaged=damaged.set
+        )
+        link = CoreLink(core_socket(config.node.data_dir))
+        stack.push_async_callback(link.close)
+        hub = WatchHub(checker, clock, metrics)
+        service = LeaseService(
+            checker=checker,
+            proposer=link,
+            hub=hub,
+            access=Access(SpiffeId.parse(config.node.id).trust_domain),
+            metrics=metrics,
+            denials=DenialLog(clock.boottime_ns, log),
+        )
+        server = build_public_server(
+            [lease_registration(service)],
+            address=config.listen.lease,
+            identity=identity.pair,
+            client_ca=client_ca,
+            metrics=metrics,
+            reuse_port=True,
+        )
+        stack.push_async_callback(server.stop)
+        stack.callback(hub.close)  # before the server stops, so that watchers end by themselves
+        await server.start()
+        log.info("edge.listening", address=config.listen.lease, node=config.node.id)
+
+        async def open_and_serve() -> None:
+            await store.open()
+            await server.set_serving(True)
+            log.info("edge.serving")
+            await link.follow(hub.moved)
+
+        await _until(stopped, damaged, open_and_serve(), hub.run())
+
+
+async def _until(
+    stopped: asyncio.Event, damaged: asyncio.Event, *parts: Coroutine[Any, Any, None]
+) -> None:
+    """Runs the parts until `stopped`. A part that ends takes the process with it: an edge that
+    serves without following, or without watching, would keep silent where it must speak."""
+    running = [asyncio.ensure_future(part) for part in parts]
+    ends = [asyncio.ensure_future(event.wait()) for event in (stopped, damaged)]
+    try:
+        done, _ = await asyncio.wait([*running, *ends], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (*running, *ends):
+            task.cancel()
+        await asyncio.wait([*running, *ends])
+    for task in done.intersection(running):
+        task.result()  # raises what ended it
+    if damaged.is_set():
+        raise StorageDamagedError("the edge cannot read the node's store")
+    assert stopped.is_set(), "no part of an edge ends by itself"
+
+
+def _stop_event(lifeline_fd: int) -> asyncio.Event:
+    """Set at SIGTERM, and when the lifeline's other end is closed. SIGINT is the supervisor's."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stopped.set)
+    loop.add_signal_handler(signal.SIGINT, lambda: None)
+
+    def hung_up() -> None:
+        loop.remove_reader(lifeline_fd)  # it stays readable: once is enough
+        stopped.set()
+
+    loop.add_reader(lifeline_fd, hung_up)
+    return stopped
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the process; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="quorate.node.edge_process")
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--authority-fd", type=int, required=True)
+    parser.add_argument("--lifeline-fd", type=int, required=True)
+    parser.add_argument("--metrics-address", help="serve metrics for Prometheus at HOST:PORT")
+    options = parser.parse_args(arguments)
+    try:
+        config = load_config(options.config)
+        configure_logging(config.log.level, config.log.format)
+        word = AuthorityWord.open(options.authority_fd, writable=False)
+        os.set_blocking(options.lifeline_fd, False)
+        metrics = _metrics(options.metrics_address, config.node.id)
+        uvloop.run(serve(config, word, options.lifeline_fd, metrics))
+    except ConfigurationError as error:
+        log.critical("edge.configuration", problem=str(error), hint=error.hint)
+        return exit_codes.CONFIGURATION
+    except (QuorateError, OSError) as error:
+        # A damaged store, too: whether the node has to stop is for the core process to find.
+        log.critical("edge.failed", problem=str(error), hint=getattr(error, "hint", ""))
+        return exit_codes.FAULT
+    log.info("edge.stopped")
+    return exit_codes.OK
+
+
+def _metrics(address: str | None, node_id: str) -> Metrics:
+    if address is None:
+        return Metrics()
+    # Here, because most edges export nothing and need not load an HTTP server.
+    from quorate.telemetry.export import export_to_prometheus  # noqa: PLC0415
+
+    return export_to_prometheus(address, node_id=node_id, process="edge").metrics
+
+
+if __name__ == "__main__":
+    sys.exit(main())
