@@ -149,7 +149,7 @@ class Cluster:
         descriptors = [str(member.directory / "descriptor.json") for member in made]
         self.cli("genesis", "draft", "--origin", self.origin, "--out", str(genesis), *descriptors)
         for member in made:
-            self.cli("genesis", "sign", str(member.directory), str(genesis))
+            self.cli("genesis", "sign", "--yes", str(member.directory), str(genesis))
         self.cli("genesis", "verify", str(genesis))
         for member in made:
             shutil.copy(genesis, member.directory / "genesis.json")
