@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 import grpc
-from google.rpc import error_details_pb2  # type: ignore[import-untyped]
+from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
@@ -106,7 +106,7 @@ class Connection:
         self.governance = governance_pb2_grpc.GovernanceServiceStub(self.channel)
         self.ledger = ledger_pb2_grpc.LedgerServiceStub(self.channel)
         self.node = node_pb2_grpc.NodeServiceStub(self.channel)
-        self.health = health_pb2_grpc.HealthStub(self.channel)
+        self.health: Any = health_pb2_grpc.HealthStub(self.channel)
         self.leases = lease_pb2_grpc.LeaseServiceStub(self.channel)
 
     def __enter__(self) -> Self:

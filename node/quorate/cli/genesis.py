@@ -267,8 +267,8 @@ def _review(on: Console, genesis: Genesis, signed: Sequence[str]) -> None:
     )
     for item in genesis.descriptors:
         on.print(f"[bold]{escape(item.domain)}[/]")
-        on.print(facts((name.replace("_", " "), value) for name, value in _member(item).items()))
-        on.print(facts([("signed", item.domain in signed)]))
+        shown = {**_member(item), "signed": item.domain in signed}
+        on.print(facts((name.replace("_", " "), value) for name, value in shown.items()))
 
 
 def _member(item: Descriptor) -> dict[str, object]:

@@ -26,7 +26,7 @@ from quorate.cli.options import now_ms
 from quorate.cli.output import ExitCode, Output, cell, facts, show
 from quorate.core import ids
 from quorate.core.errors import ConfigurationError, QuorateError
-from quorate.core.limits import MAX_COMMAND_LIFETIME_MS
+from quorate.core.limits import MAX_COMMAND_LIFETIME_MS, MAX_PROPOSAL_TIMEOUT_MS
 from quorate.node.organisation import Organisation
 from quorate.proofs.commands import build_command
 from quorate.v1 import decision_pb2, governance_pb2, node_pb2
@@ -155,6 +155,7 @@ class _Submission:
 
     def _attempt(self, left_ms: int) -> Settled | None:
         stub = self._connection.governance
+        left_ms = min(left_ms, MAX_PROPOSAL_TIMEOUT_MS)  # then it is submitted again
         try:
             if self._wait is None:
                 answer: Any = stub.Submit(

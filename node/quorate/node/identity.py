@@ -86,26 +86,32 @@ def read_private(path: Path) -> bytes:
     try:
         # O_NONBLOCK: a FIFO in the file's place must not hang the node.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            # Of the open file, not of the path: what is judged is what is read.
+            _check_private(path, os.fstat(descriptor).st_mode)
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                data = file.read(MAX_KEY_FILE_BYTES + 1)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise ConfigurationError(
             f"private key {path} cannot be read: {error.strerror}",
             hint="check the path, and that this user owns the file",
         ) from error
-    with os.fdopen(descriptor, "rb") as file:
-        # Of the open file, not of the path: what is judged is what is read.
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ConfigurationError(f"private key {path} is not a regular file")
-        mode = stat.S_IMODE(status.st_mode)
-        if mode & 0o077:
-            raise ConfigurationError(
-                f"private key {path} is open to others (mode {mode:04o})",
-                hint=f"chmod 600 {path}, and replace the key if others may have read it",
-            )
-        data = file.read(MAX_KEY_FILE_BYTES + 1)
     if len(data) > MAX_KEY_FILE_BYTES:
         raise ConfigurationError(f"private key {path} is larger than {MAX_KEY_FILE_BYTES} bytes")
     return data
+
+
+def _check_private(path: Path, st_mode: int) -> None:
+    if not stat.S_ISREG(st_mode):
+        raise ConfigurationError(f"private key {path} is not a regular file")
+    mode = stat.S_IMODE(st_mode)
+    if mode & 0o077:
+        raise ConfigurationError(
+            f"private key {path} is open to others (mode {mode:04o})",
+            hint=f"chmod 600 {path}, and replace the key if others may have read it",
+        )
 
 
 def read_public(path: Path, max_bytes: int = MAX_KEY_FILE_BYTES) -> bytes:
