@@ -126,6 +126,10 @@ def choose_route(view: StateView, request: DecisionRequest, ledger_time: int) ->
     owner = _active_owner(view, request.resource)
     if isinstance(owner, Deny):
         return owner
+    try:
+        ids.check_action(request.action)
+    except MalformedError:  # the pattern * means any action; this is none
+        return Deny(Reason.NO_GRANT, request.action)
     edge: TrustEdge | None = None
     if owner.domain != executor.domain:
         edge = _find_edge(view, request, owner.domain, executor.domain)
