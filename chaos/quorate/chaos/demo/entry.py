@@ -6,6 +6,7 @@ Owns the directory, the order of the acts, the exit code, and `--keep`.
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -27,11 +28,15 @@ def run(*, output: str, keep: bool, directory: Path | None) -> int:
     narrator = Narrator(output)
     place = directory or Path(tempfile.mkdtemp(prefix="quorate-demo-"))
     code = 1
+    # A polite end, by Ctrl-C or SIGTERM, ends every process and removes what was made.
+    former = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with Cluster(place, cast.DOMAINS, origin=cast.ORIGIN, progress=narrator.tell) as cluster:
             code = _play(Stage(cluster), narrator, keep=keep)
     except KeyboardInterrupt:
         code = INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, former)
     if directory is None and code in (0, INTERRUPTED):
         shutil.rmtree(place, ignore_errors=True)
     elif code != 0:
