@@ -57,8 +57,8 @@ class RootGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] not in _GROUPS and not args[0].startswith("-"):
-            near = get_close_matches(args[0], _GROUPS, n=1)
-            ctx.fail(f"No such command '{args[0]}'." + (f" Did you mean '{near[0]}'?" * len(near)))
+            near = [f" Did you mean '{name}'?" for name in get_close_matches(args[0], _GROUPS, n=1)]
+            ctx.fail(f"No such command '{args[0]}'.{''.join(near)}")
         return super().resolve_command(ctx, args)
 
     def main(  # type: ignore[override]

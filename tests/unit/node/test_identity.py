@@ -113,7 +113,7 @@ def save(directory: Path, pair: certificates.KeyPair) -> tuple[Path, Path]:
 def test_a_tls_identity_is_who_its_certificate_says(tmp_path: Path) -> None:
     paths = save(tmp_path, certificates.issue_node(certificates.make_ca("bank.example"), NODE))
     assert identity.load_tls_identity(*paths, expected_id=NODE).spiffe_id == NODE
-    with pytest.raises(ConfigurationError, match="not of spiffe://bank.example/node/2"):
+    with pytest.raises(ConfigurationError, match=r"not of spiffe://bank\.example/node/2"):
         identity.load_tls_identity(*paths, expected_id="spiffe://bank.example/node/2")
 
 

@@ -1,0 +1,391 @@
+"""A command line to run, organisations to run it for, and a node to run it against.
+
+The node is a real gRPC server with real certificates over the real core; only consensus and disk
+are left out. What it does wrong, a test tells it to.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from typer.testing import CliRunner
+
+from quorate.api import convert
+from quorate.cli.app import app
+from quorate.core import codec
+from quorate.core.genesis import Genesis
+from quorate.core.state import Kind, StateView, list_records
+from quorate.core.store import MemoryStore
+from quorate.core.transitions import apply, install_genesis
+from quorate.node import organisation
+from quorate.node.identity import load_signing_key
+from quorate.node.organisation import Organisation
+from quorate.proofs import merkle
+from quorate.proofs.checkpoint import Checkpoint, sign_checkpoint
+from quorate.proofs.commands import build_command
+from quorate.v1 import (
+    decision_pb2,
+    governance_pb2,
+    governance_pb2_grpc,
+    lease_pb2,
+    lease_pb2_grpc,
+    ledger_pb2,
+    ledger_pb2_grpc,
+    node_pb2,
+    node_pb2_grpc,
+)
+
+DOMAINS = ("bank.example", "clinic.example", "logistics.example")
+ORIGIN = "quorate.example/test"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What one run of the command line left behind."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.stdout)
+
+    @property
+    def error(self) -> Any:
+        return json.loads(self.stderr)["error"]
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("QUORATE_") or name in ("FORCE_COLOR", "NO_COLOR"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def run() -> Run:
+    def invoke(*arguments: object, answer: str = "") -> Ran:
+        result = CliRunner().invoke(app, [str(item) for item in arguments], input=answer)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return Ran(result.exit_code, result.stdout, result.stderr)
+
+    return invoke
+
+
+@dataclass
+class Federation:
+    """Three organisations, and the genesis that all of them have signed."""
+
+    root: Path
+    genesis_file: Path
+
+    def org(self, domain: str = DOMAINS[0]) -> Path:
+        return self.root / domain
+
+    @property
+    def genesis(self) -> Genesis:
+        return organisation.read_genesis(self.genesis_file)
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A federation to copy: making one takes longer than most tests."""
+    root = tmp_path_factory.mktemp("federation")
+    genesis = root / "genesis.json"
+    for number, domain in enumerate(DOMAINS):
+        address = f"127.0.0.1:{7411 + number}"
+        organisation.create(root / domain, domain=domain, peer_address=address)
+    descriptors = [root / domain / "descriptor.json" for domain in DOMAINS]
+    for arguments in (
+        ("draft", "--origin", ORIGIN, "--out", genesis, *descriptors),
+        *(("sign", root / domain, genesis, "--yes") for domain in DOMAINS),
+    ):
+        made = CliRunner().invoke(app, ["genesis", *map(str, arguments)])
+        assert made.exit_code == 0, made.stderr
+    for domain in DOMAINS:
+        shutil.copy(genesis, root / domain / "genesis.json")
+    return root
+
+
+@pytest.fixture
+def federation(tmp_path: Path, template: Path) -> Federation:
+    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
+    return Federation(tmp_path, tmp_path / "genesis.json")
+
+
+@dataclass
+class FakeNode:
+    """The services of one node over a core in memory.
+
+    faults: taken one for each Submit or Revoke: `lose` (not executed, outcome unknown), `forget`
+        (executed, outcome unknown), `break` (executed, then the connection breaks), `refuse`
+        (certainly not executed).
+    """
+
+    organisation: Organisation
+    genesis: Genesis
+    store: MemoryStore = field(default_factory=MemoryStore)
+    entries: list[bytes] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    requests: list[Any] = field(default_factory=list)
+    knows_outcomes: bool = True
+    reached: list[int] = field(default_factory=list)
+    permit_ttl_ms: int = 900
+    check_delay_s: float = 0.0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    address: str = ""
+
+    def __post_init__(self) -> None:
+        self.log_key = load_signing_key(self.organisation.config.keys.log)
+        self.signing_key = load_signing_key(self.organisation.config.keys.signing)
+        self.time_ms = self.genesis.created
+        self.entries.append(install_genesis(self.store, self.genesis))
+
+    @property
+    def view(self) -> StateView:
+        return StateView(self.store)
+
+    @property
+    def position(self) -> decision_pb2.LedgerPosition:
+        return decision_pb2.LedgerPosition(
+            size=len(self.entries), ledger_time_ms=self.view.ledger_time()
+        )
+
+    def node(self, level: int, index: int) -> bytes:
+        """The Merkle tree, computed anew: slow and plain."""
+        if level == 0:
+            return merkle.leaf_hash(self.entries[index])
+        return merkle.node_hash(
+            self.node(level - 1, 2 * index), self.node(level - 1, 2 * index + 1)
+        )
+
+    def execute(self, envelope: bytes) -> decision_pb2.Outcome:
+        with self.lock:
+            applied = apply(self.store, codec.stamp(self.time_ms, envelope), len(self.entries))
+            if applied.entry is not None:
+                self.entries.append(applied.entry)
+        return convert.outcome_to_wire(applied.outcome)
+
+    def checkpoint(self) -> str:
+        root = merkle.root(self, len(self.entries))
+        return sign_checkpoint(
+            Checkpoint(self.genesis.origin, len(self.entries), root), self.log_key
+        )
+
+
+def _proposed(node: FakeNode, request: Any, context: grpc.ServicerContext, answer: type) -> Any:
+    """What Submit and Revoke have in common, faults included."""
+    node.requests.append(request)
+    fault = node.faults.pop(0) if node.faults else ""
+    if fault == "lose":
+        return answer(unknown=True)
+    if fault == "refuse":
+        return answer(reason=decision_pb2.REASON_INQUORATE)
+    outcome = node.execute(request.envelope)
+    if fault == "break":
+        context.abort(grpc.StatusCode.UNAVAILABLE, "the connection broke")
+    return answer(unknown=True) if fault == "forget" else answer(outcome=outcome)
+
+
+class _Governance(governance_pb2_grpc.GovernanceServiceServicer):
+    def __init__(self, node: FakeNode) -> None:
+        self.node = node
+
+    def Submit(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return _proposed(self.node, request, context, governance_pb2.SubmitResponse)
+
+    def Revoke(self, request: Any, context: Any) -> Any:  # noqa: N802
+        answer = _proposed(self.node, request, context, governance_pb2.RevokeResponse)
+        if answer.outcome.accepted:
+            answer.reached = self.node.reached.pop(0) if self.node.reached else request.wait
+        return answer
+
+    def GetOutcome(self, request: Any, context: Any) -> Any:  # noqa: N802
+        known = self.node.view.outcome(request.command_id) if self.node.knows_outcomes else None
+        return governance_pb2.GetOutcomeResponse(
+            position=self.node.position,
+            found=known is not None,
+            outcome=convert.outcome_to_wire(known) if known is not None else None,
+        )
+
+    def ListState(self, request: Any, context: Any) -> Any:  # noqa: N802
+        kind = Kind(governance_pb2.Kind.Name(request.kind).removeprefix("KIND_").lower())
+        rows = list_records(self.node.view, kind, request.page_token, 2)
+        return governance_pb2.ListStateResponse(
+            position=self.node.position,
+            records=[record.decode() for _, record in rows[:1]],  # a page of one: pages are many
+            next_page_token=rows[0][0] if len(rows) > 1 else "",
+        )
+
+
+class _Ledger(ledger_pb2_grpc.LedgerServiceServicer):
+    def __init__(self, node: FakeNode) -> None:
+        self.node = node
+
+    def GetCheckpoint(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return ledger_pb2.GetCheckpointResponse(note=self.node.checkpoint())
+
+    def ListEntries(self, request: Any, context: Any) -> Any:  # noqa: N802
+        end = request.start + min(request.limit, 2)
+        page = self.node.entries[request.start : end]
+        return ledger_pb2.ListEntriesResponse(size=len(self.node.entries), entries=page)
+
+    def GetInclusionProof(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return ledger_pb2.GetInclusionProofResponse(
+            size=request.size,
+            entry=self.node.entries[request.index],
+            hashes=merkle.inclusion_proof(self.node, request.index, request.size),
+        )
+
+    def GetConsistencyProof(self, request: Any, context: Any) -> Any:  # noqa: N802
+        hashes = merkle.consistency_proof(self.node, request.old_size, request.new_size)
+        return ledger_pb2.GetConsistencyProofResponse(hashes=hashes)
+
+
+class _Status(node_pb2_grpc.NodeServiceServicer):
+    def __init__(self, node: FakeNode) -> None:
+        self.node = node
+
+    def GetStatus(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return node_pb2.GetStatusResponse(
+            node_id=self.node.organisation.config.node.id,
+            origin=self.node.genesis.origin,
+            role=node_pb2.ROLE_FOLLOWER,
+            position=self.node.position,
+            authority_reason=decision_pb2.REASON_INQUORATE,
+        )
+
+    def ListMembers(self, request: Any, context: Any) -> Any:  # noqa: N802
+        members = [
+            node_pb2.Member(node_id=item.node.id, domain=item.domain, connected=True)
+            for item in self.node.genesis.descriptors
+        ]
+        return node_pb2.ListMembersResponse(position=self.node.position, members=members)
+
+
+class _Leases(lease_pb2_grpc.LeaseServiceServicer):
+    def __init__(self, node: FakeNode) -> None:
+        self.node = node
+
+    def Acquire(self, request: Any, context: Any) -> Any:  # noqa: N802
+        body = {
+            "executor": next(iter(context.auth_context()["peer_spiffe_id"])).decode(),
+            "action": request.action,
+            "resource": request.resource,
+            "ttl_ms": request.ttl_ms,
+        }
+        return self._propose("lease.acquire", body, request, lease_pb2.AcquireResponse)
+
+    def Release(self, request: Any, context: Any) -> Any:  # noqa: N802
+        body = {
+            "executor": next(iter(context.auth_context()["peer_spiffe_id"])).decode(),
+            "lease": request.lease_id,
+        }
+        return self._propose("lease.release", body, request, lease_pb2.ReleaseResponse)
+
+    def _propose(self, kind: str, body: dict[str, object], request: Any, answer: type) -> Any:
+        self.node.requests.append(request)
+        fault = self.node.faults.pop(0) if self.node.faults else ""
+        if fault == "refuse":
+            return answer(verdict=decision_pb2.VERDICT_DENY, reason=decision_pb2.REASON_INQUORATE)
+        envelope = build_command(
+            origin=self.node.genesis.origin,
+            issuer=self.node.organisation.config.node.id,
+            command_type=kind,
+            body=body,
+            nonce=request.request_id.encode().hex()[:64].rjust(16, "0"),
+            not_after=self.node.time_ms + 60_000,
+            key=self.node.signing_key,
+        )
+        outcome = self.node.execute(envelope)
+        if fault == "forget":
+            return answer(verdict=decision_pb2.VERDICT_DENY, unknown=True)
+        if not outcome.accepted:
+            verdict = decision_pb2.VERDICT_DENY
+            return answer(verdict=verdict, reason=outcome.reason, outcome=outcome)
+        made = answer(verdict=decision_pb2.VERDICT_PERMIT, outcome=outcome)
+        if hasattr(made, "lease"):
+            made.lease.CopyFrom(convert.lease_of_result(json.loads(outcome.result)))
+        return made
+
+    def Check(self, request: Any, context: Any) -> Any:  # noqa: N802
+        threading.Event().wait(self.node.check_delay_s)
+        lease = self.node.view.lease(request.lease_id)
+        if lease is None:
+            return lease_pb2.CheckResponse(
+                verdict=decision_pb2.VERDICT_DENY, reason=decision_pb2.REASON_UNKNOWN_LEASE
+            )
+        return lease_pb2.CheckResponse(
+            verdict=decision_pb2.VERDICT_PERMIT, ttl_ms=self.node.permit_ttl_ms, fence=lease.fence
+        )
+
+    def Watch(self, request: Any, context: Any) -> Any:  # noqa: N802
+        for event, reason in (
+            (lease_pb2.WATCH_EVENT_ACTIVE, decision_pb2.REASON_UNSPECIFIED),
+            (lease_pb2.WATCH_EVENT_INTERRUPTED, decision_pb2.REASON_GRANT_REVOKED),
+        ):
+            yield lease_pb2.WatchResponse(lease_id=request.lease_ids[0], event=event, reason=reason)
+
+
+class Serving:
+    """Starts nodes, and stops them all at the end."""
+
+    def __init__(self, federation: Federation) -> None:
+        self._federation = federation
+        self._servers: list[grpc.Server] = []
+
+    def start(self, domain: str = DOMAINS[0]) -> FakeNode:
+        org = Organisation.load(self._federation.org(domain))
+        node = FakeNode(org, self._federation.genesis)
+        server = grpc.server(ThreadPoolExecutor(4))
+        governance_pb2_grpc.add_GovernanceServiceServicer_to_server(_Governance(node), server)
+        ledger_pb2_grpc.add_LedgerServiceServicer_to_server(_Ledger(node), server)
+        node_pb2_grpc.add_NodeServiceServicer_to_server(_Status(node), server)
+        lease_pb2_grpc.add_LeaseServiceServicer_to_server(_Leases(node), server)
+        credentials = grpc.ssl_server_credentials(
+            [(org.config.tls.private_key.read_bytes(), org.config.tls.certificate.read_bytes())],
+            org.ca_certificate(),
+            require_client_auth=True,
+        )
+        port = server.add_secure_port("127.0.0.1:0", credentials)
+        server.start()
+        self._servers.append(server)
+        node.address = f"127.0.0.1:{port}"
+        self._configure(domain, node.address)
+        return node
+
+    def _configure(self, domain: str, address: str) -> None:
+        file = self._federation.org(domain) / "node.toml"
+        text = file.read_text().replace("127.0.0.1:7402", address)
+        file.write_text(text)
+
+    def stop(self) -> None:
+        for server in self._servers:
+            server.stop(None).wait()
+
+
+@pytest.fixture
+def serving(federation: Federation) -> Iterator[Serving]:
+    made = Serving(federation)
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def node(serving: Serving) -> FakeNode:
+    return serving.start()

@@ -1,0 +1,145 @@
+"""Asking for permission from the command line: only a permit that is good now exits 0."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quorate.core import ids
+
+ACTION, RESOURCE = "payments.transfer", "//bank.example/accounts/payroll"
+
+
+@pytest.fixture
+def client(run: Any, federation: Any, node: Any, tmp_path: Path) -> Any:
+    """A registered executor with a grant; a function that runs a lease command as it."""
+    out = tmp_path / "payments"
+    org = ("--org", federation.org())
+    run("executor", "issue", federation.org(), "agent/payments", "--out", out)
+    run("executor", "register", "agent/payments", *org)
+    scope = ("--action", "payments.*", "--resource", "//bank.example/accounts/*")
+    ran = run("grant", "issue", "payroll", "agent/payments", *scope, *org)
+    assert ran.exit_code == 0, ran.stdout
+    node.requests.clear()
+
+    def lease(*arguments: object) -> Any:
+        where = ("--client", out, "--address", node.address, "-o", "json")
+        return run("lease", *arguments, *where)
+
+    return lease
+
+
+def test_a_lease_is_acquired_checked_and_released(client: Any, node: Any) -> None:
+    acquired = client("acquire", ACTION, RESOURCE, "--ttl", "60s")
+    assert acquired.exit_code == 0, acquired.stderr
+    lease = acquired.json["lease"]
+    ids.check_lease_id(lease["id"])
+    assert int(lease["fence"]) == acquired.json["ledger_index"]
+    checked = client("check", lease["id"])
+    assert checked.exit_code == 0
+    assert checked.json["verdict"] == "permit"
+    assert 0 < checked.json["remaining_ms"] <= node.permit_ttl_ms
+    released = client("release", lease["id"])
+    assert released.exit_code == 0, released.stdout
+
+
+def test_no_grant_no_lease(client: Any) -> None:
+    ran = client("acquire", "records.read", RESOURCE)
+    assert ran.exit_code == 3
+    assert (ran.json["verdict"], ran.json["reason"]) == ("deny", "NO_GRANT")
+    assert ran.json["lease"] is None
+
+
+def test_a_denied_check_exits_3(client: Any) -> None:
+    ran = client("check", "0" * 32)
+    assert ran.exit_code == 3
+    assert ran.json["reason"] == "UNKNOWN_LEASE"
+    assert ran.json["fence"] is None
+
+
+@pytest.mark.parametrize("ttl_ms", [0, -5])
+def test_a_permit_without_life_is_a_denial(client: Any, node: Any, ttl_ms: int) -> None:
+    lease = client("acquire", ACTION, RESOURCE).json["lease"]["id"]
+    node.permit_ttl_ms = ttl_ms
+    ran = client("check", lease)
+    assert ran.exit_code == 3
+    assert ran.json["reason"] == "EXPIRED_ON_ARRIVAL"
+
+
+def test_a_permit_that_came_late_is_a_denial(client: Any, node: Any) -> None:
+    lease = client("acquire", ACTION, RESOURCE).json["lease"]["id"]
+    node.permit_ttl_ms, node.check_delay_s = 50, 0.1
+    ran = client("check", lease)
+    assert ran.exit_code == 3
+    assert ran.json["reason"] == "EXPIRED_ON_ARRIVAL"
+
+
+def test_a_node_that_does_not_answer_in_time_permits_nothing(client: Any, node: Any) -> None:
+    lease = client("acquire", ACTION, RESOURCE).json["lease"]["id"]
+    node.check_delay_s = 0.5
+    ran = client("check", lease, "--timeout", "100ms")
+    assert ran.exit_code == 5
+    assert ran.stdout == ""
+
+
+def test_a_node_that_is_not_there_permits_nothing(run: Any, client: Any, tmp_path: Path) -> None:
+    where = ("--client", tmp_path / "payments", "--address", "127.0.0.1:1", "-o", "json")
+    for arguments in (("acquire", ACTION, RESOURCE), ("check", "0" * 32), ("watch", "0" * 32)):
+        ran = run("lease", *arguments, *where)
+        assert ran.exit_code == 5
+        assert ran.stdout == ""
+
+
+def test_a_refusal_is_a_denial(client: Any, node: Any) -> None:
+    node.faults = ["refuse"]
+    ran = client("acquire", ACTION, RESOURCE)
+    assert ran.exit_code == 3
+    assert ran.json["reason"] == "INQUORATE"
+
+
+def test_an_unknown_outcome_is_asked_for_again_with_the_same_request_id(
+    client: Any, node: Any
+) -> None:
+    node.faults, before = ["forget", "refuse"], len(node.entries)
+    ran = client("acquire", ACTION, RESOURCE)
+    assert ran.exit_code == 0, ran.stderr
+    assert len({request.request_id for request in node.requests}) == 1
+    assert len(node.requests) == 3
+    assert len(node.entries) == before + 1
+
+
+def test_what_stays_unknown_can_be_asked_for_later(client: Any, node: Any) -> None:
+    node.faults, before = ["forget"] * 1000, len(node.entries)
+    ran = client("acquire", ACTION, RESOURCE, "--timeout", "300ms")
+    assert ran.exit_code == 4
+    request_id = ran.error["request_id"]
+    assert f"--request-id {request_id}" in ran.error["hint"]
+    node.faults = []
+    assert client("acquire", ACTION, RESOURCE, "--request-id", request_id).exit_code == 0
+    assert len(node.entries) == before + 1
+
+
+def test_a_watch_tells_each_event_on_a_line(client: Any) -> None:
+    ran = client("watch", "a" * 32)
+    events = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert [event["event"] for event in events] == ["ACTIVE", "INTERRUPTED"]
+    assert events[1]["reason"] == "GRANT_REVOKED"
+    assert ran.exit_code == 5  # the node ended the watch: nothing may be acted on
+
+
+def test_a_watch_can_end_with_the_lease(client: Any) -> None:
+    ran = client("watch", "a" * 32, "--until-interrupted")
+    assert ran.exit_code == 3
+
+
+def test_people_read_a_verdict(run: Any, client: Any, node: Any, tmp_path: Path) -> None:
+    where = ("--client", tmp_path / "payments", "--address", node.address)
+    ran = run("lease", "acquire", ACTION, RESOURCE, *where)
+    assert "granted" in ran.stdout
+    assert "fence" in ran.stdout
+    lease = client("acquire", ACTION, RESOURCE).json["lease"]["id"]
+    assert "permit for" in run("lease", "check", lease, *where).stdout
+    assert "deny UNKNOWN_LEASE" in run("lease", "check", "0" * 32, *where).stdout
