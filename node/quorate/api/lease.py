@@ -25,13 +25,13 @@ from quorate.v1 import core_pb2, decision_pb2, lease_pb2, lease_pb2_grpc
 
 ANSWER_MARGIN_MS: Final = 100
 """How long before the caller's own deadline a proposal is given up, so that the answer (whose
-outcome is unknown) still reaches it."""
+outcome is unknown) still reaches it; never more than a fifth of the time."""
 
 
 class LeaseProposer(Protocol):
     """The way to the ledger (`quorate.api.core_link.CoreLink`)."""
 
-    async def propose(self, request: core_pb2.ProposeLeaseRequest) -> Proposed: ...
+    async def propose(self, request: core_pb2.ProposeLeaseRequest, timeout_ms: int) -> Proposed: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +187,7 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
         return _Verdict.denied(authority.reason) if isinstance(authority, Deny) else None
 
     async def _propose(self, wish: core_pb2.ProposeLeaseRequest, context: Any) -> _Verdict:
-        wish.timeout_ms = _timeout_ms(context.time_remaining())
-        proposed = await self._proposer.propose(wish)
+        proposed = await self._proposer.propose(wish, _timeout_ms(context.time_remaining()))
         outcome = proposed.outcome
         if outcome is None:
             # Unknown: not known to be granted, and therefore denied; the caller asks again.
@@ -213,5 +212,6 @@ def _timeout_ms(remaining_s: float | None) -> int:
     """How long a proposal may take, given what is left of the caller's time."""
     if remaining_s is None:
         return DEFAULT_PROPOSAL_TIMEOUT_MS
-    left_ms = int(remaining_s * 1000) - ANSWER_MARGIN_MS
+    left_ms = int(remaining_s * 1000)
+    left_ms -= min(ANSWER_MARGIN_MS, left_ms // 5)
     return max(1, min(left_ms, DEFAULT_PROPOSAL_TIMEOUT_MS))

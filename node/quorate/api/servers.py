@@ -61,6 +61,7 @@ _OPTIONS: Final = (
     ("grpc.http2.min_ping_interval_without_data_ms", _LEAST_PING_INTERVAL_MS),
 )
 
+CORE_SERVICE: Final = "quorate.v1.CoreService"
 LEASE_SERVICE: Final = "quorate.v1.LeaseService"
 GOVERNANCE_SERVICE: Final = "quorate.v1.GovernanceService"
 LEDGER_SERVICE: Final = "quorate.v1.LedgerService"
@@ -212,6 +213,15 @@ def core_registrations(core: Core, access: Access, metrics: Metrics) -> tuple[Re
     )
 
 
+def core_service_registration(core: Core, metrics: Metrics) -> Registration:
+    """The service of a core process for the edges of its own node."""
+    service = CoreService(core, metrics)
+    return Registration(
+        CORE_SERVICE,
+        lambda server: core_pb2_grpc.add_CoreServiceServicer_to_server(service, server),
+    )
+
+
 # -- the core process's servers ----------------------------------------------------------------
 
 
@@ -264,7 +274,6 @@ async def start_core_servers(
     """
     metrics = metrics if metrics is not None else Metrics()
     access = Access(SpiffeId.parse(config.node.id).trust_domain)
-    core_service = CoreService(core, metrics)
     async with AsyncExitStack() as stack:
         public = build_public_server(
             core_registrations(core, access, metrics),
@@ -275,14 +284,7 @@ async def start_core_servers(
         )
         stack.push_async_callback(public.stop, 0.0)
         local = build_local_server(
-            [
-                Registration(
-                    "quorate.v1.CoreService",
-                    lambda server: core_pb2_grpc.add_CoreServiceServicer_to_server(
-                        core_service, server
-                    ),
-                )
-            ],
+            [core_service_registration(core, metrics)],
             socket=core_socket(config.node.data_dir),
             metrics=metrics,
         )

@@ -136,7 +136,8 @@ class WatchHub:
         self._moved = False
         self._rested_s = 0.0
         self._authority: AuthorityRecord | Deny = Deny(Reason.INQUORATE)
-        # Denied for want of authority although the node held it: asked again at the next poll.
+        # What was decided under another authority than the hub last saw: authority came or went in
+        # between, or the state is behind the word. Asked again at the next look, until they agree.
         self._unsettled: set[CheckQuery] = set()
 
     # -- watchers -----------------------------------------------------------------------------
@@ -277,10 +278,11 @@ class WatchHub:
         notice = _change(watched.query, watched.last, checked)
         watched.last = checked
         self._await_expiry(watched, checked.expires_ns)
-        if _lacks_authority(checked) and isinstance(self._authority, AuthorityRecord):
-            self._unsettled.add(watched.query)
-        else:
+        denial = checked.decision if _lacks_authority(checked) else None
+        if denial == _denial(self._authority):
             self._unsettled.discard(watched.query)
+        else:
+            self._unsettled.add(watched.query)
         if notice is not None:
             for watcher in watched.watchers:
                 watcher.offer(notice)

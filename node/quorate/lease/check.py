@@ -181,7 +181,7 @@ class LeaseChecker:
                 return _same(Deny(Reason.INQUORATE), queries)
             view = StateView(snapshot.state)
             at = Position(snapshot.ledger_size, view.ledger_time())
-            latest_ms = max(at.ledger_time_ms, latest_ledger_time_ms(record, early.boottime_ns))
+            latest_ms = _latest_ms(record, early, at)
             decided = [self._decide(view, query, latest_ms) for query in queries]  # step 3
             now = self._now()  # step 4, while the snapshot still counts as read
         lapsed = self._lapsed(record, now)
@@ -245,6 +245,11 @@ def expiry_ns(record: AuthorityRecord, expires_at_ms: int) -> int:
     return record.granted_at_boottime_ns + before_ns + 1
 
 
+def _latest_ms(record: AuthorityRecord, now: _Now, at: Position) -> int:
+    """The latest that ledger time can be; never earlier than what the state itself says."""
+    return max(at.ledger_time_ms, latest_ledger_time_ms(record, now.boottime_ns))
+
+
 def _same(deny: Deny, queries: Sequence[CheckQuery], at: Position = NOWHERE) -> list[Checked]:
     return [Checked(deny, at)] * len(queries)
 
@@ -256,8 +261,7 @@ def _answer(
     if isinstance(decision, Deny):
         return Checked(decision, at)
     assert lease is not None, "what is permitted is a lease"
-    latest_ms = max(at.ledger_time_ms, latest_ledger_time_ms(record, now.boottime_ns))
-    lease_ms = lease.expires_at - latest_ms
+    lease_ms = lease.expires_at - _latest_ms(record, now, at)
     if lease_ms <= 0:  # it expired while it was decided on
         return Checked(Deny(Reason.LEASE_EXPIRED, lease.id), at)
     authority_ms = (record.deadline_ns - now.boottime_ns) // _NS_PER_MS

@@ -7,7 +7,7 @@ Owns nothing that a node runs on: everything is in memory, and stands still unti
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 
 from quorate.core.store import Reader
@@ -136,7 +136,7 @@ class Source:
     def __init__(self, world: World) -> None:
         self.world = world
 
-    def read(self) -> object:
+    def read(self) -> AbstractContextManager[Snapshot]:
         return self.world.snapshot()
 
 

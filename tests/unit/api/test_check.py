@@ -277,9 +277,11 @@ def test_equality_at_expiry_denies() -> None:
     assert reason(check(world)) is Reason.LEASE_EXPIRED
 
 
-def test_a_lease_that_expires_while_it_is_decided_on_is_denied() -> None:
+@pytest.mark.parametrize("pause_ms", [1_000, 1_500])
+def test_a_lease_that_expires_while_it_is_decided_on_is_denied(pause_ms: int) -> None:
     world = make_world(ttl_ms=1_000)
-    world.during = lambda: world.clock.advance_ms(1_500)
+    world.grant(rho_ppm=0)
+    world.during = lambda: world.clock.advance_ms(pause_ms)
     answer = check(world)
     assert answer.decision == Deny(Reason.LEASE_EXPIRED, world.lease_id)
 
