@@ -20,7 +20,7 @@ from grpc_status import rpc_status
 
 from quorate.cli.errors import RefusedError, UnreachableError
 from quorate.client.config import load_config as load_client
-from quorate.core import ids
+from quorate.core import codec, ids
 from quorate.core.errors import MalformedError, QuorateError
 from quorate.node.organisation import Organisation, dialable
 from quorate.v1 import governance_pb2_grpc, lease_pb2_grpc, ledger_pb2_grpc, node_pb2_grpc
@@ -160,6 +160,18 @@ class Connection:
         return RefusedError(
             f"{where} failed: {code.name} {details}".rstrip(), hint="see the node's log"
         )
+
+
+def read_json(data: bytes) -> dict[str, Any]:
+    """An object that a node sent as JSON. Raises RefusedError: a node that sends anything else is
+    broken, and the person who asked is not to blame."""
+    try:
+        value = codec.load(data)
+    except MalformedError as error:
+        raise RefusedError(f"the node's answer is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise RefusedError("the node's answer is no JSON object")
+    return value
 
 
 def _cause(details: str) -> str:

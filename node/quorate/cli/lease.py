@@ -9,7 +9,6 @@ from typing import Annotated, Any, Final
 
 import grpc
 import typer
-from google.protobuf.json_format import MessageToDict
 from rich.console import Console
 from rich.markup import escape
 
@@ -29,6 +28,7 @@ from quorate.cli.output import (
     OutputOption,
     console,
     facts,
+    fields_of,
     moment,
     print_json,
     show,
@@ -304,9 +304,7 @@ def _show_lease(answer: Any, done: str, output: Output) -> None:
         "verdict": "permit" if permitted else "deny",
         "reason": reason,
         "thing": thing,
-        "lease": MessageToDict(lease, preserving_proto_field_name=True)
-        if lease is not None and permitted
-        else None,
+        "lease": fields_of(lease) if lease is not None and permitted else None,
         "ledger_index": answer.outcome.ledger_index if answer.HasField("outcome") else None,
         "command_id": answer.outcome.command_id,
     }

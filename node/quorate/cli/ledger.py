@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from quorate.cli.connection import Connection, Target, choose_target
+from quorate.cli.connection import Connection, Target, choose_target, read_json
 from quorate.cli.ledger_check import (
     Checked,
     check_consistency,
@@ -25,7 +25,6 @@ from quorate.cli.options import (
     TimeoutOption,
 )
 from quorate.cli.output import Output, OutputOption, console, facts, moment, show, table
-from quorate.core import codec
 from quorate.core.errors import MalformedError
 from quorate.core.genesis import Genesis
 from quorate.node.organisation import CONFIG_FILE, Organisation, read_genesis
@@ -68,7 +67,7 @@ def show_ledger(
         ).size
         first = max(0, size - limit) if start is None else start
         raw = list(fetch_entries(connection, first, min(size, first + limit), timeout))
-    entries = [codec.load(data) for data in raw]
+    entries = [read_json(data) for data in raw]
     value = {"size": size, "start": first, "entries": entries}
 
     def people(on: Console) -> None:
@@ -79,20 +78,19 @@ def show_ledger(
     show(output, value, people)
 
 
-def _row(entry: Any) -> tuple[object, ...]:
+def _row(entry: dict[str, Any]) -> tuple[object, ...]:
     payload = command_payload(entry)
     body = payload.get("body", {})
-    about = next((body[name] for name in _ABOUT if body.get(name)), "")
-    if entry["type"] == "genesis":
-        about = payload.get("origin", "")
+    about = next((body[name] for name in _ABOUT if body.get(name)), payload.get("origin", ""))
+    time_ms = entry.get("time")
     return (
-        entry["seq"],
-        moment(entry["time"]),
-        entry["type"],
-        entry["decision"],
+        entry.get("seq"),
+        moment(time_ms) if isinstance(time_ms, int) else "-",
+        entry.get("type"),
+        entry.get("decision"),
         payload.get("issuer", ""),
         about,
-        f"{entry['reason']} {entry['thing']}".strip(),
+        f"{entry.get('reason', '')} {entry.get('thing', '')}".strip(),
     )
 
 

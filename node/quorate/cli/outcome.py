@@ -17,7 +17,7 @@ from quorate.cli.options import (
     TimeoutOption,
 )
 from quorate.cli.output import ExitCode, Output, OutputOption, facts, show
-from quorate.cli.submit import reason_name
+from quorate.cli.submit import reason_name, result_json
 from quorate.core import ids
 from quorate.v1 import governance_pb2
 
@@ -50,7 +50,7 @@ def outcome(
         "reason": reason_name(decided.reason),
         "thing": decided.thing,
         "ledger_index": decided.ledger_index if answer.found else None,
-        "result": decided.result,
+        "result": result_json(decided.result),
         "ledger_size": answer.position.size,
     }
 

@@ -67,6 +67,12 @@ def print_json(value: object) -> None:
     sys.stdout.flush()
 
 
+def fields_of(message: Any) -> dict[str, Any]:
+    """A flat protobuf message as JSON. protobuf's own JSON makes texts of 64-bit numbers; ours all
+    lie within what every JSON reader counts exactly."""
+    return {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}
+
+
 def print_error(
     kind: str,
     message: str,

@@ -11,9 +11,8 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from quorate.cli.connection import Connection, choose_target
+from quorate.cli.connection import Connection, choose_target, read_json
 from quorate.cli.output import Output, moment, show, table
-from quorate.core import codec
 from quorate.core.limits import MAX_RECORDS_PER_PAGE
 from quorate.v1 import governance_pb2
 
@@ -66,10 +65,7 @@ def _read(
             timeout_ms,
         )
         first = first or page
-        for record in page.records:
-            value = codec.load(record.encode())
-            assert isinstance(value, dict), "a record is an object"
-            records.append(value)
+        records += [read_json(record.encode()) for record in page.records]
         if not page.next_page_token or not page.records:
             return records, first, False
         token = page.next_page_token

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import typer
-from google.protobuf.json_format import MessageToDict
 from rich.console import Console
 
 from quorate.cli.connection import Connection, choose_target
@@ -14,7 +13,7 @@ from quorate.cli.options import (
     OptionalOrgOption,
     TimeoutOption,
 )
-from quorate.cli.output import Output, OutputOption, facts, moment, show, table
+from quorate.cli.output import Output, OutputOption, facts, fields_of, moment, show, table
 from quorate.cli.submit import reason_name
 from quorate.v1 import node_pb2
 
@@ -90,12 +89,7 @@ def members(
         answer = connection.ask(connection.node.ListMembers, node_pb2.ListMembersRequest(), timeout)
     value = {
         "ledger_size": answer.position.size,
-        "members": [
-            MessageToDict(
-                member, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-            )
-            for member in answer.members
-        ],
+        "members": [fields_of(member) for member in answer.members],
     }
 
     def people(console: Console) -> None:

@@ -20,10 +20,10 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from quorate.cli.connection import Connection, operator_target
+from quorate.cli.connection import Connection, operator_target, read_json
 from quorate.cli.errors import UnknownOutcomeError
 from quorate.cli.options import now_ms
-from quorate.cli.output import ExitCode, Output, cell, facts, show
+from quorate.cli.output import ExitCode, Output, facts, show
 from quorate.core import ids
 from quorate.core.errors import ConfigurationError, QuorateError
 from quorate.core.limits import MAX_COMMAND_LIFETIME_MS, MAX_PROPOSAL_TIMEOUT_MS
@@ -97,7 +97,7 @@ class Settled:
             "ledger_index": self.ledger_index,
             "command_id": self.command_id,
             "duplicate": self.duplicate,
-            "result": self.result,
+            "result": result_json(self.result),
             "reached": self.reached,
             "took_ms": round(self.took_ms, 1),
         }
@@ -109,6 +109,11 @@ def reason_name(number: int) -> str:
         return ""
     known = decision_pb2.Reason.DESCRIPTOR.values_by_number.get(number)
     return known.name.removeprefix("REASON_") if known is not None else f"reason {number}"
+
+
+def result_json(result: str) -> object:
+    """A command's own result, which the node sends as JSON text; None when there is none."""
+    return read_json(result.encode()) if result else None
 
 
 def level_name(number: int) -> str:
@@ -328,8 +333,6 @@ def _print_settled(console: Console, kind: str, settled: Settled, wait: Wait | N
     ]
     if settled.accepted and wait is not None:
         pairs.insert(1, ("holds", settled.reached or "not known"))
-    if settled.result not in ("", "{}"):
-        pairs.append(("result", cell(settled.result)))
     console.print(facts(pairs))
     if settled.accepted and _fell_short(settled, wait):
         console.print(f"[bold yellow]not {wait} in time[/]: from the authority period on, it is")

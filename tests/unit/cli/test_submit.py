@@ -36,6 +36,7 @@ def test_a_command_is_signed_with_the_governance_key(
     assert ran.json["accepted"] is True
     assert ran.json["ledger_index"] == 1
     assert ran.json["type"] == "executor.register"
+    assert ran.json["result"] == {"id": PAYMENTS}
     assert ran.json["took_ms"] > 0
     envelope = dsse.parse(envelopes(node)[0], 20_000)
     assert envelope.verify(federation.genesis.descriptors[0].governance_key)
