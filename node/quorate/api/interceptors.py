@@ -6,6 +6,7 @@ Owns the last line between a handler's exceptions and the caller. A cancelled ca
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn, TypeAlias
 
@@ -52,9 +53,17 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         if handler.request_streaming:
             # Of our servers only reflection takes a stream; its handler is the library's own.
             return handler
-        if handler.response_streaming:
+        # A handler that streams either yields its answers, or writes them to the context and then
+        # looks like a unary one (the library's health service does).
+        if handler.response_streaming and inspect.isasyncgenfunction(handler.unary_stream):
             return grpc.unary_stream_rpc_method_handler(
                 self._stream(handler.unary_stream, method),
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                self._unary(handler.unary_stream, method),
                 request_deserializer=handler.request_deserializer,
                 response_serializer=handler.response_serializer,
             )

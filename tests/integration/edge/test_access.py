@@ -127,6 +127,15 @@ async def test_health_says_what_was_told(edge, dial, pki) -> None:
             assert (answer.status == health_pb2.HealthCheckResponse.SERVING) is serving
 
 
+async def test_health_can_be_watched(edge, dial, pki) -> None:
+    stub = health_pb2_grpc.HealthStub(dial(edge.port, pki.executor))
+    call = stub.Watch(health_pb2.HealthCheckRequest(service="quorate.v1.LeaseService"))
+    assert (await call.read()).status == health_pb2.HealthCheckResponse.SERVING
+    await edge.server.set_serving(False)
+    assert (await call.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    call.cancel()
+
+
 async def test_reflection_lists_the_services(edge, servers, dial, pki) -> None:
     expected = {
         edge.port: {"quorate.v1.LeaseService"},
