@@ -60,12 +60,17 @@ class _Asked:
 
 
 class AuthorityHolder:
-    """Asks for authority in time, and says when it has come."""
+    """Asks for authority in time, and says when it has come.
 
-    def __init__(self, clock: Clock, period_ms: int) -> None:
+    first_seq: where this holder counts from. No two holders of one node may count over the same
+        numbers: a grant on its way when a node starts again, or one for which its leader still
+        waits, would answer an ask that was made only after its round.
+    """
+
+    def __init__(self, clock: Clock, period_ms: int, first_seq: int) -> None:
         self._clock = clock
         self._every_ns = period_ms * 1_000_000 // RENEWALS_PER_PERIOD
-        self._seq = 0
+        self._seq = first_seq
         self._asked: deque[_Asked] = deque(maxlen=_MAX_OUTSTANDING)
         self._granted: deque[Authority] = deque(maxlen=_MAX_OUTSTANDING)
         self._leader: str | None = None

@@ -7,6 +7,7 @@ carries its messages and calls `publish` only when the turn is durable.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,9 @@ from quorate.node.authority_wire import AuthorityMessage, EnforcedReport, Enforc
 
 _NS_PER_MS = 1_000_000
 _RETRY_NS = 100 * _NS_PER_MS
+_FIRST_SEQ_BITS = 62
+"""Where a process begins to count its asks is drawn from so many: no two processes of a node ever
+count over the same numbers, and none runs out of the 64 bits on the wire."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,9 @@ class AuthorityKeeper:
         boot_id: bytes,
         word: AuthorityWord,
         ledger_time_ms: Callable[[], int],
+        first_seq: int | None = None,
     ) -> None:
+        """`first_seq` is for simulations; by default it is drawn anew for each process."""
         self._node_id = node_id
         self._peers = tuple(peers)
         self._terms = terms
@@ -53,7 +59,11 @@ class AuthorityKeeper:
         self._boot_id = boot_id
         self._word = word
         self._ledger_time_ms = ledger_time_ms
-        self._holder = AuthorityHolder(clock, terms.period_ms)
+        self._holder = AuthorityHolder(
+            clock,
+            terms.period_ms,
+            secrets.randbits(_FIRST_SEQ_BITS) if first_seq is None else first_seq,
+        )
         self._rounds = ConfirmRounds(node_id, peers)
         self._enforcement = Enforcement([node_id, *peers], terms.period_ms, terms.rho_ppm)
         self._outbox: list[tuple[str, AuthorityMessage]] = []
@@ -102,16 +112,21 @@ class AuthorityKeeper:
             if node == self._node_id:
                 self._holder.on_grant(self._node_id, grant, raft.term)
             else:
-                self._outbox.append((node, grant))
-        self._enforce(raft, now)
+                # With each grant the watermark again: told alone, it may have come before the
+                # member knew this leader, or have been lost with a link.
+                self._outbox += [(node, grant), (node, EnforcedWatermark(self.watermark))]
         self._report(raft.leader, enforced_index)
+        self._enforce(raft, now)
 
     def _enforce(self, raft: Leadership, now: int) -> None:
-        if not raft.is_leader:
+        if self._led_term is not None and (not raft.is_leader or self._led_term != raft.term):
+            # Also when no turn saw the end of that leadership: whoever led in between may have
+            # granted authority of which this node knows nothing.
             self._enforcement.end()
             self._led_term = None
+        if not raft.is_leader or not raft.commits_own_term:
             return
-        if self._led_term != raft.term and raft.commits_own_term:
+        if self._led_term is None:
             self._led_term = raft.term
             self._enforcement.begin(now)
         self.watermark = max(

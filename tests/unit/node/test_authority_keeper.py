@@ -1,0 +1,336 @@
+"""One node in the authority protocol: the keeper between its peers, its Raft and its word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from quorate.core.limits import MAX_INTEGER
+from quorate.core.outcome import Reason
+from quorate.lease.authority import Ask, Grant
+from quorate.lease.confirm import Confirm, ConfirmReply
+from quorate.lease.word import AuthorityRecord, AuthorityWord
+from quorate.node.authority_keeper import AuthorityKeeper, AuthorityTerms
+from quorate.node.authority_wire import AuthorityMessage, EnforcedReport, EnforcedWatermark
+from quorate.testing.clock import FakeClock
+
+MS = 1_000_000
+PERIOD_MS = 1_000
+BOOT_ID = b"0123456789abcdef"
+TERMS = AuthorityTerms(period_ms=PERIOD_MS, max_permit_ttl_ms=500, rho_ppm=10_000)
+
+
+@dataclass
+class Raft:
+    is_leader: bool = False
+    term: int = 3
+    commit_index: int = 10
+    commits_own_term: bool = True
+    leader: str | None = "b"
+
+
+class Node:
+    """A keeper with what belongs to it."""
+
+    def __init__(self, word: AuthorityWord, peers: tuple[str, ...] = ("b", "c")) -> None:
+        self.clock = FakeClock()
+        self.word = word
+        self.raft = Raft()
+        self.peers = peers
+        self.start()
+
+    def start(self) -> None:
+        self.keeper = AuthorityKeeper(
+            node_id="a",
+            peers=self.peers,
+            terms=TERMS,
+            clock=self.clock,
+            boot_id=BOOT_ID,
+            word=self.word,
+            ledger_time_ms=lambda: 77,
+        )
+
+    def lead(self, term: int = 3) -> None:
+        self.raft.is_leader, self.raft.leader, self.raft.term = True, "a", term
+
+    def turn(
+        self, *received: tuple[str, AuthorityMessage], applied: int = 10, enforced: int = 10
+    ) -> list[tuple[str, AuthorityMessage]]:
+        for peer, message in received:
+            self.keeper.receive(peer, message, self.raft)
+        self.keeper.tick(self.raft, applied, enforced)
+        self.keeper.publish(applied)
+        return self.keeper.take_outbox()
+
+    def record(self) -> AuthorityRecord:
+        record = self.word.read()
+        assert record is not None
+        return record
+
+
+@pytest.fixture
+def word() -> Iterator[AuthorityWord]:
+    word = AuthorityWord.create()
+    yield word
+    word.close()
+
+
+@pytest.fixture
+def node(word: AuthorityWord) -> Node:
+    return Node(word)
+
+
+def _ask(sent: list[tuple[str, AuthorityMessage]]) -> Ask:
+    (ask,) = [message for _, message in sent if isinstance(message, Ask)]
+    return ask
+
+
+# -- holding authority --------------------------------------------------------------------------
+
+
+def test_a_node_that_starts_takes_the_authority_of_the_one_before_away(node: Node):
+    node.turn(("b", Grant(_ask(node.turn()).seq, 3, 10, 1)))
+    assert node.record().deadline_ns > 0
+    node.start()
+    assert node.record().reason is Reason.INQUORATE
+    assert node.keeper.remaining_ms() == 0
+
+
+def test_a_follower_asks_its_leader_and_publishes_from_when_it_asked(node: Node):
+    asked = node.clock.boottime_ns(), node.clock.realtime_ns()
+    sent = node.turn()
+    ask = _ask(sent)
+    assert ("b", Ask(ask.seq, 10, 10)) in sent
+    node.clock.advance_ms(40)
+    node.turn(("b", Grant(ask.seq, 3, 10, 1234)))
+    assert node.record() == AuthorityRecord(
+        boot_id=BOOT_ID,
+        deadline_ns=asked[0] + PERIOD_MS * MS,
+        granted_at_boottime_ns=asked[0],
+        granted_at_realtime_ns=asked[1],
+        term=3,
+        index=10,
+        ledger_time_ms=1234,
+        max_permit_ttl_ms=500,
+        rho_ppm=10_000,
+    )
+    assert node.keeper.remaining_ms() == PERIOD_MS - 40
+    node.clock.advance_ms(PERIOD_MS)
+    assert node.keeper.remaining_ms() == 0
+
+
+def test_nothing_is_published_for_a_state_that_is_not_durable_yet(node: Node):
+    ask = _ask(node.turn())
+    node.turn(("b", Grant(ask.seq, 3, 12, 1)), applied=11)
+    assert node.record().reason is Reason.INQUORATE
+    node.turn(applied=12)
+    assert node.record().index == 12
+
+
+@pytest.mark.parametrize("ledger_time_ms", [-1, MAX_INTEGER + 1])
+def test_a_grant_with_an_impossible_time_is_dropped(node: Node, ledger_time_ms: int):
+    ask = _ask(node.turn())
+    node.turn(("b", Grant(ask.seq, 3, 10, ledger_time_ms)))
+    assert node.record().reason is Reason.INQUORATE
+
+
+def test_a_grant_for_the_process_before_gives_the_one_after_nothing(node: Node):
+    """Both ask for the first time; their leader was stopped between confirming and granting."""
+    before = _ask(node.turn())
+    node.start()
+    node.clock.advance_ms(10 * PERIOD_MS)
+    assert _ask(node.turn()).seq != before.seq
+    node.turn(("b", Grant(before.seq, 3, 10, 1)))
+    assert node.record().reason is Reason.INQUORATE
+
+
+def test_authority_is_given_up_at_once_and_only_a_new_ask_brings_it_back(node: Node):
+    first = _ask(node.turn())
+    node.turn(("b", Grant(first.seq, 3, 10, 1)))
+    node.clock.advance_ms(PERIOD_MS // 5)
+    second = _ask(node.turn())
+    node.keeper.surrender(Reason.STORAGE_FULL)
+    assert node.record().reason is Reason.STORAGE_FULL
+    assert node.keeper.take_outbox() == []
+    third = _ask(node.turn(("b", Grant(second.seq, 3, 10, 1))))
+    assert node.record().reason is Reason.STORAGE_FULL
+    node.turn(("b", Grant(third.seq, 3, 10, 1)))
+    assert node.record().reason is None
+
+
+def test_a_voter_confirms_its_leader_alone(node: Node):
+    sent = node.turn(("b", Confirm(3, 4)), ("c", Confirm(3, 9)), ("b", Confirm(2, 5)))
+    replies = [(peer, m) for peer, m in sent if isinstance(m, ConfirmReply)]
+    assert replies == [("b", ConfirmReply(3, 4))]
+
+
+# -- granting it ---------------------------------------------------------------------------------
+
+
+def test_a_leader_grants_to_its_members_and_to_itself_by_the_same_round(node: Node):
+    node.lead()
+    asked_ns = node.clock.boottime_ns()
+    sent = node.turn(("b", Ask(5, 9, 9)))
+    assert not any(isinstance(message, Grant) for _, message in sent)
+    (confirm,) = {message for _, message in sent if isinstance(message, Confirm)}
+    node.clock.advance_ms(20)
+    sent = node.turn(("c", ConfirmReply(3, confirm.round)))
+    assert ("b", Grant(5, 3, 10, 77)) in sent
+    assert node.record().granted_at_boottime_ns == asked_ns
+
+
+def test_a_federation_of_one_grants_itself(word: AuthorityWord):
+    node = Node(word, peers=())
+    node.lead()
+    assert node.turn() == []
+    assert node.record().deadline_ns == node.clock.boottime_ns() + PERIOD_MS * MS
+
+
+def test_a_deposed_leader_grants_nothing(node: Node):
+    node.lead()
+    sent = node.turn(("b", Ask(5, 9, 9)))
+    (confirm,) = {message for _, message in sent if isinstance(message, Confirm)}
+    node.raft = Raft(term=4)
+    sent = node.turn(("c", ConfirmReply(3, confirm.round)))
+    assert not any(isinstance(message, Grant) for _, message in sent)
+
+
+# -- enforcement ---------------------------------------------------------------------------------
+
+
+def test_reports_go_to_the_leader_once_a_change(node: Node):
+    def reports(**state: int) -> list[tuple[str, AuthorityMessage]]:
+        return [(p, m) for p, m in node.turn(**state) if isinstance(m, EnforcedReport)]
+
+    assert reports(enforced=9) == [("b", EnforcedReport(9))]
+    assert reports(enforced=9) == []
+    assert reports(enforced=10) == [("b", EnforcedReport(10))]
+    node.raft.leader = "c"
+    assert reports(enforced=10) == [("c", EnforcedReport(10))]
+    node.keeper.connected("c")
+    assert reports(enforced=10) == [("c", EnforcedReport(10))]
+
+
+def test_the_leader_tells_what_all_have_enforced(node: Node):
+    node.lead()
+    node.turn(enforced=10)
+    assert node.keeper.watermark == 0
+    sent = node.turn(("b", EnforcedReport(10)), ("c", Ask(1, 9, 9)))
+    assert node.keeper.watermark == 9
+    told = [(p, m) for p, m in sent if isinstance(m, EnforcedWatermark)]
+    assert told == [("b", EnforcedWatermark(9)), ("c", EnforcedWatermark(9))]
+    assert not any(isinstance(m, EnforcedWatermark) for _, m in node.turn())
+
+
+def test_the_leaders_own_report_counts_in_the_turn_in_which_it_is_made(word: AuthorityWord):
+    """Not a timer later: in a federation of one nothing else would come."""
+    node = Node(word, peers=())
+    node.lead()
+    node.turn(enforced=10)
+    assert node.keeper.watermark == 10
+
+
+def test_a_report_of_more_than_is_committed_counts_as_what_is(node: Node):
+    node.lead()
+    node.turn(("b", EnforcedReport(2**60)), ("c", EnforcedReport(2**60)))
+    node.raft.commit_index = 2**61
+    node.turn(enforced=2**61)
+    assert node.keeper.watermark == 10
+
+
+def test_a_follower_learns_the_watermark_from_its_leader(node: Node):
+    node.turn(("c", EnforcedWatermark(8)))
+    assert node.keeper.watermark == 0
+    node.turn(("b", EnforcedWatermark(7)), ("b", EnforcedWatermark(6)))
+    assert node.keeper.watermark == 7
+
+
+def test_the_watermark_is_told_again_with_each_grant(node: Node):
+    """A member that has started again must learn it, though nothing else changes."""
+    node.lead()
+    reports = ("b", EnforcedReport(10)), ("c", EnforcedReport(10))
+    node.turn(*reports)
+    sent = node.turn(("b", Ask(1, 10, 10)))
+    number = max(m.round for _, m in sent if isinstance(m, Confirm))
+    sent = node.turn(("c", ConfirmReply(3, number)))
+    assert [m for p, m in sent if p == "b"] == [Grant(1, 3, 10, 77), EnforcedWatermark(10)]
+
+
+def test_a_new_link_is_told_the_watermark_by_the_leader(node: Node):
+    node.keeper.connected("b")
+    assert node.keeper.take_outbox() == []
+    node.lead()
+    node.turn(("b", EnforcedReport(10)), ("c", EnforcedReport(10)))
+    node.keeper.connected("b")
+    assert node.keeper.take_outbox() == [("b", EnforcedWatermark(10))]
+
+
+def test_a_member_that_is_silent_holds_the_watermark_until_it_has_lapsed(node: Node):
+    node.lead()
+    node.turn(("b", EnforcedReport(10)))
+    node.clock.advance_ms(PERIOD_MS * 101 // 100 - 1)
+    node.turn()
+    assert node.keeper.watermark == 0
+    node.clock.advance_ms(1)
+    node.turn()
+    assert node.keeper.watermark == 10
+
+
+def test_a_new_leader_waits_for_what_the_ones_before_have_granted(node: Node):
+    node.lead()
+    node.turn(("b", EnforcedReport(10)))
+    node.raft = Raft(term=4)
+    node.turn()
+    node.clock.advance_ms(10 * PERIOD_MS)
+    node.lead(term=5)
+    node.turn()
+    assert node.keeper.watermark == 0
+
+
+def test_a_leadership_that_ended_unseen_still_counts_as_ended(node: Node):
+    """Deposed and elected again between two turns: another leader may have granted meanwhile."""
+    node.lead()
+    node.turn(("b", EnforcedReport(10)))
+    node.clock.advance_ms(10 * PERIOD_MS)
+    node.lead(term=5)
+    node.raft.commits_own_term = False
+    node.turn()
+    assert node.keeper.watermark == 0
+    node.raft.commits_own_term = True
+    node.turn()
+    assert node.keeper.watermark == 0
+    node.clock.advance_ms(PERIOD_MS * 101 // 100)
+    node.turn()
+    assert node.keeper.watermark == 10
+
+
+def test_before_a_commit_of_its_own_a_leader_tells_nothing(node: Node):
+    node.lead()
+    node.raft.commits_own_term = False
+    node.turn(("b", EnforcedReport(10)), ("c", EnforcedReport(10)))
+    assert node.keeper.watermark == 0
+
+
+def test_what_each_member_has_enforced_can_be_seen(node: Node):
+    node.lead()
+    node.turn(("b", EnforcedReport(8)), enforced=9)
+    assert [node.keeper.enforced_by(member) for member in "abc"] == [9, 8, 0]
+
+
+# -- timers --------------------------------------------------------------------------------------
+
+
+def test_without_a_leader_no_turn_is_due(node: Node):
+    node.raft.leader = None
+    assert node.keeper.next_timer_ns(node.raft) is None
+
+
+def test_a_turn_is_due_for_the_next_ask_and_for_a_leader_to_retry(node: Node):
+    node.turn()
+    now = node.clock.boottime_ns()
+    assert node.keeper.next_timer_ns(node.raft) == now + PERIOD_MS * MS // 5
+    node.lead()
+    node.turn()
+    assert node.keeper.next_timer_ns(node.raft) == now + 100 * MS
