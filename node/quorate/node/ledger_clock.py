@@ -1,8 +1,10 @@
 """Ledger time: what the leader stamps on commands.
 
 Owns the estimate of the federation's time as the median of the voters' wall clocks, so that one
-wrong clock cannot push it, and the promise that it never goes back on this node. What makes it
-monotonic in the ledger is `apply`, which takes the larger of the stamp and the last entry's time.
+wrong clock cannot push it, and the promise that it is never before what the ledger holds. What
+makes it monotonic in the ledger is `apply`, which takes the larger of the stamp and the last
+entry's time. An estimate is not remembered: one that was made alone, or before the wall clock was
+set right, must not be stamped later, when the voters say otherwise.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ class LedgerClock:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._offsets: dict[str, tuple[int, int]] = {}
-        self._last_ms = 0
+        self._held_ms = 0
 
     def heard(self, voter: str, wall_clock_ms: int) -> None:
         """A voter has told its wall clock. The way it took makes it look late, which only lets
@@ -33,14 +35,12 @@ class LedgerClock:
 
     def not_before(self, ledger_time_ms: int) -> None:
         """The ledger holds this time already."""
-        self._last_ms = max(self._last_ms, ledger_time_ms)
+        self._held_ms = max(self._held_ms, ledger_time_ms)
 
     def now_ms(self) -> int:
-        """Ledger time, milliseconds since the epoch; never less than what was returned before."""
+        """Ledger time, milliseconds since the epoch; never less than what the ledger holds."""
         own = self._clock.realtime_ns() // _NS_PER_MS
-        now_ms = min(own + self._median_offset_ms(), MAX_INTEGER)
-        self._last_ms = max(self._last_ms, now_ms)
-        return self._last_ms
+        return max(self._held_ms, min(own + self._median_offset_ms(), MAX_INTEGER))
 
     def own_offset_ms(self) -> int:
         """How far this node's wall clock is ahead of the median of those it has heard."""
