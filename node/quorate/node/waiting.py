@@ -8,8 +8,12 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Callable
+from typing import Final
 
 from quorate.core.outcome import Outcome
+
+_TIDY_FROM: Final = 64
+"""Fewer waits than this are not looked through for those that were given up."""
 
 
 class OutcomeWaiters:
@@ -52,8 +56,18 @@ class WatermarkWaiters:
     def __init__(self) -> None:
         self._heap: list[tuple[int, int, asyncio.Future[None]]] = []
         self._order = 0
+        self._tidy_at = _TIDY_FROM
+
+    def __len__(self) -> int:
+        """How many waits are kept: those that go on, and not many more that were given up."""
+        return len(self._heap)
 
     def add(self, index: int) -> asyncio.Future[None]:
+        if len(self._heap) >= self._tidy_at:
+            # While nothing is reached, callers give up and come again for as long as it lasts.
+            self._heap = [wait for wait in self._heap if not wait[2].done()]
+            heapq.heapify(self._heap)
+            self._tidy_at = max(_TIDY_FROM, 2 * len(self._heap))
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._order += 1
         heapq.heappush(self._heap, (index, self._order, future))
