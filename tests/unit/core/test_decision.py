@@ -453,7 +453,7 @@ def test_the_cost_of_a_decision_does_not_grow_with_the_ledger(trusted: Any) -> N
     assert cost() == before
 
 
-# -- the invariants can fail -------------------------------------------------------------------------
+# -- the invariants can fail ---------------------------------------------------------------------
 
 
 def test_invariants_see_what_is_wrong(trusted: Any) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from base64 import b64encode
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from quorate.core import codec, dsse, transitions
+from quorate.core import codec, dsse, state, transitions
 from quorate.core.commands import Verb
 from quorate.core.errors import StorageFullError
 from quorate.core.limits import (
@@ -454,10 +455,6 @@ def test_a_suspended_domain_narrows_and_does_not_widen(trusted: Any) -> None:
 
 
 def test_a_domain_that_another_suspended_does_not_reinstate_itself(trusted: Any) -> None:
-    from dataclasses import replace
-
-    from quorate.core import state
-
     bank = replace(trusted.view.domain(BANK), status=Status.SUSPENDED, suspended_by=CLINIC)
     state.save_domain(trusted.store, bank)
     assert trusted.do(BANK, "domain.reinstate", {"domain": BANK}).reason is Reason.NOT_AUTHORIZED
