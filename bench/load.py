@@ -1,0 +1,128 @@
+"""A closed-loop client in a process of its own: some calls in flight for some seconds.
+
+Prints one JSON object: calls, seconds, permits, p50_us, p99_us. The client is Python and costs more
+CPU than the server that it calls; both sides of a ratio bear the same client.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+import tomllib
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import grpc
+import uvloop
+
+from bench.echo import METHOD
+from quorate.v1 import decision_pb2, lease_pb2, lease_pb2_grpc
+
+ACTION = "bench.act"
+RESOURCE = "//bank.example/bench"
+ECHO_BYTES = 200
+
+Call = Callable[[], Awaitable[bool]]
+
+
+def channel(client: Path, address: str | None) -> grpc.aio.Channel:
+    node = tomllib.loads((client / "client.toml").read_text())["node"]
+    credentials = grpc.ssl_channel_credentials(
+        (client / "ca.crt").read_bytes(),
+        (client / "executor.key").read_bytes(),
+        (client / "executor.crt").read_bytes(),
+    )
+    options = [
+        ("grpc.ssl_target_name_override", node["server_name"]),
+        ("grpc.enable_http_proxy", 0),
+    ]
+    return grpc.aio.secure_channel(address or node["lease_address"], credentials, options)
+
+
+async def _check_call(stub: lease_pb2_grpc.LeaseServiceAsyncStub) -> Call:
+    request = lease_pb2.AcquireRequest(action=ACTION, resource=RESOURCE, ttl_ms=600_000)
+    acquired = await stub.Acquire(request)
+    assert acquired.verdict == decision_pb2.VERDICT_PERMIT, acquired
+    check = lease_pb2.CheckRequest(lease_id=acquired.lease.id)
+
+    async def call() -> bool:
+        return (await stub.Check(check)).verdict == decision_pb2.VERDICT_PERMIT
+
+    return call
+
+
+def _acquire_call(stub: lease_pb2_grpc.LeaseServiceAsyncStub) -> Call:
+    request = lease_pb2.AcquireRequest(action=ACTION, resource=RESOURCE, ttl_ms=1)
+
+    async def call() -> bool:
+        return (await stub.Acquire(request)).verdict == decision_pb2.VERDICT_PERMIT
+
+    return call
+
+
+def _echo_call(connection: grpc.aio.Channel) -> Call:
+    method = connection.unary_unary(METHOD)
+    payload = bytes(ECHO_BYTES)
+
+    async def call() -> bool:
+        return bool(await method(payload) == payload)
+
+    return call
+
+
+async def run(operation: str, connection: grpc.aio.Channel, flight: int, seconds: float) -> None:
+    stub: lease_pb2_grpc.LeaseServiceAsyncStub = lease_pb2_grpc.LeaseServiceStub(connection)
+    if operation == "check":
+        call = await _check_call(stub)
+    elif operation == "acquire":
+        call = _acquire_call(stub)
+    else:
+        call = _echo_call(connection)
+    await call()
+    took: list[float] = []
+    permits = 0
+    started = time.perf_counter()
+    until = started + seconds
+
+    async def one_caller() -> None:
+        nonlocal permits
+        while (before := time.perf_counter()) < until:
+            permitted = await call()
+            permits += permitted
+            took.append(time.perf_counter() - before)
+
+    await asyncio.gather(*(one_caller() for _ in range(flight)))
+    elapsed = time.perf_counter() - started
+    took.sort()
+    result = {
+        "calls": len(took),
+        "seconds": elapsed,
+        "permits": permits,
+        "p50_us": took[len(took) // 2] * 1e6,
+        "p99_us": took[len(took) * 99 // 100] * 1e6,
+    }
+    json.dump(result, sys.stdout)
+    await connection.close(None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("operation", choices=["check", "acquire", "echo"])
+    parser.add_argument("--client", type=Path, required=True)
+    parser.add_argument("--address")
+    parser.add_argument("--flight", type=int, required=True)
+    parser.add_argument("--seconds", type=float, required=True)
+    options = parser.parse_args()
+
+    async def connected() -> None:
+        connection = channel(options.client, options.address)
+        await run(options.operation, connection, options.flight, options.seconds)
+
+    uvloop.run(connected())
+
+
+if __name__ == "__main__":
+    main()
