@@ -260,7 +260,7 @@ def _grant_used_up(view: StateView, grant: Grant, ledger_time: int) -> Deny | No
     if grant.exhausted:
         return Deny(Reason.USES_EXHAUSTED, grant.id)
     most = grant.max_concurrent or MAX_CONCURRENT_LEASES
-    if view.leases_in_force(grant, ledger_time, most) >= most:
+    if view.is_lease_limit_reached(grant, ledger_time, most):
         return Deny(Reason.CONCURRENCY_LIMIT, grant.id)
     return None
 

@@ -120,6 +120,9 @@ def _check_grants(view: StateView) -> Iterator[str]:
         most = grant.max_concurrent or MAX_CONCURRENT_LEASES
         if view.leases_in_force(grant, now, most + 1) > most:
             yield f"grant {grant.id} has more than {most} leases in force"
+        counted, filed_leases = view.leases_on_file(grant)
+        if counted != filed_leases:
+            yield f"grant {grant.id} counts {counted} leases on file, and has {filed_leases}"
         filed.setdefault(grant.executor, set()).add(grant.id)
     for executor, expected in filed.items():
         yield from _check_files(view, executor, expected)

@@ -9,6 +9,7 @@ ids would make a key longer than a store allows (511 bytes in LMDB), the first a
     G issuer/grant    g H(executor) issuer 0 grant              grants that may yet permit
                       h H(executor) issuer 0 grant              grants that never will again
     L lease id        l H(grant id) expires_at lease id         unreleased leases of a grant
+                      n H(grant id)                             how many those are
     c command id      x not_after command id                    outcomes; when to forget them
 """
 
@@ -29,6 +30,7 @@ EDGES_OF_PAIR: Final = b"p"
 LIVE_GRANTS: Final = b"g"
 SPENT_GRANTS: Final = b"h"
 LEASES_OF_GRANT: Final = b"l"
+LEASE_COUNTS: Final = b"n"
 
 RECORDS: Final = {
     Kind.DOMAIN: b"D",
@@ -81,6 +83,10 @@ def grant_of_executor(index: bytes, executor: str, issuer: str, grant: str) -> b
 def leases_of_grant(grant_id: str, expires_at: int = 0) -> bytes:
     """Where the leases of a grant begin that expire at `expires_at` or later."""
     return LEASES_OF_GRANT + _digest(grant_id) + number(expires_at)
+
+
+def lease_count(grant_id: str) -> bytes:
+    return LEASE_COUNTS + _digest(grant_id)
 
 
 def all_leases_of_grant(grant_id: str) -> bytes:

@@ -8,8 +8,9 @@ must stop, not decide differently from the others. Does not own the rules of wha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from itertools import islice
-from typing import TypeVar
+from typing import Final, TypeVar, cast
 
 from quorate.core import codec, keys
 from quorate.core.errors import MalformedError, StorageDamagedError
@@ -51,6 +52,8 @@ __all__ = [
     "list_records",
     "record_json",
 ]
+
+_PARSED_RECORDS: Final = 8192
 
 R = TypeVar("R")
 T = TypeVar("T", bound=Stored)
@@ -147,6 +150,17 @@ class StateView:
             keys.all_leases_of_grant(grant.id), keys.leases_of_grant(grant.id, ledger_time + 1)
         )
         return sum(1 for _ in islice(found, most))
+
+    def is_lease_limit_reached(self, grant: Grant, ledger_time: int, most: int) -> bool:
+        """Whether a grant has `most` leases in force. Counts them one by one only when the number
+        on file, which may include expired ones, is that high."""
+        on_file = self._number(keys.lease_count(grant.id))
+        return on_file >= most and self.leases_in_force(grant, ledger_time, most) >= most
+
+    def leases_on_file(self, grant: Grant) -> tuple[int, int]:
+        """The unreleased leases of a grant, expired ones included: as counted, and as filed."""
+        filed = sum(1 for _ in self._reader.scan(keys.all_leases_of_grant(grant.id)))
+        return self._number(keys.lease_count(grant.id)), filed
 
     def outcome(self, command_id: str) -> Outcome | None:
         """What became of a command, while the ledger remembers it."""
@@ -268,19 +282,34 @@ def save_grant(store: Writer, grant: Grant, ledger_time: int) -> None:
 def save_lease(store: Writer, lease: Lease, before: Lease | None) -> None:
     """Writes the lease in the place of `before`. A released one leaves its grant's count."""
     _save(store, lease)
+    change = 0
     if before is not None:
         store.delete(keys.lease_of_grant(before.grant, before.expires_at, before.lease))
+        change -= 1
     if lease.status is LeaseStatus.ACTIVE:
         store.put(keys.lease_of_grant(lease.grant, lease.expires_at, lease.lease), b"")
+        change += 1
+    _count_leases(store, lease.grant, change)
 
 
 def drop_expired_leases(store: Writer, grant: Grant, ledger_time: int, most: int) -> None:
     """Takes at most `most` expired leases out of their grant's count; their records stay."""
     prefix = keys.all_leases_of_grant(grant.id)
     end = keys.leases_of_grant(grant.id, ledger_time + 1)
-    for key, _ in list(islice(store.scan(prefix), most)):
-        if key < end:
-            store.delete(key)
+    expired = [key for key, _ in islice(store.scan(prefix), most) if key < end]
+    for key in expired:
+        store.delete(key)
+    _count_leases(store, grant.id, -len(expired))
+
+
+def _count_leases(store: Writer, grant_id: str, change: int) -> None:
+    if change == 0:
+        return
+    key = keys.lease_count(grant_id)
+    count = int.from_bytes(store.get(key) or b"", "big") + change
+    if count < 0:
+        raise StorageDamagedError(f"the leases of {grant_id} were counted wrongly")
+    store.put(key, keys.number(count))
 
 
 def remember(store: Writer, remembered: Remembered, before: Remembered | None = None) -> None:
@@ -308,6 +337,13 @@ def _save(store: Writer, record: Stored) -> None:
 
 def _parse(parse: Callable[[object], R], data: bytes, what: str) -> R:
     try:
-        return parse(codec.load(data))
+        return cast("R", _parsed(parse, data))
     except MalformedError as error:
         raise StorageDamagedError(f"the record of {what} is damaged: {error}") from error
+
+
+@lru_cache(maxsize=_PARSED_RECORDS)
+def _parsed(parse: Callable[[object], object], data: bytes) -> object:
+    """Records are immutable, and the same bytes are the same record: most of what a decision reads
+    was read by the one before."""
+    return parse(codec.load(data))

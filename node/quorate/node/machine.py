@@ -14,7 +14,7 @@ import structlog
 
 from quorate.core import codec
 from quorate.core.errors import MalformedError
-from quorate.core.outcome import Outcome, Reason
+from quorate.core.outcome import Outcome
 from quorate.core.transitions import apply
 from quorate.storage import Environment
 
@@ -51,8 +51,8 @@ class LedgerMachine:
         applied = apply(turn.state, payload, turn.ledger_size)
         if applied.entry is not None:
             turn.append_ledger(applied.entry)
-        if applied.outcome.reason is Reason.INTERNAL:
-            log.error("command.fault", index=index, command_id=applied.outcome.command_id)
+        if applied.fault is not None:
+            log.error("command.fault", index=index, exc_info=applied.fault)
         envelope = payload[codec.STAMP_BYTES :]
         self.latest_stamp_ms = max(self.latest_stamp_ms, _stamp_of(payload))
         self._executed.append(Executed(proposal_key(envelope), applied.outcome))
