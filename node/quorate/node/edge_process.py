@@ -44,7 +44,7 @@ LEDGER_DIRECTORY: Final = "ledger"
 OPEN_RETRY_S: Final = 0.05
 """How often the edge looks for a store that its core process has yet to make."""
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger("quorate.node.edge_process")  # run as __main__
 
 
 class EdgeStore:
