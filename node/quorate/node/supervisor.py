@@ -5,6 +5,10 @@ what dies, stops all when told to. Holds no state and no authority; uses neither
 
 Both children hold the reading end of a pipe, the lifeline: when the supervisor is gone, however it
 went, they see its end and stop. An edge outlives a dead core, and denies meanwhile.
+
+A core that is stopped or stuck cannot see that end yet, and would go on writing what it had begun
+(a vote, a turn of the log) when it wakes. So it holds, by inheritance, a lock of its own: no other
+core is started on the same directory before the last one is gone. An edge writes nothing.
 """
 
 from __future__ import annotations
@@ -32,12 +36,20 @@ from quorate.telemetry.logs import configure_logging
 
 log = structlog.get_logger(__name__)
 
+CORE_MODULE: Final = "quorate.node.core_process"
+EDGE_MODULE: Final = "quorate.node.edge_process"
+NODE_LOCK: Final = "node.lock"
+CORE_LOCK: Final = "core.lock"
+
 _RESTART_FIRST_S: Final = 0.2
 _RESTART_MOST_S: Final = 5.0
 _STEADY_S: Final = 10.0
-"""A child that ran this long is started again at once."""
+"""A child that ran this long is started again after the first, shortest pause."""
 _STOP_S: Final = 8.0
 """A child that does not stop in this time is killed."""
+_HANDOVER_S: Final = 10.0
+"""How long the core of a supervisor that was killed may take to notice and to stop."""
+_HANDOVER_POLL_S: Final = 0.05
 
 
 @dataclass
@@ -54,25 +66,40 @@ class _Child:
     backoff_s: float = field(default=_RESTART_FIRST_S)
 
     def start(self) -> None:
-        command = [sys.executable, "-m", *self.arguments]
-        self.process = subprocess.Popen(command, pass_fds=self.fds, stdin=subprocess.DEVNULL)
-        self.pidfd = os.pidfd_open(self.process.pid)
+        """Raises OSError when no process can be made now."""
+        # -P: no module of the working directory takes the place of one that is installed.
+        command = [sys.executable, "-P", "-m", *self.arguments]
         self.started_s = time.monotonic()
-        log.info("process.started", process=self.name, pid=self.process.pid)
+        process = subprocess.Popen(command, pass_fds=self.fds, stdin=subprocess.DEVNULL)
+        try:
+            self.pidfd = os.pidfd_open(process.pid)
+        except OSError:
+            process.kill()
+            process.wait()
+            raise
+        self.process = process
+        log.info("process.started", process=self.name, pid=process.pid)
 
     def reap(self) -> int:
         """Takes in the end of the process, and says when it may start again."""
         assert self.process is not None
         code = self.process.wait()
-        os.close(self.pidfd)
-        self.process, self.pidfd = None, -1
-        now = time.monotonic()
-        if now - self.started_s >= _STEADY_S:
+        self.forget()
+        if time.monotonic() - self.started_s >= _STEADY_S:
             self.backoff_s = _RESTART_FIRST_S
-        self.restart_at_s = now + self.backoff_s
-        self.backoff_s = min(_RESTART_MOST_S, 2 * self.backoff_s)
+        self.put_off()
         log.warning("process.ended", process=self.name, code=code)
         return code
+
+    def put_off(self) -> None:
+        """The next start is some time from now, and the one after that later still."""
+        self.restart_at_s = time.monotonic() + self.backoff_s
+        self.backoff_s = min(_RESTART_MOST_S, 2 * self.backoff_s)
+
+    def forget(self) -> None:
+        """The process has ended, and was waited for."""
+        os.close(self.pidfd)
+        self.process, self.pidfd = None, -1
 
 
 class _Supervisor:
@@ -102,7 +129,12 @@ class _Supervisor:
                     self._start(child)
 
     def _start(self, child: _Child) -> None:
-        child.start()
+        try:
+            child.start()
+        except OSError as error:  # out of memory, processes or descriptors: that may pass
+            log.error("process.not_started", process=child.name, problem=str(error))
+            child.put_off()
+            return
         self._selector.register(child.pidfd, selectors.EVENT_READ, child)
 
     def _ended(self, child: _Child) -> int:
@@ -125,6 +157,7 @@ class _Supervisor:
                 log.error("process.killed", process=child.name)
                 child.process.kill()
                 child.process.wait()
+            child.forget()
         self._selector.close()
 
 
@@ -146,30 +179,48 @@ def _signals() -> Iterator[int]:
 
 
 @contextmanager
-def _lock(data_dir: Path) -> Iterator[None]:
-    """One supervisor a data directory. Raises ConfigurationError when there is another."""
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = os.open(data_dir / "node.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _lock(data_dir: Path, name: str, wait_s: float) -> Iterator[int]:
+    """A lock in the data directory, which whoever inherits the descriptor holds too. Raises
+    ConfigurationError when somebody else holds it for longer than `wait_s`."""
+    hint = "give the node a data directory of its own, in which its user may write"
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise ConfigurationError(
-            f"another node runs in {data_dir}", hint="stop it first, or give this one its own"
-        ) from error
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(data_dir / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigurationError(f"{data_dir} cannot be used: {error}", hint=hint) from error
+    try:
+        until_s = time.monotonic() + wait_s
+        while not _locked(lock):
+            if time.monotonic() >= until_s:
+                raise ConfigurationError(
+                    f"another node runs in {data_dir}",
+                    hint="stop it first, or give this one its own",
+                )
+            time.sleep(_HANDOVER_POLL_S)
+        yield lock
     finally:
         os.close(lock)
 
 
-def _children(config_path: Path, word: AuthorityWord, edge_fd: int, lifeline: int) -> list[_Child]:
-    def child(name: str, module: str, word_fd: int) -> _Child:
+def _locked(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _children(
+    config_path: Path, word: AuthorityWord, edge_fd: int, lifeline: int, core_lock: int
+) -> list[_Child]:
+    def child(name: str, module: str, word_fd: int, *more_fds: int) -> _Child:
         arguments = [module, "--config", str(config_path)]
         arguments += ["--authority-fd", str(word_fd), "--lifeline-fd", str(lifeline)]
-        return _Child(name, arguments, (word_fd, lifeline))
+        return _Child(name, arguments, (word_fd, lifeline, *more_fds))
 
     return [
-        child("core", "quorate.node.core_process", word.fd),
-        child("edge", "quorate.node.edge_process", edge_fd),
+        child("core", CORE_MODULE, word.fd, core_lock),
+        child("edge", EDGE_MODULE, edge_fd),
     ]
 
 
@@ -181,7 +232,9 @@ def run(config_path: Path) -> int:
     config = load_config(config_path)
     configure_logging(config.log.level, config.log.format)
     with ExitStack() as stack:
-        stack.enter_context(_lock(config.node.data_dir))
+        data_dir = config.node.data_dir
+        stack.enter_context(_lock(data_dir, NODE_LOCK, 0.0))
+        core_lock = stack.enter_context(_lock(data_dir, CORE_LOCK, _HANDOVER_S))
         word = AuthorityWord.create()
         stack.callback(word.close)
         edge_fd = word.reader_fd()
@@ -190,6 +243,7 @@ def run(config_path: Path) -> int:
         stack.callback(os.close, held)
         stack.callback(os.close, lifeline)
         signals = stack.enter_context(_signals())
-        supervisor = _Supervisor(_children(config_path, word, edge_fd, lifeline), signals)
+        children = _children(config_path, word, edge_fd, lifeline, core_lock)
+        supervisor = _Supervisor(children, signals)
         stack.callback(supervisor.stop)
         return supervisor.run()
