@@ -208,14 +208,23 @@ def _admit(data: bytes) -> _Admitted | Deny:
         return Deny(Reason.MALFORMED_COMMAND, error.field)
 
 
+def examine(view: StateView, data: bytes) -> Deny | None:
+    """What can be said against a command before it is proposed: that it is none, is meant for
+    another ledger, or was not signed by its issuer. A node that asks this first keeps strangers
+    from filling the ledger with their denials; `apply` asks it again."""
+    admitted = _admit(data)
+    if isinstance(admitted, Deny):
+        return admitted
+    domain = _authenticate(view, admitted)
+    return domain if isinstance(domain, Deny) else None
+
+
 def _judge(overlay: Overlay, case: _Case) -> _Judged:
     admitted = case.admitted
     if isinstance(admitted, Deny):
         return case.refused(admitted)
     command = admitted.command
     view = StateView(overlay)
-    if command.origin != case.origin:
-        return case.refused(Deny(Reason.WRONG_ORIGIN, command.origin))
     domain = _authenticate(view, admitted)
     if isinstance(domain, Deny):
         return case.refused(domain)
@@ -234,7 +243,10 @@ def _judge(overlay: Overlay, case: _Case) -> _Judged:
 
 
 def _authenticate(view: StateView, admitted: _Admitted) -> Domain | Deny:
-    """The domain that the command comes from, if its issuer signed it."""
+    """The domain that the command comes from, if its issuer signed it for this ledger."""
+    origin = view.federation().origin
+    if admitted.command.origin != origin:
+        return Deny(Reason.WRONG_ORIGIN, admitted.command.origin)
     issuer = admitted.command.issuer
     node = view.node(issuer) if is_node(issuer) else None
     domain = view.domain(node.domain if node is not None else issuer)

@@ -30,9 +30,10 @@ from quorate.consensus.wire import decode as decode_raft
 from quorate.consensus.wire import encode as encode_raft
 from quorate.core import codec
 from quorate.core.errors import StorageFullError
-from quorate.core.limits import MAX_COMMAND_LIFETIME_MS, MAX_ENVELOPE_BYTES
+from quorate.core.limits import MAX_COMMAND_LIFETIME_MS
 from quorate.core.outcome import Outcome, Reason
 from quorate.core.state import StateView
+from quorate.core.transitions import examine
 from quorate.lease.clock import Clock
 from quorate.lease.word import AuthorityWord
 from quorate.node.authority_keeper import AuthorityKeeper, AuthorityTerms
@@ -289,8 +290,13 @@ class CoreLoop:
         return self._environment.read()
 
     async def propose(self, envelope: bytes, timeout_ms: int) -> Proposed:
-        if len(envelope) > MAX_ENVELOPE_BYTES:
-            return Proposed(refused=Reason.TOO_LARGE)
+        with self.read() as snapshot:
+            refusal = examine(StateView(snapshot.state), envelope)
+        if refusal is not None:
+            return Proposed(refused=refusal.reason, problem=refusal.thing)
+        return await self._propose(envelope, timeout_ms)
+
+    async def _propose(self, envelope: bytes, timeout_ms: int) -> Proposed:
         if self._storage_problem:
             return Proposed(refused=Reason.STORAGE_FULL, problem=self._storage_problem)
         key = proposal_key(envelope)
@@ -324,7 +330,7 @@ class CoreLoop:
             not_after=self._ledger_clock.now_ms() + _LEASE_COMMAND_LIFETIME_MS,
             key=self._signing_key,
         )
-        return await self.propose(envelope, timeout_ms)
+        return await self._propose(envelope, timeout_ms)
 
     async def wait_for(self, ledger_index: int, level: Level, timeout_ms: int) -> Level:
         reached = Level.NONE
