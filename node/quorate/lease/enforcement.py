@@ -1,4 +1,4 @@
-"""How far a change holds everywhere: the leader's view of what every node has enforced.
+"""How far a change holds: on one node, for its report, and everywhere, as the leader sees it.
 
 Owns the watermark: the highest Raft index such that no node of the federation decides on an older
 state from here on. A node counts by its own report, or because its authority has certainly lapsed.
@@ -7,7 +7,11 @@ Once true of an index it stays true, so that the watermark may be told to anybod
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
+from typing import Final
+
+_STEPS_PER_PERIOD: Final = 64
 
 
 class Enforcement:
@@ -63,3 +67,29 @@ class Enforcement:
             lowest = min(lowest, reached)
         self._watermark = max(self._watermark, lowest)
         return self._watermark
+
+
+class OwnReaders:
+    """Up to where this node enforces, for its report: also when a reader never ends.
+
+    An edge reads the authority word before it opens its snapshot, and permits before the deadline
+    that it read. So a snapshot that is older than the state of boot time t was opened under a word
+    from before t, asked for before t: from `t + L` on nothing can be permitted on it, however long
+    a stopped edge holds it.
+    """
+
+    def __init__(self, period_ms: int) -> None:
+        self._period_ns = period_ms * 1_000_000
+        self._held: deque[tuple[int, int]] = deque()
+        self._outlived = 0
+
+    def enforced(self, now_ns: int, applied_index: int, oldest_in_use: int) -> int:
+        """`applied_index`: durable at `now_ns`, this node's boot time. `oldest_in_use`: of its
+        state and all snapshots that are open."""
+        while self._held and now_ns - self._held[0][0] >= self._period_ns:
+            self._outlived = self._held.popleft()[1]
+        # Bounded: what became durable within one step counts as of its end.
+        step_ns = self._period_ns // _STEPS_PER_PERIOD
+        if not self._held or now_ns - self._held[-1][0] >= step_ns:
+            self._held.append((now_ns, applied_index))
+        return max(self._outlived, oldest_in_use)

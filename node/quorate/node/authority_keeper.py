@@ -16,7 +16,7 @@ from quorate.core.outcome import Reason
 from quorate.lease.authority import Ask, Authority, AuthorityHolder, Grant
 from quorate.lease.clock import Clock
 from quorate.lease.confirm import Confirm, ConfirmReply, ConfirmRounds, Leadership, confirms
-from quorate.lease.enforcement import Enforcement
+from quorate.lease.enforcement import Enforcement, OwnReaders
 from quorate.lease.word import AuthorityRecord, AuthorityWord
 from quorate.node.authority_wire import AuthorityMessage, EnforcedReport, EnforcedWatermark
 
@@ -65,6 +65,7 @@ class AuthorityKeeper:
             secrets.randbits(_FIRST_SEQ_BITS) if first_seq is None else first_seq,
         )
         self._rounds = ConfirmRounds(node_id, peers)
+        self._readers = OwnReaders(terms.period_ms)
         self._enforcement = Enforcement([node_id, *peers], terms.period_ms, terms.rho_ppm)
         self._outbox: list[tuple[str, AuthorityMessage]] = []
         self._led_term: int | None = None
@@ -98,14 +99,16 @@ class AuthorityKeeper:
                     self.watermark = max(self.watermark, message.enforced_index)
 
     def tick(self, raft: Leadership, applied_index: int, enforced_index: int) -> None:
-        """Asks when an ask is due, and leads the rounds when this node leads. `applied_index` and
-        `enforced_index` are this node's own, durable ones."""
+        """Asks when an ask is due, and leads the rounds when this node leads. `applied_index` is
+        this node's own, durable one; `enforced_index` that of its oldest snapshot in use."""
+        now = self._clock.boottime_ns()
+        enforced_index = self._readers.enforced(now, applied_index, enforced_index)
         ask = self._holder.ask(raft.leader, applied_index, enforced_index)
         if ask is not None and raft.leader == self._node_id:
             self._rounds.on_ask(self._node_id, ask)
         elif ask is not None and raft.leader is not None:
             self._outbox.append((raft.leader, ask))
-        now = self._clock.boottime_ns()
+        now = self._clock.boottime_ns()  # after this node's own ask: a grant is never older
         self._outbox.extend(self._rounds.start_round(raft, now))
         for node, grant in self._rounds.grants(raft, self._ledger_time_ms()):
             self._enforcement.granted(node, now)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quorate.testing.authority import AuthorityWorld, Machine
+from quorate.testing.authority import AuthorityWorld, Machine, Reader
 from quorate.testing.authority_raft import Voter
 
 _PERIOD_MS = 1_000
@@ -183,3 +183,24 @@ def test_a_node_that_starts_again_learns_what_is_enforced(worlds: Worlds):
         lambda: again.keeper is not None and again.keeper.watermark == world.safety.committed,
     )
     assert learned
+
+
+def test_an_edge_that_is_stopped_for_good_holds_nothing_back(worlds: Worlds):
+    """It holds its snapshot, and cannot permit on it any more: its node says so after a period."""
+    world = worlds(4, 3)
+    leader = _settle(world)
+    assert world.run_ms(_PERIOD_MS, lambda: _all_quorate(world))
+    for machine in world.machines.values():
+        record = machine.authority()
+        assert record is not None
+        left = machine.true_ns(record.deadline_ns - machine.clock.boottime_ns())
+        stopped = Reader(record, world.now + left, machine.disk.applied_index)
+        machine.readers.append(stopped)
+    before = world.safety.committed
+    leader.todo.append(Voter.append)
+    world.wake(leader)
+    assert world.run_ms(100, lambda: world.safety.committed > before)
+    committed = world.safety.committed
+    assert not world.run_ms(_PERIOD_MS * 8 // 10, lambda: world.safety.watermark >= committed)
+    assert world.run_ms(_PERIOD_MS, lambda: world.safety.watermark >= committed)
+    assert _all_quorate(world), "and nobody lost authority for it"

@@ -13,7 +13,7 @@ import pytest
 
 from quorate.lease.authority import Authority, AuthorityHolder, Grant
 from quorate.lease.confirm import Confirm, ConfirmReply, ConfirmRounds, Leadership
-from quorate.lease.enforcement import Enforcement
+from quorate.lease.enforcement import Enforcement, OwnReaders
 from quorate.node import authority_keeper
 from quorate.testing.authority import AuthorityWorld
 from quorate.testing.authority_safety import AuthorityViolationError
@@ -198,6 +198,16 @@ def published_before_applied(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(AuthorityHolder, "take", take)
 
 
+def stopped_readers_outlived_early(patch: pytest.MonkeyPatch) -> None:
+    """A snapshot is taken for useless after half of the time in which it can be permitted on."""
+    original = OwnReaders.__init__
+
+    def init(self: OwnReaders, period_ms: int) -> None:
+        original(self, period_ms // 2)
+
+    patch.setattr(OwnReaders, "__init__", init)
+
+
 MUTANTS: list[Patch] = [
     counted_from_the_grant,
     round_before_the_ask,
@@ -213,6 +223,7 @@ MUTANTS: list[Patch] = [
     any_grant_for_the_newest_ask,
     reported_when_applied,
     published_before_applied,
+    stopped_readers_outlived_early,
 ]
 
 

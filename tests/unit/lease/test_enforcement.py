@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from quorate.lease.enforcement import Enforcement
+from quorate.lease.enforcement import Enforcement, OwnReaders
 
 PERIOD_MS = 1_000
 RHO_PPM = 10_000
@@ -102,3 +102,39 @@ def test_a_new_leadership_counts_lapses_from_its_own_beginning(enforcement: Enfo
     enforcement.begin(10 * LAPSE_NS)
     assert enforcement.watermark(11 * LAPSE_NS - 1, 9, nothing_pending) == 0
     assert enforcement.watermark(11 * LAPSE_NS, 9, nothing_pending) == 9
+
+
+# -- what a node reports of itself ---------------------------------------------------------------
+
+MS = 1_000_000
+
+
+def test_a_node_reports_the_oldest_state_that_it_uses():
+    readers = OwnReaders(PERIOD_MS)
+    assert readers.enforced(0, 9, 7) == 7
+    assert readers.enforced(1, 9, 9) == 9
+
+
+def test_a_reader_that_never_ends_holds_its_node_back_for_one_period():
+    readers = OwnReaders(PERIOD_MS)
+    assert readers.enforced(0, 7, 7) == 7
+    assert readers.enforced(100 * MS, 9, 7) == 7
+    assert readers.enforced(1_100 * MS - 1, 9, 7) == 7
+    assert readers.enforced(1_100 * MS, 9, 7) == 9
+
+
+def test_a_period_counts_from_when_the_state_was_seen_to_be_durable():
+    readers = OwnReaders(PERIOD_MS)
+    readers.enforced(0, 7, 7)
+    # Nobody looked for longer than a period: when state 9 became durable is not known.
+    assert readers.enforced(5_000 * MS, 9, 7) == 7
+    assert readers.enforced(6_000 * MS - 1, 12, 7) == 7
+    assert readers.enforced(6_000 * MS, 12, 7) == 9
+
+
+def test_however_often_a_node_looks_it_remembers_little():
+    readers = OwnReaders(PERIOD_MS)
+    for index in range(100_000):
+        readers.enforced(index * MS // 100, index, 0)
+    assert len(readers._held) <= 65
+    assert readers.enforced(2_000 * MS, 100_000, 0) > 90_000
