@@ -13,7 +13,7 @@ import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
 import grpc
 import structlog
@@ -51,6 +51,7 @@ _CHANNEL_OPTIONS: Final = (
 )
 
 _EOF: Final[object] = aio.EOF
+_CLOSED: Final = "the peer closed the stream"
 log = structlog.get_logger(__name__)
 
 
@@ -280,10 +281,8 @@ class Link:
                 return await self._converse(call)
             finally:
                 call.cancel()
-        except TimeoutError:
-            return "no answer in time"
-        except aio.AioRpcError as error:
-            return f"{error.code().name}: {error.details()}"
+        except (TimeoutError, aio.AioRpcError, asyncio.InvalidStateError) as error:
+            return _problem(error)
         finally:
             await channel.close(None)
 
@@ -291,31 +290,28 @@ class Link:
         async with asyncio.timeout(_DIAL_TIMEOUT_S):
             await call.write(pb.ExchangeRequest(hello=self._hello()))
             if await call.read() == _EOF:
-                await _raise_status(call)
-                return "the peer closed the stream"
+                return _CLOSED
         self._queue.clear()
         self._queued_bytes, self._overflowed, self._is_up = 0, False, True
         self._last_problem = ""
         log.info("peer.link_up", peer=self.peer.node_id)
         self._handler.connected(self.peer.node_id)
         acked = _Acked()
+        # The reader first: it is told why a stream has ended, the writer only that it has.
         tasks = [
-            asyncio.create_task(self._write(call, acked)),
             asyncio.create_task(self._read_acks(call, acked)),
+            asyncio.create_task(self._write(call, acked)),
         ]
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            return await done.pop()
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._is_up = False
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-            for task in tasks:
-                if not task.cancelled():
-                    task.exception()  # looked at: the first one to end has told the reason
             self._queue.clear()
             self._handler.disconnected(self.peer.node_id)
+        return _reason(tasks)
 
     async def _write(self, call: Any, acked: _Acked) -> str:
         loop = asyncio.get_running_loop()
@@ -352,8 +348,7 @@ class Link:
     async def _read_acks(call: Any, acked: _Acked) -> str:
         while (response := await call.read()) != _EOF:
             acked.received(response.received_frame)
-        await _raise_status(call)
-        return "the peer closed the stream"
+        return _CLOSED
 
     def _hello(self) -> pb.PeerHello:
         return pb.PeerHello(
@@ -381,10 +376,31 @@ class _Acked:
         return bool(self._inflight) and now - self._inflight[0][1] > _LINK_TIMEOUT_S
 
 
-async def _raise_status(call: Any) -> None:
-    """Raises the call's status when it is an error."""
-    if await call.code() is not grpc.StatusCode.OK:
-        await call
+def _reason(tasks: Iterable[asyncio.Task[str]]) -> str:
+    """Why a conversation is over, from its ended tasks. Raises what is no end of a stream.
+
+    A task that counts as cancelled tells nothing: the library also reports the end of one call as
+    the cancellation of whoever uses it, and taking that for our own would end the link for good.
+    """
+    reasons = []
+    for task in tasks:
+        if task.cancelled():
+            continue
+        error = task.exception()
+        if error is None:
+            reasons.append(task.result())
+        elif isinstance(error, TimeoutError | aio.AioRpcError | asyncio.InvalidStateError):
+            reasons.append(_problem(error))
+        else:
+            raise error
+    return reasons[0] if reasons else "the stream was cancelled"
+
+
+def _problem(error: TimeoutError | aio.AioRpcError | asyncio.InvalidStateError) -> str:
+    if isinstance(error, aio.AioRpcError):
+        return f"{error.code().name}: {error.details()}"
+    # InvalidStateError is the library's word for using a call that has ended meanwhile.
+    return "no answer in time" if isinstance(error, TimeoutError) else "the stream had ended"
 
 
 class Transport:
@@ -403,6 +419,7 @@ class Transport:
         self._servicer = PeerServicer(identity, lambda: self._peers, handler, is_issued_by)
         self._tasks: list[asyncio.Task[None]] = []
         self._server: aio.Server | None = None
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def start(self, listen_address: str) -> int:
         """Serves and starts to dial; returns the port, 0 without peers. Raises OSError when it
@@ -428,8 +445,24 @@ class Transport:
         except RuntimeError as error:
             raise OSError(f"cannot listen for peers on {listen_address}") from error
         await self._server.start()
-        self._tasks = [asyncio.create_task(link.run()) for link in self._links.values()]
+        self._dial()
         return port
+
+    def _dial(self) -> None:
+        self._tasks = [asyncio.create_task(link.run()) for link in self._links.values()]
+        for task in self._tasks:
+            task.add_done_callback(self._link_ended)
+
+    def _link_ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self._failed.done():
+            self._failed.set_exception(error)
+
+    async def failure(self) -> NoReturn:
+        """Waits until a link fails by a fault of the program, and raises it: a node that has lost a
+        link for good must not go on as if it were whole."""
+        await asyncio.shield(self._failed)
+        raise AssertionError("only an exception ends the wait")
 
     def send(self, peer: str, messages: Iterable[pb.PeerMessage]) -> None:
         self._links[peer].send(messages)

@@ -143,10 +143,13 @@ async def serve(config: NodeConfig, word: AuthorityWord, lifeline_fd: int) -> No
             core, config, tls.pair, descriptor.ca_certificate.encode()
         )
         log.info("core.serving", node=config.node.id, origin=genesis.origin)
-        stop_task = asyncio.create_task(stopped.wait())
-        await asyncio.wait([loop_task, stop_task], return_when=asyncio.FIRST_COMPLETED)
-        stop_task.cancel()
+        ends = [asyncio.create_task(end) for end in (stopped.wait(), transport.failure())]
+        await asyncio.wait([loop_task, *ends], return_when=asyncio.FIRST_COMPLETED)
         await servers.stop()
+        for end in ends:
+            if end.done():
+                end.result()  # raises what ended a link, if that is what happened
+            end.cancel()
     finally:
         await _end(loop_task, transport)
         environment.close()
