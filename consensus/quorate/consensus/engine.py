@@ -169,8 +169,10 @@ class Engine(SyncObj):  # type: ignore[misc]
         clock: Callable[[], float],
         wall_clock_ms: Callable[[], int],
         chance: random.Random,
+        may_lead: Callable[[], bool],
     ) -> None:
         self._apply_payload = apply
+        self._may_lead = may_lead
         self._stamp = stamp
         self._clock = clock
         self._wall_clock_ms = wall_clock_ms
@@ -224,6 +226,10 @@ class Engine(SyncObj):  # type: ignore[misc]
     def tick(self) -> None:
         """Runs timers, commits, applies, takes proposals, and sends what is due."""
         self._enter()
+        if not self._may_lead():
+            if self.role != FOLLOWER:
+                self._become_follower()
+            self._postpone_election()
         was_leader = self.is_leader
         commit_index = self.commit_index
         self._want_send = False

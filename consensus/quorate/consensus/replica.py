@@ -59,7 +59,9 @@ class Replica:
         wall_clock_ms: Callable[[], int],
         chance: random.Random,
         on_wall_clock: Callable[[str, int], None] = lambda _peer, _ms: None,
+        may_lead: Callable[[], bool] = lambda: True,
     ) -> None:
+        """may_lead: while it says no, this replica votes and follows, and does not lead."""
         self.node_id = node_id
         self._store = store
         self._settings = settings
@@ -83,6 +85,7 @@ class Replica:
             clock=clock,
             wall_clock_ms=wall_clock_ms,
             chance=chance,
+            may_lead=may_lead,
         )
 
     def _send(self, peer: str, message: Message) -> None:

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 
 import grpc
+
 from quorate.client import wire
 from quorate.client.clock import Clock, SystemClock
 from quorate.client.config import ClientConfig, load_config

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Final, Protocol, Self
 
 import grpc
+
 from quorate.client import wire
 from quorate.client.decisions import AnyReason, ClientReason
 from quorate.client.leases import Lease

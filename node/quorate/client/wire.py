@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 import grpc
+
 from quorate.client.config import ClientConfig
 from quorate.client.decisions import AnyReason, ClientReason, Denied
 from quorate.core.limits import MAX_MESSAGE_BYTES

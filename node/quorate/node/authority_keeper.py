@@ -149,12 +149,13 @@ class AuthorityKeeper:
         else:
             self._outbox.append((leader, EnforcedReport(enforced_index)))
 
-    def publish(self, applied_index: int) -> None:
-        """Writes the authority word when a grant has come for a state that this node has applied.
-        Call it only when that state is durable, and so visible to the edge."""
+    def publish(self, applied_index: int) -> Authority | None:
+        """Writes the authority word when a grant has come for a state that this node has applied;
+        returns what was published. Call it only when that state is durable, and so visible to the
+        edge."""
         authority = self._holder.take(applied_index)
         if authority is None:
-            return
+            return None
         self.current = authority
         self._word.write(
             AuthorityRecord(
@@ -170,6 +171,7 @@ class AuthorityKeeper:
                 reason=None,
             )
         )
+        return authority
 
     def take_outbox(self) -> list[tuple[str, AuthorityMessage]]:
         """The turn's messages. Call it only when the turn is durable."""

@@ -96,6 +96,7 @@ class CoreLoop:
         self._outcomes = OutcomeWaiters()
         self._watermarks = WatermarkWaiters()
         self._storage_problem = ""
+        self._is_clock_near = True
         self._cached_checkpoint: tuple[int, str] = (-1, "")
         with environment.read() as snapshot:
             federation = StateView(snapshot.state).federation()
@@ -131,13 +132,24 @@ class CoreLoop:
             wall_clock_ms=lambda: self._clock.realtime_ns() // _NS_PER_MS,
             chance=random.Random(secrets.randbits(64)),  # noqa: S311 - election timeouts
             on_wall_clock=self._ledger_clock.heard,
+            may_lead=self._may_lead,
         )
         for peer in sorted(self._links_up):
             replica.connected(peer)
         return replica
 
     def _stamp(self, envelope: bytes) -> bytes:
-        return codec.stamp(self._ledger_clock.now_ms(), envelope)
+        return codec.stamp(self._ledger_clock.stamp_ms(1 + len(self._peers)), envelope)
+
+    def _may_lead(self) -> bool:
+        """A node whose wall clock is far off the federation's time leaves leading to others."""
+        offset_ms = self._ledger_clock.own_offset_ms()
+        is_near = abs(offset_ms) <= self._parameters.max_skew_ms
+        if is_near != self._is_clock_near:
+            self._is_clock_near = is_near
+            told = log.info if is_near else log.error
+            told("clock.near" if is_near else "clock.skewed", offset_ms=offset_ms)
+        return is_near
 
     def _now_s(self) -> float:
         return self._clock.boottime_ns() / _NS_PER_S
@@ -190,7 +202,9 @@ class CoreLoop:
             return
         if wrote:
             self._after_commit()
-        self._keeper.publish(self._durable_applied)
+        authority = self._keeper.publish(self._durable_applied)
+        if authority is not None and not self._replica.is_leader:
+            self._ledger_clock.told(authority.ledger_time_ms, authority.asked_realtime_ns)
         self._watermarks.reached(self._keeper.watermark)
         self._send()
 

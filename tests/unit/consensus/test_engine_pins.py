@@ -139,6 +139,7 @@ def test_the_engine_opens_nothing_and_starts_nothing() -> None:
         clock=lambda: 0.0,
         wall_clock_ms=lambda: 0,
         chance=random.Random(0),  # noqa: S311
+        may_lead=lambda: True,
     )
     conf = built.conf
     assert (conf.autoTick, conf.journalFile, conf.fullDumpFile) == (False, None, None)

@@ -96,3 +96,38 @@ def test_it_can_always_be_stamped(own_ms: int, heard_ms: list[int]):
     for position, wall_clock_ms in enumerate(heard_ms):
         clock.heard(f"n{position}", wall_clock_ms)
     assert 0 <= clock.now_ms() <= MAX_INTEGER
+
+
+def test_a_stamp_stands_still_until_most_clocks_are_known(clock: LedgerClock):
+    clock.not_before(OWN_MS - 60 * S)
+    assert clock.stamp_ms(voters=3) == OWN_MS - 60 * S, "its own clock alone moves nothing"
+    clock.heard("b", OWN_MS + 10)
+    assert clock.stamp_ms(voters=3) == clock.now_ms() >= OWN_MS
+    assert clock.stamp_ms(voters=5) == OWN_MS - 60 * S, "two of five are too few"
+
+
+def test_a_clock_heard_long_ago_no_longer_helps_to_stamp(clock: LedgerClock, machine: FakeClock):
+    clock.heard("b", OWN_MS)
+    machine.advance_ms(11 * S)
+    assert clock.stamp_ms(voters=3) == 0
+
+
+def test_a_federation_of_one_stamps_its_own_clock(clock: LedgerClock):
+    assert clock.stamp_ms(voters=1) == OWN_MS
+
+
+def test_a_follower_knows_its_offset_from_what_its_leader_tells(
+    clock: LedgerClock, machine: FakeClock
+):
+    assert clock.own_offset_ms() == 0
+    clock.told(OWN_MS - 7 * S, OWN_MS * NS)
+    assert clock.own_offset_ms() == 7 * S
+    machine.advance_ms(11 * S)
+    assert clock.own_offset_ms() == 0, "what was told long ago says nothing of now"
+
+
+def test_a_leader_judges_by_the_clocks_it_hears_itself(clock: LedgerClock):
+    clock.told(OWN_MS - 7 * S, OWN_MS * NS)
+    clock.heard("b", OWN_MS + 2 * S)
+    clock.heard("c", OWN_MS + 3 * S)
+    assert clock.own_offset_ms() == -2 * S
