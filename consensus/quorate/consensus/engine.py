@@ -25,10 +25,9 @@ from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
 from quorate.consensus.errors import PeerError, SafetyViolationError
+from quorate.consensus.followers import Followers, Leading
 from quorate.consensus.journal import EngineEntry, Journal, LogStore
 from quorate.consensus.limits import (
-    MAX_APPEND_BYTES,
-    MAX_APPEND_ENTRIES,
     MAX_APPENDS_PER_TURN,
     MAX_APPLY_BYTES,
     MAX_APPLY_ENTRIES,
@@ -38,14 +37,13 @@ from quorate.consensus.limits import (
 from quorate.consensus.messages import (
     AppendReply,
     AppendRequest,
-    Entry,
     Message,
+    Outbox,
     VoteReply,
     VoteRequest,
 )
 from quorate.consensus.rules import (
     Conflict,
-    Progress,
     check_shape,
     committed_by,
     fit_append,
@@ -60,8 +58,6 @@ LEADER: Final = 2
 _REGULAR: Final = b"\x00"
 _NO_OP: Final = b"\x01"
 
-Outbox = Callable[[str, Message], None]
-"""Where messages go: (peer id, message). Nothing leaves before the turn is durable."""
 Apply = Callable[[int, bytes], None]
 """What is done with a committed command: (log index, payload). Must be total."""
 
@@ -179,11 +175,13 @@ class Engine(SyncObj):  # type: ignore[misc]
         self._chance = chance
         self._outbox = outbox
         self._proposals: deque[bytes] = deque()
-        self._progress: dict[str, Progress] = {}
+        self.peer_ids = sorted(peers)
+        self.connected_ids: set[str] = set()
         self._voters_for_me: set[str] = set()
         self._want_send = False
         self._enter()
         self._begin_log(store)
+        self._followers = Followers(self.journal, outbox)
         conf = SyncObjConf(
             autoTick=False,
             dynamicMembershipChange=False,
@@ -196,7 +194,7 @@ class Engine(SyncObj):  # type: ignore[misc]
             leaderFallbackTimeout=settings.election_min_s,
             connectionTimeout=settings.election_max_s,
         )
-        members = [_Member(peer) for peer in sorted(peers)]
+        members = [_Member(peer) for peer in self.peer_ids]
         super().__init__(_Member(node_id), members, conf, transport=_OutboxTransport(outbox))
         self._restore(store)
 
@@ -239,7 +237,7 @@ class Engine(SyncObj):  # type: ignore[misc]
         if was_leader and not self.is_leader:
             self._become_follower()
         if self.is_leader and (self._want_send or self.commit_index > commit_index):
-            self._send_entries()
+            self._followers.spread(self._leading, self.connected_ids)
 
     def receive(self, peer: str, message: Message) -> None:
         """Takes in one Raft message. Raises PeerError when no correct peer can have sent it."""
@@ -253,14 +251,14 @@ class Engine(SyncObj):  # type: ignore[misc]
             if self._is_cut_off:  # it could hear nobody: that is no sign that there is no leader
                 self._postpone_election()
             self._SyncObj__onNodeConnected(_Member(peer))
-            if peer in self._progress:
-                self._progress[peer].restart()
+            self.connected_ids.add(peer)
+            self._followers.link_changed(peer)
 
     def disconnected(self, peer: str) -> None:
         """The link to `peer` is down: what was in flight may be lost."""
         self._SyncObj__onNodeDisconnected(_Member(peer))
-        if peer in self._progress:
-            self._progress[peer].restart()
+        self.connected_ids.discard(peer)
+        self._followers.link_changed(peer)
 
     def propose(self, payload: bytes) -> bool:
         """Queues a command for this leader's log. False: not the leader, or the queue is full."""
@@ -303,19 +301,11 @@ class Engine(SyncObj):  # type: ignore[misc]
         return self.journal.term_at(self.commit_index) == self.term
 
     @property
-    def peer_ids(self) -> list[str]:
-        return sorted(str(node.id) for node in self._SyncObj__otherNodes)
-
-    @property
-    def connected_ids(self) -> set[str]:
-        return {str(node.id) for node in self._SyncObj__connectedNodes}
-
-    @property
     def _is_cut_off(self) -> bool:
         return bool(self.peer_ids) and not self.connected_ids
 
     def match_index(self, peer: str) -> int:
-        return self._progress[peer].match_index if peer in self._progress else 0
+        return self._followers.match_index(peer)
 
     @property
     def has_more(self) -> bool:
@@ -367,57 +357,18 @@ class Engine(SyncObj):  # type: ignore[misc]
     # -- overridden: sending entries ---------------------------------------------------------
 
     def _SyncObj__onBecomeLeader(self) -> None:  # noqa: N802
-        next_index = self.journal.last_index() + 1
-        self._progress = {peer: Progress(next_index) for peer in self.peer_ids}
+        self._followers.begin(self.peer_ids)
         self._proposals.clear()
         SyncObj._SyncObj__onBecomeLeader(self)
 
     def _SyncObj__sendAppendEntries(self) -> None:  # noqa: N802
         """The engine's heartbeat: to every connected follower, with entries or without."""
         self._SyncObj__newAppendEntriesTime = self._clock() + self.conf.appendEntriesPeriod
-        for peer in self.peer_ids:
-            self._progress[peer].probe_again()
-        self._send_entries(heartbeat=True)
+        self._followers.heartbeat(self._leading, self.connected_ids)
 
-    def _send_entries(self, *, heartbeat: bool = False) -> None:
-        """To each follower what it lacks, as much as its window allows; at least one message, so
-        that the commit index gets about."""
-        for peer in self.peer_ids:
-            if peer in self.connected_ids:
-                progress = self._progress[peer]
-                keeping_up = not progress.probing and progress.may_send_entries()
-                self._send_to(peer, at_least_one=heartbeat or keeping_up)
-
-    def _send_to(self, peer: str, *, at_least_one: bool) -> None:
-        progress = self._progress[peer]
-        while at_least_one or self._lacks(progress):
-            entries: list[EngineEntry] = []
-            if self._lacks(progress) and progress.may_send_entries():
-                entries = self.journal.slice(
-                    progress.next_index, MAX_APPEND_ENTRIES, MAX_APPEND_BYTES
-                )
-            elif not at_least_one:
-                return
-            previous = progress.next_index - 1
-            previous_term = self.journal.term_at(previous)
-            assert previous_term is not None, "the log holds what followers have verified"
-            self._outbox(
-                peer,
-                AppendRequest(
-                    term=self.term,
-                    prev_log_index=previous,
-                    prev_log_term=previous_term,
-                    commit_index=self.commit_index,
-                    entries=tuple(Entry(index, term, command) for command, index, term in entries),
-                ),
-            )
-            progress.sent(entries[-1][1] if entries else previous)
-            at_least_one = False
-            if not entries or progress.probing:
-                return
-
-    def _lacks(self, progress: Progress) -> bool:
-        return progress.next_index <= self.journal.last_index()
+    @property
+    def _leading(self) -> Leading:
+        return Leading(self.term, self.commit_index)
 
     # -- overridden: messages ----------------------------------------------------------------
 
@@ -446,9 +397,8 @@ class Engine(SyncObj):  # type: ignore[misc]
             self._become_follower()
 
     def _become_follower(self) -> None:
-        if self._progress:  # it was the leader: its election deadline dates from before that
+        if self._followers.end():  # its election deadline dates from before it led
             self._postpone_election()
-        self._progress = {}
         self._SyncObj__setState(FOLLOWER)
         self._SyncObj__raftLeader = None
 
@@ -539,12 +489,10 @@ class Engine(SyncObj):  # type: ignore[misc]
         if reply.match_index > self.journal.last_index():
             raise PeerError(f"{peer} acknowledges entries that were never sent")
         self._SyncObj__lastResponseTime[_Member(peer)] = self._clock()
-        progress = self._progress[peer]
-        more = progress.acknowledged(reply)
-        self._SyncObj__raftMatchIndex[_Member(peer)] = progress.match_index
-        if more and self._lacks(progress):
-            self._want_send = True
-            self._send_to(peer, at_least_one=False)
+        can_send_more = self._followers.acknowledged(peer, reply)
+        self._SyncObj__raftMatchIndex[_Member(peer)] = self._followers.match_index(peer)
+        if can_send_more:
+            self._followers.send_more(peer, self._leading)
 
     # -- cut off -----------------------------------------------------------------------------
 

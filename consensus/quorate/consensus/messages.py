@@ -6,6 +6,7 @@ what is done about them (`rules`, `engine`, `replica`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -94,3 +95,6 @@ class ProposeReply:
 
 
 Message = VoteRequest | VoteReply | AppendRequest | AppendReply | Propose | ProposeReply
+
+Outbox = Callable[[str, Message], None]
+"""Where messages go: (peer id, message). Nothing leaves before the turn is durable."""

@@ -9,7 +9,6 @@ The engine's own handlers are not used; docs/adr/0003 says which of their hazard
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -191,9 +190,3 @@ class Progress:
         lowest = max(self.match_index, FIRST_INDEX) + 1
         self.next_index = max(lowest, min(tried, reply.hint_index))
         return True
-
-
-def median(values: Sequence[int]) -> int:
-    """The lower median: with an even count, the smaller of the two in the middle."""
-    ordered = sorted(values)
-    return ordered[(len(ordered) - 1) // 2]

@@ -18,7 +18,6 @@ from quorate.consensus.rules import (
     fit_append,
     grants_vote,
     has_majority,
-    median,
 )
 
 
@@ -156,10 +155,6 @@ def test_a_majority_is_more_than_half() -> None:
     assert [count for count in range(6) if has_majority(count, 4)] == [3, 4, 5]
     assert [count for count in range(6) if has_majority(count, 5)] == [3, 4, 5]
     assert has_majority(1, 1)
-
-
-def test_the_lower_median() -> None:
-    assert [median([5]), median([5, 1]), median([9, 1, 5]), median([4, 3, 2, 1])] == [5, 1, 5, 2]
 
 
 # -- progress ------------------------------------------------------------------------------------

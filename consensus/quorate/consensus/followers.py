@@ -1,0 +1,108 @@
+"""What a leader sends to its followers, and what it knows of each.
+
+Owns the progress of every follower during one leadership, and the building of append requests
+within each one's window (after etcd's `tracker`). Does not own the rules of progress (`rules`), nor
+when something is sent (`engine`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from quorate.consensus.journal import EngineEntry, Journal
+from quorate.consensus.limits import MAX_APPEND_BYTES, MAX_APPEND_ENTRIES
+from quorate.consensus.messages import AppendReply, AppendRequest, Entry, Outbox
+from quorate.consensus.rules import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Leading:
+    """The leadership that a request speaks for: its term, and what it has committed."""
+
+    term: int
+    commit_index: int
+
+
+class Followers:
+    """The followers of one replica while it leads; none while it does not."""
+
+    def __init__(self, journal: Journal, outbox: Outbox) -> None:
+        self._journal = journal
+        self._outbox = outbox
+        self._progress: dict[str, Progress] = {}
+
+    def begin(self, peers: Sequence[str]) -> None:
+        """A leadership begins: nothing is known of anybody."""
+        next_index = self._journal.last_index() + 1
+        self._progress = {peer: Progress(next_index) for peer in peers}
+
+    def end(self) -> bool:
+        """The leadership is over. Returns whether there was one."""
+        was_leading, self._progress = bool(self._progress), {}
+        return was_leading
+
+    def match_index(self, peer: str) -> int:
+        """What `peer` is known to hold, durably; 0 when nothing is known."""
+        return self._progress[peer].match_index if peer in self._progress else 0
+
+    def link_changed(self, peer: str) -> None:
+        """The link to `peer` is new or gone: what was in flight may be lost."""
+        if peer in self._progress:
+            self._progress[peer].restart()
+
+    def acknowledged(self, peer: str, reply: AppendReply) -> bool:
+        """Takes in a reply of this leadership. Returns whether `peer` can be sent more at once.
+        Raises PeerError when no correct peer can have sent it."""
+        progress = self._progress[peer]
+        return progress.acknowledged(reply) and self._lacks(progress)
+
+    def heartbeat(self, leading: Leading, connected: Collection[str]) -> None:
+        """To every connected follower one request at least, and a probe may be tried again."""
+        for peer, progress in self._progress.items():
+            progress.probe_again()
+            if peer in connected:
+                self._send(peer, leading, at_least_one=True)
+
+    def spread(self, leading: Leading, connected: Collection[str]) -> None:
+        """New entries, or a new commit index, to the followers whose window has room."""
+        for peer, progress in self._progress.items():
+            if peer in connected:
+                keeps_up = not progress.probing and progress.may_send_entries()
+                self._send(peer, leading, at_least_one=keeps_up)
+
+    def send_more(self, peer: str, leading: Leading) -> None:
+        """To one follower what it lacks, as much as its window allows."""
+        self._send(peer, leading, at_least_one=False)
+
+    def _send(self, peer: str, leading: Leading, *, at_least_one: bool) -> None:
+        progress = self._progress[peer]
+        while at_least_one or self._lacks(progress):
+            entries: list[EngineEntry] = []
+            if self._lacks(progress) and progress.may_send_entries():
+                entries = self._journal.slice(
+                    progress.next_index, MAX_APPEND_ENTRIES, MAX_APPEND_BYTES
+                )
+            elif not at_least_one:
+                return
+            self._outbox(peer, self._request(leading, progress.next_index - 1, entries))
+            progress.sent(entries[-1][1] if entries else progress.next_index - 1)
+            at_least_one = False
+            if not entries or progress.probing:
+                return
+
+    def _request(
+        self, leading: Leading, previous: int, entries: Sequence[EngineEntry]
+    ) -> AppendRequest:
+        previous_term = self._journal.term_at(previous)
+        assert previous_term is not None, "the log holds what followers have verified"
+        return AppendRequest(
+            term=leading.term,
+            prev_log_index=previous,
+            prev_log_term=previous_term,
+            commit_index=leading.commit_index,
+            entries=tuple(Entry(index, term, command) for command, index, term in entries),
+        )
+
+    def _lacks(self, progress: Progress) -> bool:
+        return progress.next_index <= self._journal.last_index()
