@@ -13,4 +13,7 @@ class SafetyViolationError(QuorateError):
     """This replica contradicts itself: its term would go back, its state is ahead of its log. The
     node must stop; carrying on could lose what was promised."""
 
-    hint = "keep this node's data directory and logs as evidence, and replace the node"
+    hint = (
+        "stop the node and keep its data directory and logs as evidence; a voter that starts from "
+        "an empty or an older directory can break what it has promised"
+    )

@@ -47,4 +47,7 @@ class StorageFullError(StorageError):
 class StorageDamagedError(StorageError):
     """The store contradicts itself, or the device failed. The node must stop."""
 
-    hint = "restore the node's data directory, or let it catch up from an empty one"
+    hint = (
+        "stop the node and keep its data directory as evidence; a voter that starts from an empty "
+        "or an older one can break what it has promised"
+    )

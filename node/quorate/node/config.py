@@ -110,16 +110,16 @@ class StorageSection(_Section):
 class RaftSection(_Section):
     """Raft's timers. An election starts after a random time between the two bounds."""
 
-    heartbeat_ms: int = Field(100, ge=5, le=10_000)
-    election_min_ms: int = Field(500, ge=20, le=60_000)
-    election_max_ms: int = Field(1000, ge=40, le=120_000)
+    heartbeat_ms: int = Field(100, ge=10, le=10_000)
+    election_min_ms: int = Field(500, ge=31, le=60_000)
+    election_max_ms: int = Field(1000, ge=32, le=60_000)
 
     @model_validator(mode="after")
     def _ordered(self) -> RaftSection:
         # Raft section 5.6: a follower must hear several heartbeats within its shortest timeout,
         # and the bounds must lie apart or elections split for ever.
-        if self.election_min_ms < 2 * self.heartbeat_ms:
-            raise ValueError("election_min_ms must be at least twice heartbeat_ms")
+        if self.election_min_ms <= 3 * self.heartbeat_ms:
+            raise ValueError("election_min_ms must be more than three times heartbeat_ms")
         if self.election_max_ms <= self.election_min_ms:
             raise ValueError("election_max_ms must be more than election_min_ms")
         return self
@@ -128,6 +128,13 @@ class RaftSection(_Section):
 class LogSection(_Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["json", "text"] = "json"
+
+
+class MetricsSection(_Section):
+    """Where each process serves its metrics to Prometheus, in the clear; nowhere unless told."""
+
+    core: Address | None = None
+    edge: Address | None = None
 
 
 class NodeConfig(BaseSettings):
@@ -149,6 +156,7 @@ class NodeConfig(BaseSettings):
     storage: StorageSection = StorageSection()  # type: ignore[call-arg]
     raft: RaftSection = RaftSection()  # type: ignore[call-arg]
     log: LogSection = LogSection()
+    metrics: MetricsSection = MetricsSection()
 
     @classmethod
     def settings_customise_sources(

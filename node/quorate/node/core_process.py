@@ -38,7 +38,7 @@ from quorate.node.core_loop import CoreLoop
 from quorate.node.identity import TlsIdentity, load_signing_key, load_tls_identity, read_public
 from quorate.proofs.signing import SigningKey
 from quorate.storage import Environment
-from quorate.telemetry.logs import configure_logging
+from quorate.telemetry import Metrics, configure_logging, open_metrics
 
 log = structlog.get_logger(__name__)
 
@@ -108,7 +108,9 @@ def _peers(config: NodeConfig, genesis: Genesis) -> list[Peer]:
     ]
 
 
-async def serve(config: NodeConfig, word: AuthorityWord, lifeline_fd: int) -> None:
+async def serve(
+    config: NodeConfig, word: AuthorityWord, lifeline_fd: int, metrics: Metrics
+) -> None:
     """Runs the core until SIGTERM, or until the supervisor is gone."""
     genesis = load_genesis(config.node.genesis)
     tls = load_tls_identity(
@@ -140,7 +142,7 @@ async def serve(config: NodeConfig, word: AuthorityWord, lifeline_fd: int) -> No
     try:
         await transport.start(config.listen.peer)
         servers = await start_core_servers(
-            core, config, tls.pair, descriptor.ca_certificate.encode()
+            core, config, tls.pair, descriptor.ca_certificate.encode(), metrics
         )
         log.info("core.serving", node=config.node.id, origin=genesis.origin)
         ends = [asyncio.create_task(end) for end in (stopped.wait(), transport.failure())]
@@ -187,7 +189,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = load_config(options.config)
         configure_logging(config.log.level, config.log.format)
         os.set_blocking(options.lifeline_fd, False)
-        uvloop.run(serve(config, word, options.lifeline_fd))
+        metrics = open_metrics(config.metrics.core, config.node.id, "core")
+        uvloop.run(serve(config, word, options.lifeline_fd, metrics))
     except (StorageDamagedError, SafetyViolationError) as error:
         log.critical("core.damaged", problem=str(error), hint=error.hint)
         return exit_codes.DAMAGED

@@ -38,7 +38,7 @@ from quorate.node.config import NodeConfig, load_config
 from quorate.node.identity import load_tls_identity
 from quorate.node.organisation import read_genesis
 from quorate.storage import Environment
-from quorate.telemetry import DenialLog, Metrics, configure_logging
+from quorate.telemetry import DenialLog, Metrics, configure_logging, open_metrics
 
 LEDGER_DIRECTORY: Final = "ledger"
 OPEN_RETRY_S: Final = 0.05
@@ -194,14 +194,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--authority-fd", type=int, required=True)
     parser.add_argument("--lifeline-fd", type=int, required=True)
-    parser.add_argument("--metrics-address", help="serve metrics for Prometheus at HOST:PORT")
     options = parser.parse_args(arguments)
     try:
         config = load_config(options.config)
         configure_logging(config.log.level, config.log.format)
         word = AuthorityWord.open(options.authority_fd, writable=False)
         os.set_blocking(options.lifeline_fd, False)
-        metrics = _metrics(options.metrics_address, config.node.id)
+        metrics = open_metrics(config.metrics.edge, config.node.id, "edge")
         uvloop.run(serve(config, word, options.lifeline_fd, metrics))
     except ConfigurationError as error:
         log.critical("edge.configuration", problem=str(error), hint=error.hint)
@@ -212,15 +211,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return exit_codes.FAULT
     log.info("edge.stopped")
     return exit_codes.OK
-
-
-def _metrics(address: str | None, node_id: str) -> Metrics:
-    if address is None:
-        return Metrics()
-    # Here, because most edges export nothing and need not load an HTTP server.
-    from quorate.telemetry.export import export_to_prometheus  # noqa: PLC0415
-
-    return export_to_prometheus(address, node_id=node_id, process="edge").metrics
 
 
 if __name__ == "__main__":

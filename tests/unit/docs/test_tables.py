@@ -91,6 +91,8 @@ def settings() -> dict[str, FieldInfo]:
 
 def default_of(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
+    if value is None:
+        return "none"
     return "—" if value is PydanticUndefined else f"`{json.dumps(value)}`"
 
 

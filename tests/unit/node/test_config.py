@@ -6,9 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
+from quorate.consensus import RaftSettings
 from quorate.core.errors import ConfigurationError
-from quorate.node.config import load_config
+from quorate.node.config import RaftSection, load_config
 
 GOOD = """
 [node]
@@ -84,6 +86,24 @@ def test_peers_are_overridden_by_node_id(file: Path) -> None:
     assert load_config(file).peers == {"spiffe://clinic.example/node/1": "127.0.0.1:9001"}
 
 
+@pytest.mark.parametrize("heartbeat_ms", [9, 10, 100, 10_000, 10_001])
+@pytest.mark.parametrize("election_min_ms", [30, 31, 300, 301, 30_001, 60_000, 60_001])
+@pytest.mark.parametrize("election_max_ms", [32, 301, 302, 60_000, 60_001])
+def test_what_the_configuration_takes_for_timers_consensus_takes_as_well(
+    heartbeat_ms: int, election_min_ms: int, election_max_ms: int
+):
+    timers = {
+        "heartbeat_ms": heartbeat_ms,
+        "election_min_ms": election_min_ms,
+        "election_max_ms": election_max_ms,
+    }
+    try:
+        RaftSection.model_validate(timers)
+    except ValidationError:
+        return
+    assert RaftSettings(**timers).heartbeat_ms == heartbeat_ms
+
+
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
@@ -97,7 +117,7 @@ def test_peers_are_overridden_by_node_id(file: Path) -> None:
         ("bank.example/node/1", "bank.example/agent/1", "node.id"),
         ('data_dir = "data"', 'data_dir = ""', "node.data_dir"),
         ('data_dir = "data"', "data_dir = 7", "node.data_dir"),
-        ("[tls]", "[raft]\nheartbeat_ms = 400\n[tls]", "election_min_ms must be at least twice"),
+        ("[tls]", "[raft]\nheartbeat_ms = 400\n[tls]", "election_min_ms must be more than three times"),
         ("[tls]", "[raft]\nelection_max_ms = 500\n[tls]", "more than election_min_ms"),
         ("[tls]", "[storage]\nmap_size_bytes = 1\n[tls]", "storage.map_size_bytes"),
         ("[tls]", '[log]\nlevel = "loud"\n[tls]', "log.level"),
