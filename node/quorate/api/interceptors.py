@@ -1,6 +1,7 @@
 """What every call passes through: errors become statuses, faults become INTERNAL and a log record.
 
-Owns the last line between a handler's exceptions and the caller. A cancelled call stays cancelled
+Owns the last line between a handler's exceptions and the caller, and the reading of requests, which
+the library would answer for with the names of its classes. A cancelled call stays cancelled
 (CancelledError is never caught), and nothing of a fault's text reaches the caller.
 """
 
@@ -13,8 +14,9 @@ from typing import Any, NoReturn, TypeAlias
 import grpc
 import grpc.aio
 import structlog
+from google.protobuf.message import DecodeError
 
-from quorate.api.errors import ServiceError, to_trailers
+from quorate.api.errors import InvalidRequestError, ServiceError, Violation, to_trailers
 from quorate.telemetry import Metrics
 
 _log = structlog.get_logger(__name__)
@@ -23,6 +25,7 @@ _log = structlog.get_logger(__name__)
 # The library's classes are generic in their stubs only.
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+_Read: TypeAlias = "Callable[[bytes], Any] | None"
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
@@ -57,35 +60,36 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         # looks like a unary one (the library's health service does).
         if handler.response_streaming and inspect.isasyncgenfunction(handler.unary_stream):
             return grpc.unary_stream_rpc_method_handler(
-                self._stream(handler.unary_stream, method),
-                request_deserializer=handler.request_deserializer,
+                self._stream(handler.unary_stream, handler.request_deserializer, method),
                 response_serializer=handler.response_serializer,
             )
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
-                self._unary(handler.unary_stream, method),
-                request_deserializer=handler.request_deserializer,
+                self._unary(handler.unary_stream, handler.request_deserializer, method),
                 response_serializer=handler.response_serializer,
             )
         return grpc.unary_unary_rpc_method_handler(
-            self._unary(handler.unary_unary, method),
-            request_deserializer=handler.request_deserializer,
+            self._unary(handler.unary_unary, handler.request_deserializer, method),
             response_serializer=handler.response_serializer,
         )
 
-    def _unary(self, behavior: Any, method: str) -> Callable[[Any, _Context], Awaitable[Any]]:
-        async def call(request: Any, context: _Context) -> Any:
+    def _unary(
+        self, behavior: Any, read: _Read, method: str
+    ) -> Callable[[bytes, _Context], Awaitable[Any]]:
+        async def call(data: bytes, context: _Context) -> Any:
             try:
-                return await behavior(request, context)
+                return await behavior(_request(read, data), context)
             except Exception as error:  # noqa: BLE001 - the last line: see _answer
                 await self._answer(error, method, context)
 
         return call
 
-    def _stream(self, behavior: Any, method: str) -> Callable[[Any, _Context], AsyncIterator[Any]]:
-        async def call(request: Any, context: _Context) -> AsyncIterator[Any]:
+    def _stream(
+        self, behavior: Any, read: _Read, method: str
+    ) -> Callable[[bytes, _Context], AsyncIterator[Any]]:
+        async def call(data: bytes, context: _Context) -> AsyncIterator[Any]:
             try:
-                async for response in behavior(request, context):
+                async for response in behavior(_request(read, data), context):
                     yield response
             except Exception as error:  # noqa: BLE001 - the last line: see _answer
                 await self._answer(error, method, context)
@@ -101,3 +105,13 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         self._metrics.fault(method)
         _log.error("a handler failed", method=method, exc_info=error)
         await context.abort(grpc.StatusCode.INTERNAL, "the node failed to answer; see its log")
+
+
+def _request(read: _Read, data: bytes) -> Any:
+    """The request in a message's bytes. Raises InvalidRequestError when there is none."""
+    if read is None:
+        return data
+    try:
+        return read(data)
+    except DecodeError as error:
+        raise InvalidRequestError([Violation("request", "is no message of this method")]) from error
