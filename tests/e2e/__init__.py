@@ -1,0 +1,1 @@
+"""Whole federations of real processes. One cluster serves every test here that leaves it whole."""
