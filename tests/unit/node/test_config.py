@@ -117,7 +117,7 @@ def test_what_the_configuration_takes_for_timers_consensus_takes_as_well(
         ("bank.example/node/1", "bank.example/agent/1", "node.id"),
         ('data_dir = "data"', 'data_dir = ""', "node.data_dir"),
         ('data_dir = "data"', "data_dir = 7", "node.data_dir"),
-        ("[tls]", "[raft]\nheartbeat_ms = 400\n[tls]", "election_min_ms must be more than three times"),
+        ("[tls]", "[raft]\nheartbeat_ms = 400\n[tls]", "more than three times heartbeat_ms"),
         ("[tls]", "[raft]\nelection_max_ms = 500\n[tls]", "more than election_min_ms"),
         ("[tls]", "[storage]\nmap_size_bytes = 1\n[tls]", "storage.map_size_bytes"),
         ("[tls]", '[log]\nlevel = "loud"\n[tls]', "log.level"),
