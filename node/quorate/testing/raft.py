@@ -69,12 +69,13 @@ class _Link:
 
 
 class Watcher(Protocol):
-    """Looks on. `turn_durable` after each commit, `sent` for each message as it leaves, `started`
-    when a replica was built on a host's disk."""
+    """Looks on. `turn_durable` after each commit, with how many entries of the log and the ledger
+    were on the disk before; `sent` for each message as it leaves; `started` when a replica was
+    built on a host's disk."""
 
     def started(self, host: Host) -> None: ...
 
-    def turn_durable(self, host: Host, unchanged: int) -> None: ...
+    def turn_durable(self, host: Host, unchanged: int, applied: int) -> None: ...
 
     def sent(self, host: Host, peer: str, message: Message) -> None: ...
 
@@ -282,7 +283,7 @@ class RaftCluster:
         host.store.commit()
         self.note(host.node_id, host.store.ledger[applied:])
         for watcher in self._watchers:
-            watcher.turn_durable(host, unchanged)
+            watcher.turn_durable(host, unchanged, applied)
 
     def send(self, host: Host) -> None:
         for peer, message in host.live.take_outbox():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
+from quorate.consensus import RaftSettings
 from quorate.consensus.messages import (
     AppendReply,
     AppendRequest,
@@ -20,6 +21,8 @@ from quorate.testing.raft import Host, RaftCluster, TurnFault
 
 FORGOTTEN_ONE_IN = 10
 LIVENESS_S = 20.0
+KEY_BYTES = 16
+HEALED_DELAY_S = (0.001, 0.01)
 FIRST_ENTRY = (0, b"\x01")  # every log begins with it, committed from the start
 
 
@@ -62,7 +65,7 @@ class SafetyChecker:
         _require(host.store.meta.applied >= seen.applied, "applied entries survive", host.node_id)
         seen.commit = host.live.commit_index
 
-    def turn_durable(self, host: Host, unchanged: int) -> None:
+    def turn_durable(self, host: Host, unchanged: int, _applied: int) -> None:
         self._check_term_and_vote(host)
         self._check_log(host, unchanged)
         self._check_leader(host)
@@ -185,6 +188,7 @@ class Profile:
     propose_every_s: float = 0.03
     rough: bool = False
     delay_s: tuple[float, float] = (0.001, 0.03)
+    settings: RaftSettings | None = None
 
 
 class SafetyRun:
@@ -199,12 +203,14 @@ class SafetyRun:
         self.cluster = cluster_type(
             seed,
             profile.size,
+            settings=profile.settings,
             delay_s=profile.delay_s,
             rough=profile.rough,
-            watchers=(self.checker,),
+            watchers=(self.checker, self),
         )
         self.proposed = 0
         self.faults = 0
+        self.finished: set[tuple[str, bytes]] = set()
         self.never: set[bytes] = set()
         self._is_over = False
 
@@ -218,6 +224,19 @@ class SafetyRun:
         self._heal()
         self._check_liveness()
 
+    # -- the proposers: they look on, and forget what has its outcome ---------------------------
+
+    def started(self, host: Host) -> None:
+        """A new replica waits for nothing."""
+
+    def sent(self, host: Host, peer: str, message: Message) -> None:
+        """Messages are the checker's business."""
+
+    def turn_durable(self, host: Host, _unchanged: int, applied: int) -> None:
+        for _, payload in host.store.ledger[applied:]:
+            host.live.forget(payload[:KEY_BYTES])
+            self.finished.add((host.node_id, payload))
+
     def _propose_later(self) -> None:
         when = self.cluster.now + self.chance.expovariate(1 / self.profile.propose_every_s)
         self.cluster.at(when, self._propose)
@@ -229,16 +248,21 @@ class SafetyRun:
         host = self.chance.choice(list(self.cluster.hosts.values()))
         if host.replica is None or host.paused:
             return
-        self.proposed += 1
-        key = b"%016d" % self.proposed
+        key = self._next_key()
         payload = key * self.chance.choice((1, 1, 1, 1, 50))
         self.cluster.propose(host.node_id, key, payload)
         if self.chance.randrange(FORGOTTEN_ONE_IN) == 0:
             replica, when = host.replica, self.cluster.now + self.chance.uniform(0, 1)
             self.cluster.at(when, lambda: self._forget(host, replica, key, payload))
 
+    def _next_key(self) -> bytes:
+        self.proposed += 1
+        return b"%0*d" % (KEY_BYTES, self.proposed)
+
     def _forget(self, host: Host, replica: object, key: bytes, payload: bytes) -> None:
-        if host.replica is replica and host.replica is not None and not host.replica.forget(key):
+        if host.replica is not replica or (host.node_id, payload) in self.finished:
+            return
+        if not host.live.forget(key):
             self.never.add(payload)
 
     def _fault_later(self) -> None:
@@ -282,7 +306,7 @@ class SafetyRun:
 
     def _heal(self) -> None:
         cluster = self.cluster
-        cluster.rough = False
+        cluster.rough, cluster.delay_s = False, HEALED_DELAY_S
         cluster.heal()
         for host in cluster.hosts.values():
             host.turn_fault = None
@@ -294,15 +318,15 @@ class SafetyRun:
     def _check_liveness(self) -> None:
         """Healed, every node takes proposals, and all apply the same."""
         cluster = self.cluster
-        last = {b"last of " + name.encode() for name in cluster.hosts}
-        for name in cluster.hosts:
-            cluster.propose(name, name.encode(), b"last of " + name.encode())
+        last = {name: self._next_key() for name in cluster.hosts}
+        for name, key in last.items():
+            cluster.propose(name, key, key)
 
         def settled() -> bool:
             hosts = list(cluster.running())
             ledgers = [host.store.ledger for host in hosts]
             return (
-                last <= {payload for _, payload in ledgers[0]}
+                set(last.values()) <= {payload for _, payload in ledgers[0]}
                 and all(ledger == ledgers[0] for ledger in ledgers)
                 and all(host.store.entries == hosts[0].store.entries for host in hosts)
             )
