@@ -138,6 +138,8 @@ class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
             while not reader.done():
                 if await received.wait_for_news(reader):
                     yield pb.ExchangeResponse(received_frame=received.frame)
+            if reader.cancelled():
+                raise _Rejected(grpc.StatusCode.ABORTED, "a newer stream has taken its place")
             await reader
         except _Rejected as rejected:
             log.warning("peer.rejected", peer=peer, reason=str(rejected))
@@ -150,9 +152,8 @@ class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
 
     async def _replace_older_stream(self, peer: str) -> None:
         """A member has one stream to this node: a new one ends the one before, whose messages
-        could otherwise arrive behind newer ones."""
-        older = self._streams.pop(peer, None)
-        if older is not None:
+        could otherwise arrive behind newer ones. While it waits, yet another may come in."""
+        while (older := self._streams.pop(peer, None)) is not None:
             older.cancel()
             await asyncio.wait([older])
 
@@ -248,8 +249,8 @@ class Link:
 
     def send(self, messages: Iterable[pb.PeerMessage]) -> None:
         """Queues messages while the link is up; without a link they are dropped. A queue beyond
-        its limit ends the link."""
-        if not self._is_up:
+        its limit ends the link, and until it has ended takes nothing more."""
+        if not self._is_up or self._overflowed:
             return
         for message in messages:
             self._queue.append(message)
