@@ -62,21 +62,21 @@ class MemoryStore:
 
 
 class Overlay:
-    """A `Writer` whose writes reach the store below all at once, or never."""
+    """A `Writer` whose writes reach the store below all at once, or never. For the few writes of one
+    command: they are put in order when somebody looks."""
 
     def __init__(self, below: Writer) -> None:
         self._below = below
-        self._changes: SortedDict[bytes, bytes | None] = SortedDict()
+        self._changes: dict[bytes, bytes | None] = {}
 
     def get(self, key: bytes) -> bytes | None:
         if key in self._changes:
-            value: bytes | None = self._changes[key]
-            return value
+            return self._changes[key]
         return self._below.get(key)
 
     def scan(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         low = max(prefix, start)
-        changed = [key for key in self._changes.irange(low) if key.startswith(prefix)]
+        changed = sorted(key for key in self._changes if key >= low and key.startswith(prefix))
         position = 0
         for key, value in self._below.scan(prefix, start):
             while position < len(changed) and changed[position] < key:
@@ -102,7 +102,7 @@ class Overlay:
 
     def commit(self) -> None:
         """Writes the changes to the store below, in order of key."""
-        for key, value in self._changes.items():
+        for key, value in sorted(self._changes.items()):
             if value is None:
                 self._below.delete(key)
             else:
@@ -110,7 +110,7 @@ class Overlay:
         self._changes.clear()
 
     def _changed(self, key: bytes) -> Iterator[tuple[bytes, bytes]]:
-        value: bytes | None = self._changes[key]
+        value = self._changes[key]
         if value is not None:
             yield key, value
 
