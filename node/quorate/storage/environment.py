@@ -17,6 +17,7 @@ from quorate.storage import enforced, layout
 from quorate.storage.health import Health, is_full
 from quorate.storage.layout import Databases, number
 from quorate.storage.reads import Snapshot
+from quorate.storage.room import was_short_write
 from quorate.storage.turn import Turn
 
 _SPARE_READ_TRANSACTIONS: Final = 16
@@ -150,6 +151,10 @@ class Environment:
         except lmdb.Error as error:
             txn.abort()  # LMDB has done so already; this tells the binding
             self._turn.end()
+            if was_short_write(self._lmdb, error):
+                raise StorageFullError(
+                    f"the disk is full (a write was cut short: {error})"
+                ) from error
             raise self._health.failure(error) from error
         self.commits += 1
         self._enforcement.committed(txn_id, applied_index)

@@ -3,7 +3,8 @@
 import errno
 import os
 import subprocess
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import lmdb
 import pytest
@@ -214,3 +215,79 @@ def test_no_room_for_the_first_page_is_said_at_the_opening(tmp_path):
             Environment.open(disk / "data", map_size_bytes=64 * 1024 * 1024)
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def no_room(_descriptor, _offset, _size):
+    raise OSError(errno.ENOSPC, "injected")
+
+
+def test_a_write_cut_short_by_a_full_disk_costs_one_turn(environment, monkeypatch):
+    """LMDB says EIO of it, as of a failing device."""
+    fill(environment, 1)
+    environment.commit()
+    monkeypatch.setattr(os, "posix_fallocate", no_room)
+    with failing(environment, "commit", failure(errno.EIO)):
+        fill(environment, 2)
+        with pytest.raises(StorageFullError):
+            environment.commit()
+    assert_at(environment, 1)
+    fill(environment, 2)
+    assert environment.commit()
+    assert_at(environment, 2)
+
+
+def test_an_io_error_with_room_to_spare_is_damage(environment):
+    with failing(environment, "commit", failure(errno.EIO)):
+        fill(environment, 1)
+        with pytest.raises(StorageDamagedError):
+            environment.commit()
+    assert not list(environment_directory(environment).glob("room.probe"))
+
+
+def test_an_environment_that_lmdb_gave_up_is_damaged_however_full_the_disk(
+    environment, monkeypatch
+):
+    monkeypatch.setattr(os, "posix_fallocate", no_room)
+    monkeypatch.setattr("quorate.storage.room._goes_on", lambda _env: False)
+    with failing(environment, "commit", failure(errno.EIO)):
+        fill(environment, 1)
+        with pytest.raises(StorageDamagedError):
+            environment.commit()
+
+
+def environment_directory(environment):
+    return Path(environment._lmdb.path())
+
+
+@pytest.mark.root
+def test_a_real_disk_cuts_a_write_short(tmp_path):
+    """Some pages are free, and one write needs more."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
+    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip(f"cannot mount here: {mounted.stderr}")
+    with ExitStack() as stack:
+        stack.callback(subprocess.run, ["umount", str(disk)], check=True)
+        environment = Environment.open(disk / "data", map_size_bytes=64 * 1024 * 1024)
+        stack.callback(environment.close)
+        fill(environment, 1)
+        environment.commit()
+        free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+        ballast = disk / "ballast"
+        ballast.write_bytes(bytes(free - 5 * 4096))
+        for _ in range(3):
+            fill(environment, 2)
+            environment.turn.state.put(b"large", bytes(64 * 1024))  # pages that lie together
+            with pytest.raises(StorageFullError):
+                environment.commit()
+            environment.abort()
+            assert_at(environment, 1)
+        ballast.unlink()
+        fill(environment, 2)
+        environment.turn.state.put(b"large", bytes(64 * 1024))
+        assert environment.commit()
+        assert_at(environment, 2)

@@ -1,0 +1,57 @@
+"""Whether a write failed for want of room, where LMDB does not say so.
+
+Owns one question. A file system that fills up takes a write in part before it refuses one, and of
+a write that was taken in part LMDB says EIO (mdb_page_flush: "short write, filesystem full?"), as
+it does of a device that fails. The first must cost one turn, the second ends the store's use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from pathlib import Path
+from typing import Final
+
+import lmdb
+
+from quorate.storage.health import is_full
+
+ROOM_BYTES: Final = 4 * 1024 * 1024
+"""More than LMDB writes at once: 64 pages or values, of which an entry is the largest."""
+_PROBE: Final = "room.probe"
+
+
+def was_short_write(env: lmdb.Environment, error: lmdb.Error) -> bool:
+    """Whether the commit that failed with `error` is as if it had never been, for want of room.
+
+    Both must hold: the file system has no room now; and LMDB goes on with the environment, which
+    it does not when the page that makes a transaction the newest was in doubt. Asked at once, and
+    in doubt answered with no: the store is then stopped, which is the safe side.
+    """
+    return error.code == errno.EIO and not _has_room(Path(env.path())) and _goes_on(env)
+
+
+def _has_room(directory: Path) -> bool:
+    probe = directory / _PROBE
+    try:
+        descriptor = os.open(probe, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, ROOM_BYTES)
+        finally:
+            os.close(descriptor)
+    except OSError as problem:
+        return not is_full(problem.errno)
+    finally:
+        with contextlib.suppress(OSError):  # not even room for the file, perhaps
+            probe.unlink()
+    return True
+
+
+def _goes_on(env: lmdb.Environment) -> bool:
+    try:
+        with env.begin(write=True) as txn:
+            txn.abort()
+    except lmdb.Error:
+        return False
+    return True
