@@ -32,6 +32,7 @@ from quorate.consensus.limits import (
     MAX_APPLY_BYTES,
     MAX_APPLY_ENTRIES,
     MAX_COMMAND_BYTES,
+    MAX_QUEUED_APPEND_BYTES,
     MAX_QUEUED_APPENDS,
 )
 from quorate.consensus.messages import (
@@ -175,6 +176,7 @@ class Engine(SyncObj):  # type: ignore[misc]
         self._chance = chance
         self._outbox = outbox
         self._proposals: deque[bytes] = deque()
+        self._proposal_bytes = 0
         self.peer_ids = sorted(peers)
         self.connected_ids: set[str] = set()
         self._voters_for_me: set[str] = set()
@@ -263,10 +265,20 @@ class Engine(SyncObj):  # type: ignore[misc]
     def propose(self, payload: bytes) -> bool:
         """Queues a command for this leader's log. False: not the leader, or the queue is full."""
         assert len(payload) < MAX_COMMAND_BYTES
-        if not self.is_leader or len(self._proposals) >= MAX_QUEUED_APPENDS:
+        is_full = (
+            len(self._proposals) >= MAX_QUEUED_APPENDS
+            or self._proposal_bytes + len(payload) > MAX_QUEUED_APPEND_BYTES
+        )
+        if is_full or not self.is_leader:
             return False
         self._proposals.append(payload)
+        self._proposal_bytes += len(payload)
         return True
+
+    def _drop_proposals(self) -> None:
+        """Each proposer sees that the leader has changed, and asks again."""
+        self._proposals.clear()
+        self._proposal_bytes = 0
 
     @property
     def is_leader(self) -> bool:
@@ -344,10 +356,12 @@ class Engine(SyncObj):  # type: ignore[misc]
     def _checkCommandsToApply(self) -> None:  # noqa: N802
         """Writes queued proposals to the leader's log. Called at the end of the engine's tick."""
         if not self.is_leader:
-            self._proposals.clear()  # each proposer sees the leader change and asks again
+            self._drop_proposals()
             return
         for _ in range(min(len(self._proposals), MAX_APPENDS_PER_TURN)):
-            command = _REGULAR + self._stamp(self._proposals.popleft())
+            payload = self._proposals.popleft()
+            self._proposal_bytes -= len(payload)
+            command = _REGULAR + self._stamp(payload)
             self.journal.add(command, self.journal.last_index() + 1, self.term)
             self._want_send = True
 
@@ -358,7 +372,7 @@ class Engine(SyncObj):  # type: ignore[misc]
 
     def _SyncObj__onBecomeLeader(self) -> None:  # noqa: N802
         self._followers.begin(self.peer_ids)
-        self._proposals.clear()
+        self._drop_proposals()
         SyncObj._SyncObj__onBecomeLeader(self)
 
     def _SyncObj__sendAppendEntries(self) -> None:  # noqa: N802

@@ -20,6 +20,7 @@ MAX_PENDING_BYTES: Final = 8 * 1024 * 1024
 """Their payloads; below MAX_QUEUED_BYTES, or forwarding them would overflow the link."""
 MAX_QUEUED_APPENDS: Final = 8192
 """Proposals, own and forwarded, that a leader has taken and not yet written to its log."""
+MAX_QUEUED_APPEND_BYTES: Final = 16 * 1024 * 1024
 MAX_APPENDS_PER_TURN: Final = 1024
 MAX_KEY_BYTES: Final = 32
 CACHED_LOG_BYTES: Final = 8 * 1024 * 1024
@@ -32,4 +33,5 @@ MAX_QUEUED_BYTES: Final = 16 * 1024 * 1024
 MAX_QUEUED_MESSAGES: Final = 16384
 MAX_INBOX_MESSAGES: Final = 16384
 """Messages from peers that wait for the next turn; beyond it the streams are not read."""
+MAX_INBOX_BYTES: Final = 32 * 1024 * 1024
 MAX_PEER_MESSAGE_BYTES: Final = 2 * MAX_FRAME_BYTES

@@ -62,8 +62,8 @@ class MemoryStore:
 
 
 class Overlay:
-    """A `Writer` whose writes reach the store below all at once, or never. For the few writes of one
-    command: they are put in order when somebody looks."""
+    """A `Writer` whose writes reach the store below all at once, or never. For the few writes of
+    one command: they are put in order when somebody looks."""
 
     def __init__(self, below: Writer) -> None:
         self._below = below

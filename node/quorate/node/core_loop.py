@@ -15,7 +15,6 @@ import contextlib
 import functools
 import random
 import secrets
-from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractContextManager
 from typing import Final
@@ -24,7 +23,7 @@ import structlog
 
 from quorate.api.ports import Level, MemberStatus, NodeStatus, Proposed
 from quorate.consensus import PeerError, RaftSettings, Replica
-from quorate.consensus.limits import MAX_INBOX_MESSAGES
+from quorate.consensus.limits import MAX_INBOX_BYTES, MAX_INBOX_MESSAGES
 from quorate.consensus.transport import Transport
 from quorate.consensus.wire import decode as decode_raft
 from quorate.consensus.wire import encode as encode_raft
@@ -88,7 +87,8 @@ class CoreLoop:
         self._transport: Transport | None = None
         self._machine = LedgerMachine(environment)
         self._ledger_clock = LedgerClock(clock)
-        self._inbox: deque[tuple[str, pb.PeerMessage]] = deque()
+        self._inbox: list[tuple[str, pb.PeerMessage]] = []
+        self._inbox_bytes = 0
         self._inbox_drained = Bell()
         self._links_up: set[str] = set()
         self._wake = asyncio.Event()
@@ -209,8 +209,8 @@ class CoreLoop:
         self._send()
 
     def _take_in(self) -> None:
-        for _ in range(len(self._inbox)):
-            peer, message = self._inbox.popleft()
+        arrived, self._inbox, self._inbox_bytes = self._inbox, [], 0
+        for peer, message in arrived:
             try:
                 self._deliver(peer, message)
             except PeerError as error:
@@ -265,7 +265,7 @@ class CoreLoop:
     def _probe_storage(self) -> None:
         """Tries a write that needs room; when it lasts, the node serves again. What came from
         peers meanwhile is dropped, as by a node that is down: they will say it again."""
-        self._inbox.clear()
+        self._inbox, self._inbox_bytes = [], 0
         self._inbox_drained.ring()
         try:
             self._environment.turn.put_meta(_PROBE_NAME, bytes(_PROBE_BYTES))
@@ -283,9 +283,14 @@ class CoreLoop:
 
     async def messages(self, peer: str, messages: Iterable[pb.PeerMessage]) -> None:
         """Takes in a peer's messages; while the loop is behind, the peer's stream waits."""
-        await self._inbox_drained.wait_until(lambda: len(self._inbox) < MAX_INBOX_MESSAGES)
-        self._inbox.extend((peer, message) for message in messages)
+        await self._inbox_drained.wait_until(self._has_room)
+        for message in messages:
+            self._inbox.append((peer, message))
+            self._inbox_bytes += message.ByteSize()
         self._wake.set()
+
+    def _has_room(self) -> bool:
+        return len(self._inbox) < MAX_INBOX_MESSAGES and self._inbox_bytes < MAX_INBOX_BYTES
 
     def connected(self, peer: str) -> None:
         self._links_up.add(peer)

@@ -17,8 +17,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from grpc import aio
 
-from quorate.consensus import transport as module
+from quorate.consensus import link as linking
+from quorate.consensus import servicer
 from quorate.consensus.limits import MAX_FRAME_BYTES, MAX_FRAME_MESSAGES, MAX_PEER_MESSAGE_BYTES
+from quorate.consensus.peers import PROTOCOL_VERSION
 from quorate.consensus.transport import LocalIdentity, Peer, Transport
 from quorate.core.ids import dns_name
 from quorate.node.certificates import KeyPair, issue_executor, issue_node, issued_by, make_ca
@@ -104,12 +106,12 @@ def make_member(domain: str) -> Member:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
-        "_ACK_PERIOD_S": 0.02,
         "_IDLE_FRAME_S": 0.05,
         "_LINK_TIMEOUT_S": 0.5,
         "_REDIAL_S": 0.05,
     }.items():
-        monkeypatch.setattr(module, name, value)
+        monkeypatch.setattr(linking, name, value)
+    monkeypatch.setattr(servicer, "_ACK_PERIOD_S", 0.02)
 
 
 @pytest.fixture
@@ -199,7 +201,7 @@ def hello(by: Member, to: Member, **changes: Any) -> pb.ExchangeRequest:
         "sender": by.node_id,
         "receiver": to.node_id,
         "genesis_hash": GENESIS,
-        "protocol_version": module.PROTOCOL_VERSION,
+        "protocol_version": PROTOCOL_VERSION,
     }
     return pb.ExchangeRequest(hello=pb.PeerHello(**(said | changes)))
 
@@ -260,7 +262,7 @@ async def test_a_member_that_takes_nothing_in_is_dropped(
     began = loop.time()
     from_a.send(b.node_id, numbered(1))
     await a.handler.until(lambda: (b.node_id, False) in a.handler.links)
-    assert loop.time() - began < 5 * module._LINK_TIMEOUT_S
+    assert loop.time() - began < 5 * linking._LINK_TIMEOUT_S
     b.handler.open.set()
     await a.handler.until(lambda: a.handler.links[-1] == (b.node_id, True))
 
@@ -269,8 +271,8 @@ async def test_a_slow_member_costs_bounded_memory(
     tasks: Stack, a: Member, b: Member, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it does not take in queues up to a limit; then the link is dropped, with the queue."""
-    monkeypatch.setattr(module, "MAX_QUEUED_MESSAGES", 500)
-    monkeypatch.setattr(module, "_LINK_TIMEOUT_S", 60)  # it is the queue that ends the link
+    monkeypatch.setattr(linking, "MAX_QUEUED_MESSAGES", 500)
+    monkeypatch.setattr(linking, "_LINK_TIMEOUT_S", 60)  # it is the queue that ends the link
     from_a = await start(tasks, a, b)
     await start(tasks, b, a)
     await a.handler.until(lambda: (b.node_id, True) in a.handler.links)
@@ -382,7 +384,7 @@ async def test_another_federation_is_no_peer(tasks: Stack, a: Member, b: Member)
     await start(tasks, b, a)
     await start(tasks, a, b, genesis_hash=b"\x09" * 32)
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(4 * module._REDIAL_S):
+        async with asyncio.timeout(4 * linking._REDIAL_S):
             await a.handler.until(lambda: bool(a.handler.links))
 
 
@@ -394,7 +396,7 @@ async def test_a_dialler_does_not_talk_to_another_node(
     mistaken = replace(b, port=c.port)
     await start(tasks, a, mistaken)
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(4 * module._REDIAL_S):
+        async with asyncio.timeout(4 * linking._REDIAL_S):
             await a.handler.until(lambda: bool(a.handler.links))
     assert c.handler.received == []
 
@@ -460,6 +462,17 @@ async def test_garbage_on_the_port_harms_nobody(
     await a.handler.until(lambda: (b.node_id, True) in a.handler.links)
     from_a.send(b.node_id, numbered(3))
     await b.handler.until(lambda: b.handler.rounds(a.node_id) == [3])
+
+
+async def test_who_dials_and_says_nothing_is_dropped(
+    tasks: Stack, monkeypatch: pytest.MonkeyPatch, a: Member, b: Member
+) -> None:
+    monkeypatch.setattr(servicer, "_HELLO_TIMEOUT_S", 0.1)
+    await start(tasks, b, a)
+    async with Stranger(a.tls, b).stream() as silent, asyncio.timeout(TIMEOUT_S):
+        with contextlib.suppress(aio.AioRpcError):
+            await silent.read()
+        assert await silent.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 async def test_a_second_stream_of_a_member_ends_the_first(

@@ -9,7 +9,8 @@ import grpc
 import pytest
 from grpc import aio
 
-from quorate.consensus.transport import Link, LocalIdentity, Peer, Transport
+from quorate.consensus.link import Link
+from quorate.consensus.transport import LocalIdentity, Peer, Transport
 from quorate.v1 import peer_pb2 as pb
 
 PEER = Peer("spiffe://b.example/node/1", "127.0.0.1:1", "1.node.b.example", b"")
