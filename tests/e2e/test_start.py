@@ -101,10 +101,9 @@ def place(tmp_path: Path) -> Iterator[Place]:
     ports.close()
 
 
-@pytest.mark.parametrize("name", ["node/tls.key", "node/signing.key", "node/log.key"])
-def test_a_private_key_that_others_may_read(place: Place, name: str):
-    (place.bank.directory / name).chmod(0o644)
-    place.refused(name, "0644")
+def test_a_private_key_that_others_may_read(place: Place):
+    (place.bank.directory / "node/tls.key").chmod(0o644)
+    place.refused("node/tls.key", "0644")
 
 
 def test_a_key_of_the_configuration_that_is_none(place: Place):

@@ -53,6 +53,7 @@ def restore(cluster: Cluster) -> Iterator[Callable[[str], None]]:
 
 
 def is_full(cluster: Cluster, domain: str) -> bool:
+    assert cluster.processes(domain).is_running(), "full is not a fault"
     status = cluster.status_or_none(domain)
     return status is not None and not status.writable
 

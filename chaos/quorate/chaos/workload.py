@@ -27,7 +27,7 @@ ATTEMPT_MS: Final = 2_000
 ATTEMPT_MARGIN_S: Final = 1.0
 SETTLE_TIMEOUT_S: Final = 60.0
 REPEAT_CHANCE: Final = 0.15
-_AGAIN_S: Final = 0.05
+_AGAIN_S: Final = 0.2
 
 
 def command_id_of(envelope: bytes) -> str:
