@@ -52,7 +52,8 @@ class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
         self._members = members
         self._handler = handler
         self._is_issued_by = is_issued_by
-        self._streams: dict[str, asyncio.Task[Any]] = {}
+        self._streams: dict[str, asyncio.Task[None]] = {}
+        self._readers: set[asyncio.Task[None]] = set()
 
     async def Exchange(  # noqa: N802
         self,
@@ -68,6 +69,8 @@ class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
         await self._replace_older_stream(peer)
         received = _Received()
         reader = asyncio.create_task(self._read(peer, request_iterator, received))
+        self._readers.add(reader)
+        reader.add_done_callback(self._readers.discard)
         self._streams[peer] = reader
         try:
             yield pb.ExchangeResponse(received_frame=0)
@@ -85,6 +88,13 @@ class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
             await asyncio.wait([reader])
             if self._streams.get(peer) is reader:
                 del self._streams[peer]
+
+    async def stop(self) -> None:
+        """Ends every reader. The library cancels a stream, and does not wait for what it held."""
+        while self._readers:
+            for reader in self._readers:
+                reader.cancel()
+            await asyncio.wait(self._readers)
 
     async def _replace_older_stream(self, peer: str) -> None:
         """A member has one stream to this node: a new one ends the one before, whose messages

@@ -95,6 +95,7 @@ class Transport:
             await asyncio.wait(self._tasks)
         if self._server is not None:
             await self._server.stop(grace=0.2)
+        await self._servicer.stop()
 
 
 __all__ = ["LocalIdentity", "Peer", "Transport"]
