@@ -34,6 +34,8 @@ from quorate.consensus.limits import (
     MAX_COMMAND_BYTES,
     MAX_QUEUED_APPEND_BYTES,
     MAX_QUEUED_APPENDS,
+    MAX_TERM,
+    MAX_TERM_STEP,
 )
 from quorate.consensus.messages import (
     AppendReply,
@@ -405,7 +407,10 @@ class Engine(SyncObj):  # type: ignore[misc]
                 raise PeerError("not a message of Raft")
 
     def _observe_term(self, term: int) -> None:
-        """Raft 5.1: whoever sees a later term follows it."""
+        """Raft 5.1: whoever sees a later term follows it. Raises PeerError for one that no number
+        of elections can have led to."""
+        if term > min(self.term + MAX_TERM_STEP, MAX_TERM):
+            raise PeerError(f"term {term} is far beyond this replica's {self.term}")
         if term > self.term:
             self._SyncObj__setCurrentTerm(term, None)
             self._become_follower()

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
+MAX_TERM: Final = 2**53
+MAX_TERM_STEP: Final = 2**24
+"""How far a message may be ahead of this replica's term: more than months of endless elections. A
+larger step is a fault of the peer, and following it would use up the terms for good."""
+MAX_WALL_CLOCK_MS: Final = 2**53
 MAX_COMMAND_BYTES: Final = 20 * 1024
 """One log entry's command; below the batch size, so that an entry always fits into a message."""
 MAX_APPEND_BYTES: Final = 256 * 1024

@@ -180,6 +180,8 @@ class Progress:
             return True
         if reply.prev_log_index <= self.match_index:
             return False  # refused long ago, before what is known by now
+        if reply.prev_log_index >= self.next_index:
+            return False  # sent over a link that was lost since, or never sent
         if self.probing and reply.prev_log_index != self.next_index - 1:
             return False  # not what was last tried
         tried = reply.prev_log_index

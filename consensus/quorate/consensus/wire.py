@@ -7,7 +7,12 @@ pass through the same streams and are not this module's.
 from __future__ import annotations
 
 from quorate.consensus.errors import PeerError
-from quorate.consensus.limits import MAX_APPEND_ENTRIES, MAX_COMMAND_BYTES, MAX_KEY_BYTES
+from quorate.consensus.limits import (
+    MAX_APPEND_ENTRIES,
+    MAX_COMMAND_BYTES,
+    MAX_KEY_BYTES,
+    MAX_WALL_CLOCK_MS,
+)
 from quorate.consensus.messages import (
     AppendReply,
     AppendRequest,
@@ -91,6 +96,8 @@ def decode(message: pb.PeerMessage) -> Message | None:
                 reply.hint_index,
                 reply.prev_log_index,
             )
+            if not 0 <= reply.wall_clock_ms <= MAX_WALL_CLOCK_MS:
+                raise PeerError("a wall clock beyond the limits")
             return AppendReply(
                 term=reply.term,
                 request_term=reply.request_term,

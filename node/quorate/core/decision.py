@@ -120,7 +120,7 @@ def choose_route(view: StateView, request: DecisionRequest, ledger_time: int) ->
 
     Raises StorageError.
     """
-    executor = _active_executor(view, request.executor)
+    executor = active_executor(view, request.executor)
     if isinstance(executor, Deny):
         return executor
     owner = _active_owner(view, request.resource)
@@ -162,7 +162,7 @@ def review(view: StateView, lease: Lease, ledger_time: int) -> Deny | None:
         return Deny(Reason.LEASE_RELEASED, lease.id)
     if lease.expired(ledger_time):
         return Deny(Reason.LEASE_EXPIRED, lease.id)
-    executor = _active_executor(view, lease.executor)
+    executor = active_executor(view, lease.executor)
     if isinstance(executor, Deny):
         return executor
     owner = _active_owner(view, lease.resource)
@@ -178,7 +178,7 @@ def review(view: StateView, lease: Lease, ledger_time: int) -> Deny | None:
     return _grant_ended(grant, ledger_time)
 
 
-def _active_executor(view: StateView, executor_id: str) -> Executor | Deny:
+def active_executor(view: StateView, executor_id: str) -> Executor | Deny:
     """The executor, if it and its domain are active."""
     executor = view.executor(executor_id)
     if executor is None:

@@ -40,8 +40,17 @@ def acquire_lease(turn: Turn, body: AcquireLease) -> Verdict:
         policy_version=POLICY_VERSION,
         changed=turn.seq,
     )
-    if turn.view.lease(lease.id) is not None:
+    before = turn.view.lease(lease.id)
+    if before is not None:
         # Its command was executed so long ago that the ledger forgot its nonce.
+        same = (before.executor, before.action, before.resource) == (
+            lease.executor,
+            lease.action,
+            lease.resource,
+        )
+        in_force = before.status is LeaseStatus.ACTIVE and not before.expired(turn.ledger_time)
+        if same and in_force:
+            return Done(before.id, before.to_json())
         return Deny(Reason.ALREADY_EXISTS, lease.id)
     used = replace(route.grant, uses=route.grant.uses + 1)
     state.save_grant(turn.store, used, turn.ledger_time)

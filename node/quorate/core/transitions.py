@@ -208,15 +208,29 @@ def _admit(data: bytes) -> _Admitted | Deny:
         return Deny(Reason.MALFORMED_COMMAND, error.field)
 
 
-def examine(view: StateView, data: bytes) -> Deny | None:
-    """What can be said against a command before it is proposed: that it is none, is meant for
-    another ledger, or was not signed by its issuer. A node that asks this first keeps strangers
-    from filling the ledger with their denials; `apply` asks it again."""
+def examine(view: StateView, data: bytes, latest_ms: int) -> Deny | None:
+    """What can be said against a command before it is proposed: what `apply` would deny at this
+    state without remembering it, so that anybody could have it denied again and again, and each
+    time recorded. `apply` asks all of it anew.
+
+    latest_ms: as late as ledger time can be by now, by the asker's own clocks.
+    """
     admitted = _admit(data)
     if isinstance(admitted, Deny):
         return admitted
     domain = _authenticate(view, admitted)
-    return domain if isinstance(domain, Deny) else None
+    if isinstance(domain, Deny):
+        return domain
+    command = admitted.command
+    before = view.remembered(command.command_id)
+    if before is not None:
+        reused = before.fingerprint != command.fingerprint
+        return Deny(Reason.NONCE_REUSED, command.nonce) if reused else None
+    if command.not_after < view.ledger_time():
+        return Deny(Reason.EXPIRED_COMMAND, command.command_id)
+    if command.not_after > max(latest_ms, view.ledger_time()) + MAX_COMMAND_LIFETIME_MS:
+        return Deny(Reason.LIFETIME_TOO_LONG, command.command_id)
+    return None
 
 
 def _judge(overlay: Overlay, case: _Case) -> _Judged:

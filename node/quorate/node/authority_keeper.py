@@ -71,6 +71,7 @@ class AuthorityKeeper:
         self._led_term: int | None = None
         self._reported: tuple[str | None, int] = (None, 0)
         self._told_watermark = 0
+        self._claimed = (0, 0)
         self.watermark = 0
         self.current: Authority | None = None
         word.clear(Reason.INQUORATE)
@@ -96,7 +97,7 @@ class AuthorityKeeper:
                 self._enforcement.reported(peer, min(message.enforced_index, raft.commit_index))
             case EnforcedWatermark():
                 if peer == raft.leader:
-                    self.watermark = max(self.watermark, message.enforced_index)
+                    self._claimed = max(self._claimed, (raft.term, message.enforced_index))
 
     def tick(self, raft: Leadership, applied_index: int, enforced_index: int) -> None:
         """Asks when an ask is due, and leads the rounds when this node leads. `applied_index` is
@@ -119,7 +120,15 @@ class AuthorityKeeper:
                 # member knew this leader, or have been lost with a link.
                 self._outbox += [(node, grant), (node, EnforcedWatermark(self.watermark))]
         self._report(raft.leader, enforced_index)
+        self._believe_watermark(raft)
         self._enforce(raft, now)
+
+    def _believe_watermark(self, raft: Leadership) -> None:
+        """Takes the leader's word for what everybody enforces, as far as this node itself knows
+        that it is committed, and while that leader's term lasts."""
+        term, index = self._claimed
+        if term == raft.term:
+            self.watermark = max(self.watermark, min(index, raft.commit_index))
 
     def _enforce(self, raft: Leadership, now: int) -> None:
         if self._led_term is not None and (not raft.is_leader or self._led_term != raft.term):

@@ -28,9 +28,10 @@ from quorate.consensus.transport import Transport
 from quorate.consensus.wire import decode as decode_raft
 from quorate.consensus.wire import encode as encode_raft
 from quorate.core import codec
+from quorate.core.decision import active_executor, held_lease
 from quorate.core.errors import StorageFullError
 from quorate.core.limits import MAX_COMMAND_LIFETIME_MS
-from quorate.core.outcome import Outcome, Reason
+from quorate.core.outcome import Deny, Outcome, Reason
 from quorate.core.state import StateView
 from quorate.core.transitions import examine
 from quorate.lease.clock import Clock
@@ -86,7 +87,7 @@ class CoreLoop:
         self._log_key = log_key
         self._transport: Transport | None = None
         self._machine = LedgerMachine(environment)
-        self._ledger_clock = LedgerClock(clock)
+        self._ledger_clock = LedgerClock(clock, 1 + len(self._peers))
         self._inbox: list[tuple[str, pb.PeerMessage]] = []
         self._inbox_bytes = 0
         self._inbox_drained = Bell()
@@ -139,7 +140,7 @@ class CoreLoop:
         return replica
 
     def _stamp(self, envelope: bytes) -> bytes:
-        return codec.stamp(self._ledger_clock.stamp_ms(1 + len(self._peers)), envelope)
+        return codec.stamp(self._ledger_clock.stamp_ms(), envelope)
 
     def _may_lead(self) -> bool:
         """A node whose wall clock is far off the federation's time leaves leading to others."""
@@ -310,7 +311,8 @@ class CoreLoop:
 
     async def propose(self, envelope: bytes, timeout_ms: int) -> Proposed:
         with self.read() as snapshot:
-            refusal = examine(StateView(snapshot.state), envelope)
+            view = StateView(snapshot.state)
+            refusal = examine(view, envelope, self._ledger_clock.now_ms())
         if refusal is not None:
             return Proposed(refused=refusal.reason, problem=refusal.thing)
         return await self._propose(envelope, timeout_ms)
@@ -340,6 +342,9 @@ class CoreLoop:
     async def propose_lease(
         self, kind: str, body: dict[str, object], nonce: str, timeout_ms: int
     ) -> Proposed:
+        refusal = self._unfit_wish(kind, str(body.get("executor")), body.get("lease"))
+        if refusal is not None:
+            return Proposed(refused=refusal.reason, problem=refusal.thing)
         envelope = build_command(
             origin=self._origin,
             issuer=self.node_id,
@@ -350,6 +355,15 @@ class CoreLoop:
             key=self._signing_key,
         )
         return await self._propose(envelope, timeout_ms)
+
+    def _unfit_wish(self, kind: str, executor: str, lease: object) -> Deny | None:
+        """Why a wish need not be put to the ledger at all, on this node's own state: whoever holds
+        a certificate, even one of long ago, could fill everybody's ledger with denials."""
+        with self.read() as snapshot:
+            view = StateView(snapshot.state)
+            asker = active_executor(view, executor) if kind != "lease.release" else None
+            held = held_lease(view, str(lease), executor) if lease is not None else None
+        return next((found for found in (asker, held) if isinstance(found, Deny)), None)
 
     async def wait_for(self, ledger_index: int, level: Level, timeout_ms: int) -> Level:
         reached = Level.NONE

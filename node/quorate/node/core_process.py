@@ -172,7 +172,12 @@ def _stop_event(lifeline_fd: int) -> asyncio.Event:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
     loop.add_signal_handler(signal.SIGINT, lambda: None)
-    loop.add_reader(lifeline_fd, stopped.set)
+
+    def hung_up() -> None:
+        loop.remove_reader(lifeline_fd)  # it stays readable: once is enough
+        stopped.set()
+
+    loop.add_reader(lifeline_fd, hung_up)
     return stopped
 
 

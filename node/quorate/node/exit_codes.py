@@ -10,5 +10,5 @@ FAULT: Final = 70
 DAMAGED: Final = 76
 """The store contradicts itself or its device failed; starting again must not be tried."""
 CONFIGURATION: Final = 78
-"""Something that the operator must change; starting again does not help."""
-FINAL: Final = frozenset({DAMAGED, CONFIGURATION})
+"""Something that the operator must change. At a node's start it ends the node; later it may be a
+condition that passes, and is tried again."""

@@ -61,6 +61,7 @@ class _Child:
     fds: tuple[int, ...]
     process: subprocess.Popen[bytes] | None = None
     pidfd: int = -1
+    starts: int = 0
     started_s: float = 0.0
     restart_at_s: float = 0.0
     backoff_s: float = field(default=_RESTART_FIRST_S)
@@ -78,6 +79,7 @@ class _Child:
             process.wait()
             raise
         self.process = process
+        self.starts += 1
         log.info("process.started", process=self.name, pid=process.pid)
 
     def reap(self) -> int:
@@ -122,11 +124,19 @@ class _Supervisor:
                     log.info("node.stopping")
                     return exit_codes.OK
                 code = self._ended(key.data)
-                if code in exit_codes.FINAL:
+                if self._is_final(key.data, code):
                     return code
             for child in self._children:
                 if child.process is None and time.monotonic() >= child.restart_at_s:
                     self._start(child)
+
+    @staticmethod
+    def _is_final(child: _Child, code: int) -> bool:
+        """Whether starting again is of no use. A configuration that was good enough to start with
+        is not what has changed since: a taken port, a wrong clock may pass."""
+        return code == exit_codes.DAMAGED or (
+            code == exit_codes.CONFIGURATION and child.starts == 1
+        )
 
     def _start(self, child: _Child) -> None:
         try:

@@ -277,7 +277,8 @@ def test_expired_leases_leave_the_count_and_their_records_stay(world: Any) -> No
     assert all(checked(world, lease.id) is Reason.LEASE_EXPIRED for lease in leases)
 
 
-def test_a_lease_is_not_given_again_when_its_nonce_is_forgotten(trusted: Any) -> None:
+def test_a_lease_is_not_given_twice_when_its_nonce_is_forgotten(trusted: Any) -> None:
+    """The repeat of a request whose lease is still in force gets that lease, and uses nothing."""
     nonce = "d" * 16
     node = trusted.clinic.node
     command = trusted.federation.command
@@ -287,8 +288,21 @@ def test_a_lease_is_not_given_again_when_its_nonce_is_forgotten(trusted: Any) ->
     trusted.apply(b"junk")
     again = trusted.apply(command(node, "lease.acquire", _request(), nonce, trusted.now + 1))
     assert not again.outcome.duplicate
-    assert again.outcome.reason is Reason.ALREADY_EXISTS
+    assert (again.outcome.accepted, again.outcome.result) == (True, first.outcome.result)
     assert trusted.view.grant(BANK, "grant").uses == 1
+
+
+def test_a_lease_that_was_given_back_is_not_given_again(trusted: Any) -> None:
+    nonce = "d" * 16
+    node = trusted.clinic.node
+    command = trusted.federation.command
+    first = trusted.apply(command(node, "lease.acquire", _request(), nonce, trusted.now + 1))
+    release = {"lease": first.outcome.thing, "executor": _request()["executor"]}
+    assert trusted.apply(command(node, "lease.release", release)).outcome.accepted
+    trusted.now += 2
+    trusted.apply(b"junk")
+    again = trusted.apply(command(node, "lease.acquire", _request(), nonce, trusted.now + 1))
+    assert again.outcome.reason is Reason.ALREADY_EXISTS
 
 
 # -- checking, renewing, releasing -----------------------------------------------------------------

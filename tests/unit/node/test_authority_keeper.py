@@ -247,6 +247,17 @@ def test_a_follower_learns_the_watermark_from_its_leader(node: Node):
     assert node.keeper.watermark == 7
 
 
+def test_a_watermark_beyond_what_is_committed_is_believed_no_further_than_that(node: Node):
+    """A leader that errs once must not make every later revocation seem to hold."""
+    node.turn(("b", EnforcedWatermark(2**64 - 1)))
+    assert node.keeper.watermark == node.raft.commit_index
+    before = node.raft.commit_index
+    node.raft.term += 1
+    node.raft.commit_index += 50
+    node.turn()
+    assert node.keeper.watermark == before, "the word of an earlier leadership is void"
+
+
 def test_the_watermark_is_told_again_with_each_grant(node: Node):
     """A member that has started again must learn it, though nothing else changes."""
     node.lead()

@@ -298,19 +298,36 @@ def test_a_child_that_cannot_be_started_now_is_tried_again(monkeypatch: pytest.M
 # -- ending ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("code", sorted(exit_codes.FINAL))
 @pytest.mark.parametrize("name", ["core", "edge"])
-def test_an_end_that_starting_again_cannot_mend_stops_the_node(node: Node, name: str, code: int):
-    node.script(name, "run", f"exit {code}")
+def test_a_damaged_store_stops_the_node_whenever_it_is_found(node: Node, name: str):
+    node.script(name, "run", f"exit {exit_codes.DAMAGED}")
     process = node.run()
     first = node.both_started()
     os.kill(first[name]["pid"], signal.SIGKILL)
     again = node.hear("started", name)
-    assert process.wait(WAIT_S) == code
+    assert process.wait(WAIT_S) == exit_codes.DAMAGED
     _wait_for_end(again["pid"])
     other = "edge" if name == "core" else "core"
     assert node.hear("terminated")["name"] == other
     _wait_for_end(first[other]["pid"])
+
+
+@pytest.mark.parametrize("code", [exit_codes.DAMAGED, exit_codes.CONFIGURATION])
+@pytest.mark.parametrize("name", ["core", "edge"])
+def test_a_first_start_that_cannot_succeed_ends_the_node(node: Node, name: str, code: int):
+    node.script(name, f"exit {code}")
+    assert node.run().wait(WAIT_S) == code
+
+
+def test_a_configuration_that_was_good_enough_once_is_tried_again(node: Node):
+    """What has changed since may pass: a port that another process took, a wrong clock."""
+    node.script("core", "run", f"exit {exit_codes.CONFIGURATION}", "run")
+    node.run()
+    first = node.both_started()
+    os.kill(first["core"]["pid"], signal.SIGKILL)
+    node.hear("started", "core")
+    again = node.hear("started", "core")
+    assert again["pid"] != first["core"]["pid"]
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
