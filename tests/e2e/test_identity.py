@@ -23,6 +23,7 @@ from quorate.core import codec
 from quorate.node import certificates
 from quorate.node.certificates import KeyPair
 from quorate.v1 import (
+    decision_pb2,
     governance_pb2,
     governance_pb2_grpc,
     lease_pb2,
@@ -153,8 +154,10 @@ def test_an_executor_nobody_registered_holds_nothing(cluster: Cluster, strangers
     stub = lease_pb2_grpc.LeaseServiceStub(channel)
     wish = lease_pb2.AcquireRequest(action="records.write", resource=f"//{BANK}/records/book")
     answer = stub.Acquire(wish, timeout=CALL_TIMEOUT_S)
-    assert answer.reason == answer.outcome.reason != 0
+    assert answer.verdict == decision_pb2.VERDICT_DENY
+    assert answer.reason == decision_pb2.REASON_UNKNOWN_EXECUTOR
     assert not answer.HasField("lease")
+    assert not answer.HasField("outcome"), "and nothing of it fills the ledger"
 
 
 # -- the peer port ---------------------------------------------------------------------------
