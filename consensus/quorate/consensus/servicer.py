@@ -54,6 +54,7 @@ class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
         self._is_issued_by = is_issued_by
         self._streams: dict[str, asyncio.Task[None]] = {}
         self._readers: set[asyncio.Task[None]] = set()
+        self._is_stopping = False
 
     async def Exchange(  # noqa: N802
         self,
@@ -77,6 +78,8 @@ class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
             while not reader.done():
                 if await received.wait_for_news(reader):
                     yield pb.ExchangeResponse(received_frame=received.frame)
+            if reader.cancelled() and self._is_stopping:
+                return
             if reader.cancelled():
                 raise _Rejected(grpc.StatusCode.ABORTED, "a newer stream has taken its place")
             await reader
@@ -90,7 +93,9 @@ class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
                 del self._streams[peer]
 
     async def stop(self) -> None:
-        """Ends every reader. The library cancels a stream, and does not wait for what it held."""
+        """Ends every stream in good order, before the server is stopped: what the library cancels
+        it reports as a fault."""
+        self._is_stopping = True
         while self._readers:
             for reader in self._readers:
                 reader.cancel()

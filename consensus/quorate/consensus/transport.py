@@ -93,9 +93,9 @@ class Transport:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        await self._servicer.stop()
         if self._server is not None:
             await self._server.stop(grace=0.2)
-        await self._servicer.stop()
 
 
 __all__ = ["LocalIdentity", "Peer", "Transport"]

@@ -17,6 +17,7 @@ import fcntl
 import os
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -86,6 +87,8 @@ class _Child:
         """Takes in the end of the process, and says when it may start again."""
         assert self.process is not None
         code = self.process.wait()
+        if code == -signal.SIGBUS:  # a page of a mapped file is not there: the store was cut off
+            code = exit_codes.DAMAGED
         self.forget()
         if time.monotonic() - self.started_s >= _STEADY_S:
             self.backoff_s = _RESTART_FIRST_S
@@ -220,6 +223,33 @@ def _locked(lock: int) -> bool:
     return True
 
 
+def _await_free(address: str, wait_s: float) -> None:
+    """Raises ConfigurationError when somebody listens there for longer than `wait_s`, which the
+    processes of a supervisor that was killed do not. The edges of a node share their port, so that
+    the system would not notice: two nodes would take each other's executors."""
+    until_s = time.monotonic() + wait_s
+    while (problem := _why_not_free(address)) is not None:
+        if time.monotonic() >= until_s:
+            raise ConfigurationError(
+                f"cannot listen at {address}: {problem}",
+                hint="is another node running there? Give each its own addresses in [listen]",
+            )
+        time.sleep(_HANDOVER_POLL_S)
+
+
+def _why_not_free(address: str) -> str | None:
+    host, _, port = address.rpartition(":")
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        for family, kind, protocol, _, target in found:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(target)
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
 def _children(
     config_path: Path, word: AuthorityWord, edge_fd: int, lifeline: int, core_lock: int
 ) -> list[_Child]:
@@ -245,6 +275,8 @@ def run(config_path: Path) -> int:
         data_dir = config.node.data_dir
         stack.enter_context(_lock(data_dir, NODE_LOCK, 0.0))
         core_lock = stack.enter_context(_lock(data_dir, CORE_LOCK, _HANDOVER_S))
+        for address in (config.listen.peer, config.listen.governance, config.listen.lease):
+            _await_free(address, _HANDOVER_S)
         word = AuthorityWord.create()
         stack.callback(word.close)
         edge_fd = word.reader_fd()

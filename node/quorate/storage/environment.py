@@ -12,7 +12,12 @@ from typing import Final
 
 import lmdb
 
-from quorate.core.errors import ConfigurationError, QuorateError, StorageFullError
+from quorate.core.errors import (
+    ConfigurationError,
+    QuorateError,
+    StorageDamagedError,
+    StorageFullError,
+)
 from quorate.storage import enforced, layout
 from quorate.storage.health import Health, is_full
 from quorate.storage.layout import Databases, number
@@ -64,6 +69,7 @@ class Environment:
             raise ConfigurationError(
                 f"there is no store in {path}", hint="start the node's core process first"
             )
+        _refuse_emptied(path)
         health = Health()
         try:
             env = _open_files(path, map_size_bytes, read_only=read_only)
@@ -226,6 +232,17 @@ def _open_files(path: Path, map_size_bytes: int, *, read_only: bool) -> lmdb.Env
         max_spare_txns=_SPARE_READ_TRANSACTIONS,
         readahead=False,  # lookups are at random: reading ahead would push other pages out
     )
+
+
+def _refuse_emptied(path: Path) -> None:
+    """LMDB takes an empty file for a new store. Here it may be one that has lost its votes."""
+    data = path / layout.DATA_FILE
+    if data.is_file() and data.stat().st_size == 0:
+        raise StorageDamagedError(
+            f"{data} is empty",
+            hint="if this node has never run, remove the file; else its store is lost, and a voter "
+            "that starts anew can break what it has promised",
+        )
 
 
 def _prepare(path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from asyncio import CancelledError
 from collections.abc import Callable
 from typing import Final, Literal, TextIO
 
@@ -57,6 +58,7 @@ def configure_logging(
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=rendering)
     )
+    handler.addFilter(_is_no_cancelled_call)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(LEVELS[level])
@@ -65,6 +67,15 @@ def configure_logging(
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
+    )
+
+
+def _is_no_cancelled_call(record: logging.LogRecord) -> bool:
+    """gRPC reports each call that a stopping server cancels as an unhandled exception. It is none:
+    a call that was cancelled has no answer, and needs none."""
+    kind = record.exc_info[0] if record.exc_info else None
+    return not (
+        record.name.startswith("grpc.") and kind is not None and issubclass(kind, CancelledError)
     )
 
 

@@ -62,6 +62,8 @@ fds = {fd: os.readlink("/proc/self/fd/" + fd) for fd in os.listdir("/proc/self/f
 say("started", options=options, fds=fds, path=sys.path, ppid=os.getppid())
 if todo.startswith("exit"):
     sys.exit(int(todo.split()[1]))
+if todo.startswith("die"):
+    os.kill(os.getpid(), int(todo.split()[1]))
 while os.read(int(options["--lifeline-fd"]), 1):
     pass
 say("orphaned")
@@ -310,6 +312,21 @@ def test_a_damaged_store_stops_the_node_whenever_it_is_found(node: Node, name: s
     other = "edge" if name == "core" else "core"
     assert node.hear("terminated")["name"] == other
     _wait_for_end(first[other]["pid"])
+
+
+def test_a_file_that_was_cut_off_beneath_the_store_is_damage(node: Node):
+    """Whoever touches a page that is not there dies of SIGBUS, at every start anew."""
+    node.script("core", f"die {int(signal.SIGBUS)}")
+    assert node.run().wait(WAIT_S) == exit_codes.DAMAGED
+
+
+def test_an_address_that_another_node_uses_is_refused_before_anything_starts(node: Node):
+    """The edges of two nodes could share it unnoticed, and take each other's executors."""
+    with socket.create_server(("127.0.0.1", 7403)):
+        process = node.run(_HANDOVER_S=0.2)
+        assert process.wait(WAIT_S) == 1, "the driver's own code for a configuration error"
+    assert process.stderr is not None
+    assert "127.0.0.1:7403" in process.stderr.read()
 
 
 @pytest.mark.parametrize("code", [exit_codes.DAMAGED, exit_codes.CONFIGURATION])

@@ -149,3 +149,12 @@ def test_another_process_finds_out_that_it_is_not_its_own(environment, path, chi
     environment.initialise(GENESIS, NODE)
     with child(READER, path, genesis.hex(), node) as reader:
         assert reader.ask() == "ConfigurationError"
+
+
+def test_a_store_that_was_emptied_is_damaged_and_not_new(tmp_path):
+    """An empty file would make a voter that has forgotten its votes."""
+    path = tmp_path / "store"
+    Environment.open(path, map_size_bytes=MAP_SIZE_BYTES).close()
+    (path / layout.DATA_FILE).write_bytes(b"")
+    with pytest.raises(StorageDamagedError, match="is empty"):
+        Environment.open(path, map_size_bytes=MAP_SIZE_BYTES)

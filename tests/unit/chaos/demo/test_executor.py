@@ -163,6 +163,30 @@ def test_no_lease_no_work(plan: Plan) -> None:
     assert JournalReader(Path(plan.journal)).events()[-1].reason == "NO_GRANT"
 
 
+def test_who_is_refused_again_and_again_asks_ever_more_rarely(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor_module, "LEASE_AGAIN_S", 0.4)
+    gate = ScriptedGate(lambda _lease, _number: None)
+    gate_as_any: Any = gate
+    with JournalWriter(Path(plan.journal)) as journal:
+        executor = Executor(plan, gate_as_any, journal)
+
+        def refused(reason: Reason) -> float:
+            gate.refused[INBOX] = Denied(reason)
+            assert executor._obtain() == []
+            return executor._pause_s()
+
+        pauses = [refused(Reason.GRANT_REVOKED) for _ in range(7)]
+        assert pauses == [0.4, 0.8, 1.6, 3.2, 6.4, 6.4, 6.4]
+        assert refused(Reason.INQUORATE) == 0.4  # passes by itself: at one pace
+        refused(Reason.NO_GRANT)
+        assert refused(Reason.NO_GRANT) == 0.8
+        gate.refused.clear()
+        assert len(executor._obtain()) == 2
+        assert refused(Reason.NO_GRANT) == 0.4
+
+
 def test_a_probe_is_asked_until_it_is_known(plan: Plan) -> None:
     gate = ScriptedGate(lambda _lease, _number: None)
     gate.refused["//x.example/y"] = Denied(ClientReason.LATE, unknown=True, request_id="id-1")
