@@ -96,7 +96,7 @@ def revoke(stage: Stage, narrator: Narrator) -> None:
     drained_ms = elapsed_ms(drained_ns, ordered_ns)
     denied = [e.reason for e in stage.events(worker.domain, Did.DENIED) if e.at_ns > ordered_ns]
     narrator.tell(
-        f"ordered; the last permit fell after {last_ms:.1f} ms; acknowledged as drained after "
+        f"ordered; the last permit fell {_after_the_order(last_ms)}; acknowledged as drained after "
         f"{drained_ms:.1f} ms"
     )
     narrator.tell(f"the executor was told: {', '.join(dict.fromkeys(denied)) or 'nothing'}")
@@ -126,6 +126,11 @@ def revoke(stage: Stage, narrator: Narrator) -> None:
         )
     )
     _grant_again(stage, narrator, lease)
+
+
+def _after_the_order(ms: float) -> str:
+    """When something happened, seen from an order; work that pauses may have ended before it."""
+    return f"after {ms:.1f} ms" if ms >= 0 else f"{-ms:.1f} ms before the order"
 
 
 def _grant_again(stage: Stage, narrator: Narrator, old: Event) -> None:

@@ -5,11 +5,13 @@ Owns the directory, the order of the acts, the exit code, and `--keep`.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import signal
 import sys
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -17,31 +19,76 @@ from quorate.chaos.cluster import Cluster
 from quorate.chaos.demo import acts, cast, ending, faults
 from quorate.chaos.demo.narrator import Narrator
 from quorate.chaos.demo.stage import Stage
-from quorate.core.errors import QuorateError
+from quorate.core.errors import ConfigurationError, QuorateError
 
 INTERRUPTED: Final = 130
+POLITE_ENDS: Final = (signal.SIGTERM, signal.SIGHUP)
+"""Treated like Ctrl-C: every process is ended and what was made, private keys too, is removed."""
+
+
+class _Ending:
+    """Turns the first polite signal into KeyboardInterrupt, for as long as it is entered.
+
+    Later ones change nothing: a closing terminal sends several, and none may break the cleaning up.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._former: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> _Ending:
+        for number in POLITE_ENDS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup means to stay
+                self._former[number] = signal.signal(number, self._end)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _end(self, _number: int, _frame: object) -> None:
+        if not self.asked:
+            self.asked = True
+            raise KeyboardInterrupt
 
 
 def run(*, output: str, keep: bool, directory: Path | None) -> int:
     """See `quorate.chaos.demo.run_demo`."""
     assert output in ("text", "json")
+    if directory is not None:
+        _check_new_or_empty(directory)
     narrator = Narrator(output)
-    place = directory or Path(tempfile.mkdtemp(prefix="quorate-demo-"))
-    code = 1
-    # A polite end, by Ctrl-C or SIGTERM, ends every process and removes what was made.
-    former = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with Cluster(place, cast.DOMAINS, origin=cast.ORIGIN, progress=narrator.tell) as cluster:
-            code = _play(Stage(cluster), narrator, keep=keep)
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    finally:
-        signal.signal(signal.SIGTERM, former)
-    if directory is None and code in (0, INTERRUPTED):
-        shutil.rmtree(place, ignore_errors=True)
-    elif code != 0:
-        narrator.tell(f"everything is left in {place} (each node's log: */node.log)")
+    with _Ending() as polite:
+        place = directory or Path(tempfile.mkdtemp(prefix="quorate-demo-"))
+        code = 1
+        try:
+            code = _perform(place, narrator, keep=keep)
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+        except OSError:
+            if not polite.asked:
+                raise
+            code = INTERRUPTED  # a terminal that went away cannot be written to either
+        if directory is None and code in (0, INTERRUPTED):
+            shutil.rmtree(place, ignore_errors=True)
+        elif code != 0:
+            with suppress(OSError):
+                narrator.tell(f"everything is left in {place} (each node's log: */node.log)")
     return code
+
+
+def _check_new_or_empty(directory: Path) -> None:
+    """Raises ConfigurationError before anything is made or told."""
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise ConfigurationError(
+            f"{directory} is not an empty directory",
+            hint="give --directory one that is new or empty, or leave it out",
+        )
+
+
+def _perform(place: Path, narrator: Narrator, *, keep: bool) -> int:
+    with Cluster(place, cast.DOMAINS, origin=cast.ORIGIN, progress=narrator.tell) as cluster:
+        return _play(Stage(cluster), narrator, keep=keep)
 
 
 def _play(stage: Stage, narrator: Narrator, *, keep: bool) -> int:
@@ -69,18 +116,19 @@ def _keep(stage: Stage, narrator: Narrator) -> None:
     quorate = Path(sys.executable).with_name("quorate")
     bank = stage.cluster.members[cast.BANK].directory
     clinic = stage.cluster.directory / "executors" / cast.REVOKED.domain
-    for line in (
-        f"{quorate} status --org {bank}",
-        f"{quorate} members --org {bank}",
-        f"{quorate} grant list --org {bank}",
-        f"{quorate} grant revoke {cast.REVOKED.grant}-2 --org {bank} --wait drained",
-        f"{quorate} ledger show --org {bank}",
-        f"{quorate} ledger verify --org {bank}",
-        f"tail -f {clinic / 'journal.jsonl'}",
+    for command in (
+        (quorate, "status", "--org", bank),
+        (quorate, "members", "--org", bank),
+        (quorate, "grant", "list", "--org", bank),
+        (quorate, "grant", "revoke", f"{cast.REVOKED.grant}-2", "--org", bank, "--wait", "drained"),
+        (quorate, "ledger", "show", "--org", bank),
+        (quorate, "ledger", "verify", "--org", bank),
+        ("tail", "-f", clinic / "journal.jsonl"),
     ):
-        narrator.tell(line)
+        narrator.command(shlex.join(map(str, command)))
     narrator.tell("Ctrl-C ends it.")
     try:
         threading.Event().wait()
     except KeyboardInterrupt:
-        narrator.tell("ending")
+        with suppress(OSError):  # the terminal may be what ended it
+            narrator.tell("ending")

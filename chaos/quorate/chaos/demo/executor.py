@@ -29,6 +29,9 @@ from quorate.client import (
 PACE_S: Final = 0.02
 ASK_AGAIN_S: Final = 0.02
 LEASE_AGAIN_S: Final = 0.4
+LEASE_LONGEST_S: Final = 6.4
+"""A lease that is refused again and again is asked for ever more rarely: each refusal that the
+ledger decides is an entry in it."""
 
 # The lease itself is untouched by these: the same permit may be had again later.
 _PASSING: Final = frozenset(
@@ -88,6 +91,7 @@ class Executor:
         self._plan = plan
         self._gate = gate
         self._journal = journal
+        self._refusals = 0
         self.stopping = threading.Event()
 
     def run(self) -> None:
@@ -98,7 +102,7 @@ class Executor:
             while not self.stopping.is_set():
                 leases = self._obtain()
                 if not leases:
-                    self.stopping.wait(LEASE_AGAIN_S)
+                    self.stopping.wait(self._pause_s())
                     continue
                 watch = self._gate.on_change(leases, lambda _notice: None)
                 try:
@@ -132,6 +136,8 @@ class Executor:
             answer = self._gate.acquire(place.action, place.resource)
             if isinstance(answer, Denied):
                 self._denied(answer, place.resource)
+                # What passes by itself is asked at one pace, so that work is resumed at once.
+                self._refusals = 0 if answer.reason in _PASSING else self._refusals + 1
                 for lease in held:
                     lease.release()
                 return []
@@ -146,7 +152,13 @@ class Executor:
                     action=place.action,
                 )
             )
+        self._refusals = 0
         return held
+
+    def _pause_s(self) -> float:
+        """How long to wait before leases are asked for again: twice as long at each refusal."""
+        doublings = min(max(self._refusals - 1, 0), 16)
+        return min(LEASE_AGAIN_S * (1 << doublings), LEASE_LONGEST_S)
 
     def _move(self, source: Book, target: Book, receiving: Lease, sending: Lease) -> None:
         """Moves record after record, until a lease is lost or the executor is stopped."""

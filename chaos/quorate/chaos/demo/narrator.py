@@ -49,6 +49,10 @@ class Narrator:
         """One line of plain words."""
         self.say(escape(words))
 
+    def command(self, line: str) -> None:
+        """One line to copy into a shell: nothing stands before it, and nothing breaks it."""
+        self._console.print(line, markup=False)
+
     def claim(self, claim: Claim) -> None:
         """Shows a claim, and remembers it for the summary."""
         self.claims.append(claim)
