@@ -25,8 +25,8 @@ from quorate.core.limits import (
 from quorate.core.records import Parameters
 from quorate.node import certificates, exit_codes, organisation
 from quorate.node.config import load_config
-from quorate.node.core_process import load_genesis, open_environment
-from quorate.node.organisation import Organisation
+from quorate.node.core_process import open_environment
+from quorate.node.organisation import Organisation, read_genesis
 from quorate.proofs.signing import SigningKey, sign_envelope
 
 pytestmark = pytest.mark.cluster
@@ -138,7 +138,7 @@ def test_no_genesis(place: Place):
 
 def test_the_data_of_another_federation(place: Place):
     config = load_config(place.config)
-    open_environment(config, load_genesis(config.node.genesis)).close()
+    open_environment(config, read_genesis(config.node.genesis)).close()
     place.agree([place.bank, place.clinic], origin="quorate.example/another")
     place.refused("belongs to another federation", "a new genesis needs an empty data directory")
 
@@ -146,7 +146,7 @@ def test_the_data_of_another_federation(place: Place):
 def test_the_data_of_another_node(place: Place):
     shutil.copy(place.bank.directory / "genesis.json", place.clinic.directory)
     config = load_config(place.clinic.directory / "node.toml")
-    open_environment(config, load_genesis(config.node.genesis)).close()
+    open_environment(config, read_genesis(config.node.genesis)).close()
     shutil.copytree(place.clinic.directory / "data", place.bank.directory / "data")
     place.refused(f"belongs to spiffe://{CLINIC}/node/1")
 

@@ -6,13 +6,9 @@ store, starting servers in order, stopping them. What happens in every turn is `
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import os
-import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import structlog
 import uvloop
@@ -22,11 +18,10 @@ from quorate.consensus import RaftSettings, SafetyViolationError
 from quorate.consensus.transport import LocalIdentity, Peer, Transport
 from quorate.core.errors import (
     ConfigurationError,
-    MalformedError,
     QuorateError,
     StorageDamagedError,
 )
-from quorate.core.genesis import Descriptor, Genesis, parse_genesis
+from quorate.core.genesis import Descriptor, Genesis
 from quorate.core.ids import dns_name
 from quorate.core.transitions import install_genesis
 from quorate.lease.clock import SystemClock, boot_id
@@ -35,24 +30,14 @@ from quorate.node import exit_codes
 from quorate.node.certificates import issued_by
 from quorate.node.config import NodeConfig, load_config
 from quorate.node.core_loop import CoreLoop
-from quorate.node.identity import TlsIdentity, load_signing_key, load_tls_identity, read_public
+from quorate.node.identity import TlsIdentity, load_signing_key, load_tls_identity
+from quorate.node.organisation import read_genesis
+from quorate.node.process import parse_options, stop_event
 from quorate.proofs.signing import SigningKey
 from quorate.storage import Environment
 from quorate.telemetry import Metrics, configure_logging, open_metrics
 
 log = structlog.get_logger(__name__)
-
-_MAX_GENESIS_BYTES = 256 * 1024
-
-
-def load_genesis(path: Path) -> Genesis:
-    """The genesis at `path`, with every signature verified. Raises ConfigurationError."""
-    try:
-        return parse_genesis(read_public(path, _MAX_GENESIS_BYTES))
-    except MalformedError as error:
-        raise ConfigurationError(
-            f"{path}: {error}", hint="`quorate genesis verify` shows what is wrong with it"
-        ) from error
 
 
 def check_membership(
@@ -112,7 +97,7 @@ async def serve(
     config: NodeConfig, word: AuthorityWord, lifeline_fd: int, metrics: Metrics
 ) -> None:
     """Runs the core until SIGTERM, or until the supervisor is gone."""
-    genesis = load_genesis(config.node.genesis)
+    genesis = read_genesis(config.node.genesis)
     tls = load_tls_identity(
         config.tls.certificate, config.tls.private_key, expected_id=config.node.id
     )
@@ -137,7 +122,7 @@ async def serve(
         config.node.id, tls.pair.certificate, tls.pair.private_key, genesis.hash
     )
     transport = Transport(identity, peers, core, issued_by)
-    stopped = _stop_event(lifeline_fd)
+    stopped = stop_event(lifeline_fd)
     loop_task = asyncio.create_task(core.run(transport), name="core loop")
     try:
         await transport.start(config.listen.peer)
@@ -166,34 +151,14 @@ async def _end(loop_task: asyncio.Task[None], transport: Transport) -> None:
         loop_task.result()
 
 
-def _stop_event(lifeline_fd: int) -> asyncio.Event:
-    """Set at SIGTERM, and when the lifeline's other end is closed. SIGINT is the supervisor's."""
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, stopped.set)
-    loop.add_signal_handler(signal.SIGINT, lambda: None)
-
-    def hung_up() -> None:
-        loop.remove_reader(lifeline_fd)  # it stays readable: once is enough
-        stopped.set()
-
-    loop.add_reader(lifeline_fd, hung_up)
-    return stopped
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the process; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="quorate.node.core_process")
-    parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--authority-fd", type=int, required=True)
-    parser.add_argument("--lifeline-fd", type=int, required=True)
-    options = parser.parse_args(arguments)
+    options = parse_options("core_process", arguments)
     word: AuthorityWord | None = None
     try:
         word = AuthorityWord.open(options.authority_fd, writable=True)
         config = load_config(options.config)
         configure_logging(config.log.level, config.log.format)
-        os.set_blocking(options.lifeline_fd, False)
         metrics = open_metrics(config.metrics.core, config.node.id, "core")
         uvloop.run(serve(config, word, options.lifeline_fd, metrics))
     except (StorageDamagedError, SafetyViolationError) as error:

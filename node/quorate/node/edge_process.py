@@ -9,14 +9,10 @@ authority: what may be permitted, and until when, it reads from the authority wo
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import os
-import signal
 import sys
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -37,6 +33,7 @@ from quorate.node import exit_codes
 from quorate.node.config import NodeConfig, load_config
 from quorate.node.identity import load_tls_identity
 from quorate.node.organisation import read_genesis
+from quorate.node.process import parse_options, stop_event
 from quorate.storage import Environment
 from quorate.telemetry import DenialLog, Metrics, configure_logging, open_metrics
 
@@ -106,7 +103,7 @@ async def serve(
 
     Raises what made it fail; a store that is found damaged is a StorageDamagedError.
     """
-    stopped = _stop_event(lifeline_fd)
+    stopped = stop_event(lifeline_fd)
     genesis = read_genesis(config.node.genesis)
     client_ca = own_ca(config, genesis)
     identity = load_tls_identity(
@@ -173,33 +170,13 @@ async def _until(
     assert stopped.is_set(), "no part of an edge ends by itself"
 
 
-def _stop_event(lifeline_fd: int) -> asyncio.Event:
-    """Set at SIGTERM, and when the lifeline's other end is closed. SIGINT is the supervisor's."""
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, stopped.set)
-    loop.add_signal_handler(signal.SIGINT, lambda: None)
-
-    def hung_up() -> None:
-        loop.remove_reader(lifeline_fd)  # it stays readable: once is enough
-        stopped.set()
-
-    loop.add_reader(lifeline_fd, hung_up)
-    return stopped
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the process; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="quorate.node.edge_process")
-    parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--authority-fd", type=int, required=True)
-    parser.add_argument("--lifeline-fd", type=int, required=True)
-    options = parser.parse_args(arguments)
+    options = parse_options("edge_process", arguments)
     try:
         config = load_config(options.config)
         configure_logging(config.log.level, config.log.format)
         word = AuthorityWord.open(options.authority_fd, writable=False)
-        os.set_blocking(options.lifeline_fd, False)
         metrics = open_metrics(config.metrics.edge, config.node.id, "edge")
         uvloop.run(serve(config, word, options.lifeline_fd, metrics))
     except ConfigurationError as error:

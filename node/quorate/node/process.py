@@ -1,0 +1,47 @@
+"""What the processes of a node have in common: what they are told, and when they stop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessOptions:
+    """config: the node's configuration file. authority_fd: the authority word. lifeline_fd: the
+    reading end of a pipe whose other end the supervisor holds."""
+
+    config: Path
+    authority_fd: int
+    lifeline_fd: int
+
+
+def parse_options(name: str, arguments: Sequence[str] | None) -> ProcessOptions:
+    """The command line of the process `name`. Exits with a usage error for another one."""
+    parser = argparse.ArgumentParser(prog=f"quorate.node.{name}")
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--authority-fd", type=int, required=True)
+    parser.add_argument("--lifeline-fd", type=int, required=True)
+    given = parser.parse_args(arguments)
+    return ProcessOptions(given.config, given.authority_fd, given.lifeline_fd)
+
+
+def stop_event(lifeline_fd: int) -> asyncio.Event:
+    """Set at SIGTERM, and when the lifeline's other end is closed. SIGINT is the supervisor's."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stopped.set)
+    loop.add_signal_handler(signal.SIGINT, lambda: None)
+    os.set_blocking(lifeline_fd, False)
+
+    def hung_up() -> None:
+        loop.remove_reader(lifeline_fd)  # it stays readable: once is enough
+        stopped.set()
+
+    loop.add_reader(lifeline_fd, hung_up)
+    return stopped
