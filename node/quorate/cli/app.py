@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any, Final, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -19,6 +19,9 @@ from typer.core import TyperGroup
 from quorate.cli.errors import classify
 from quorate.cli.output import ExitCode, Output, print_error
 from quorate.core.errors import QuorateError
+
+# gRPC writes its own lines to stderr, where errors must be pure JSON; it reads this when imported.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 _GROUPS: Final = {
     "init": "init:app",
@@ -78,7 +81,8 @@ def _run(run: Any, arguments: list[str], prog_name: str, extra: dict[str, Any]) 
         hint = f"see `{context.command_path} --help`" if context is not None else ""
         return print_error("usage", error.format_message(), hint, ExitCode.USAGE, output=output)
     except typer.Abort:
-        return print_error("aborted", "nothing was done", "", ExitCode.ERROR, output=output)
+        hint = "answer with y, or give --yes to sign without being asked"
+        return print_error("aborted", "nothing was done", hint, ExitCode.ERROR, output=output)
     except QuorateError as error:
         kind, exit_code = classify(error)
         details = getattr(error, "details", {})
@@ -111,12 +115,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A governance ledger for federations: execution leases, denied when a quorum is lost.",
     epilog="Exit codes: 0 done or permitted, 1 error, 2 usage, 3 denied, 4 outcome unknown, "
-    "5 node unreachable, 6 verification failed.",
+    "5 node unreachable, 6 verification failed, 130 interrupted.",
 )
 
 
+def _print_version(wished: bool) -> None:
+    if wished:
+        metadata = importlib.import_module("importlib.metadata")
+        typer.echo(f"quorate {metadata.version('quorate')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _root() -> None:
+def _root(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
     """Makes the app a group, although its commands are in other modules."""
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from quorate.cli.output import ExitCode
@@ -32,12 +35,30 @@ class UnknownOutcomeError(QuorateError):
         self.details = details
 
 
+class InterruptedOutcomeError(UnknownOutcomeError):
+    """A person, or a service manager, did not wait until the outcome was known."""
+
+
+@contextmanager
+def interruptions(unknown: Callable[[], InterruptedOutcomeError]) -> Iterator[None]:
+    """Around the sending of what may be executed: Ctrl-C and SIGTERM are told as what they leave
+    behind, an outcome that is not known. For the main thread."""
+    former = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise unknown() from error
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
 _KINDS: Final = (
     (MalformedError, "usage", ExitCode.USAGE),
     (ConfigurationError, "configuration", ExitCode.ERROR),
     (StorageError, "storage", ExitCode.ERROR),
     (UnreachableError, "unreachable", ExitCode.UNREACHABLE),
     (RefusedError, "refused", ExitCode.ERROR),
+    (InterruptedOutcomeError, "unknown_outcome", ExitCode.INTERRUPTED),
     (UnknownOutcomeError, "unknown_outcome", ExitCode.UNKNOWN),
     (VerificationError, "verification", ExitCode.VERIFICATION),
     (QuorateError, "error", ExitCode.ERROR),

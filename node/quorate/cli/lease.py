@@ -13,7 +13,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from quorate.cli.connection import Connection, executor_target
-from quorate.cli.errors import UnknownOutcomeError, UnreachableError
+from quorate.cli.errors import (
+    InterruptedOutcomeError,
+    UnknownOutcomeError,
+    UnreachableError,
+    interruptions,
+)
 from quorate.cli.options import (
     DEFAULT_TIMEOUT_MS,
     AddressOption,
@@ -269,6 +274,21 @@ def _settle(connection: Connection, method: Callable[..., Any], request: Any, ti
     if len(request.request_id) > MAX_REQUEST_ID_CHARS:
         raise MalformedError(f"a request id has at most {MAX_REQUEST_ID_CHARS} characters")
     connection.probe(min(timeout, QUERY_TIMEOUT_MS))
+    hint = f"repeat it with --request-id {request.request_id}: it cannot happen twice"
+    details: dict[str, object] = {"request_id": request.request_id}
+    interrupted = "interrupted: it is not known whether the ledger grants this"
+    with interruptions(lambda: InterruptedOutcomeError(interrupted, hint=hint, details=details)):
+        answer, last = _repeat(connection, method, request, timeout)
+    if answer is None:
+        message = f"it is not known whether the ledger granted this ({last})"
+        raise UnknownOutcomeError(message, hint=hint, details=details)
+    return answer
+
+
+def _repeat(
+    connection: Connection, method: Callable[..., Any], request: Any, timeout: int
+) -> tuple[Any, str]:
+    """The answer that settles a request, or None in time; and what was heard last."""
     deadline = time.monotonic() + timeout / 1000
     maybe_executed, last, pause_s = False, "no answer", FIRST_PAUSE_S
     while (left_s := deadline - time.monotonic()) > 0:
@@ -283,16 +303,12 @@ def _settle(connection: Connection, method: Callable[..., Any], request: Any, ti
         else:
             refused = answer.verdict == decision_pb2.VERDICT_DENY and not answer.unknown
             if answer.HasField("outcome") or (refused and not maybe_executed):
-                return answer
+                return answer, ""
             maybe_executed = True
             last = reason_name(answer.reason) or "the node does not know the outcome"
         time.sleep(max(0.0, min(pause_s, deadline - time.monotonic())))
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-    raise UnknownOutcomeError(
-        f"it is not known whether the ledger granted this ({last})",
-        hint=f"repeat it with --request-id {request.request_id}: it cannot happen twice",
-        details={"request_id": request.request_id},
-    )
+    return None, last
 
 
 def _show_lease(answer: Any, done: str, output: Output) -> None:

@@ -33,6 +33,7 @@ class ExitCode(IntEnum):
     UNKNOWN = 4
     UNREACHABLE = 5
     VERIFICATION = 6
+    INTERRUPTED = 130
 
 
 class Output(StrEnum):

@@ -87,16 +87,15 @@ def members(
     """List the federation's nodes, as one node sees them."""
     with Connection(choose_target(org, client, address)) as connection:
         answer = connection.ask(connection.node.ListMembers, node_pb2.ListMembersRequest(), timeout)
-    value = {
-        "ledger_size": answer.position.size,
-        "members": [fields_of(member) for member in answer.members],
-    }
+    # Only the leader knows these, and it has at least its own; elsewhere all of them are 0.
+    known = any(member.match_index or member.enforced_index for member in answer.members)
+    unknown = {} if known else {"match_index": None, "enforced_index": None}
+    listed = [{**fields_of(member), **unknown} for member in answer.members]
+    value = {"ledger_size": answer.position.size, "members": listed}
 
     def people(console: Console) -> None:
-        rows = [
-            (m.node_id, m.peer_address, m.connected, m.match_index, m.enforced_index)
-            for m in answer.members
-        ]
+        keys = ("node_id", "peer_address", "connected", "match_index", "enforced_index")
+        rows = [[member[key] for key in keys] for member in listed]
         columns = ("node", "peer address", "connected", "match", "enforced")
         console.print(table(columns, rows))
 

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from quorate.cli.connection import Connection, operator_target, read_json
-from quorate.cli.errors import UnknownOutcomeError
+from quorate.cli.errors import InterruptedOutcomeError, UnknownOutcomeError, interruptions
 from quorate.cli.options import now_ms
 from quorate.cli.output import ExitCode, Output, facts, show
 from quorate.core import ids
@@ -139,6 +139,10 @@ class _Submission:
         self._narrowed: Settled | None = None
 
     def run(self) -> Settled:
+        with interruptions(self._interrupted):
+            return self._until_settled()
+
+    def _until_settled(self) -> Settled:
         pause_s = FIRST_PAUSE_S
         while (left_ms := self._left_ms()) > 0:
             settled = self._attempt(left_ms) or self._look_up()
@@ -151,7 +155,19 @@ class _Submission:
         command_id = self._command.command_id
         raise UnknownOutcomeError(
             f"it is not known what the ledger decided about command {command_id} ({self._last})",
-            hint=f"ask later with `quorate outcome {command_id}`; do not assume either way",
+            hint=_ask_later(command_id),
+            details={"command_id": command_id},
+        )
+
+    def _interrupted(self) -> InterruptedOutcomeError:
+        command_id = self._command.command_id
+        if self._narrowed is not None:
+            message = f"interrupted: command {command_id} is accepted; how widely it holds by now"
+        else:
+            message = f"interrupted: what the ledger decides about command {command_id}"
+        return InterruptedOutcomeError(
+            f"{message} is not known",
+            hint=_ask_later(command_id),
             details={"command_id": command_id},
         )
 
@@ -248,13 +264,17 @@ class _Submission:
         return self._decided(answer.outcome, "") if answer.found else None
 
 
+def _ask_later(command_id: str) -> str:
+    return f"ask later with `quorate outcome {command_id}`; do not assume either way"
+
+
 def submit(
     connection: Connection, command: SignedCommand, timeout_ms: int, wait: Wait | None = None
 ) -> Settled:
     """Submits a command; with `wait`, a narrowing one, until it holds as widely as that.
 
-    Raises UnknownOutcomeError when the time is up, and UnreachableError, MalformedError or
-    RefusedError when the command was certainly not executed.
+    Raises UnknownOutcomeError when the time is up or a person does not wait, and UnreachableError,
+    MalformedError or RefusedError when the command was certainly not executed.
     """
     return _Submission(connection, command, timeout_ms, wait).run()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -134,7 +135,7 @@ class FakeNode:
 
     faults: taken one for each Submit or Revoke: `lose` (not executed, outcome unknown), `forget`
         (executed, outcome unknown), `break` (executed, then the connection breaks), `refuse`
-        (certainly not executed).
+        (certainly not executed), `SIGINT` and `SIGTERM` (sent to the command line, executed).
     """
 
     organisation: Organisation
@@ -145,6 +146,7 @@ class FakeNode:
     requests: list[Any] = field(default_factory=list)
     knows_outcomes: bool = True
     reached: list[int] = field(default_factory=list)
+    matches: list[int] = field(default_factory=lambda: [0, 0, 0])
     permit_ttl_ms: int = 900
     check_delay_s: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -188,6 +190,14 @@ class FakeNode:
         )
 
 
+def _interrupt(name: str, context: Any) -> None:
+    """Sends the command line a signal, and answers only when it has given the call up."""
+    given_up = threading.Event()
+    context.add_callback(given_up.set)
+    os.kill(os.getpid(), signal.Signals[name])
+    given_up.wait(10)
+
+
 def _proposed(node: FakeNode, request: Any, context: grpc.ServicerContext, answer: type) -> Any:
     """What Submit and Revoke have in common, faults included."""
     node.requests.append(request)
@@ -196,6 +206,8 @@ def _proposed(node: FakeNode, request: Any, context: grpc.ServicerContext, answe
         return answer(unknown=True)
     if fault == "refuse":
         return answer(reason=decision_pb2.REASON_INQUORATE)
+    if fault.startswith("SIG"):
+        _interrupt(fault, context)
     outcome = node.execute(request.envelope)
     if fault == "break":
         context.abort(grpc.StatusCode.UNAVAILABLE, "the connection broke")
@@ -272,8 +284,10 @@ class _Status(node_pb2_grpc.NodeServiceServicer):
 
     def ListMembers(self, request: Any, context: Any) -> Any:  # noqa: N802
         members = [
-            node_pb2.Member(node_id=item.node.id, domain=item.domain, connected=True)
-            for item in self.node.genesis.descriptors
+            node_pb2.Member(
+                node_id=item.node.id, domain=item.domain, connected=True, match_index=match
+            )
+            for item, match in zip(self.node.genesis.descriptors, self.node.matches, strict=True)
         ]
         return node_pb2.ListMembersResponse(position=self.node.position, members=members)
 
@@ -289,20 +303,24 @@ class _Leases(lease_pb2_grpc.LeaseServiceServicer):
             "resource": request.resource,
             "ttl_ms": request.ttl_ms,
         }
-        return self._propose("lease.acquire", body, request, lease_pb2.AcquireResponse)
+        return self._propose("lease.acquire", body, request, lease_pb2.AcquireResponse, context)
 
     def Release(self, request: Any, context: Any) -> Any:  # noqa: N802
         body = {
             "executor": next(iter(context.auth_context()["peer_spiffe_id"])).decode(),
             "lease": request.lease_id,
         }
-        return self._propose("lease.release", body, request, lease_pb2.ReleaseResponse)
+        return self._propose("lease.release", body, request, lease_pb2.ReleaseResponse, context)
 
-    def _propose(self, kind: str, body: dict[str, object], request: Any, answer: type) -> Any:
+    def _propose(
+        self, kind: str, body: dict[str, object], request: Any, answer: type, context: Any
+    ) -> Any:
         self.node.requests.append(request)
         fault = self.node.faults.pop(0) if self.node.faults else ""
         if fault == "refuse":
             return answer(verdict=decision_pb2.VERDICT_DENY, reason=decision_pb2.REASON_INQUORATE)
+        if fault.startswith("SIG"):
+            _interrupt(fault, context)
         envelope = build_command(
             origin=self.node.genesis.origin,
             issuer=self.node.organisation.config.node.id,

@@ -91,6 +91,8 @@ def test_what_is_signed_is_shown_first(run: Any, draft: Path, orgs: dict[str, Pa
     before = draft.read_bytes()
     ran = run("genesis", "sign", orgs["bank.example"], draft, answer="n\n")
     assert ran.exit_code == 1
+    assert "nothing was done" in ran.stderr
+    assert "--yes" in ran.stderr
     assert draft.read_bytes() == before
     assert ORIGIN in ran.stdout
     assert "2000 ms" in ran.stdout

@@ -46,6 +46,16 @@ def test_a_lease_is_acquired_checked_and_released(client: Any, node: Any) -> Non
     assert released.exit_code == 0, released.stdout
 
 
+def test_who_does_not_wait_for_a_lease_can_repeat_the_request(client: Any, node: Any) -> None:
+    node.faults = ["SIGTERM"]
+    ran = client("acquire", ACTION, RESOURCE, "--request-id", "once")
+    assert (ran.exit_code, ran.stdout) == (130, "")
+    assert (ran.error["kind"], ran.error["request_id"]) == ("unknown_outcome", "once")
+    size = len(node.entries)
+    assert client("acquire", ACTION, RESOURCE, "--request-id", "once").exit_code == 0
+    assert len(node.entries) == size
+
+
 def test_no_grant_no_lease(client: Any) -> None:
     ran = client("acquire", "records.read", RESOURCE)
     assert ran.exit_code == 3

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -290,3 +292,23 @@ def test_the_script_exits_with_the_code() -> None:
     )
     assert done.returncode == 1
     assert json.loads(done.stderr)["error"]["kind"] == "configuration"
+
+
+def test_the_version_is_the_packages(run: Any) -> None:
+    ran = run("--version")
+    assert (ran.exit_code, ran.stdout) == (0, f"quorate {version('quorate')}\n")
+
+
+def test_grpc_writes_nothing_of_its_own_unless_told_to() -> None:
+    code = "import os, quorate.cli; print(os.environ['GRPC_VERBOSITY'])"
+    for told, expected in (({}, "NONE"), ({"GRPC_VERBOSITY": "DEBUG"}, "DEBUG")):
+        environment = {k: v for k, v in os.environ.items() if k != "GRPC_VERBOSITY"} | told
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+            env=environment,
+        )
+        assert done.stdout.strip() == expected

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import secrets
+import signal
 from typing import Any
 
 import pytest
@@ -118,6 +120,34 @@ def test_what_stays_unknown_is_said_to_be_unknown(govern: Any, node: Any) -> Non
     assert later.json["ledger_index"] == 1
 
 
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_who_does_not_wait_is_told_that_the_outcome_is_unknown(
+    run: Any, govern: Any, node: Any, federation: Any, number: str
+) -> None:
+    former = signal.getsignal(signal.SIGTERM)
+    node.faults = [number]
+    ran = govern("executor", "register", "agent/x")
+    assert (ran.exit_code, ran.stdout) == (130, "")
+    assert ran.error["kind"] == "unknown_outcome"
+    command_id = ran.error["command_id"]
+    assert f"quorate outcome {command_id}" in ran.error["hint"]
+    node.faults = [number]
+    told = run("executor", "register", "agent/y", "--org", federation.org())
+    assert told.exit_code == 130
+    assert re.search("is not known.*quorate outcome [0-9a-f]{64}", told.stderr, re.DOTALL)
+    assert signal.getsignal(signal.SIGTERM) is former
+
+
+def test_who_does_not_wait_for_the_level_is_told_that_it_is_accepted(
+    govern: Any, node: Any
+) -> None:
+    govern("executor", "register", "agent/x")
+    node.faults, node.reached = ["", "SIGINT"], [COMMITTED] * 9
+    ran = govern("executor", "revoke", "agent/x", "--wait", "drained")
+    assert ran.exit_code == 130
+    assert "is accepted" in ran.error["message"]
+
+
 def test_an_outcome_that_is_not_there_is_unknown(govern: Any, node: Any) -> None:
     ran = govern("outcome", "0" * 64)
     assert ran.exit_code == 4
@@ -228,8 +258,13 @@ def test_status_and_members(run: Any, govern: Any, node: Any, federation: Any) -
     assert status["node_id"] == "spiffe://bank.example/node/1"
     assert (status["role"], status["has_authority"]) == ("follower", False)
     assert "denying everything: INQUORATE" in run("status", "--org", federation.org()).stdout
-    assert len(govern("members").json["members"]) == 3
+    members = govern("members").json["members"]
+    assert len(members) == 3
+    # A follower does not know how far the others are, and 0 would say that it did.
+    assert {(m["match_index"], m["enforced_index"]) for m in members} == {(None, None)}
     assert "clinic.example" in run("members", "--org", federation.org()).stdout
+    node.matches = [7, 0, 5]
+    assert [m["match_index"] for m in govern("members").json["members"]] == [7, 0, 5]
 
 
 def test_an_executor_may_ask_but_needs_its_own_directory(
