@@ -12,7 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quorate.consensus.errors import PeerError
-from quorate.consensus.limits import MAX_APPEND_ENTRIES, MAX_COMMAND_BYTES, MAX_KEY_BYTES
+from quorate.consensus.limits import (
+    MAX_APPEND_ENTRIES,
+    MAX_COMMAND_BYTES,
+    MAX_KEY_BYTES,
+    MAX_WALL_CLOCK_MS,
+)
 from quorate.consensus.messages import (
     AppendReply,
     AppendRequest,
@@ -49,7 +54,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
         numbers,
         numbers,
         numbers,
-        st.integers(-(2**63), 2**63 - 1),
+        st.integers(0, MAX_WALL_CLOCK_MS),
     ),
     st.builds(Propose, keys, st.binary(max_size=64)),
     st.builds(ProposeReply, keys, st.sampled_from(Refusal)),
@@ -59,6 +64,13 @@ messages: st.SearchStrategy[Message] = st.one_of(
 @given(messages)
 def test_every_message_comes_back_as_it_went(message: Message) -> None:
     assert decode(pb.PeerMessage.FromString(encode(message).SerializeToString())) == message
+
+
+@given(st.one_of(st.integers(-(2**63), -1), st.integers(MAX_WALL_CLOCK_MS + 1, 2**63 - 1)))
+def test_a_wall_clock_that_no_clock_shows_is_refused(wall_clock_ms: int) -> None:
+    reply = AppendReply(1, 1, True, 1, 0, 1, wall_clock_ms)
+    with pytest.raises(PeerError, match="wall clock"):
+        decode(encode(reply))
 
 
 def check_refused_or_within_limits(data: bytes) -> None:
