@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+MAX_INDEX: Final = 2**63 - 1
 MAX_TERM: Final = 2**53
 MAX_TERM_STEP: Final = 2**24
 """How far a message may be ahead of this replica's term: more than months of endless elections. A
@@ -28,8 +29,23 @@ MAX_QUEUED_APPENDS: Final = 8192
 MAX_QUEUED_APPEND_BYTES: Final = 16 * 1024 * 1024
 MAX_APPENDS_PER_TURN: Final = 1024
 MAX_KEY_BYTES: Final = 32
+MAX_MEMBERS: Final = 72
+"""Voters and learners of one configuration; with their names it fits into one entry."""
+MAX_MEMBER_ID_BYTES: Final = 255
+MAX_TOKEN_CHARACTERS: Final = 32
+"""A token of probation: 16 bytes in hex."""
+MAX_COMPACTED_PER_TURN: Final = 1024
+"""Entries that one turn removes from the front of the log: compaction holds nothing up."""
 CACHED_LOG_BYTES: Final = 8 * 1024 * 1024
 """The newest part of the log that is kept in memory, for the followers that are up to date."""
+
+MAX_CHUNK_BYTES: Final = 256 * 1024
+"""State or ledger in one SnapshotChunk; a single larger entry goes alone."""
+MAX_CHUNK_ITEMS: Final = 4096
+MAX_CHECKPOINT_BYTES: Final = 16 * 1024
+MAX_STATE_KEY_BYTES: Final = 511
+MAX_STATE_VALUE_BYTES: Final = 256 * 1024
+MAX_LEDGER_ENTRY_BYTES: Final = 64 * 1024
 
 MAX_FRAME_BYTES: Final = 1024 * 1024
 MAX_FRAME_MESSAGES: Final = 4096

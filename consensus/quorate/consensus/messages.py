@@ -21,12 +21,36 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class VoteRequest:
-    """RequestVote (Raft, Figure 2). The candidate is whoever the transport says has sent it."""
+class PreVoteRequest:
+    """Would the receiver vote for the sender in the term after `term` (Raft thesis, 9.6)? Changes
+    nothing on either side."""
 
     term: int
     last_log_index: int
     last_log_term: int
+
+
+@dataclass(frozen=True, slots=True)
+class PreVoteReply:
+    """term: the replier's own. asked_term: the request's."""
+
+    term: int
+    granted: bool
+    asked_term: int
+
+
+@dataclass(frozen=True, slots=True)
+class VoteRequest:
+    """RequestVote (Raft, Figure 2). The candidate is whoever the transport says has sent it.
+
+    transfer: the leader itself has asked for this election, so that having heard it of late is no
+    reason to refuse (Raft thesis, 3.10 and 4.2.3).
+    """
+
+    term: int
+    last_log_index: int
+    last_log_term: int
+    transfer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +84,7 @@ class AppendReply:
     hint_index: on failure, the next index that the leader should try (Raft thesis, 4.2.1).
     prev_log_index: the request's, so that a late refusal is told from a new one.
     wall_clock_ms: the replier's wall clock, for ledger time.
+    probation: the replier's token while it is on probation, else empty (`quorate.consensus.replica`).
     """
 
     term: int
@@ -69,6 +94,70 @@ class AppendReply:
     hint_index: int
     prev_log_index: int
     wall_clock_ms: int
+    probation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TimeoutNow:
+    """The leader asks the receiver to campaign at once (Raft thesis, 3.10)."""
+
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotOffer:
+    """What a leader sends in the place of appends to a follower whose next entry is compacted.
+
+    index, index_term: the entry up to which the snapshot's state reflects the log.
+    configuration: in force at `index`, encoded. ledger_size: entries of the ledger at `index`.
+    checkpoint: the sender's signed note about that ledger.
+    state_count, state_digest: of the records of the state; see `quorate.storage`.
+    """
+
+    term: int
+    index: int
+    index_term: int
+    configuration: bytes
+    ledger_size: int
+    checkpoint: str
+    state_count: int
+    state_digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotPull:
+    """The follower asks for the next part of the snapshot at `index`.
+
+    state_after: the last key of the state that it holds, empty for the first page.
+    ledger_from: the first ledger entry that it lacks, when `is_ledger`.
+    """
+
+    term: int
+    index: int
+    is_ledger: bool
+    state_after: bytes
+    ledger_from: int
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotChunk:
+    """One part of the snapshot at `index`, answering the pull with the same position.
+
+    pairs: of the state, in key order; entries: of the ledger, from `ledger_from` on.
+    is_last: nothing of this kind follows.
+    """
+
+    term: int
+    index: int
+    is_ledger: bool
+    state_after: bytes
+    ledger_from: int
+    pairs: tuple[tuple[bytes, bytes], ...]
+    entries: tuple[bytes, ...]
+    is_last: bool
+
+
+SnapshotMessage = SnapshotOffer | SnapshotPull | SnapshotChunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +183,17 @@ class ProposeReply:
     refusal: Refusal
 
 
-Message = VoteRequest | VoteReply | AppendRequest | AppendReply | Propose | ProposeReply
+RaftMessage = (
+    PreVoteRequest
+    | PreVoteReply
+    | VoteRequest
+    | VoteReply
+    | AppendRequest
+    | AppendReply
+    | TimeoutNow
+    | SnapshotMessage
+)
+Message = RaftMessage | Propose | ProposeReply
 
 Outbox = Callable[[str, Message], None]
 """Where messages go: (peer id, message). Nothing leaves before the turn is durable."""

@@ -7,10 +7,13 @@ pass through the same streams and are not this module's.
 from __future__ import annotations
 
 from quorate.consensus.errors import PeerError
+from quorate.consensus import snapshot_wire
 from quorate.consensus.limits import (
     MAX_APPEND_ENTRIES,
     MAX_COMMAND_BYTES,
+    MAX_INDEX,
     MAX_KEY_BYTES,
+    MAX_TOKEN_CHARACTERS,
     MAX_WALL_CLOCK_MS,
 )
 from quorate.consensus.messages import (
@@ -18,15 +21,16 @@ from quorate.consensus.messages import (
     AppendRequest,
     Entry,
     Message,
+    PreVoteReply,
+    PreVoteRequest,
     Propose,
     ProposeReply,
     Refusal,
+    TimeoutNow,
     VoteReply,
     VoteRequest,
 )
 from quorate.v1 import peer_pb2 as pb
-
-_MAX_INDEX = 2**63 - 1
 
 
 def encode(message: Message) -> pb.PeerMessage:
@@ -44,14 +48,32 @@ def encode(message: Message) -> pb.PeerMessage:
                     hint_index=message.hint_index,
                     prev_log_index=message.prev_log_index,
                     wall_clock_ms=message.wall_clock_ms,
+                    probation=message.probation,
                 )
             )
+        case PreVoteRequest():
+            return pb.PeerMessage(
+                pre_vote_request=pb.PreVoteRequest(
+                    term=message.term,
+                    last_log_index=message.last_log_index,
+                    last_log_term=message.last_log_term,
+                )
+            )
+        case PreVoteReply():
+            return pb.PeerMessage(
+                pre_vote_reply=pb.PreVoteReply(
+                    term=message.term, granted=message.granted, asked_term=message.asked_term
+                )
+            )
+        case TimeoutNow():
+            return pb.PeerMessage(timeout_now=pb.TimeoutNow(term=message.term))
         case VoteRequest():
             return pb.PeerMessage(
                 vote_request=pb.VoteRequest(
                     term=message.term,
                     last_log_index=message.last_log_index,
                     last_log_term=message.last_log_term,
+                    transfer=message.transfer,
                 )
             )
         case VoteReply():
@@ -66,6 +88,8 @@ def encode(message: Message) -> pb.PeerMessage:
             return pb.PeerMessage(
                 propose_reply=pb.ProposeReply(id=message.key, refusal=message.refusal)
             )
+        case _:
+            return snapshot_wire.encode(message)
 
 
 def _append_request(message: AppendRequest) -> pb.AppendRequest:
@@ -88,33 +112,17 @@ def decode(message: pb.PeerMessage) -> Message | None:
         case "append_request":
             return _read_append_request(message.append_request)
         case "append_reply":
-            reply = message.append_reply
-            _check_indexes(
-                reply.term,
-                reply.request_term,
-                reply.match_index,
-                reply.hint_index,
-                reply.prev_log_index,
-            )
-            if not 0 <= reply.wall_clock_ms <= MAX_WALL_CLOCK_MS:
-                raise PeerError("a wall clock beyond the limits")
-            return AppendReply(
-                term=reply.term,
-                request_term=reply.request_term,
-                success=reply.success,
-                match_index=reply.match_index,
-                hint_index=reply.hint_index,
-                prev_log_index=reply.prev_log_index,
-                wall_clock_ms=reply.wall_clock_ms,
-            )
+            return _read_append_reply(message.append_reply)
         case "vote_request":
             vote = message.vote_request
             _check_indexes(vote.term, vote.last_log_index, vote.last_log_term)
-            return VoteRequest(vote.term, vote.last_log_index, vote.last_log_term)
+            return VoteRequest(vote.term, vote.last_log_index, vote.last_log_term, vote.transfer)
         case "vote_reply":
             answer = message.vote_reply
             _check_indexes(answer.term, answer.voted_term)
             return VoteReply(answer.term, answer.granted, answer.voted_term)
+        case "pre_vote_request" | "pre_vote_reply" | "timeout_now":
+            return _read_election(message)
         case "propose":
             propose = message.propose
             if len(propose.id) > MAX_KEY_BYTES or len(propose.payload) >= MAX_COMMAND_BYTES - 16:
@@ -123,7 +131,46 @@ def decode(message: pb.PeerMessage) -> Message | None:
         case "propose_reply":
             return _read_propose_reply(message.propose_reply)
         case _:
-            return None
+            return snapshot_wire.decode(message)
+
+
+def _read_election(message: pb.PeerMessage) -> Message:
+    match message.WhichOneof("body"):
+        case "pre_vote_request":
+            asked = message.pre_vote_request
+            _check_indexes(asked.term, asked.last_log_index, asked.last_log_term)
+            return PreVoteRequest(asked.term, asked.last_log_index, asked.last_log_term)
+        case "pre_vote_reply":
+            reply = message.pre_vote_reply
+            _check_indexes(reply.term, reply.asked_term)
+            return PreVoteReply(reply.term, reply.granted, reply.asked_term)
+        case _:
+            _check_indexes(message.timeout_now.term)
+            return TimeoutNow(message.timeout_now.term)
+
+
+def _read_append_reply(reply: pb.AppendReply) -> AppendReply:
+    _check_indexes(
+        reply.term,
+        reply.request_term,
+        reply.match_index,
+        reply.hint_index,
+        reply.prev_log_index,
+    )
+    if not 0 <= reply.wall_clock_ms <= MAX_WALL_CLOCK_MS:
+        raise PeerError("a wall clock beyond the limits")
+    if len(reply.probation) > MAX_TOKEN_CHARACTERS:
+        raise PeerError("a token of probation beyond the limits")
+    return AppendReply(
+        term=reply.term,
+        request_term=reply.request_term,
+        success=reply.success,
+        match_index=reply.match_index,
+        hint_index=reply.hint_index,
+        prev_log_index=reply.prev_log_index,
+        wall_clock_ms=reply.wall_clock_ms,
+        probation=reply.probation,
+    )
 
 
 def _read_propose_reply(reply: pb.ProposeReply) -> ProposeReply:
@@ -156,5 +203,5 @@ def _read_append_request(request: pb.AppendRequest) -> AppendRequest:
 
 
 def _check_indexes(*values: int) -> None:
-    if any(value > _MAX_INDEX for value in values):
+    if any(value > MAX_INDEX for value in values):
         raise PeerError("an index or term beyond the limits")

@@ -76,6 +76,7 @@ class PeerHello(_message.Message):
     RECEIVER_FIELD_NUMBER: _builtins.int
     GENESIS_HASH_FIELD_NUMBER: _builtins.int
     PROTOCOL_VERSION_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
     sender: _builtins.str
     """SPIFFE ID, must be the certificate's"""
     receiver: _builtins.str
@@ -83,6 +84,8 @@ class PeerHello(_message.Message):
     genesis_hash: _builtins.bytes
     """SHA-256 of the genesis document"""
     protocol_version: _builtins.int
+    address: _builtins.str
+    """where the sender listens for peers; one who does not know it dials there"""
     def __init__(
         self,
         *,
@@ -90,10 +93,11 @@ class PeerHello(_message.Message):
         receiver: _builtins.str = ...,
         genesis_hash: _builtins.bytes = ...,
         protocol_version: _builtins.int = ...,
+        address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["genesis_hash", b"genesis_hash", "protocol_version", b"protocol_version", "receiver", b"receiver", "sender", b"sender"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "genesis_hash", b"genesis_hash", "protocol_version", b"protocol_version", "receiver", b"receiver", "sender", b"sender"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -115,6 +119,12 @@ class PeerMessage(_message.Message):
     AUTHORITY_GRANT_FIELD_NUMBER: _builtins.int
     ENFORCED_REPORT_FIELD_NUMBER: _builtins.int
     ENFORCED_WATERMARK_FIELD_NUMBER: _builtins.int
+    PRE_VOTE_REQUEST_FIELD_NUMBER: _builtins.int
+    PRE_VOTE_REPLY_FIELD_NUMBER: _builtins.int
+    TIMEOUT_NOW_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_OFFER_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_PULL_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_CHUNK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def vote_request(self) -> Global___VoteRequest: ...
     @_builtins.property
@@ -139,6 +149,18 @@ class PeerMessage(_message.Message):
     def enforced_report(self) -> Global___EnforcedReport: ...
     @_builtins.property
     def enforced_watermark(self) -> Global___EnforcedWatermark: ...
+    @_builtins.property
+    def pre_vote_request(self) -> Global___PreVoteRequest: ...
+    @_builtins.property
+    def pre_vote_reply(self) -> Global___PreVoteReply: ...
+    @_builtins.property
+    def timeout_now(self) -> Global___TimeoutNow: ...
+    @_builtins.property
+    def snapshot_offer(self) -> Global___SnapshotOffer: ...
+    @_builtins.property
+    def snapshot_pull(self) -> Global___SnapshotPull: ...
+    @_builtins.property
+    def snapshot_chunk(self) -> Global___SnapshotChunk: ...
     def __init__(
         self,
         *,
@@ -154,12 +176,18 @@ class PeerMessage(_message.Message):
         authority_grant: Global___AuthorityGrant | None = ...,
         enforced_report: Global___EnforcedReport | None = ...,
         enforced_watermark: Global___EnforcedWatermark | None = ...,
+        pre_vote_request: Global___PreVoteRequest | None = ...,
+        pre_vote_reply: Global___PreVoteReply | None = ...,
+        timeout_now: Global___TimeoutNow | None = ...,
+        snapshot_offer: Global___SnapshotOffer | None = ...,
+        snapshot_pull: Global___SnapshotPull | None = ...,
+        snapshot_chunk: Global___SnapshotChunk | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["append_reply", b"append_reply", "append_request", b"append_request", "authority_ask", b"authority_ask", "authority_grant", b"authority_grant", "body", b"body", "confirm", b"confirm", "confirm_reply", b"confirm_reply", "enforced_report", b"enforced_report", "enforced_watermark", b"enforced_watermark", "propose", b"propose", "propose_reply", b"propose_reply", "vote_reply", b"vote_reply", "vote_request", b"vote_request"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["append_reply", b"append_reply", "append_request", b"append_request", "authority_ask", b"authority_ask", "authority_grant", b"authority_grant", "body", b"body", "confirm", b"confirm", "confirm_reply", b"confirm_reply", "enforced_report", b"enforced_report", "enforced_watermark", b"enforced_watermark", "pre_vote_reply", b"pre_vote_reply", "pre_vote_request", b"pre_vote_request", "propose", b"propose", "propose_reply", b"propose_reply", "snapshot_chunk", b"snapshot_chunk", "snapshot_offer", b"snapshot_offer", "snapshot_pull", b"snapshot_pull", "timeout_now", b"timeout_now", "vote_reply", b"vote_reply", "vote_request", b"vote_request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_reply", b"append_reply", "append_request", b"append_request", "authority_ask", b"authority_ask", "authority_grant", b"authority_grant", "body", b"body", "confirm", b"confirm", "confirm_reply", b"confirm_reply", "enforced_report", b"enforced_report", "enforced_watermark", b"enforced_watermark", "propose", b"propose", "propose_reply", b"propose_reply", "vote_reply", b"vote_reply", "vote_request", b"vote_request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_reply", b"append_reply", "append_request", b"append_request", "authority_ask", b"authority_ask", "authority_grant", b"authority_grant", "body", b"body", "confirm", b"confirm", "confirm_reply", b"confirm_reply", "enforced_report", b"enforced_report", "enforced_watermark", b"enforced_watermark", "pre_vote_reply", b"pre_vote_reply", "pre_vote_request", b"pre_vote_request", "propose", b"propose", "propose_reply", b"propose_reply", "snapshot_chunk", b"snapshot_chunk", "snapshot_offer", b"snapshot_offer", "snapshot_pull", b"snapshot_pull", "timeout_now", b"timeout_now", "vote_reply", b"vote_reply", "vote_request", b"vote_request"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["vote_request", "vote_reply", "append_request", "append_reply", "propose", "propose_reply", "confirm", "confirm_reply", "authority_ask", "authority_grant", "enforced_report", "enforced_watermark"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["vote_request", "vote_reply", "append_request", "append_reply", "propose", "propose_reply", "confirm", "confirm_reply", "authority_ask", "authority_grant", "enforced_report", "enforced_watermark", "pre_vote_request", "pre_vote_reply", "timeout_now", "snapshot_offer", "snapshot_pull", "snapshot_chunk"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -174,19 +202,23 @@ class VoteRequest(_message.Message):
     TERM_FIELD_NUMBER: _builtins.int
     LAST_LOG_INDEX_FIELD_NUMBER: _builtins.int
     LAST_LOG_TERM_FIELD_NUMBER: _builtins.int
+    TRANSFER_FIELD_NUMBER: _builtins.int
     term: _builtins.int
     last_log_index: _builtins.int
     last_log_term: _builtins.int
+    transfer: _builtins.bool
+    """the leader has asked for this election (Raft thesis 3.10)"""
     def __init__(
         self,
         *,
         term: _builtins.int = ...,
         last_log_index: _builtins.int = ...,
         last_log_term: _builtins.int = ...,
+        transfer: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_log_index", b"last_log_index", "last_log_term", b"last_log_term", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_log_index", b"last_log_index", "last_log_term", b"last_log_term", "term", b"term", "transfer", b"transfer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -286,6 +318,7 @@ class AppendReply(_message.Message):
     HINT_INDEX_FIELD_NUMBER: _builtins.int
     PREV_LOG_INDEX_FIELD_NUMBER: _builtins.int
     WALL_CLOCK_MS_FIELD_NUMBER: _builtins.int
+    PROBATION_FIELD_NUMBER: _builtins.int
     term: _builtins.int
     """of the replier"""
     request_term: _builtins.int
@@ -298,6 +331,8 @@ class AppendReply(_message.Message):
     prev_log_index: _builtins.int
     """of the request that this answers"""
     wall_clock_ms: _builtins.int
+    probation: _builtins.str
+    """a token, while the replier may have forgotten promises"""
     def __init__(
         self,
         *,
@@ -308,14 +343,236 @@ class AppendReply(_message.Message):
         hint_index: _builtins.int = ...,
         prev_log_index: _builtins.int = ...,
         wall_clock_ms: _builtins.int = ...,
+        probation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hint_index", b"hint_index", "match_index", b"match_index", "prev_log_index", b"prev_log_index", "request_term", b"request_term", "success", b"success", "term", b"term", "wall_clock_ms", b"wall_clock_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hint_index", b"hint_index", "match_index", b"match_index", "prev_log_index", b"prev_log_index", "probation", b"probation", "request_term", b"request_term", "success", b"success", "term", b"term", "wall_clock_ms", b"wall_clock_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AppendReply: _TypeAlias = AppendReply  # noqa: Y015
+
+@_typing.final
+class PreVoteRequest(_message.Message):
+    """Raft thesis 9.6: would the receiver vote for the sender in the term after this one?"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERM_FIELD_NUMBER: _builtins.int
+    LAST_LOG_INDEX_FIELD_NUMBER: _builtins.int
+    LAST_LOG_TERM_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    last_log_index: _builtins.int
+    last_log_term: _builtins.int
+    def __init__(
+        self,
+        *,
+        term: _builtins.int = ...,
+        last_log_index: _builtins.int = ...,
+        last_log_term: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_log_index", b"last_log_index", "last_log_term", b"last_log_term", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreVoteRequest: _TypeAlias = PreVoteRequest  # noqa: Y015
+
+@_typing.final
+class PreVoteReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERM_FIELD_NUMBER: _builtins.int
+    GRANTED_FIELD_NUMBER: _builtins.int
+    ASKED_TERM_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    """of the replier"""
+    granted: _builtins.bool
+    asked_term: _builtins.int
+    """of the request that this answers"""
+    def __init__(
+        self,
+        *,
+        term: _builtins.int = ...,
+        granted: _builtins.bool = ...,
+        asked_term: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_term", b"asked_term", "granted", b"granted", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreVoteReply: _TypeAlias = PreVoteReply  # noqa: Y015
+
+@_typing.final
+class TimeoutNow(_message.Message):
+    """Raft thesis 3.10: the leader asks the receiver to campaign at once."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERM_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    def __init__(
+        self,
+        *,
+        term: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TimeoutNow: _TypeAlias = TimeoutNow  # noqa: Y015
+
+@_typing.final
+class SnapshotOffer(_message.Message):
+    """In the place of appends, for a follower whose next entry the leader has compacted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERM_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    INDEX_TERM_FIELD_NUMBER: _builtins.int
+    CONFIGURATION_FIELD_NUMBER: _builtins.int
+    LEDGER_SIZE_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    STATE_COUNT_FIELD_NUMBER: _builtins.int
+    STATE_DIGEST_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    index: _builtins.int
+    """the log entry up to which the state reflects the log"""
+    index_term: _builtins.int
+    configuration: _builtins.bytes
+    """in force at index"""
+    ledger_size: _builtins.int
+    checkpoint: _builtins.str
+    """the sender's signed note about that ledger"""
+    state_count: _builtins.int
+    state_digest: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        term: _builtins.int = ...,
+        index: _builtins.int = ...,
+        index_term: _builtins.int = ...,
+        configuration: _builtins.bytes = ...,
+        ledger_size: _builtins.int = ...,
+        checkpoint: _builtins.str = ...,
+        state_count: _builtins.int = ...,
+        state_digest: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "configuration", b"configuration", "index", b"index", "index_term", b"index_term", "ledger_size", b"ledger_size", "state_count", b"state_count", "state_digest", b"state_digest", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotOffer: _TypeAlias = SnapshotOffer  # noqa: Y015
+
+@_typing.final
+class SnapshotPull(_message.Message):
+    """The follower asks for the next part."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERM_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    IS_LEDGER_FIELD_NUMBER: _builtins.int
+    STATE_AFTER_FIELD_NUMBER: _builtins.int
+    LEDGER_FROM_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    index: _builtins.int
+    is_ledger: _builtins.bool
+    state_after: _builtins.bytes
+    """the last key that it holds"""
+    ledger_from: _builtins.int
+    """the first entry that it lacks"""
+    def __init__(
+        self,
+        *,
+        term: _builtins.int = ...,
+        index: _builtins.int = ...,
+        is_ledger: _builtins.bool = ...,
+        state_after: _builtins.bytes = ...,
+        ledger_from: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "is_ledger", b"is_ledger", "ledger_from", b"ledger_from", "state_after", b"state_after", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotPull: _TypeAlias = SnapshotPull  # noqa: Y015
+
+@_typing.final
+class SnapshotChunk(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERM_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    IS_LEDGER_FIELD_NUMBER: _builtins.int
+    STATE_AFTER_FIELD_NUMBER: _builtins.int
+    LEDGER_FROM_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    IS_LAST_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    index: _builtins.int
+    is_ledger: _builtins.bool
+    state_after: _builtins.bytes
+    """of the pull that this answers"""
+    ledger_from: _builtins.int
+    """of the pull that this answers"""
+    is_last: _builtins.bool
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___StateRecord]: ...
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    def __init__(
+        self,
+        *,
+        term: _builtins.int = ...,
+        index: _builtins.int = ...,
+        is_ledger: _builtins.bool = ...,
+        state_after: _builtins.bytes = ...,
+        ledger_from: _builtins.int = ...,
+        records: _abc.Iterable[Global___StateRecord] | None = ...,
+        entries: _abc.Iterable[_builtins.bytes] | None = ...,
+        is_last: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "index", b"index", "is_last", b"is_last", "is_ledger", b"is_ledger", "ledger_from", b"ledger_from", "records", b"records", "state_after", b"state_after", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotChunk: _TypeAlias = SnapshotChunk  # noqa: Y015
+
+@_typing.final
+class StateRecord(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    key: _builtins.bytes
+    value: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        key: _builtins.bytes = ...,
+        value: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StateRecord: _TypeAlias = StateRecord  # noqa: Y015
 
 @_typing.final
 class Propose(_message.Message):
