@@ -1,4 +1,4 @@
-"""Runs the benchmarks against a federation of three real nodes, and prints the ratios."""
+"""Runs the benchmarks and prints their ratios."""
 
 from __future__ import annotations
 
@@ -6,171 +6,168 @@ import argparse
 import json
 import os
 import platform
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from bench.disk import fsyncs_per_second
-from bench.load import ACTION, RESOURCE
+from bench import beside_etcd, public
+from bench.beside_etcd import Peer, Row
+from bench.client import ToolMissingError, UnaryClient
+from bench.etcd import Etcd
+from bench.federation import Federation, running
+from bench.group import Group
+from bench.pace import Pace
 from quorate.chaos.cluster import Cluster
 
-DOMAIN = "bank.example"
-EXECUTOR = "agent/bench"
-NOT_AFTER_MS = 3_600_000
-FLIGHTS = (1, 64)
-_TICKS = os.sysconf("SC_CLK_TCK")
-
-Sample = dict[str, float]
+SECTIONS = ("consensus", "checks", "writes", "commands")
 console = Console(stderr=True)
 
 
-def prepare(cluster: Cluster) -> Path:
-    """A running federation with one executor that may act on its own organisation's resource."""
-    cluster.prepare()
-    cluster.start()
-    cluster.wait_ready()
-    client = cluster.issue_executor(DOMAIN, EXECUTOR)
-    operator = cluster.operator(DOMAIN)
-    executor = f"spiffe://{DOMAIN}/{EXECUTOR}"
-    operator.order("executor.register", {"executor": executor})
-    grant = {
-        "grant": "bench",
-        "executor": executor,
-        "actions": [ACTION],
-        "resources": [RESOURCE],
-        "not_after": operator.status().position.ledger_time_ms + NOT_AFTER_MS,
-        "max_lease_ttl_ms": 600_000,
-        "max_uses": 0,
-        "max_concurrent": 0,
-    }
-    operator.order("grant.issue", grant)
-    return client
+@dataclass
+class Results:
+    """What was measured. notes: what could not be, and why."""
+
+    ratios: dict[str, float] = field(default_factory=dict)
+    rows: dict[str, list[Row]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    etcd: str = ""
 
 
-@contextmanager
-def echo_server(organisation: Path) -> Iterator[tuple[str, int]]:
-    """The echo's address and process id."""
-    command = [sys.executable, "-m", "bench.echo", str(organisation)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            yield f"127.0.0.1:{int(process.stdout.readline())}", process.pid
-        finally:
-            process.stdin.close()
-            process.wait(10)
+class Bench:
+    """The chosen sections, one after the other. Whatever is not measured is not running, but for
+    the federation, which is made once."""
+
+    def __init__(self, directory: Path, pace: Pace, stack: ExitStack) -> None:
+        self.results = Results()
+        self._directory = directory
+        self._pace = pace
+        self._stack = stack
+        self._made: Federation | None = None
+        self._client: UnaryClient | None = None
+
+    def consensus(self) -> None:
+        with self._etcd("consensus") as peer, Group(self._directory / "group") as group:
+            self.results.rows["consensus"] = beside_etcd.consensus(group, peer, self._pace)
+
+    def checks(self) -> None:
+        self.results.ratios |= public.check_against_echo(self._federation(), self._pace)
+
+    def writes(self) -> None:
+        self.results.ratios |= public.writes_against_fsync(self._federation(), self._pace)
+
+    def commands(self) -> None:
+        with self._etcd("commands") as peer:
+            if peer is not None:
+                federation = self._federation()
+                self.results.rows["commands"] = beside_etcd.commands(federation, peer, self._pace)
+
+    def _federation(self) -> Federation:
+        if self._made is None:
+            cluster = Cluster(self._directory / "federation", progress=console.print)
+            self._made = self._stack.enter_context(running(self._stack.enter_context(cluster)))
+        return self._made
+
+    @contextmanager
+    def _etcd(self, section: str) -> Iterator[Peer | None]:
+        """None, with a note, when something that it needs is not installed."""
+        with ExitStack() as stack:
+            try:
+                if self._client is None:
+                    self._client = UnaryClient.build(self._directory)
+                etcd = stack.enter_context(Etcd(self._directory / f"etcd-{section}"))
+            except ToolMissingError as error:
+                console.print(f"[bold yellow]{error}[/]; going on without etcd")
+                self.results.notes.append(f"{section}: {error}")
+                yield None
+                return
+            self.results.etcd = etcd.version
+            yield Peer(etcd, self._client)
 
 
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process, seconds (proc(5), fields 14 and 15 of stat)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+def show(results: Results) -> None:
+    """The ratios, and the comparisons with etcd, as tables."""
+    out = Console()
+    if results.ratios:
+        table = Table("ratio", "median")
+        for name, value in results.ratios.items():
+            table.add_row(name, f"{value:.2f}")
+        out.print(table)
+    for section, rows in results.rows.items():
+        out.print(_beside_etcd(section, rows))
+    for note in results.notes:
+        out.print(f"[yellow]not measured beside etcd: {note}[/]")
 
 
-def edge_pid(cluster: Cluster) -> int:
-    for pid in cluster.processes(DOMAIN).members():
-        if b"edge_process" in Path(f"/proc/{pid}/cmdline").read_bytes():
-            return pid
-    raise RuntimeError("the node has no edge process")
+def _beside_etcd(section: str, rows: Sequence[Row]) -> Table:
+    table = Table(
+        title=f"{section}: medians; below, the medians of the ratios to etcd put",
+        caption="CPU us: of all servers for one command; client: of the client for one call",
+        box=SIMPLE,
+    )
+    for name in ("flight", "what", "a second", "p50 ms", "p99 ms", "CPU us", "client"):
+        table.add_column(name, justify="left" if name == "what" else "right", no_wrap=True)
+    flight = None
+    for row in rows:
+        if flight not in (None, row.flight):
+            table.add_section()
+        flight = row.flight
+        cells = [
+            _cell(f"{row.measured['rate']:,.0f}", row.ratios.get("rate")),
+            _cell(f"{row.measured['p50_us'] / 1e3:.2f}", row.ratios.get("p50_us")),
+            _cell(f"{row.measured['p99_us'] / 1e3:.2f}", row.ratios.get("p99_us")),
+            _cell(f"{row.measured['cpu_us']:,.0f}", row.ratios.get("cpu_us")),
+            f"{row.measured['client_cpu_us']:,.0f}" if row.measured["client_cpu_us"] else "",
+        ]
+        table.add_row(str(row.flight), row.what, *cells)
+    return table
 
 
-def load(
-    operation: str,
-    client: Path,
-    pid: int,
-    *,
-    flight: int,
-    seconds: float,
-    address: str | None = None,
-) -> Sample:
-    """One run of the load generator: its own result, the rate, and the server's CPU per call."""
-    command = [sys.executable, "-m", "bench.load", operation, "--client", str(client)]
-    command += ["--flight", str(flight), "--seconds", str(seconds)]
-    command += ["--address", address] if address else []
-    before = cpu_seconds(pid)
-    run = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-    used = cpu_seconds(pid) - before
-    sample: Sample = json.loads(run.stdout)
-    if sample["permits"] != sample["calls"]:
-        raise RuntimeError(f"{operation}: {sample['calls'] - sample['permits']} calls were denied")
-    return sample | {"rate": sample["calls"] / sample["seconds"], "cpu": used / sample["calls"]}
-
-
-def check_against_echo(
-    cluster: Cluster, client: Path, rounds: int, seconds: float
-) -> dict[str, float]:
-    """Checks and echoes, in turn; the medians of the rounds' ratios."""
-    figures: dict[str, float] = {}
-    organisation = cluster.members[DOMAIN].directory
-    pid = edge_pid(cluster)
-    with echo_server(organisation) as (address, echo_pid):
-        for flight in FLIGHTS:
-            ratios: dict[str, list[float]] = {"rate": [], "p50_us": [], "p99_us": [], "cpu": []}
-            for number in range(rounds):
-                console.print(f"check and echo, {flight} in flight, {number + 1} of {rounds}")
-                echo = load(
-                    "echo", client, echo_pid, flight=flight, seconds=seconds, address=address
-                )
-                check = load("check", client, pid, flight=flight, seconds=seconds)
-                for name, values in ratios.items():
-                    values.append(check[name] / echo[name])
-            for name, values in ratios.items():
-                figures[f"check/echo, {flight} in flight, {name.removesuffix('_us')}"] = median(
-                    values
-                )
-    return figures
-
-
-def writes_against_fsync(
-    cluster: Cluster, client: Path, rounds: int, seconds: float
-) -> dict[str, float]:
-    """Committed acquisitions, against the machine's own rate of durable writes; and how many
-    commands share one of the node's."""
-    figures: dict[str, float] = {}
-    pid = edge_pid(cluster)
-    for flight in FLIGHTS:
-        ratios, shared = [], []
-        for number in range(rounds):
-            console.print(f"committed writes, {flight} in flight, {number + 1} of {rounds}")
-            ceiling = fsyncs_per_second(cluster.directory, seconds / 2)
-            before = cluster.status(DOMAIN).durable_turns
-            writes = load("acquire", client, pid, flight=flight, seconds=seconds)
-            turns = cluster.status(DOMAIN).durable_turns - before
-            ratios.append(writes["rate"] / ceiling)
-            shared.append(writes["calls"] / turns)
-        figures[f"writes/fsync of the machine, {flight} in flight"] = median(ratios)
-        figures[f"writes/durable turn of the node, {flight} in flight"] = median(shared)
-    return figures
+def _cell(value: str, ratio: float | None) -> str:
+    return value if ratio is None else f"{value}\n[dim]{ratio:.2f} x[/]"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)}; all by default")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
     parser.add_argument("--output", choices=["text", "json"], default="text")
     options = parser.parse_args()
+    unknown = [name for name in options.sections if name not in SECTIONS]
+    if unknown:
+        parser.error(f"no such section: {', '.join(unknown)}")
+    pace = Pace(options.rounds, options.seconds, console.print)
     with (
         tempfile.TemporaryDirectory(prefix="quorate-bench-") as directory,
-        Cluster(Path(directory) / "federation", progress=console.print) as cluster,
+        ExitStack() as stack,
     ):
-        client = prepare(cluster)
-        figures = check_against_echo(cluster, client, options.rounds, options.seconds)
-        figures |= writes_against_fsync(cluster, client, options.rounds, options.seconds)
-    if options.output == "json":
-        machine = {"cores": os.cpu_count(), "python": platform.python_version()}
-        print(json.dumps({"machine": machine, "rounds": options.rounds, "ratios": figures}))
+        bench = Bench(Path(directory), pace, stack)
+        for section in options.sections or SECTIONS:
+            getattr(bench, section)()
+        results = bench.results
+    if options.output == "text":
+        show(results)
         return
-    table = Table("ratio", "median")
-    for name, value in figures.items():
-        table.add_row(name, f"{value:.2f}")
-    Console().print(table)
+    machine = {
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "etcd": results.etcd or None,
+    }
+    document = {
+        "machine": machine,
+        "rounds": options.rounds,
+        "seconds": options.seconds,
+        "ratios": results.ratios,
+        "notes": results.notes,
+    }
+    rows = {name: [row.to_json() for row in rows] for name, rows in results.rows.items()}
+    print(json.dumps(document | rows))
 
 
 if __name__ == "__main__":

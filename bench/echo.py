@@ -26,7 +26,7 @@ async def _echo(request: bytes, _context: Any) -> bytes:
 
 
 def _register(server: grpc.aio.Server) -> None:
-    handler = grpc.unary_unary_rpc_method_handler(_echo)
+    handler: Any = grpc.unary_unary_rpc_method_handler(_echo)
     service = grpc.method_handlers_generic_handler("quorate.bench.Echo", {"Echo": handler})
     server.add_generic_rpc_handlers((service,))
 

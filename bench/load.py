@@ -14,6 +14,7 @@ import time
 import tomllib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import uvloop
@@ -21,8 +22,8 @@ import uvloop
 from bench.echo import METHOD
 from quorate.v1 import decision_pb2, lease_pb2, lease_pb2_grpc
 
-ACTION = "bench.act"
-RESOURCE = "//bank.example/bench"
+ACTION = "records.write"
+RESOURCE = "//bank.example/records/bench"
 ECHO_BYTES = 200
 
 Call = Callable[[], Awaitable[bool]]
@@ -64,7 +65,7 @@ def _acquire_call(stub: lease_pb2_grpc.LeaseServiceAsyncStub) -> Call:
 
 
 def _echo_call(connection: grpc.aio.Channel) -> Call:
-    method = connection.unary_unary(METHOD)
+    method: Any = connection.unary_unary(METHOD)
     payload = bytes(ECHO_BYTES)
 
     async def call() -> bool:

@@ -1,0 +1,148 @@
+"""Committed commands beside etcd's puts: the same size, the same number of clients, in turn.
+
+Two comparisons, each with three members on this machine and every write on a majority's disks.
+
+`consensus`: replica, store and transport in three processes, over mutual TLS, without governance
+and without an RPC in front: callers are tasks in the members' own loops. etcd's puts come over its
+gRPC, from the Go client. What is compared is therefore agreement with agreement *and* an RPC;
+processor time of the servers for a command is given too.
+
+`commands`: acquisitions of leases through the nodes' public gRPC services, over mutual TLS, signed,
+decided and recorded on three nodes; and puts, both called by the same Go client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+from typing import Final
+
+from bench.client import Load, Sample, Target, UnaryClient
+from bench.etcd import Etcd
+from bench.federation import Federation
+from bench.group import Group
+from bench.pace import Pace
+from bench.specs import COMMAND_BYTES, TO_LEDGER, TO_NOTHING
+from quorate.v1 import decision_pb2, lease_pb2
+
+CONSENSUS_FLIGHTS: Final = (1, 64, 512)
+COMMAND_FLIGHTS: Final = (1, 64)
+ACQUIRE: Final = "/quorate.v1.LeaseService/Acquire"
+MEASURED: Final = ("rate", "p50_us", "p99_us", "cpu_us", "client_cpu_us")
+COMPARED: Final = ("rate", "p50_us", "p99_us", "cpu_us")
+
+Run = Callable[[], Sample]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One side at one number of commands in flight: the medians of its rounds. ratios: the medians
+    of the rounds' ratios to etcd; empty for etcd itself, and where there is none."""
+
+    what: str
+    flight: int
+    measured: dict[str, float]
+    ratios: dict[str, float]
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "what": self.what,
+            "in_flight": self.flight,
+            "measured": self.measured,
+            "ratios_to_etcd": self.ratios,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """etcd, and the client that calls it."""
+
+    etcd: Etcd
+    client: UnaryClient
+
+    def put(self, flight: int, seconds: float) -> Sample:
+        puts = self.etcd.puts(COMMAND_BYTES)
+        return self.client.run(puts, self.etcd.pids(), flight=flight, seconds=seconds)
+
+
+def consensus(group: Group, peer: Peer | None, pace: Pace) -> list[Row]:
+    """Without a peer, ours alone."""
+    rows: list[Row] = []
+    for flight in CONSENSUS_FLIGHTS:
+        load = partial(group.load, flight=flight, seconds=pace.seconds)
+        sides: dict[str, Run] = {
+            "agreed": partial(load, TO_NOTHING),
+            "agreed, recorded": partial(load, TO_LEDGER),
+        }
+        rows += _rows(sides, peer, flight, pace)
+    return rows
+
+
+def commands(federation: Federation, peer: Peer, pace: Pace) -> list[Row]:
+    """Acquisitions, each of them permitted."""
+    rows: list[Row] = []
+    for flight in COMMAND_FLIGHTS:
+        load, pids = _acquisitions(federation), federation.pids()
+        ours = partial(peer.client.run, load, pids, flight=flight, seconds=pace.seconds)
+        rows += _rows({"leases acquired": ours}, peer, flight, pace)
+    return rows
+
+
+def _acquisitions(federation: Federation) -> Load:
+    """The leader's node is the first target."""
+    leader = federation.cluster.leader()
+    workers = federation.crew.workers
+    request = lease_pb2.AcquireRequest(
+        action="records.write", resource=f"//{leader}/records/bench", ttl_ms=1
+    )
+    permit = lease_pb2.AcquireResponse(verdict=decision_pb2.VERDICT_PERMIT)
+    order = [leader, *(domain for domain in workers if domain != leader)]
+    return Load(
+        method=ACQUIRE,
+        targets=[
+            Target(
+                address=workers[domain].config.lease_address,
+                server_name=workers[domain].config.server_name,
+                ca=str(workers[domain].client / "ca.crt"),
+                certificate=str(workers[domain].client / "executor.crt"),
+                key=str(workers[domain].client / "executor.key"),
+            )
+            for domain in order
+        ],
+        bodies=[request.SerializeToString()],
+        expect=permit.SerializeToString(),
+    )
+
+
+def _rows(sides: dict[str, Run], peer: Peer | None, flight: int, pace: Pace) -> list[Row]:
+    """Every side once a round, one after the other, etcd last."""
+    samples: dict[str, list[Sample]] = {name: [] for name in sides}
+    theirs: list[Sample] = []
+    for number in range(pace.rounds):
+        pace.tell(f"{', '.join(sides)}, {flight} in flight, {number + 1} of {pace.rounds}")
+        for name, run in sides.items():
+            samples[name].append(run())
+        if peer is not None:
+            theirs.append(peer.put(flight, pace.seconds))
+    rows = [
+        Row(name, flight, _medians(ours), _ratios(ours, theirs)) for name, ours in samples.items()
+    ]
+    return [*rows, Row("etcd put", flight, _medians(theirs), {})] if theirs else rows
+
+
+def _medians(samples: Sequence[Sample]) -> dict[str, float]:
+    return {name: median(getattr(sample, name) for sample in samples) for name in MEASURED}
+
+
+def _ratios(ours: Sequence[Sample], theirs: Sequence[Sample]) -> dict[str, float]:
+    if not theirs:
+        return {}
+    return {
+        name: median(
+            getattr(mine, name) / getattr(other, name)
+            for mine, other in zip(ours, theirs, strict=True)
+        )
+        for name in COMPARED
+    }
