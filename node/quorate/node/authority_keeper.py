@@ -22,7 +22,7 @@ from quorate.node.authority_wire import AuthorityMessage, EnforcedReport, Enforc
 
 _NS_PER_MS = 1_000_000
 _RETRY_NS = 100 * _NS_PER_MS
-_FIRST_SEQ_BITS = 62
+FIRST_SEQ_BITS = 62
 """Where a process begins to count its asks is drawn from so many: no two processes of a node ever
 count over the same numbers, and none runs out of the 64 bits on the wire."""
 
@@ -62,7 +62,7 @@ class AuthorityKeeper:
         self._holder = AuthorityHolder(
             clock,
             terms.period_ms,
-            secrets.randbits(_FIRST_SEQ_BITS) if first_seq is None else first_seq,
+            secrets.randbits(FIRST_SEQ_BITS) if first_seq is None else first_seq,
         )
         self._rounds = ConfirmRounds(node_id, peers)
         self._readers = OwnReaders(terms.period_ms)

@@ -198,7 +198,7 @@ class AuthorityWorld:
             self._stage(machine, 0, machine.generation)
 
     def _stage(self, machine: Machine, stage: int, generation: int) -> None:
-        """Runs a turn's stages one after the other, as `core_loop` orders them."""
+        """Runs a turn's stages one after the other, as `node_core` orders them."""
         while machine.generation == generation:
             if machine.crash_at == stage:
                 self.crash(machine)

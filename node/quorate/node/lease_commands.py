@@ -1,0 +1,55 @@
+"""Lease commands, as a node builds and signs them for the executors of its own domain.
+
+Owns the form of such a command and the refusal of wishes that need not be put to the ledger. Does
+not own who may ask (`quorate.api`), nor what the ledger decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from quorate.core.decision import active_executor, held_lease
+from quorate.core.limits import MAX_COMMAND_LIFETIME_MS
+from quorate.core.outcome import Deny
+from quorate.core.state import StateView
+from quorate.proofs.commands import build_command
+from quorate.proofs.signing import SigningKey
+
+_LIFETIME_MS: Final = 60_000
+"""How long a lease command may be on its way; the ledger remembers its nonce as long."""
+assert _LIFETIME_MS <= MAX_COMMAND_LIFETIME_MS
+
+
+def unfit_wish(view: StateView, kind: str, body: Mapping[str, object]) -> Deny | None:
+    """Why a wish need not be put to the ledger at all, on this node's own state: whoever holds a
+    certificate, even one of long ago, could fill everybody's ledger with denials."""
+    executor, lease = str(body.get("executor")), body.get("lease")
+    asker = active_executor(view, executor) if kind != "lease.release" else None
+    held = held_lease(view, str(lease), executor) if lease is not None else None
+    return next((found for found in (asker, held) if isinstance(found, Deny)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseCommands:
+    """Builds the lease commands of one node."""
+
+    origin: str
+    node_id: str
+    key: SigningKey
+
+    def build(
+        self, kind: str, body: Mapping[str, object], nonce: str, ledger_time_ms: int
+    ) -> bytes:
+        """The signed envelope; it is good for a minute from `ledger_time_ms`. The same arguments
+        give the same bytes."""
+        return build_command(
+            origin=self.origin,
+            issuer=self.node_id,
+            command_type=kind,
+            body=body,
+            nonce=nonce,
+            not_after=ledger_time_ms + _LIFETIME_MS,
+            key=self.key,
+        )

@@ -1,0 +1,329 @@
+"""A node without its sockets: one turn takes in messages, decides, makes durable, and only then
+says.
+
+Owns the order of a turn over consensus, ledger, authority and store, and what becomes of them when
+the storage is full. Sans-I/O but for the store: no event loop, no sockets; time, chance and
+messages come from the caller. `core_loop` runs it in a process, `quorate.testing.simulation` in a
+simulated federation. Does not own Raft, authority or the ledger, which it drives.
+
+Storage that is full is treated as a crash that the process survives: the turn is void, authority is
+given up, and consensus is built anew from the store when there is room again.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from typing import Final, Protocol
+
+import structlog
+
+from quorate.consensus import PeerError, RaftSettings, Replica
+from quorate.consensus.limits import MAX_INBOX_BYTES, MAX_INBOX_MESSAGES
+from quorate.consensus.wire import decode as decode_raft
+from quorate.consensus.wire import encode as encode_raft
+from quorate.core import codec
+from quorate.core.errors import StorageFullError
+from quorate.core.outcome import Outcome, Reason
+from quorate.core.state import StateView
+from quorate.lease.clock import Clock
+from quorate.lease.word import AuthorityWord
+from quorate.node.authority_keeper import AuthorityKeeper, AuthorityTerms
+from quorate.node.authority_wire import decode as decode_authority
+from quorate.node.authority_wire import encode as encode_authority
+from quorate.node.ledger_clock import LedgerClock
+from quorate.node.machine import LedgerMachine
+from quorate.storage import Environment
+from quorate.v1 import peer_pb2 as pb
+
+log = structlog.get_logger(__name__)
+
+STORAGE_PROBE_S: Final = 0.5
+"""How often `probe_storage` should be tried while the storage is full."""
+
+_NS_PER_S: Final = 1_000_000_000
+_NS_PER_MS: Final = 1_000_000
+_PROBE_BYTES: Final = 256 * 1024
+_PROBE_NAME: Final = "probe"
+
+
+class Observer(Protocol):
+    """Who is told what a turn has brought. Everything told is durable."""
+
+    def executed(self, key: bytes, outcome: Outcome) -> None:
+        """The envelope of this proposal key (`machine.proposal_key`) has its outcome."""
+        ...
+
+    def grown(self) -> None:
+        """The ledger has new entries."""
+        ...
+
+    def enforced(self, watermark: int) -> None:
+        """No node decides on a state older than this Raft index. Told every turn."""
+        ...
+
+    def released(self) -> None:
+        """No outcome will be told for the proposals that wait: this node can no longer learn it
+        in time."""
+        ...
+
+    def refused(self, peer: str, error: PeerError) -> None:
+        """A message that no correct peer can have sent was dropped."""
+        ...
+
+
+class NodeCore:
+    """The core of one node.
+
+    Each turn is `decide`, `settle`, `take_outbox`; `turn` does the first two. Another is due at
+    once while `has_more`, else at `next_due_s`. While `storage_problem` is not empty there are no
+    turns; `probe_storage` ends it. An error that is raised stops the node for good.
+    """
+
+    def __init__(
+        self,
+        *,
+        node_id: str,
+        peers: Iterable[str],
+        settings: RaftSettings,
+        environment: Environment,
+        word: AuthorityWord,
+        clock: Clock,
+        boot_id: bytes,
+        chance: random.Random,
+        first_seq: int,
+        observer: Observer,
+    ) -> None:
+        """chance: spreads election timeouts. first_seq: where asks for authority are counted from,
+        drawn anew for every process (see `AuthorityHolder`)."""
+        self.node_id = node_id
+        self.environment = environment
+        self.links_up: set[str] = set()
+        self.storage_problem = ""
+        self._peers = sorted(peers)
+        self._settings = settings
+        self._clock = clock
+        self._chance = chance
+        self._observer = observer
+        self._machine = LedgerMachine(environment)
+        self.ledger_clock = LedgerClock(clock, 1 + len(self._peers))
+        self._inbox: list[tuple[str, pb.PeerMessage]] = []
+        self._inbox_bytes = 0
+        self._again = True
+        self._is_clock_near = True
+        with environment.read() as snapshot:
+            federation = StateView(snapshot.state).federation()
+            self.origin = federation.origin
+            self.parameters = federation.parameters
+            self.ledger_clock.not_before(federation.ledger_time)
+            self.ledger_size = snapshot.ledger_size
+            self.durable_applied = snapshot.applied_index
+        self.keeper = AuthorityKeeper(
+            node_id=node_id,
+            peers=self._peers,
+            terms=AuthorityTerms(
+                self.parameters.authority_period_ms,
+                self.parameters.max_permit_ttl_ms,
+                self.parameters.rho_ppm,
+            ),
+            clock=clock,
+            boot_id=boot_id,
+            word=word,
+            ledger_time_ms=self.ledger_clock.now_ms,
+            first_seq=first_seq,
+        )
+        self.replica = self._new_replica()
+
+    def _new_replica(self) -> Replica:
+        replica = Replica(
+            node_id=self.node_id,
+            peers=self._peers,
+            settings=self._settings,
+            store=self.environment,
+            apply=self._machine.apply,
+            stamp=self._stamp,
+            clock=self.now_s,
+            wall_clock_ms=lambda: self._clock.realtime_ns() // _NS_PER_MS,
+            chance=self._chance,
+            on_wall_clock=self.ledger_clock.heard,
+            may_lead=self._may_lead,
+        )
+        for peer in sorted(self.links_up):
+            replica.connected(peer)
+        return replica
+
+    def _stamp(self, envelope: bytes) -> bytes:
+        return codec.stamp(self.ledger_clock.stamp_ms(), envelope)
+
+    def _may_lead(self) -> bool:
+        """A node whose wall clock is far off the federation's time leaves leading to others."""
+        offset_ms = self.ledger_clock.own_offset_ms()
+        is_near = abs(offset_ms) <= self.parameters.max_skew_ms
+        if is_near != self._is_clock_near:
+            self._is_clock_near = is_near
+            told = log.info if is_near else log.error
+            told("clock.near" if is_near else "clock.skewed", offset_ms=offset_ms)
+        return is_near
+
+    def now_s(self) -> float:
+        """The boot clock, in seconds."""
+        return self._clock.boottime_ns() / _NS_PER_S
+
+    @property
+    def drain_s(self) -> float:
+        """How long after it was enforced everywhere a permit decided before may yet be held: its
+        executor counts on another clock, from before the decision. Seconds of the boot clock."""
+        parameters = self.parameters
+        return parameters.max_permit_ttl_ms / 1000 * (1 + 2 * parameters.rho_ppm / 1_000_000)
+
+    # -- what comes in -----------------------------------------------------------------------
+
+    @property
+    def has_room(self) -> bool:
+        """Whether messages may be delivered; while not, their streams must wait."""
+        return len(self._inbox) < MAX_INBOX_MESSAGES and self._inbox_bytes < MAX_INBOX_BYTES
+
+    def deliver(self, peer: str, message: pb.PeerMessage) -> None:
+        """Takes in one message of a peer, for the next turn."""
+        self._inbox.append((peer, message))
+        self._inbox_bytes += message.ByteSize()
+
+    def connected(self, peer: str) -> None:
+        """The link to `peer` is up."""
+        self.links_up.add(peer)
+        self.replica.connected(peer)
+        self.keeper.connected(peer)
+        self._again = True
+
+    def disconnected(self, peer: str) -> None:
+        """The link to `peer` is down: what was on its way may be lost."""
+        self.links_up.discard(peer)
+        self.replica.disconnected(peer)
+        self._again = True
+
+    def propose(self, key: bytes, envelope: bytes) -> bool:
+        """Proposes until `forget(key)`. False when too many proposals wait already."""
+        self._again = True
+        return self.replica.propose(key, envelope)
+
+    def forget(self, key: bytes) -> bool:
+        """No more tries; returns whether the command may be in a log. When not, it certainly will
+        not be executed."""
+        return self.replica.forget(key)
+
+    # -- a turn ------------------------------------------------------------------------------
+
+    @property
+    def has_more(self) -> bool:
+        """Whether another turn would get further without any new event."""
+        return bool(self._inbox) or self._again or self.replica.has_more
+
+    def next_due_s(self) -> float:
+        """When a turn is due without any event, on the boot clock."""
+        due_s = self.replica.next_timer()
+        asking_ns = self.keeper.next_timer_ns(self.replica)
+        return due_s if asking_ns is None else min(due_s, asking_ns / _NS_PER_S)
+
+    def turn(self) -> None:
+        """One turn: nothing that it decides is seen by anybody before it is durable."""
+        if self.decide():
+            self.settle()
+
+    def decide(self) -> bool:
+        """Takes in what came and runs consensus; nothing of it is durable or said. Returns False
+        when the turn is void, for want of room."""
+        assert not self.storage_problem
+        self._again = False
+        try:
+            self._take_in()
+            self.replica.tick()
+            enforced = self.environment.enforced_through()
+            self.keeper.tick(self.replica, self.durable_applied, enforced)
+        except StorageFullError as error:
+            self._storage_failed(error)
+            return False
+        return True
+
+    def settle(self) -> None:
+        """Makes durable what `decide` has decided, and publishes what follows from it."""
+        try:
+            wrote = self.environment.commit()
+        except StorageFullError as error:
+            self._storage_failed(error)
+            return
+        if wrote:
+            self._after_commit()
+        authority = self.keeper.publish(self.durable_applied)
+        if authority is not None and not self.replica.is_leader:
+            self.ledger_clock.told(authority.ledger_time_ms, authority.asked_realtime_ns)
+        self._observer.enforced(self.keeper.watermark)
+
+    def take_outbox(self) -> list[tuple[str, pb.PeerMessage]]:
+        """The messages of the turn that was settled, in order."""
+        raft = [(peer, encode_raft(message)) for peer, message in self.replica.take_outbox()]
+        return raft + [(peer, encode_authority(note)) for peer, note in self.keeper.take_outbox()]
+
+    def _take_in(self) -> None:
+        arrived, self._inbox, self._inbox_bytes = self._inbox, [], 0
+        for peer, message in arrived:
+            try:
+                self._receive(peer, message)
+            except PeerError as error:
+                self._observer.refused(peer, error)
+
+    def _receive(self, peer: str, message: pb.PeerMessage) -> None:
+        authority = decode_authority(message)
+        if authority is not None:
+            self.keeper.receive(peer, authority, self.replica)
+            return
+        raft = decode_raft(message)
+        if raft is None:
+            raise PeerError("a message of no known kind")
+        self.replica.receive(peer, raft)
+
+    def _after_commit(self) -> None:
+        if self.replica.applied_index > self.durable_applied:
+            self.durable_applied = self.replica.applied_index
+            self.ledger_clock.not_before(self._machine.latest_stamp_ms)
+            self._again = True  # another turn tells the leader what this node now enforces
+        executed = self._machine.take_outcomes()
+        if not executed:
+            return
+        self.ledger_size = self.environment.turn.ledger_size
+        for command in executed:
+            self.replica.forget(command.key)
+            self._observer.executed(command.key, command.outcome)
+        self._observer.grown()
+
+    def surrender(self, reason: Reason) -> None:
+        """Gives authority up at once, and with it everybody who waits for an outcome."""
+        self.keeper.surrender(reason)
+        self._observer.released()
+
+    # -- storage that is full ----------------------------------------------------------------
+
+    def _storage_failed(self, error: StorageFullError) -> None:
+        log.error("storage.full", problem=str(error), hint=error.hint)
+        self.storage_problem = f"{error} ({error.hint})"
+        self.keeper.surrender(Reason.STORAGE_FULL)
+        self.environment.abort()
+        self._machine.forget()
+        self._observer.released()
+        self.replica = self._new_replica()
+
+    def probe_storage(self) -> None:
+        """Tries a write that needs room; when it lasts, the node serves again. What came from
+        peers meanwhile is dropped, as by a node that is down: they will say it again."""
+        self._inbox, self._inbox_bytes = [], 0
+        try:
+            self.environment.turn.put_meta(_PROBE_NAME, bytes(_PROBE_BYTES))
+            self.environment.commit()
+            self.environment.turn.put_meta(_PROBE_NAME, b"")
+            self.environment.commit()
+        except StorageFullError:
+            self.environment.abort()
+            return
+        log.info("storage.recovered")
+        self.storage_problem = ""
+        self._again = True
+        self.replica = self._new_replica()
