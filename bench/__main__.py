@@ -16,9 +16,9 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from bench import beside_etcd, public
+from bench import beside_etcd, client, etcd, public
 from bench.beside_etcd import Peer, Row
-from bench.client import ToolMissingError, UnaryClient
+from bench.client import UnaryClient
 from bench.etcd import Etcd
 from bench.federation import Federation, running
 from bench.group import Group
@@ -76,18 +76,19 @@ class Bench:
     @contextmanager
     def _etcd(self, section: str) -> Iterator[Peer | None]:
         """None, with a note, when something that it needs is not installed."""
-        with ExitStack() as stack:
-            try:
-                if self._client is None:
-                    self._client = UnaryClient.build(self._directory)
-                etcd = stack.enter_context(Etcd(self._directory / f"etcd-{section}"))
-            except ToolMissingError as error:
-                console.print(f"[bold yellow]{error}[/]; going on without etcd")
-                self.results.notes.append(f"{section}: {error}")
-                yield None
-                return
-            self.results.etcd = etcd.version
-            yield Peer(etcd, self._client)
+        missing = [problem for problem in (etcd.missing(), client.missing()) if problem]
+        if missing:
+            for problem in missing:
+                console.print(f"[bold yellow]{problem}[/]")
+            console.print(f"going on with {section} without etcd")
+            self.results.notes += [f"{section}: {problem}" for problem in missing]
+            yield None
+            return
+        if self._client is None:
+            self._client = UnaryClient.build(self._directory)
+        with Etcd(self._directory / f"etcd-{section}") as running_etcd:
+            self.results.etcd = running_etcd.version
+            yield Peer(running_etcd, self._client)
 
 
 def show(results: Results) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from bench.client import Load, Target, ToolMissingError
+from bench.client import Load, Target
 from quorate.chaos.ports import Ports
 from quorate.chaos.processes import ProcessGroup, Warden, wait_until
 
@@ -28,15 +28,16 @@ PUT: Final = "/etcdserverpb.KV/Put"
 KEYS: Final = 1_000
 
 
+def missing() -> str:
+    """What must be installed; empty when nothing is missing."""
+    return "" if shutil.which("etcd") is not None else "etcd not found: install etcd-server"
+
+
 class Etcd:
-    """Three members, started anew in `directory`, until closed. Raises ToolMissingError."""
+    """Three members, started anew in `directory`, until closed; nothing may be `missing`."""
 
     def __init__(self, directory: Path) -> None:
-        program = shutil.which("etcd")
-        if program is None:
-            raise ToolMissingError("etcd not found: install etcd-server")
         directory.mkdir(mode=0o700, parents=True)
-        self._program = program
         self._directory = directory
         self._ports = Ports()
         self._clients = [self._ports.address() for _ in range(MEMBERS)]
@@ -70,7 +71,7 @@ class Etcd:
 
     @property
     def version(self) -> str:
-        done = subprocess.run([self._program, "--version"], capture_output=True, check=True)
+        done = subprocess.run(["etcd", "--version"], capture_output=True, check=True)
         return done.stdout.decode().splitlines()[0]
 
     def pids(self) -> list[int]:
@@ -105,7 +106,7 @@ class Etcd:
         }
         return self._warden.spawn(
             name,
-            [self._program, *(f"--{key}={value}" for key, value in arguments.items())],
+            ["etcd", *(f"--{key}={value}" for key, value in arguments.items())],
             log=self._directory / f"{name}.log",
             directory=self._directory,
         )
