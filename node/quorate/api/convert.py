@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from quorate.api.ports import MemberStatus
 from quorate.api.watch import Event, Notice
 from quorate.core import codec
 from quorate.core.errors import MalformedError
@@ -17,7 +18,7 @@ from quorate.core.outcome import Deny, Outcome, Reason
 from quorate.core.state import Lease, StateView
 from quorate.lease.check import Checked, Position
 from quorate.storage import Snapshot
-from quorate.v1 import decision_pb2, lease_pb2
+from quorate.v1 import decision_pb2, lease_pb2, node_pb2
 
 REASON_TO_WIRE: Final = {
     reason: decision_pb2.Reason.Value(f"REASON_{reason.value}") for reason in Reason
@@ -98,6 +99,20 @@ def position(snapshot: Snapshot) -> decision_pb2.LedgerPosition:
 
 def position_to_wire(at: Position) -> decision_pb2.LedgerPosition:
     return decision_pb2.LedgerPosition(size=at.ledger_size, ledger_time_ms=at.ledger_time_ms)
+
+
+def member_to_wire(member: MemberStatus) -> node_pb2.Member:
+    return node_pb2.Member(
+        node_id=member.node_id,
+        domain=member.domain,
+        peer_address=member.peer_address,
+        connected=member.connected,
+        match_index=member.match_index,
+        enforced_index=member.enforced_index,
+        role=member.role,
+        status=member.status,
+        raft_role=member.raft_role,
+    )
 
 
 def checked_to_wire(checked: Checked) -> lease_pb2.CheckResponse:

@@ -64,15 +64,5 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
             position = convert.position(snapshot)
         return node_pb2.ListMembersResponse(
             position=position,
-            members=[
-                node_pb2.Member(
-                    node_id=member.node_id,
-                    domain=member.domain,
-                    peer_address=member.peer_address,
-                    connected=member.connected,
-                    match_index=member.match_index,
-                    enforced_index=member.enforced_index,
-                )
-                for member in self._core.status().members
-            ],
+            members=[convert.member_to_wire(member) for member in self._core.status().members],
         )

@@ -43,7 +43,11 @@ class Proposed:
 
 @dataclass(frozen=True, slots=True)
 class MemberStatus:
-    """One member as this node sees it; `match_index` and `enforced_index` are 0 off the leader."""
+    """One member as this node sees it; `match_index` and `enforced_index` are 0 off the leader.
+
+    role, status: as the ledger has them (`quorate.core.records.Node`). raft_role: what it is in the
+    configuration in force, voter or learner; empty when it is not in it.
+    """
 
     node_id: str
     domain: str
@@ -51,6 +55,9 @@ class MemberStatus:
     connected: bool
     match_index: int
     enforced_index: int
+    role: str = ""
+    status: str = ""
+    raft_role: str = ""
 
 
 @dataclass(frozen=True, slots=True)

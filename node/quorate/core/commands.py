@@ -13,7 +13,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
-from quorate.core import codec, ids, patterns
+from quorate.core import codec, dsse, ids, patterns
 from quorate.core.errors import MalformedError
 from quorate.core.fields import Fields
 from quorate.core.limits import (
@@ -23,6 +23,7 @@ from quorate.core.limits import (
     MAX_PATTERNS,
     PROTOCOL_VERSION,
 )
+from quorate.core.records import Role
 from quorate.core.status import Act
 
 
@@ -41,6 +42,10 @@ class Verb(StrEnum):
     GRANT_REVOKE = "grant.revoke"
     DOMAIN_SUSPEND = "domain.suspend"
     DOMAIN_REINSTATE = "domain.reinstate"
+    NODE_ADD = "node.add"
+    NODE_PROMOTE = "node.promote"
+    NODE_DEMOTE = "node.demote"
+    NODE_RETIRE = "node.retire"
     LEASE_ACQUIRE = "lease.acquire"
     LEASE_RENEW = "lease.renew"
     LEASE_RELEASE = "lease.release"
@@ -97,6 +102,30 @@ class GovernDomain:
 
 
 @dataclass(frozen=True, slots=True)
+class AddNode:
+    """signing_key, log_key: Ed25519 public keys in hex, fit to verify with and different."""
+
+    node: str
+    peer_address: str
+    signing_key: str
+    log_key: str
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class AssignRole:
+    """Promoting makes a voter, demoting an observer."""
+
+    role: Role
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class RetireNode:
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class AcquireLease:
     """ttl_ms: the wished lifetime; 0: the longest that there is."""
 
@@ -128,6 +157,9 @@ DomainBody = (
     | IssueGrant
     | GovernGrant
     | GovernDomain
+    | AddNode
+    | AssignRole
+    | RetireNode
 )
 Body = DomainBody | LeaseBody
 
@@ -238,6 +270,32 @@ def _govern_domain(act: Act) -> Callable[[Fields], Body]:
     return lambda body: GovernDomain(act, body.text("domain", ids.check_domain))
 
 
+def _add_node(body: Fields) -> Body:
+    command = AddNode(
+        node=body.text("node", ids.check_node),
+        peer_address=body.text("peer_address", ids.check_address),
+        signing_key=body.text("signing_key", dsse.parse_public_key),
+        log_key=body.text("log_key", dsse.parse_public_key),
+        role=Role(body.text("role", _check_role)),
+    )
+    if command.signing_key == command.log_key:
+        raise MalformedError("is the signing key, too", field=body.at("log_key"))
+    return command
+
+
+def _check_role(text: str) -> None:
+    if text not in list(Role):
+        raise MalformedError("must be voter or observer")
+
+
+def _assign_role(role: Role) -> Callable[[Fields], Body]:
+    return lambda body: AssignRole(role, body.text("node", ids.check_node))
+
+
+def _retire_node(body: Fields) -> Body:
+    return RetireNode(body.text("node", ids.check_node))
+
+
 def _acquire_lease(body: Fields) -> Body:
     return AcquireLease(
         executor=body.text("executor", ids.check_executor),
@@ -276,6 +334,10 @@ _BODIES: Final = MappingProxyType(
         Verb.GRANT_REVOKE: _govern_grant(Act.REVOKE),
         Verb.DOMAIN_SUSPEND: _govern_domain(Act.SUSPEND),
         Verb.DOMAIN_REINSTATE: _govern_domain(Act.REINSTATE),
+        Verb.NODE_ADD: _add_node,
+        Verb.NODE_PROMOTE: _assign_role(Role.VOTER),
+        Verb.NODE_DEMOTE: _assign_role(Role.OBSERVER),
+        Verb.NODE_RETIRE: _retire_node,
         Verb.LEASE_ACQUIRE: _acquire_lease,
         Verb.LEASE_RENEW: _renew_lease,
         Verb.LEASE_RELEASE: _release_lease,

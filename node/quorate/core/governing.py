@@ -1,7 +1,8 @@
 """The commands of domains: executors, trust edges, grants, and the domain itself.
 
 Owns what each may change and when. A domain governs its own things only, alone and at once: to
-narrow needs nobody's consent. A domain that is not active may narrow, and may not widen.
+narrow needs nobody's consent. A domain that is not active may narrow, and may not widen. Its nodes
+are in `quorate.core.membership`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from quorate.core.limits import (
 )
 from quorate.core.outcome import Deny, Reason
 from quorate.core.patterns import pattern_owner
-from quorate.core.records import Executor, Grant, TrustEdge
+from quorate.core.records import Executor, Grant, Node, TrustEdge
 from quorate.core.status import Act, Status, follow
 from quorate.core.turn import Done, Turn, Verdict
 
@@ -36,7 +37,7 @@ from quorate.core.turn import Done, Turn, Verdict
 def register_executor(turn: Turn, body: RegisterExecutor) -> Verdict:
     if not _owns_executor(turn, body.executor):
         return Deny(Reason.NOT_AUTHORIZED, body.executor)
-    refusal = _may_widen(turn) or _is_new(turn.view.executor(body.executor))
+    refusal = may_widen(turn) or is_new(turn.view.executor(body.executor))
     if refusal is not None:
         return refusal
     count = turn.view.executor_count(turn.domain.id)
@@ -65,7 +66,7 @@ def open_trust(turn: Turn, body: OpenTrust) -> Verdict:
     truster = turn.domain.id
     if not _owns_resources(turn, body.resources) or body.trustee == truster:
         return Deny(Reason.NOT_AUTHORIZED, f"{truster}/{body.edge}")
-    refusal = _may_widen(turn) or _is_new(turn.view.trust_edge(truster, body.edge))
+    refusal = may_widen(turn) or is_new(turn.view.trust_edge(truster, body.edge))
     if refusal is not None:
         return refusal
     trustee = turn.view.domain(body.trustee)
@@ -103,7 +104,7 @@ def issue_grant(turn: Turn, body: IssueGrant) -> Verdict:
     issuer = turn.domain.id
     if not _owns_resources(turn, body.resources):
         return Deny(Reason.NOT_AUTHORIZED, f"{issuer}/{body.grant}")
-    refusal = _may_widen(turn) or _is_new(turn.view.grant(issuer, body.grant))
+    refusal = may_widen(turn) or is_new(turn.view.grant(issuer, body.grant))
     if refusal is not None:
         return refusal
     executor = turn.view.executor(body.executor)
@@ -169,7 +170,8 @@ def _owns_resources(turn: Turn, resources: Iterable[str]) -> bool:
     return all(pattern_owner(pattern) == turn.domain.id for pattern in resources)
 
 
-def _may_widen(turn: Turn) -> Deny | None:
+def may_widen(turn: Turn) -> Deny | None:
+    """Whether the domain may do what widens; what narrows, it may always do."""
     if turn.domain.status is Status.ACTIVE:
         return None
     revoked = turn.domain.status is Status.REVOKED
@@ -177,7 +179,8 @@ def _may_widen(turn: Turn) -> Deny | None:
     return Deny(reason, turn.domain.id)
 
 
-def _is_new(existing: Executor | TrustEdge | Grant | None) -> Deny | None:
+def is_new(existing: Node | Executor | TrustEdge | Grant | None) -> Deny | None:
+    """Whether an id may be given to something new."""
     if existing is None:
         return None
     final = existing.status is Status.REVOKED
@@ -186,7 +189,7 @@ def _is_new(existing: Executor | TrustEdge | Grant | None) -> Deny | None:
 
 def _next_status(turn: Turn, thing: Executor | TrustEdge | Grant, act: Act) -> Status | Deny:
     if act is Act.REINSTATE:
-        refusal = _may_widen(turn)
+        refusal = may_widen(turn)
         if refusal is not None:
             return refusal
     status = follow(thing.status, act)

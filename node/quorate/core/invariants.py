@@ -7,20 +7,22 @@ Looks at everything, so it takes as long as the state is large.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from quorate.core.limits import (
     MAX_CONCURRENT_LEASES,
     MAX_EDGES_PER_PAIR,
     MAX_GRANTS_PER_EXECUTOR_AND_ISSUER,
     MAX_LEASE_TTL_MS,
+    MAX_NODES_EVER_PER_DOMAIN,
+    MAX_NODES_PER_DOMAIN,
 )
 from quorate.core.patterns import covers, pattern_owner
-from quorate.core.records import Domain, Executor, Grant, Lease, LeaseStatus, TrustEdge
+from quorate.core.records import Domain, Executor, Grant, Lease, LeaseStatus, Node, TrustEdge
 from quorate.core.state import StateView
 from quorate.core.status import Status
 
-Governed = Domain | Executor | TrustEdge | Grant
+Governed = Domain | Node | Executor | TrustEdge | Grant
 
 
 def check(view: StateView) -> list[str]:
@@ -42,6 +44,7 @@ def check_step(before: StateView, after: StateView) -> list[str]:
         problems.append(f"ledger time fell from {before.ledger_time()} to {after.ledger_time()}")
     pairs: list[tuple[Governed, Governed | None]] = [
         *((old, after.domain(old.id)) for old in before.domains()),
+        *((old, after.node(old.id)) for old in before.nodes()),
         *((old, after.executor(old.id)) for old in before.executors()),
         *((old, after.trust_edge(old.truster, old.edge)) for old in before.trust_edges()),
         *((old, after.grant(old.issuer, old.grant)) for old in before.grants()),
@@ -51,6 +54,8 @@ def check_step(before: StateView, after: StateView) -> list[str]:
             problems.append(f"{old.kind} {old.id} is gone")
         elif old.status is Status.REVOKED and new != old:
             problems.append(f"{old.kind} {old.id} was revoked, and has changed")
+        elif isinstance(old, Node) and isinstance(new, Node) and _identity(old) != _identity(new):
+            problems.append(f"node {old.id} has other keys or another address")
     for lease in before.leases():
         later = after.lease(lease.id)
         if later is None:
@@ -64,12 +69,51 @@ def check_step(before: StateView, after: StateView) -> list[str]:
 
 def _check_members(view: StateView) -> Iterator[str]:
     domains = {domain.id: domain for domain in view.domains()}
-    for node in view.nodes():
-        if node.domain not in domains:
-            yield f"node {node.id} is of no domain"
-    for domain in domains.values():
-        if (domain.status is Status.SUSPENDED) != bool(domain.suspended_by):
-            yield f"domain {domain.id} does not know who suspended it"
+    nodes = view.nodes()
+    for node in nodes:
+        if node.domain not in domains or not node.id.startswith(f"spiffe://{node.domain}/node/"):
+            yield f"node {node.id} is of no domain, or of another than its id says"
+        if node.status is Status.SUSPENDED:
+            yield f"node {node.id} is suspended"
+    if not any(node.votes for node in nodes):
+        yield "nobody votes"
+    active = [node for node in nodes if not node.retired]
+    if list(view.active_nodes()) != active:
+        yield "the index of active nodes disagrees with the nodes"
+    if len({node.peer_address for node in active}) != len(active):
+        yield "two active nodes have one peer address"
+    for domain in domains:
+        yield from _check_nodes(view, domain, [node for node in nodes if node.domain == domain])
+    yield from _check_keys(view, domains.values(), nodes)
+    for item in domains.values():
+        if (item.status is Status.SUSPENDED) != bool(item.suspended_by):
+            yield f"domain {item.id} does not know who suspended it"
+
+
+def _check_nodes(view: StateView, domain: str, nodes: Sequence[Node]) -> Iterator[str]:
+    """What must hold of the nodes of one domain."""
+    active = [node for node in nodes if not node.retired]
+    if list(view.active_nodes(domain)) != active or len(active) > MAX_NODES_PER_DOMAIN:
+        yield f"domain {domain} has {len(active)} active nodes, or an index that disagrees"
+    if sum(1 for node in nodes if node.votes) > 1:
+        yield f"domain {domain} has more than one voter"
+    if view.node_count(domain) != len(nodes) or len(nodes) > MAX_NODES_EVER_PER_DOMAIN:
+        yield f"domain {domain} had {len(nodes)} nodes, and counted {view.node_count(domain)}"
+
+
+def _check_keys(view: StateView, domains: Iterable[Domain], nodes: Iterable[Node]) -> Iterator[str]:
+    used = [(key, item.id) for item in domains for key in (item.governance_key, item.cosigner_key)]
+    used += [(key, item.id) for item in nodes for key in (item.signing_key, item.log_key)]
+    if len({key for key, _ in used}) != len(used):
+        yield "a key serves two purposes"
+    for key, owner in used:
+        if view.key_owner(key) != owner:
+            yield f"the key {key} of {owner} is not on file as its own"
+
+
+def _identity(node: Node) -> tuple[str, ...]:
+    """What of a node never changes."""
+    return node.domain, node.peer_address, node.signing_key, node.log_key
 
 
 def _check_executors(view: StateView) -> Iterator[str]:

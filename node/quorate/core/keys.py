@@ -5,6 +5,8 @@ ids would make a key longer than a store allows (511 bytes in LMDB), the first a
 
     F                                     federation            T  ledger time, 8 bytes
     D domain          N node id           E executor            C domain: how many executors
+    m node id                             nodes not retired     M  domain: how many nodes ever
+    k public key                          whose it is, for ever
     R truster/edge    p H(truster, trustee) edge                open edges of a pair
     G issuer/grant    g H(executor) issuer 0 grant              grants that may yet permit
                       h H(executor) issuer 0 grant              grants that never will again
@@ -26,6 +28,9 @@ LEDGER_TIME: Final = b"T"
 OUTCOMES: Final = b"c"
 FORGETTING: Final = b"x"
 EXECUTOR_COUNTS: Final = b"C"
+NODE_COUNTS: Final = b"M"
+ACTIVE_NODES: Final = b"m"
+PUBLIC_KEYS: Final = b"k"
 EDGES_OF_PAIR: Final = b"p"
 LIVE_GRANTS: Final = b"g"
 SPENT_GRANTS: Final = b"h"
@@ -60,6 +65,24 @@ def after(kind: Kind, ident: str) -> bytes:
 
 def executor_count(domain: str) -> bytes:
     return EXECUTOR_COUNTS + domain.encode("ascii")
+
+
+def node_count(domain: str) -> bytes:
+    return NODE_COUNTS + domain.encode("ascii")
+
+
+def active_node(node: str) -> bytes:
+    return ACTIVE_NODES + node.encode("ascii")
+
+
+def active_nodes(domain: str = "") -> bytes:
+    """Where the active nodes of one domain lie, or of all: a node's id begins with its domain."""
+    return ACTIVE_NODES + f"spiffe://{domain}/".encode("ascii") if domain else ACTIVE_NODES
+
+
+def public_key(public_key: str) -> bytes:
+    """`public_key` is 64 hex digits."""
+    return PUBLIC_KEYS + bytes.fromhex(public_key)
 
 
 def edges_of_pair(truster: str, trustee: str) -> bytes:

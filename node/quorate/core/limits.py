@@ -30,6 +30,10 @@ MAX_DESCRIPTOR_BYTES: Final = 8 * 1024
 MAX_GENESIS_BYTES: Final = MAX_ENTRY_BYTES - 1024
 """The genesis is leaf 0, and must fit an entry with what the entry adds to it."""
 MAX_EXECUTORS_PER_DOMAIN: Final = 100_000
+MAX_NODES_PER_DOMAIN: Final = 8
+"""Nodes that are not retired; at most one of them votes."""
+MAX_NODES_EVER_PER_DOMAIN: Final = 1_000
+"""Retired ones included: an id is never used again, so its record stays."""
 LEASES_DROPPED_PER_ACQUIRE: Final = 8
 """How many expired leases an acquisition takes out of its grant's count of concurrent ones."""
 NONCES_FORGOTTEN_PER_COMMAND: Final = 8

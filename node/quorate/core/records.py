@@ -30,6 +30,13 @@ class Kind(StrEnum):
     LEASE = "lease"
 
 
+class Role(StrEnum):
+    """What a node is to be in the federation. An observer follows the log and does not vote."""
+
+    VOTER = "voter"
+    OBSERVER = "observer"
+
+
 class LeaseStatus(StrEnum):
     """Expiry is no status: it is judged from time wherever a lease is looked at."""
 
@@ -160,7 +167,12 @@ class Domain(_Record):
 
 @dataclass(frozen=True, slots=True)
 class Node(_Record):
-    """A member node. signing_key, log_key: Ed25519 public keys in hex."""
+    """A member node, or one that was: revoked is retired, and its id is never used again.
+
+    signing_key, log_key: Ed25519 public keys in hex.
+    role: what it is to be, as its domain decided; a retired one keeps its last. What it is in the
+    consensus right now is in the log's configuration, which follows.
+    """
 
     kind: ClassVar[Kind] = Kind.NODE
 
@@ -169,15 +181,36 @@ class Node(_Record):
     peer_address: str
     signing_key: str
     log_key: str
+    role: Role
+    status: Status
+    changed: int
 
     @property
     def id(self) -> str:
         return self.node
 
+    @property
+    def retired(self) -> bool:
+        return self.status is not Status.ACTIVE
+
+    @property
+    def votes(self) -> bool:
+        """Whether it is meant to vote."""
+        return self.role is Role.VOTER and not self.retired
+
     @classmethod
     def from_json(cls, value: object) -> Node:
         row = Row(value)
-        return cls(*(row.text(item.name) for item in fields(cls)))
+        return cls(
+            node=row.text("node"),
+            domain=row.text("domain"),
+            peer_address=row.text("peer_address"),
+            signing_key=row.text("signing_key"),
+            log_key=row.text("log_key"),
+            role=row.choice("role", Role),
+            status=row.choice("status", Status),
+            changed=row.number("changed"),
+        )
 
 
 @dataclass(frozen=True, slots=True)

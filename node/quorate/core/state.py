@@ -28,6 +28,7 @@ from quorate.core.records import (
     Parameters,
     Record,
     Remembered,
+    Role,
     Stored,
     TrustEdge,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "Parameters",
     "Record",
     "Remembered",
+    "Role",
     "StateView",
     "Status",
     "TrustEdge",
@@ -97,6 +99,21 @@ class StateView:
 
     def nodes(self) -> list[Node]:
         return list(self._each(Kind.NODE, Node.from_json))
+
+    def active_nodes(self, domain: str = "") -> Iterator[Node]:
+        """Those not retired, of one domain or of all; at most MAX_NODES_PER_DOMAIN of one."""
+        for key, _ in self._reader.scan(keys.active_nodes(domain)):
+            ident = key[len(keys.ACTIVE_NODES) :].decode("ascii", "replace")
+            yield self._indexed(self.node(ident), key)
+
+    def node_count(self, domain: str) -> int:
+        """How many nodes the domain ever had."""
+        return self._number(keys.node_count(domain))
+
+    def key_owner(self, public_key: str) -> str | None:
+        """The domain or node that a public key (hex) belongs to, or once belonged to."""
+        data = self._reader.get(keys.public_key(public_key))
+        return None if data is None else data.decode("ascii", "replace")
 
     def executor(self, executor: str) -> Executor | None:
         return self._find(Kind.EXECUTOR, executor, Executor.from_json)
@@ -243,7 +260,22 @@ def save_domain(store: Writer, domain: Domain) -> None:
 
 
 def save_node(store: Writer, node: Node) -> None:
+    """Writes the node; a retired one leaves the index of those that are not."""
     _save(store, node)
+    key = keys.active_node(node.node)
+    if node.retired:
+        store.delete(key)
+    else:
+        store.put(key, b"")
+
+
+def count_node(store: Writer, domain: str, count: int) -> None:
+    store.put(keys.node_count(domain), keys.number(count))
+
+
+def claim_key(store: Writer, public_key: str, owner: str) -> None:
+    """Files a public key (hex) under the domain or node that it belongs to, for ever."""
+    store.put(keys.public_key(public_key), owner.encode("ascii"))
 
 
 def save_executor(store: Writer, executor: Executor) -> None:

@@ -14,7 +14,7 @@ from quorate.core.outcome import Reason
 
 
 class Status(StrEnum):
-    """Of a domain, an executor, a trust edge or a grant."""
+    """Of a domain, a node, an executor, a trust edge or a grant."""
 
     ACTIVE = "active"
     SUSPENDED = "suspended"
@@ -22,7 +22,8 @@ class Status(StrEnum):
 
 
 class Act(StrEnum):
-    """What can be done to a governed thing. Closing a trust edge revokes it."""
+    """What can be done to a governed thing. Closing a trust edge and retiring a node revoke it;
+    nodes are never suspended."""
 
     SUSPEND = "suspend"
     REINSTATE = "reinstate"

@@ -2,13 +2,14 @@
 
 Owns `install_genesis`, `apply`, and the order in which a command is judged:
 
-    form -> origin -> issuer -> signature -> seen before? -> lifetime -> authority -> its handler
+    form -> origin -> issuer -> signature -> seen before? -> issuer retired? -> lifetime
+         -> authority -> its handler
 
 `apply` is total: whatever the bytes and the state, it returns an outcome and the ledger entry that
 records it. Only StorageError and MemoryError pass through; the caller abandons its turn then. It is
 atomic: a command that is denied changes nothing but ledger time, what is remembered of commands,
-and what is forgotten of them. What a command means is in `governing` and `leasing`; when it is
-durable is the business of storage.
+and what is forgotten of them. What a command means is in `governing`, `membership` and `leasing`;
+when it is durable is the business of storage.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
 
-from quorate.core import codec, dsse, entries, governing, leasing, state
+from quorate.core import codec, dsse, entries, governing, leasing, membership, state
 from quorate.core.commands import Command, LeaseBody, Verb, is_node, parse_command
 from quorate.core.errors import MalformedError, StorageDamagedError, StorageError
 from quorate.core.genesis import Genesis
@@ -29,7 +30,7 @@ from quorate.core.limits import (
     NONCES_FORGOTTEN_PER_COMMAND,
 )
 from quorate.core.outcome import Deny, Outcome, Reason
-from quorate.core.records import Domain, Federation, Node, Remembered
+from quorate.core.records import Domain, Federation, Node, Remembered, Role
 from quorate.core.state import StateView
 from quorate.core.status import Status
 from quorate.core.store import Overlay, Writer
@@ -49,6 +50,10 @@ _HANDLERS: Final = MappingProxyType[Verb, Callable[[Turn, Any], Verdict]](
         Verb.GRANT_REVOKE: governing.govern_grant,
         Verb.DOMAIN_SUSPEND: governing.govern_domain,
         Verb.DOMAIN_REINSTATE: governing.govern_domain,
+        Verb.NODE_ADD: membership.add_node,
+        Verb.NODE_PROMOTE: membership.assign_role,
+        Verb.NODE_DEMOTE: membership.assign_role,
+        Verb.NODE_RETIRE: membership.retire_node,
         Verb.LEASE_ACQUIRE: leasing.acquire_lease,
         Verb.LEASE_RENEW: leasing.renew_lease,
         Verb.LEASE_RELEASE: leasing.release_lease,
@@ -76,6 +81,14 @@ class _Admitted:
 
     command: Command
     envelope: dsse.Envelope
+
+
+@dataclass(frozen=True, slots=True)
+class _Issuer:
+    """Who has signed a command: a domain, or a node of it. retired: a node that gives no more."""
+
+    domain: Domain
+    retired: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +155,19 @@ def install_genesis(store: Writer, genesis: Genesis) -> bytes:
             peer_address=item.node.peer_address,
             signing_key=item.node.signing_key.hex(),
             log_key=item.node.log_key.hex(),
+            role=Role.VOTER,
+            status=Status.ACTIVE,
+            changed=0,
         )
         state.save_domain(overlay, domain)
         state.save_node(overlay, node)
+        state.count_node(overlay, domain.id, 1)
+        for owner, *public_keys in (
+            (domain.id, domain.governance_key, domain.cosigner_key),
+            (node.id, node.signing_key, node.log_key),
+        ):
+            for public_key in public_keys:
+                state.claim_key(overlay, public_key, owner)
     overlay.commit()
     outcome = Outcome(True, None, "", 0, genesis.hash.hex())
     return entries.entry(
@@ -218,14 +241,16 @@ def examine(view: StateView, data: bytes, latest_ms: int) -> Deny | None:
     admitted = _admit(data)
     if isinstance(admitted, Deny):
         return admitted
-    domain = _authenticate(view, admitted)
-    if isinstance(domain, Deny):
-        return domain
+    issuer = _authenticate(view, admitted)
+    if isinstance(issuer, Deny):
+        return issuer
     command = admitted.command
     before = view.remembered(command.command_id)
     if before is not None:
         reused = before.fingerprint != command.fingerprint
         return Deny(Reason.NONCE_REUSED, command.nonce) if reused else None
+    if issuer.retired:
+        return Deny(Reason.NODE_RETIRED, command.issuer)
     if command.not_after < view.ledger_time():
         return Deny(Reason.EXPIRED_COMMAND, command.command_id)
     if command.not_after > max(latest_ms, view.ledger_time()) + MAX_COMMAND_LIFETIME_MS:
@@ -239,25 +264,27 @@ def _judge(overlay: Overlay, case: _Case) -> _Judged:
         return case.refused(admitted)
     command = admitted.command
     view = StateView(overlay)
-    domain = _authenticate(view, admitted)
-    if isinstance(domain, Deny):
-        return case.refused(domain)
+    issuer = _authenticate(view, admitted)
+    if isinstance(issuer, Deny):
+        return case.refused(issuer)
     # From here on the issuer itself is known to have spoken: only now may its nonces be used up.
     before = view.remembered(command.command_id)
     if before is not None:
         if before.fingerprint != command.fingerprint:
             return case.refused(Deny(Reason.NONCE_REUSED, command.nonce))
         return _repeated(before, command)
+    if issuer.retired:
+        return case.refused(Deny(Reason.NODE_RETIRED, command.issuer))
     if command.not_after < case.now:
         return case.refused(Deny(Reason.EXPIRED_COMMAND, command.command_id))
     if command.not_after > case.now + MAX_COMMAND_LIFETIME_MS:
         return case.refused(Deny(Reason.LIFETIME_TOO_LONG, command.command_id))
-    outcome = _execute(Turn(overlay, view, command, domain, case.now, case.seq))
+    outcome = _execute(Turn(overlay, view, command, issuer.domain, case.now, case.seq))
     return _Judged(outcome, Remembered(outcome, command.fingerprint, command.not_after))
 
 
-def _authenticate(view: StateView, admitted: _Admitted) -> Domain | Deny:
-    """The domain that the command comes from, if its issuer signed it for this ledger."""
+def _authenticate(view: StateView, admitted: _Admitted) -> _Issuer | Deny:
+    """Who the command comes from, if its issuer signed it for this ledger."""
     origin = view.federation().origin
     if admitted.command.origin != origin:
         return Deny(Reason.WRONG_ORIGIN, admitted.command.origin)
@@ -269,7 +296,7 @@ def _authenticate(view: StateView, admitted: _Admitted) -> Domain | Deny:
     key = node.signing_key if node is not None else domain.governance_key
     if not admitted.envelope.verify(bytes.fromhex(key)):
         return Deny(Reason.BAD_SIGNATURE, issuer)
-    return domain
+    return _Issuer(domain, retired=node is not None and node.retired)
 
 
 def _repeated(before: Remembered, command: Command) -> _Judged:

@@ -192,8 +192,10 @@ class Federation:
         """The key that signs for a domain or a node."""
         if not is_node(issuer):
             return self.organisations[issuer].governance
-        member = next(item for item in self.organisations.values() if item.node == issuer)
-        return member.signing
+        for member in self.organisations.values():
+            if member.node == issuer:
+                return member.signing
+        return key_for(f"{issuer} signing")  # of a node that `node_body` adds
 
 
 class Ledger:
@@ -262,6 +264,20 @@ def trust_body(
         "trustee": trustee,
         "actions": ["*"],
         "resources": list(resources),
+    }
+    return body | changes
+
+
+def node_body(
+    node: str, peer_address: str = "127.0.0.1:7499", role: str = "observer", **changes: object
+) -> dict[str, object]:
+    """The body of a `node.add`, with keys that follow from the node's id."""
+    body: dict[str, object] = {
+        "node": node,
+        "peer_address": peer_address,
+        "signing_key": key_for(f"{node} signing").public.hex(),
+        "log_key": key_for(f"{node} log").public.hex(),
+        "role": role,
     }
     return body | changes
 

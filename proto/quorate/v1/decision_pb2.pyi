@@ -78,6 +78,10 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_ILLEGAL_TRANSITION: _Reason.ValueType  # 22
     REASON_LIMIT_EXCEEDED: _Reason.ValueType  # 23
     """a limit of the ledger (how many things a domain may own)"""
+    REASON_LAST_VOTER: _Reason.ValueType  # 24
+    """the federation would be left without a node that votes"""
+    REASON_NODE_RETIRED: _Reason.ValueType  # 25
+    """the issuer is a node that was retired"""
     REASON_UNKNOWN_EXECUTOR: _Reason.ValueType  # 30
     """Who asks, and for what."""
     REASON_EXECUTOR_SUSPENDED: _Reason.ValueType  # 31
@@ -140,6 +144,10 @@ REASON_FINAL: Reason.ValueType  # 21
 REASON_ILLEGAL_TRANSITION: Reason.ValueType  # 22
 REASON_LIMIT_EXCEEDED: Reason.ValueType  # 23
 """a limit of the ledger (how many things a domain may own)"""
+REASON_LAST_VOTER: Reason.ValueType  # 24
+"""the federation would be left without a node that votes"""
+REASON_NODE_RETIRED: Reason.ValueType  # 25
+"""the issuer is a node that was retired"""
 REASON_UNKNOWN_EXECUTOR: Reason.ValueType  # 30
 """Who asks, and for what."""
 REASON_EXECUTOR_SUSPENDED: Reason.ValueType  # 31

@@ -141,6 +141,9 @@ class Member(_message.Message):
     CONNECTED_FIELD_NUMBER: _builtins.int
     MATCH_INDEX_FIELD_NUMBER: _builtins.int
     ENFORCED_INDEX_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    RAFT_ROLE_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     domain: _builtins.str
     peer_address: _builtins.str
@@ -150,6 +153,12 @@ class Member(_message.Message):
     """known by the leader only"""
     enforced_index: _builtins.int
     """known by the leader only"""
+    role: _builtins.str
+    """what the ledger wants it to be: voter or observer"""
+    status: _builtins.str
+    """in the ledger: active, or revoked when it was retired"""
+    raft_role: _builtins.str
+    """what it is in the configuration in force: voter or learner; else empty"""
     def __init__(
         self,
         *,
@@ -159,10 +168,13 @@ class Member(_message.Message):
         connected: _builtins.bool = ...,
         match_index: _builtins.int = ...,
         enforced_index: _builtins.int = ...,
+        role: _builtins.str = ...,
+        status: _builtins.str = ...,
+        raft_role: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connected", b"connected", "domain", b"domain", "enforced_index", b"enforced_index", "match_index", b"match_index", "node_id", b"node_id", "peer_address", b"peer_address"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connected", b"connected", "domain", b"domain", "enforced_index", b"enforced_index", "match_index", b"match_index", "node_id", b"node_id", "peer_address", b"peer_address", "raft_role", b"raft_role", "role", b"role", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

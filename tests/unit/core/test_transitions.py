@@ -26,7 +26,7 @@ from quorate.core.state import Status, list_records, record_json
 from quorate.core.store import MemoryStore
 from quorate.core.transitions import Applied
 from quorate.proofs.signing import sign_envelope
-from quorate.testing.builders import CREATED_MS, Ledger, grant_body, key_for, trust_body
+from quorate.testing.builders import CREATED_MS, Ledger, grant_body, key_for, node_body, trust_body
 
 BANK, CLINIC = "bank.example", "clinic.example"
 AGENT = "spiffe://clinic.example/agent/claims"
@@ -111,6 +111,8 @@ def test_a_payload_without_a_stamp_is_not_executed(world: Any) -> None:
 
 
 BODY = {"executor": AGENT}
+NODE_2 = "spiffe://clinic.example/node/2"
+KEY = key_for("a key").public.hex()
 PAYLOADS: list[tuple[dict[str, Any], str]] = [
     ({"v": 2}, "v"),
     ({"v": True}, "v"),
@@ -145,6 +147,25 @@ PAYLOADS: list[tuple[dict[str, Any], str]] = [
         "body.max_concurrent",
     ),
     ({"type": "lease.renew", "body": BODY | {"lease": "x", "ttl_ms": 0}}, "body.lease"),
+    ({"type": "node.add", "body": node_body(AGENT)}, "body.node"),
+    ({"type": "node.add", "body": node_body(NODE_2, "here")}, "body.peer_address"),
+    ({"type": "node.add", "body": node_body(NODE_2, role="leader")}, "body.role"),
+    ({"type": "node.add", "body": node_body(NODE_2, role=["voter"])}, "body.role"),
+    ({"type": "node.add", "body": node_body(NODE_2, signing_key="00" * 31)}, "body.signing_key"),
+    # y = 1: the neutral point, of low order.
+    ({"type": "node.add", "body": node_body(NODE_2, log_key="01" + "00" * 31)}, "body.log_key"),
+    # y = 2: no point of the curve.
+    ({"type": "node.add", "body": node_body(NODE_2, log_key="02" + "00" * 31)}, "body.log_key"),
+    (
+        {
+            "type": "node.add",
+            "body": node_body(NODE_2, signing_key=KEY, log_key=KEY),
+        },
+        "body.log_key",
+    ),
+    ({"type": "node.add", "body": node_body(NODE_2, more=1)}, "body.more"),
+    ({"type": "node.promote", "body": {"node": "2"}}, "body.node"),
+    ({"type": "node.retire", "body": {"node": NODE_2, "role": "voter"}}, "body.role"),
 ]
 
 
@@ -220,6 +241,8 @@ def test_domains_and_nodes_give_their_own_commands_only(trusted: Any, verb: Verb
         "grant.issue": grant_body("g2", AGENT, ["//clinic.example/*"]),
         "grant": {"grant": "grant"},
         "domain": {"domain": CLINIC},
+        "node": {"node": "spiffe://clinic.example/node/1"},
+        "node.add": node_body("spiffe://clinic.example/node/2"),
         "lease.acquire": {
             "executor": AGENT,
             "action": "a",
