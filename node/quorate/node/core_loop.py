@@ -261,6 +261,8 @@ class CoreLoop:
                 connected=mine or node.id in self._core.links_up,
                 match_index=match if leads else 0,
                 enforced_index=keeper.enforced_by(node.id) if leads else 0,
+                role=node.role,
+                status=node.status,
             )
 
     def checkpoint(self) -> str:
