@@ -10,7 +10,7 @@ from typing import Final
 
 import lmdb
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 MAX_READERS: Final = 512
 """Slots of LMDB's reader table, over all processes; one is held a thread or task that reads."""
 DATA_FILE: Final = "data.mdb"
@@ -23,7 +23,7 @@ MAX_DENIALS_KEPT: Final = 100_000
 """The journal of denials drops its oldest record beyond this: it must not fill the disk while the
 quorum is lost."""
 
-DATABASES: Final = (b"log", b"meta", b"state", b"ledger", b"tree", b"denials")
+DATABASES: Final = (b"log", b"meta", b"state", b"ledger", b"tree", b"denials", b"configurations")
 
 # Names in `meta`; numbers are 8 bytes, big-endian.
 META_FORMAT: Final = b"format"
@@ -49,6 +49,7 @@ class Databases:
     ledger: lmdb._Database
     tree: lmdb._Database
     denials: lmdb._Database
+    configurations: lmdb._Database
 
 
 def number(value: int) -> bytes:

@@ -128,6 +128,10 @@ class Reads:
             entries.append((index, int.from_bytes(value[:8], "big"), value[8:]))
         return entries
 
+    def configurations(self) -> list[tuple[int, bytes]]:
+        """(log index, bytes) of the Raft configurations that are kept beside the log, ascending."""
+        return list(self._ascending(self._dbs.configurations, 0))
+
     def term(self) -> int:
         """Raft's current term; 0 before the first."""
         return self._number(layout.META_TERM)

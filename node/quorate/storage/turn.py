@@ -102,6 +102,27 @@ class Turn(Reads):
         self._delete_range(self._dbs.log, index, None)
         self._log_last = None
 
+    def log_drop_below(self, index: int, most: int) -> int:
+        """Removes at most `most` entries below `index` from the front of the log, but never its
+        last one; returns how many."""
+        last, _ = self.log_last()
+        first = self.log_first()
+        end = min(index, first + most, last)
+        if end <= first:
+            return 0
+        self._delete_range(self._dbs.log, first, end)
+        return end - first
+
+    def put_configuration(self, index: int, data: bytes) -> None:
+        """Keeps the configuration of the log's entry at `index` beside the log."""
+        self._put(self._dbs.configurations, number(index), data)
+
+    def drop_configurations_from(self, index: int) -> None:
+        self._delete_range(self._dbs.configurations, index, None)
+
+    def drop_configurations_below(self, index: int) -> None:
+        self._delete_range(self._dbs.configurations, 0, index)
+
     def set_term_and_vote(self, term: int, voted_for: str | None) -> None:
         """Both at once, because a vote means nothing without its term."""
         assert term >= self.term(), "a term is never taken back"
