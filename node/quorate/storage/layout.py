@@ -25,6 +25,9 @@ quorum is lost."""
 
 DATABASES: Final = (b"log", b"meta", b"state", b"ledger", b"tree", b"denials", b"configurations")
 
+BASE_COMMAND: Final = b"\x01"
+"""The command of a log's base after `log_reset`: an entry that applies nothing."""
+
 # Names in `meta`; numbers are 8 bytes, big-endian.
 META_FORMAT: Final = b"format"
 META_GENESIS_HASH: Final = b"genesis_hash"

@@ -113,6 +113,13 @@ class Turn(Reads):
         self._delete_range(self._dbs.log, first, end)
         return end - first
 
+    def log_reset(self, index: int, term: int) -> None:
+        """The log becomes one entry that applies nothing: the base behind an installed snapshot."""
+        assert index >= self.log_first(), "the log's base never moves back"
+        self._clear(self._dbs.log)
+        self._log_last = 0, 0
+        self.log_append(index, term, layout.BASE_COMMAND)
+
     def put_configuration(self, index: int, data: bytes) -> None:
         """Keeps the configuration of the log's entry at `index` beside the log."""
         self._put(self._dbs.configurations, number(index), data)
@@ -214,6 +221,13 @@ class Turn(Reads):
                 if last_exclusive is not None and key >= last_exclusive:
                     return
                 found = cursor.delete()
+        except lmdb.Error as error:
+            raise self._abandon(error) from error
+
+    def _clear(self, db: lmdb._Database) -> None:
+        """Empties a database: the pages are freed, not the entries one by one."""
+        try:
+            self._writing().drop(db, delete=False)
         except lmdb.Error as error:
             raise self._abandon(error) from error
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from quorate.storage.layout import BASE_COMMAND
+
 
 @dataclass
 class _Meta:
@@ -23,24 +25,29 @@ class MemoryTurn:
     def __init__(self) -> None:
         self.entries: list[tuple[int, bytes]] = []
         self.ledger: list[tuple[int, bytes]] = []
+        self.members: list[tuple[int, bytes]] = []
         self.meta = _Meta()
+        self.base = 1
         self.unchanged = 0
 
     def log_first(self) -> int:
-        return 1
+        return self.base
 
     def log_last(self) -> tuple[int, int]:
-        return (len(self.entries), self.entries[-1][0]) if self.entries else (0, 0)
+        return (self._end() - 1, self.entries[-1][0]) if self.entries else (0, 0)
 
     def log_get(self, index: int) -> tuple[int, bytes] | None:
-        return self.entries[index - 1] if 1 <= index <= len(self.entries) else None
+        return self.entries[index - self.base] if self.base <= index < self._end() else None
+
+    def _end(self) -> int:
+        return self.base + len(self.entries)
 
     def log_slice(
         self, first: int, last_exclusive: int, max_bytes: int
     ) -> list[tuple[int, int, bytes]]:
         found: list[tuple[int, int, bytes]] = []
-        for index in range(max(1, first), min(last_exclusive, len(self.entries) + 1)):
-            term, command = self.entries[index - 1]
+        for index in range(max(self.base, first), min(last_exclusive, self._end())):
+            term, command = self.entries[index - self.base]
             max_bytes -= len(command)
             if found and max_bytes < 0:
                 break
@@ -48,12 +55,36 @@ class MemoryTurn:
         return found
 
     def log_append(self, index: int, term: int, command: bytes) -> None:
-        assert index == len(self.entries) + 1, "the log has no holes"
+        assert index == self._end(), "the log has no holes"
         self.entries.append((term, command))
 
     def log_truncate_from(self, index: int) -> None:
-        del self.entries[index - 1 :]
+        del self.entries[max(0, index - self.base) :]
         self.unchanged = min(self.unchanged, index - 1)
+
+    def log_drop_below(self, index: int, most: int) -> int:
+        dropped = max(0, min(most, index - self.base, len(self.entries) - 1))
+        del self.entries[:dropped]
+        self.base += dropped
+        return dropped
+
+    def log_reset(self, index: int, term: int) -> None:
+        assert index >= self.base, "the log's base never moves back"
+        self.entries, self.base = [(term, BASE_COMMAND)], index
+        self.unchanged = index - 1
+
+    def configurations(self) -> list[tuple[int, bytes]]:
+        return list(self.members)
+
+    def put_configuration(self, index: int, data: bytes) -> None:
+        kept = [each for each in self.members if each[0] != index]
+        self.members = sorted([*kept, (index, data)])
+
+    def drop_configurations_from(self, index: int) -> None:
+        self.members = [each for each in self.members if each[0] < index]
+
+    def drop_configurations_below(self, index: int) -> None:
+        self.members = [each for each in self.members if each[0] >= index]
 
     def term(self) -> int:
         return self.meta.term
@@ -75,26 +106,34 @@ class MemoryTurn:
 
 
 class MemoryLogStore:
-    """A disk in memory: what is committed stays, the rest of the turn is lost by `abort`."""
+    """A disk in memory: what is committed stays, the rest of the turn is lost by `abort`. `base` is
+    the index of the first of `entries`."""
 
     def __init__(self) -> None:
         self.turn = MemoryTurn()
         self.entries: list[tuple[int, bytes]] = []
         self.ledger: list[tuple[int, bytes]] = []
+        self.members: list[tuple[int, bytes]] = []
         self.meta = _Meta()
+        self.base = 1
         self.commits = 0
 
     def commit(self) -> None:
         turn = self.turn
-        self.entries[turn.unchanged :] = turn.entries[turn.unchanged :]
+        del self.entries[: turn.base - self.base]
+        self.base = turn.base
+        kept = max(0, turn.unchanged + 1 - self.base)
+        self.entries[kept:] = turn.entries[kept:]
         self.ledger.extend(turn.ledger[len(self.ledger) :])
+        self.members = turn.members
         self.meta = turn.meta
-        turn.unchanged = len(self.entries)
+        turn.unchanged = self.base + len(self.entries) - 1
         self.commits += 1
 
     def abort(self) -> None:
         turn = self.turn
-        turn.entries[turn.unchanged :] = self.entries[turn.unchanged :]
+        turn.entries, turn.base = list(self.entries), self.base
         del turn.ledger[len(self.ledger) :]
+        turn.members = self.members
         turn.meta = self.meta
-        turn.unchanged = len(self.entries)
+        turn.unchanged = self.base + len(self.entries) - 1
