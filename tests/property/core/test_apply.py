@@ -14,20 +14,28 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
 
-from quorate.core import codec, invariants
+from quorate.core import codec, dsse, invariants
+from quorate.core.commands import is_node, parse_command
 from quorate.core.decision import DecisionRequest, check_lease, decide
 from quorate.core.limits import MAX_ENTRY_BYTES, MAX_LEASE_TTL_MS
 from quorate.core.outcome import Deny, Outcome, Permit, Reason
 from quorate.core.state import LeaseStatus, StateView
 from quorate.core.store import MemoryStore
 from quorate.core.transitions import Applied
-from quorate.testing.builders import CREATED_MS, Federation, Ledger
+from quorate.testing.builders import CREATED_MS, Federation, Ledger, key_for, node_body
 
 DOMAINS = ("bank.example", "clinic.example", "depot.example")
 EXECUTORS = tuple(f"spiffe://{domain}/agent/{name}" for domain in DOMAINS for name in ("a", "b"))
 RESOURCES = tuple(f"//{domain}/{path}" for domain in DOMAINS for path in ("x", "x/y"))
 ACTIONS = ("pay", "pay.out", "read")
 NOBODYS_LEASE = "0" * 32
+NEVER_REMEMBERED = (
+    Reason.NONCE_REUSED,
+    Reason.EXPIRED_COMMAND,
+    Reason.UNKNOWN_ISSUER,
+    Reason.NODE_RETIRED,
+)
+"""Denied anew each time, and recorded: the ledger keeps nothing of them."""
 
 SETTINGS = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 Step = dict[str, Any]
@@ -60,6 +68,8 @@ def governing(draw: st.DrawFn) -> Step:
             + [f"{what}.{act}" for what in ("executor", "grant") for act in ("suspend", "revoke")]
             + ["executor.reinstate", "grant.reinstate", "trust.close"]
             + ["domain.suspend", "domain.reinstate"]
+            + ["node.add"] * 4
+            + ["node.promote", "node.demote", "node.retire"] * 2
         )
     )
     issuer, executor = draw(domains), draw(executors)
@@ -72,6 +82,8 @@ def governing(draw: st.DrawFn) -> Step:
         body = {"domain": issuer}
     elif subject == "trust":
         body = {"edge": draw(names)}
+    elif subject == "node":
+        return _step(draw, issuer, kind, draw(membership(act, issuer)))
     if act in ("open", "issue"):
         body |= {"actions": draw(action_patterns), "resources": draw(patterns_of(issuer))}
     if act == "open":
@@ -85,6 +97,21 @@ def governing(draw: st.DrawFn) -> Step:
             "max_concurrent": draw(st.sampled_from((0, 0, 1, 2))),
         }
     return _step(draw, issuer, kind, body)
+
+
+@st.composite
+def membership(draw: st.DrawFn, act: str, issuer: str) -> dict[str, Any]:
+    """The body of a command about a node, mostly one of the issuer's."""
+    home = draw(st.sampled_from([issuer] * 8 + [draw(domains)]))
+    node = f"spiffe://{home}/node/{draw(st.sampled_from('123'))}"
+    if act != "add":
+        return {"node": node}
+    role = draw(st.sampled_from(("voter", "observer")))
+    address = f"127.0.0.1:{draw(st.integers(7400, 7440))}"  # those of the genesis are among them
+    others = st.sampled_from([f"{domain} {what}" for domain in DOMAINS for what in ("log", "x")])
+    stolen = draw(st.none() | st.none() | st.none() | others)
+    key = {} if stolen is None else {"log_key": key_for(stolen).public.hex()}
+    return node_body(node, address, role, **key)
 
 
 @st.composite
@@ -102,7 +129,8 @@ def leasing(draw: st.DrawFn, act: str, lease: str = "", executor: str = "") -> S
         body |= {"lease": lease}
     if act != "release":
         body |= {"ttl_ms": draw(ttls)}
-    return _step(draw, f"spiffe://{home}/node/1", f"lease.{act}", body)
+    name = draw(st.sampled_from("11112"))  # the second is seldom there
+    return _step(draw, f"spiffe://{home}/node/{name}", f"lease.{act}", body)
 
 
 def _step(draw: st.DrawFn, issuer: str, kind: str, body: dict[str, Any]) -> Step:
@@ -194,14 +222,24 @@ class GovernanceMachine(RuleBasedStateMachine):
         if not outcome.accepted or outcome.duplicate:
             assert substance(ledger.store) == substance(before)
         assert invariants.check_step(StateView(before), ledger.view) == []
+        self.node_commands(envelope, StateView(before), outcome)
         if outcome.duplicate:
             assert replace(outcome, duplicate=False) == self.executed[outcome.command_id]
-        elif outcome.reason not in (Reason.NONCE_REUSED, Reason.EXPIRED_COMMAND):
+        elif outcome.reason not in NEVER_REMEMBERED:
             self.executed[outcome.command_id] = outcome
             if outcome.accepted:
                 assert envelope not in self.accepted, "executed twice"
                 self.accepted.add(envelope)
         return applied
+
+    def node_commands(self, envelope: bytes, before: StateView, outcome: Outcome) -> None:
+        """Who is no node of the federation obtains nothing new in the name of one."""
+        issuer = parse_command(dsse.parse(envelope, len(envelope)).payload).issuer
+        if is_node(issuer) and not outcome.duplicate:
+            node = before.node(issuer)
+            assert (outcome.reason is Reason.UNKNOWN_ISSUER) == (node is None)
+            if node is not None and node.retired:
+                assert outcome.reason in (Reason.NODE_RETIRED, Reason.NONCE_REUSED)
 
     @rule(target=envelopes, step=governing())
     def govern(self, step: Step) -> bytes:
@@ -219,6 +257,8 @@ class GovernanceMachine(RuleBasedStateMachine):
                     Reason.NOT_AUTHORIZED,
                     Reason.NONCE_REUSED,
                     Reason.ALREADY_EXISTS,
+                    Reason.UNKNOWN_ISSUER,
+                    Reason.NODE_RETIRED,
                 )
             return multiple()
         if not outcome.duplicate:
@@ -498,15 +538,19 @@ def test_the_same_log_gives_the_same_ledger_in_every_process(
 @given(script=st.lists(steps, min_size=1, max_size=15))
 def test_replaying_a_log_executes_nothing_twice(opened: Ledger, script: list[Step]) -> None:
     ledger = fork(opened)
-    envelopes = [sign(ledger, step) for step in script]
-    first = [ledger.apply(envelope).outcome for envelope in envelopes]
+    log = [
+        (envelope, ledger.apply(envelope).outcome) for envelope in (sign(ledger, s) for s in script)
+    ]
+    # What a node asked for before it was added was not executed: that would not be twice.
+    log = [item for item in log if item[1].reason is not Reason.UNKNOWN_ISSUER]
+    first = [outcome for _, outcome in log]
     before, size = substance(ledger.store), len(ledger.entries)
-    for envelope, outcome in zip(envelopes, first, strict=True):
+    for envelope, outcome in log:
         again = ledger.apply(envelope)
         if again.entry is None:
             assert again.outcome.index == outcome.index or outcome.duplicate
         else:
             assert not again.outcome.accepted
     assert substance(ledger.store) == before
-    refused = sum(1 for outcome in first if outcome.reason is Reason.NONCE_REUSED)
+    refused = sum(1 for outcome in first if outcome.reason in NEVER_REMEMBERED)
     assert len(ledger.entries) == size + refused
