@@ -23,7 +23,7 @@ MAX_LINES: Final = 450
 MAX_TEST_LINES: Final = 600
 LONGER_WITH_A_REASON: Final = {
     # One class: its methods override the engine's by name, and are read side by side with it.
-    "consensus/quorate/consensus/engine.py": 570,
+    "consensus/quorate/consensus/engine.py": 640,
 }
 MAX_FUNCTION_LINES: Final = 75
 # Written in parts, so that this file does not hold what it looks for.
@@ -146,7 +146,7 @@ def test_one_module_knows_the_engine() -> None:
         for file in sources()
         if not is_test(file) and any(name.startswith("pysyncobj") for name in imported(file))
     ]
-    assert knowing == ["consensus/quorate/consensus/engine.py"]
+    assert knowing == ["consensus/quorate/consensus/pysync.py"]
 
 
 def test_nothing_is_left_to_be_done() -> None:

@@ -1,4 +1,4 @@
-"""The Raft engine: PySyncObj 0.3.17, the only module that imports it.
+"""The Raft engine: PySyncObj 0.3.17, as `quorate.consensus.pysync` lets it run.
 
 Kept of the engine: elections and their timers, the commit rule, the step-down of a leader that
 hears nobody, the loop that applies what is committed. Ours, through overridden methods: the
@@ -14,20 +14,17 @@ come from the caller. An engine that raised is not used again: it is built anew 
 from __future__ import annotations
 
 import random
-import types
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
-import pysyncobj.syncobj as _module
-from pysyncobj import SyncObj, SyncObjConf
-from pysyncobj.node import Node
-from pysyncobj.transport import Transport
-
+from quorate.consensus.configuration import CONFIGURATION, Configuration
+from quorate.consensus.elections import Elections
 from quorate.consensus.errors import PeerError, SafetyViolationError
 from quorate.consensus.followers import Followers, Leading
 from quorate.consensus.journal import EngineEntry, Journal, LogStore
 from quorate.consensus.limits import (
+    COMPACTION_STEP,
     MAX_APPENDS_PER_TURN,
     MAX_APPLY_BYTES,
     MAX_APPLY_ENTRIES,
@@ -40,11 +37,20 @@ from quorate.consensus.limits import (
 from quorate.consensus.messages import (
     AppendReply,
     AppendRequest,
+    Entry,
     Message,
     Outbox,
+    PreVoteReply,
+    PreVoteRequest,
+    RaftMessage,
+    SnapshotChunk,
+    SnapshotOffer,
+    SnapshotPull,
+    TimeoutNow,
     VoteReply,
     VoteRequest,
 )
+from quorate.consensus.pysync import Member, Node, OutboxTransport, SyncObj, SyncObjConf, now
 from quorate.consensus.rules import (
     Conflict,
     check_shape,
@@ -65,89 +71,6 @@ Apply = Callable[[int, bytes], None]
 """What is done with a committed command: (log index, payload). Must be total."""
 
 
-# -- the engine's module-level dependencies, replaced ------------------------------------------
-
-
-class _NoPickle:
-    """Stands where the engine's `pickle` stood: nothing is ever unpickled."""
-
-    @staticmethod
-    def _refuse(*_: object, **__: object) -> NoReturn:
-        raise SafetyViolationError("the engine tried to pickle or unpickle")
-
-    loads = dumps = load = dump = _refuse
-
-
-class _NoPoller:
-    """Stands where the engine's poller stood: the engine has no sockets."""
-
-    def subscribe(self, *_: object) -> None:
-        """No descriptor is ever watched."""
-
-    def unsubscribe(self, *_: object) -> None:
-        """No descriptor is ever watched."""
-
-    def poll(self, _timeout: float) -> None:
-        """Nothing to wait for: the caller decides when the next turn is."""
-
-
-class _Now:
-    """The engine asks its module for time and chance; this passes on those of the engine that is
-    running, so that many can live in one process under clocks of their own."""
-
-    def __init__(self) -> None:
-        self.clock: Callable[[], float] = lambda: 0.0
-        self.chance = random.Random(0)  # noqa: S311 - spreads election timeouts, no secret
-
-    def time(self) -> float:
-        return self.clock()
-
-    def random(self) -> float:
-        return self.chance.random()
-
-
-_now = _Now()
-_module.pickle = _NoPickle()
-_module.monotonicTime = _now.time
-_module.random = _now
-_module.createPoller = lambda _kind: _NoPoller()
-
-
-class _Member(Node):  # type: ignore[misc]
-    """A node of the engine. Its hash does not depend on PYTHONHASHSEED, so that sets of members
-    are walked in the same order in every process (a simulation's seed decides everything)."""
-
-    def __hash__(self) -> int:
-        return int.from_bytes(str(self.id).encode()[-7:], "big")
-
-
-class _OutboxTransport(Transport):  # type: ignore[misc]
-    """The engine's view of the network: a place to put messages."""
-
-    def __init__(self, outbox: Outbox) -> None:
-        super().__init__(None, None, None)
-        self._outbox = outbox
-
-    def send(self, node: Node, message: Message | dict[str, object]) -> bool:
-        if isinstance(message, dict):  # the engine's kept election code sends this one form
-            assert message["type"] == "request_vote", message["type"]
-            message = VoteRequest(
-                term=_int(message["term"]),
-                last_log_index=_int(message["last_log_index"]),
-                last_log_term=_int(message["last_log_term"]),
-            )
-        self._outbox(node.id, message)
-        return True
-
-
-def _int(value: object) -> int:
-    assert isinstance(value, int)
-    return value
-
-
-# -- the engine ---------------------------------------------------------------------------------
-
-
 class Engine(SyncObj):  # type: ignore[misc]
     """One replica's Raft state machine.
 
@@ -159,7 +82,7 @@ class Engine(SyncObj):  # type: ignore[misc]
         self,
         *,
         node_id: str,
-        peers: Sequence[str],
+        initial: Configuration,
         settings: RaftSettings,
         store: LogStore,
         outbox: Outbox,
@@ -169,7 +92,12 @@ class Engine(SyncObj):  # type: ignore[misc]
         wall_clock_ms: Callable[[], int],
         chance: random.Random,
         may_lead: Callable[[], bool],
+        offer: Callable[[str, int], SnapshotOffer | None],
+        probation: Callable[[], str],
     ) -> None:
+        """initial: the configuration that every log of the federation begins with. offer: see
+        `Followers`. probation: this replica's token while it is on probation, else empty."""
+        self.node_id = node_id
         self._apply_payload = apply
         self._may_lead = may_lead
         self._stamp = stamp
@@ -177,15 +105,29 @@ class Engine(SyncObj):  # type: ignore[misc]
         self._wall_clock_ms = wall_clock_ms
         self._chance = chance
         self._outbox = outbox
+        self._probation = probation
         self._proposals: deque[bytes] = deque()
         self._proposal_bytes = 0
-        self.peer_ids = sorted(peers)
         self.connected_ids: set[str] = set()
         self._voters_for_me: set[str] = set()
         self._want_send = False
+        self._handlers: dict[type, Callable[[str, Any], None]] = {
+            AppendRequest: self._on_append_request,
+            AppendReply: self._on_append_reply,
+            PreVoteRequest: self._on_pre_vote_request,
+            PreVoteReply: self._on_pre_vote_reply,
+            VoteRequest: self._on_vote_request,
+            VoteReply: self._on_vote_reply,
+            TimeoutNow: self._on_timeout_now,
+            SnapshotOffer: self._on_snapshot_offer,
+            SnapshotPull: self._on_snapshot_pull,
+            SnapshotChunk: self._on_snapshot_chunk,
+        }
         self._enter()
-        self._begin_log(store)
-        self._followers = Followers(self.journal, outbox)
+        self._begin_log(store, initial)
+        self.elections = Elections(clock, settings, chance)
+        self._followers = Followers(self.journal, outbox, offer)
+        self._take_configuration()
         conf = SyncObjConf(
             autoTick=False,
             dynamicMembershipChange=False,
@@ -198,14 +140,17 @@ class Engine(SyncObj):  # type: ignore[misc]
             leaderFallbackTimeout=settings.election_min_s,
             connectionTimeout=settings.election_max_s,
         )
-        members = [_Member(peer) for peer in self.peer_ids]
-        super().__init__(_Member(node_id), members, conf, transport=_OutboxTransport(outbox))
+        transport = OutboxTransport(outbox, self.elections)
+        super().__init__(Member(node_id), [], conf, transport=transport)
         self._restore(store)
 
-    def _begin_log(self, store: LogStore) -> None:
+    def _begin_log(self, store: LogStore, initial: Configuration) -> None:
         turn = store.turn
-        if turn.log_last()[0] == 0:  # the entry that every log begins with, and nobody disputes
-            turn.log_append(1, 0, _NO_OP)
+        is_new = turn.log_last()[0] == 0
+        if is_new:  # the entry that every log begins with, and nobody disputes
+            data = initial.encode()
+            turn.log_append(1, 0, CONFIGURATION + data)
+            turn.put_configuration(1, data)
             turn.set_applied(1)
         self.journal = Journal(store)
 
@@ -219,48 +164,109 @@ class Engine(SyncObj):  # type: ignore[misc]
         self._SyncObj__raftCommitIndex = turn.applied_index
         if turn.applied_index > self.journal.last_index():
             raise SafetyViolationError("the state is ahead of the log that made it")
+        if turn.applied_index < self.journal.first_index():
+            raise SafetyViolationError("the log begins behind the state that it made")
+        self._reconfigure()
+
+    def _reconfigure(self) -> None:
+        """The configuration in force is another one: the engine counts its voters, and a leader
+        sends to all of its members."""
+        self._take_configuration()
+        self._followers.reconfigure(self.peer_ids)
+        others = [Member(peer) for peer in self.other_voters]
+        self._SyncObj__otherNodes = set(others)
+        for member in others:
+            counts = not self._followers.token(str(member.id))
+            match_index = self._followers.match_index(str(member.id)) if counts else 0
+            self._SyncObj__raftMatchIndex[member] = match_index
+            self._SyncObj__raftNextIndex.setdefault(member, match_index + 1)
+            self._SyncObj__lastResponseTime.setdefault(member, self._clock())
+
+    def _take_configuration(self) -> None:
+        self.configuration = self.journal.configuration
+        self.peer_ids = [peer for peer in self.configuration.members if peer != self.node_id]
+        self.other_voters = [peer for peer in self.configuration.voters if peer != self.node_id]
 
     def _enter(self) -> None:
-        _now.clock, _now.chance = self._clock, self._chance
+        now.clock, now.chance = self._clock, self._chance
 
     # -- what the replica calls --------------------------------------------------------------
 
     def tick(self) -> None:
         """Runs timers, commits, applies, takes proposals, and sends what is due."""
         self._enter()
-        if not self._may_lead():
+        if not self._may_campaign():
             if self.role != FOLLOWER:
                 self._become_follower()
-            self._postpone_election()
+            self._put_off()
+        elif self._is_cut_off and self._is_election_due:
+            self._put_off()  # the engine would let it pass, and ask for a turn for ever
+        elif self._is_election_due and self.role != LEADER:
+            self._seek_pre_votes()
         was_leader = self.is_leader
         commit_index = self.commit_index
         self._want_send = False
-        if self._is_cut_off and self._SyncObj__raftElectionDeadline < self._clock():
-            self._postpone_election()  # the engine would let it pass, and ask for a turn for ever
         self.doTick(0.0)
         if was_leader and not self.is_leader:
             self._become_follower()
+        if self.elections.is_called and self.role != FOLLOWER:
+            self.elections.over()
+        self.journal.settle_configurations(self.commit_index)
         if self.is_leader and (self._want_send or self.commit_index > commit_index):
             self._followers.spread(self._leading, self.connected_ids)
+        if self.is_leader:
+            self._tell_heir()
+
+    def compact(self, keep: int, floor: int) -> None:
+        """Removes what is applied from the front of the log, but for the last `keep` entries and
+        what lies at `floor` or behind it."""
+        below = min(self.last_applied - keep, floor)
+        if below - self.journal.first_index() >= min(keep, COMPACTION_STEP):
+            self.journal.compact(below)
+
+    def change_configuration(self, wanted: Configuration) -> bool:
+        """Puts a configuration in force, as a leader, one voter away from the present one. False:
+        not now (not the leader, or an earlier change is not committed yet)."""
+        self._enter()
+        assert self.node_id in wanted.voters, "a leader that is to go hands over first"
+        assert self.configuration.is_one_step_to(wanted), "voters change one at a time"
+        entry = CONFIGURATION + wanted.encode()
+        if not self.is_leader or not self.commits_own_term or not self.is_settled:
+            return False
+        self.journal.add(entry, self.journal.last_index() + 1, self.term)
+        self._reconfigure()
+        self._followers.spread(self._leading, self.connected_ids)
+        return True
+
+    def hand_over(self, heir: str) -> bool:
+        """Lets another voter take over from this leader; False when it cannot."""
+        able = self.is_leader and heir in self.other_voters and heir in self.connected_ids
+        if able and not self.elections.is_handing_over:
+            self.elections.hand_over(heir)
+        return able
+
+    def _tell_heir(self) -> None:
+        heir = self.elections.heir_to_tell(self.journal.last_index(), self.match_index)
+        if heir is not None:
+            self._outbox(heir, TimeoutNow(self.term))
 
     def receive(self, peer: str, message: Message) -> None:
         """Takes in one Raft message. Raises PeerError when no correct peer can have sent it."""
         self._enter()
-        self._SyncObj__onMessageReceived(_Member(peer), message)
+        self._SyncObj__onMessageReceived(Member(peer), message)
 
     def connected(self, peer: str) -> None:
         """The link to `peer` is up: what is sent will probably arrive."""
         self._enter()
-        if peer in self.peer_ids:
-            if self._is_cut_off:  # it could hear nobody: that is no sign that there is no leader
-                self._postpone_election()
-            self._SyncObj__onNodeConnected(_Member(peer))
-            self.connected_ids.add(peer)
-            self._followers.link_changed(peer)
+        if self._is_cut_off:  # it could hear nobody: that is no sign that there is no leader
+            self._postpone_election()
+        self._SyncObj__onNodeConnected(Member(peer))
+        self.connected_ids.add(peer)
+        self._followers.link_changed(peer)
 
     def disconnected(self, peer: str) -> None:
         """The link to `peer` is down: what was in flight may be lost."""
-        self._SyncObj__onNodeDisconnected(_Member(peer))
+        self._SyncObj__onNodeDisconnected(Member(peer))
         self.connected_ids.discard(peer)
         self._followers.link_changed(peer)
 
@@ -271,7 +277,7 @@ class Engine(SyncObj):  # type: ignore[misc]
             len(self._proposals) >= MAX_QUEUED_APPENDS
             or self._proposal_bytes + len(payload) > MAX_QUEUED_APPEND_BYTES
         )
-        if is_full or not self.is_leader:
+        if is_full or not self.is_leader or self.elections.is_handing_over:
             return False
         self._proposals.append(payload)
         self._proposal_bytes += len(payload)
@@ -315,11 +321,37 @@ class Engine(SyncObj):  # type: ignore[misc]
         return self.journal.term_at(self.commit_index) == self.term
 
     @property
+    def committed_configuration(self) -> Configuration:
+        return self.journal.configuration_at(self.commit_index)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the configuration in force is committed, as far as this replica knows."""
+        return self.journal.configuration_index <= self.commit_index
+
+    @property
     def _is_cut_off(self) -> bool:
-        return bool(self.peer_ids) and not self.connected_ids
+        return bool(self.other_voters) and not self.connected_ids
+
+    @property
+    def _is_election_due(self) -> bool:
+        return bool(self._SyncObj__raftElectionDeadline < self._clock())
+
+    def _may_campaign(self) -> bool:
+        is_voter = self.node_id in self.configuration.voters
+        return is_voter and not self._probation() and self._may_lead()
 
     def match_index(self, peer: str) -> int:
         return self._followers.match_index(peer)
+
+    def probation_of(self, peer: str) -> str:
+        """The token with which a follower says to this leader that it is on probation."""
+        return self._followers.token(peer)
+
+    def heard_within(self, peer: str, seconds: float) -> bool:
+        """Whether this leader had an answer of `peer` within the last `seconds`."""
+        heard = self._SyncObj__lastResponseTime.get(Member(peer))
+        return heard is not None and self._clock() - float(heard) < seconds
 
     @property
     def has_more(self) -> bool:
@@ -327,7 +359,7 @@ class Engine(SyncObj):  # type: ignore[misc]
         return (
             self.commit_index > self.last_applied
             or bool(self._proposals and self.is_leader)
-            or (self.is_leader and not self.peer_ids and self._uncommitted)
+            or (self.is_leader and not self.other_voters and self._uncommitted)
         )
 
     @property
@@ -360,6 +392,8 @@ class Engine(SyncObj):  # type: ignore[misc]
         if not self.is_leader:
             self._drop_proposals()
             return
+        if self.elections.is_handing_over:
+            return
         for _ in range(min(len(self._proposals), MAX_APPENDS_PER_TURN)):
             payload = self._proposals.popleft()
             self._proposal_bytes -= len(payload)
@@ -390,21 +424,15 @@ class Engine(SyncObj):  # type: ignore[misc]
 
     def _SyncObj__onMessageReceived(self, node: Node, message: Message) -> None:  # noqa: N802
         peer = str(node.id)
-        if peer not in self.peer_ids:
-            raise PeerError(f"{peer} is not a member")
-        if isinstance(message, VoteRequest | VoteReply | AppendRequest | AppendReply):
+        if not isinstance(message, RaftMessage):
+            raise PeerError("not a message of Raft")
+        if isinstance(message, VoteRequest) and self._is_content and not message.transfer:
+            # Before its term is: nobody who hears a leader is talked into a newer term.
+            self._outbox(peer, VoteReply(self.term, False, message.term))
+            return
+        if not isinstance(message, PreVoteRequest):
             self._observe_term(message.term)
-        match message:
-            case VoteRequest():
-                self._on_vote_request(peer, message)
-            case VoteReply():
-                self._on_vote_reply(peer, message)
-            case AppendRequest():
-                self._on_append_request(peer, message)
-            case AppendReply():
-                self._on_append_reply(peer, message)
-            case _:
-                raise PeerError("not a message of Raft")
+        self._handlers[type(message)](peer, message)
 
     def _observe_term(self, term: int) -> None:
         """Raft 5.1: whoever sees a later term follows it. Raises PeerError for one that no number
@@ -418,15 +446,67 @@ class Engine(SyncObj):  # type: ignore[misc]
     def _become_follower(self) -> None:
         if self._followers.end():  # its election deadline dates from before it led
             self._postpone_election()
+        self.elections.leads_no_more()
         self._SyncObj__setState(FOLLOWER)
         self._SyncObj__raftLeader = None
 
     def _follow(self, leader: str) -> None:
-        setattr(self, "_SyncObj__raftLeader", _Member(leader))  # noqa: B010 - typed as None there
+        """Raft 5.2: who speaks as the leader of this replica's term is its leader."""
+        if self.leader not in (None, leader):
+            raise PeerError(f"{leader} leads term {self.term}, and so does {self.leader}")
+        self._SyncObj__setState(FOLLOWER)
+        setattr(self, "_SyncObj__raftLeader", Member(leader))  # noqa: B010 - typed as None there
+        self._hear()
+
+    def _hear(self) -> None:
+        self.elections.heard_leader()
+        self._postpone_election()
+
+    def _put_off(self) -> None:
+        """No candidacy now, nor one on the strength of what was said before."""
+        self._postpone_election()
+        self.elections.over()
 
     def _postpone_election(self) -> None:
         timeout = self._SyncObj__generateRaftTimeout()
         self._SyncObj__raftElectionDeadline = self._clock() + timeout
+
+    @property
+    def _is_content(self) -> bool:
+        """Whether this replica leads, or hears who does (Raft thesis, 4.2.3)."""
+        return self.is_leader or self.elections.hears_a_leader
+
+    def _seek_pre_votes(self) -> None:
+        """Asks whether a majority would vote for this replica; the engine campaigns only then."""
+        if self.elections.is_called or not self.other_voters:
+            return
+        request = self.elections.ask(self.term, self.journal)
+        self._SyncObj__raftElectionDeadline = self._clock() + self.elections.ask_again_s()
+        for peer in self.other_voters:
+            self._outbox(peer, request)
+
+    def _on_pre_vote_request(self, peer: str, request: PreVoteRequest) -> None:
+        granted = (
+            not self.is_leader
+            and not self._probation()
+            and self.elections.would_vote(request, self.term, self.journal)
+        )
+        self._outbox(peer, PreVoteReply(self.term, granted, request.term))
+
+    def _on_pre_vote_reply(self, peer: str, reply: PreVoteReply) -> None:
+        if self.role != LEADER and self.elections.on_reply(
+            peer, reply, self.term, self.other_voters
+        ):
+            self._campaign_now()
+
+    def _on_timeout_now(self, peer: str, message: TimeoutNow) -> None:
+        if message.term == self.term and peer == self.leader and self._may_campaign():
+            self.elections.call_by_leader()
+            self._campaign_now()
+
+    def _campaign_now(self) -> None:
+        """The engine's next tick, in this turn, finds its election timeout over."""
+        self._SyncObj__raftElectionDeadline = float("-inf")
 
     def _on_vote_request(self, peer: str, request: VoteRequest) -> None:
         granted = (
@@ -438,6 +518,7 @@ class Engine(SyncObj):  # type: ignore[misc]
                 log=self.journal,
             )
             and self.role == FOLLOWER
+            and not self._probation()
         )
         if granted:
             self._SyncObj__setCurrentTerm(self.term, peer)
@@ -447,9 +528,11 @@ class Engine(SyncObj):  # type: ignore[misc]
     def _on_vote_reply(self, peer: str, reply: VoteReply) -> None:
         if not reply.granted or reply.voted_term != self.term or self.role != CANDIDATE:
             return
+        if peer not in self.other_voters:
+            return
         self._voters_for_me.add(peer)
         self._SyncObj__votesCount = 1 + len(self._voters_for_me)
-        if has_majority(self._SyncObj__votesCount, len(self.peer_ids) + 1):
+        if has_majority(self._SyncObj__votesCount, len(self.other_voters) + 1):
             self._SyncObj__onBecomeLeader()
 
     def _SyncObj__setCurrentTerm(self, term: int, voted_for: str | None) -> None:  # noqa: N802
@@ -464,21 +547,50 @@ class Engine(SyncObj):  # type: ignore[misc]
         if request.term < self.term:  # its leader learns that it is none (hazard 14)
             self._reply(peer, request, success=False, hint_index=request.prev_log_index)
             return
-        if self.leader not in (None, peer):
-            raise PeerError(f"{peer} leads term {self.term}, and so does {self.leader}")
-        self._SyncObj__setState(FOLLOWER)
         self._follow(peer)
-        self._postpone_election()
         fit = fit_append(request, log=self.journal, commit_index=self.commit_index)
         if isinstance(fit, Conflict):
             self._reply(peer, request, success=False, hint_index=fit.hint_index)
             return
+        self._check_configurations(fit.append)
         if fit.truncate_from is not None:
             self.journal.truncate_from(fit.truncate_from)
         for entry in fit.append:
             self.journal.add(entry.command, entry.index, entry.term)
+        if self.journal.configuration is not self.configuration:
+            self._reconfigure()
         self._SyncObj__raftCommitIndex = committed_by(request, fit.match_index, self.commit_index)
         self._reply(peer, request, success=True, match_index=fit.match_index)
+
+    def _check_configurations(self, entries: Sequence[Entry]) -> None:
+        """Raises PeerError unless each configuration is one step from the one before it."""
+        changes = [each for each in entries if each.command[:1] == CONFIGURATION]
+        if not changes:
+            return
+        before = self.journal.configuration_at(entries[0].index - 1)
+        for entry in changes:
+            after = Configuration.decode(entry.command[1:])
+            if not before.is_one_step_to(after):
+                raise PeerError("a configuration that changes more than one voter")
+            before = after
+
+    def _on_snapshot_offer(self, peer: str, offer: SnapshotOffer) -> None:
+        """Who holds all that is offered says so, as of an append; the rest is the node's."""
+        if offer.term == self.term:
+            self._follow(peer)
+        if offer.term < self.term or offer.index <= self.commit_index:
+            probe = AppendRequest(offer.term, offer.index, offer.index_term, 0, ())
+            is_held = offer.term == self.term
+            self._reply(peer, probe, success=is_held, match_index=offer.index if is_held else 0)
+
+    def _on_snapshot_pull(self, peer: str, pull: SnapshotPull) -> None:
+        """A follower that takes in a snapshot is a follower that is heard."""
+        if self.is_leader and pull.term == self.term and not self._followers.token(peer):
+            self._SyncObj__lastResponseTime[Member(peer)] = self._clock()
+
+    def _on_snapshot_chunk(self, peer: str, chunk: SnapshotChunk) -> None:
+        if chunk.term == self.term and peer == self.leader:
+            self._hear()
 
     def _reply(
         self,
@@ -499,17 +611,21 @@ class Engine(SyncObj):  # type: ignore[misc]
                 hint_index=hint_index,
                 prev_log_index=request.prev_log_index,
                 wall_clock_ms=self._wall_clock_ms(),
+                probation=self._probation(),
             ),
         )
 
     def _on_append_reply(self, peer: str, reply: AppendReply) -> None:
         if not self.is_leader or reply.request_term != self.term:
             return  # meant for another leadership (hazard 4)
+        if not self._followers.knows(peer):
+            return  # it takes no part any more
         if reply.match_index > self.journal.last_index():
             raise PeerError(f"{peer} acknowledges entries that were never sent")
-        self._SyncObj__lastResponseTime[_Member(peer)] = self._clock()
         can_send_more = self._followers.acknowledged(peer, reply)
-        self._SyncObj__raftMatchIndex[_Member(peer)] = self._followers.match_index(peer)
+        if not reply.probation:  # else it may have promised more to a later leader, and forgotten
+            self._SyncObj__lastResponseTime[Member(peer)] = self._clock()
+            self._SyncObj__raftMatchIndex[Member(peer)] = self._followers.match_index(peer)
         if can_send_more:
             self._followers.send_more(peer, self._leading)
 
@@ -520,10 +636,3 @@ class Engine(SyncObj):  # type: ignore[misc]
 
     def _SyncObj__loadDumpFile(self, clearJournal: bool) -> NoReturn:  # noqa: N802, N803
         raise SafetyViolationError("there are no dumps")
-
-
-def engine_module() -> types.ModuleType:
-    """The engine's module, for the tests that pin it."""
-    module = _module
-    assert isinstance(module, types.ModuleType)
-    return module

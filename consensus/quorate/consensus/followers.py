@@ -7,12 +7,12 @@ when something is sent (`engine`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from quorate.consensus.journal import EngineEntry, Journal
 from quorate.consensus.limits import MAX_APPEND_BYTES, MAX_APPEND_ENTRIES
-from quorate.consensus.messages import AppendReply, AppendRequest, Entry, Outbox
+from quorate.consensus.messages import AppendReply, AppendRequest, Entry, Outbox, SnapshotOffer
 from quorate.consensus.rules import Progress
 
 
@@ -27,19 +27,39 @@ class Leading:
 class Followers:
     """The followers of one replica while it leads; none while it does not."""
 
-    def __init__(self, journal: Journal, outbox: Outbox) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        outbox: Outbox,
+        offer: Callable[[str, int], SnapshotOffer | None],
+    ) -> None:
+        """offer: (follower, term) -> the snapshot that it is to install, or None for now."""
         self._journal = journal
         self._outbox = outbox
+        self._offer = offer
         self._progress: dict[str, Progress] = {}
+        self._tokens: dict[str, str] = {}
+        self._is_leading = False
 
     def begin(self, peers: Sequence[str]) -> None:
         """A leadership begins: nothing is known of anybody."""
         next_index = self._journal.last_index() + 1
         self._progress = {peer: Progress(next_index) for peer in peers}
+        self._tokens = {}
+        self._is_leading = True
+
+    def reconfigure(self, peers: Collection[str]) -> None:
+        """Others take part than before: nothing is known of who is new."""
+        if not self._is_leading:
+            return
+        next_index = self._journal.last_index() + 1
+        known, self._progress = self._progress, {}
+        for peer in peers:
+            self._progress[peer] = known.get(peer) or Progress(next_index)
 
     def end(self) -> bool:
         """The leadership is over. Returns whether there was one."""
-        was_leading, self._progress = bool(self._progress), {}
+        was_leading, self._is_leading, self._progress = self._is_leading, False, {}
         return was_leading
 
     def match_index(self, peer: str) -> int:
@@ -55,7 +75,15 @@ class Followers:
         """Takes in a reply of this leadership. Returns whether `peer` can be sent more at once.
         Raises PeerError when no correct peer can have sent it."""
         progress = self._progress[peer]
+        self._tokens[peer] = reply.probation
         return progress.acknowledged(reply) and self._lacks(progress)
+
+    def token(self, peer: str) -> str:
+        """With which token `peer` says that it is on probation; empty when it is not."""
+        return self._tokens.get(peer, "")
+
+    def knows(self, peer: str) -> bool:
+        return peer in self._progress
 
     def heartbeat(self, leading: Leading, connected: Collection[str]) -> None:
         """To every connected follower one request at least, and a probe may be tried again."""
@@ -77,6 +105,10 @@ class Followers:
 
     def _send(self, peer: str, leading: Leading, *, at_least_one: bool) -> None:
         progress = self._progress[peer]
+        if progress.next_index <= self._journal.first_index():
+            if at_least_one:
+                self._offer_snapshot(peer, leading)
+            return
         while at_least_one or self._lacks(progress):
             entries: list[EngineEntry] = []
             if self._lacks(progress) and progress.may_send_entries():
@@ -90,6 +122,12 @@ class Followers:
             at_least_one = False
             if not entries or progress.probing:
                 return
+
+    def _offer_snapshot(self, peer: str, leading: Leading) -> None:
+        """What it needs next is compacted; it is offered the state instead, at each heartbeat."""
+        offer = self._offer(peer, leading.term)
+        if offer is not None:
+            self._outbox(peer, offer)
 
     def _request(
         self, leading: Leading, previous: int, entries: Sequence[EngineEntry]

@@ -1,15 +1,16 @@
 """The replicated log as the engine sees it, over the node's store.
 
-Owns the mapping from the engine's journal interface to one transaction a turn, and a cache of the
-log's newest part. Does not own durability: `replica` commits the turn, and nothing that reflects
-it leaves before (hazards 6 to 9 of docs/consensus.md).
+Owns the mapping from the engine's journal interface to one transaction a turn, a cache of the log's
+newest part, and the configurations that lie in the log. Does not own durability: `replica` commits
+the turn, and nothing that reflects it leaves before (hazards 6 to 9 of docs/consensus.md).
 """
 
 from __future__ import annotations
 
 from typing import Protocol
 
-from quorate.consensus.limits import CACHED_LOG_BYTES
+from quorate.consensus.configuration import CONFIGURATION, Configuration
+from quorate.consensus.limits import CACHED_LOG_BYTES, MAX_COMPACTED_PER_TURN
 
 EngineEntry = tuple[bytes, int, int]
 """As the engine holds an entry: (command, index, term)."""
@@ -31,6 +32,16 @@ class LogTurn(Protocol):
     def log_append(self, index: int, term: int, command: bytes) -> None: ...
 
     def log_truncate_from(self, index: int) -> None: ...
+
+    def log_drop_below(self, index: int, most: int) -> int: ...
+
+    def configurations(self) -> list[tuple[int, bytes]]: ...
+
+    def put_configuration(self, index: int, data: bytes) -> None: ...
+
+    def drop_configurations_from(self, index: int) -> None: ...
+
+    def drop_configurations_below(self, index: int) -> None: ...
 
     def term(self) -> int: ...
 
@@ -65,6 +76,9 @@ class Journal:
         self._last = turn.log_last()
         self._cache: list[EngineEntry] = []
         self._cached_bytes = 0
+        self._configurations = [
+            (index, Configuration.decode(data)) for index, data in turn.configurations()
+        ]
 
     # -- what the engine's kept code calls ---------------------------------------------------
 
@@ -80,6 +94,9 @@ class Journal:
     def add(self, command: bytes, idx: int, term: int) -> None:
         assert idx == self._last[0] + 1, "the log has no holes"
         self._store.turn.log_append(idx, term, command)
+        if command[:1] == CONFIGURATION:
+            self._configurations.append((idx, Configuration.decode(command[1:])))
+            self._store.turn.put_configuration(idx, command[1:])
         self._last = idx, term
         self._cache.append((command, idx, term))
         self._cached_bytes += len(command)
@@ -144,12 +161,45 @@ class Journal:
         """Removes the entry at `index` and all behind it."""
         assert index > self._first, "the first entry is never in doubt"
         self._store.turn.log_truncate_from(index)
+        if self._configurations[-1][0] >= index:
+            self._store.turn.drop_configurations_from(index)
+            self._configurations = [each for each in self._configurations if each[0] < index]
         while self._cache and self._cache[-1][1] >= index:
             self._cached_bytes -= len(self._cache.pop()[0])
         if self._cache:
             self._last = self._cache[-1][1], self._cache[-1][2]
         else:
             self._last = self._store.turn.log_last()
+
+    def compact(self, below: int) -> None:
+        """Removes entries below `below`, a bounded number of them; the first that stays is the
+        log's base. Only what is applied may go."""
+        if below > self._first:
+            self._store.turn.log_drop_below(below, MAX_COMPACTED_PER_TURN)
+            self._first = self._store.turn.log_first()
+
+    # -- configurations ----------------------------------------------------------------------
+
+    @property
+    def configuration(self) -> Configuration:
+        """The one in force: the newest in the log."""
+        return self._configurations[-1][1]
+
+    @property
+    def configuration_index(self) -> int:
+        """Where the one in force lies in the log."""
+        return self._configurations[-1][0]
+
+    def configuration_at(self, index: int) -> Configuration:
+        """The newest at or below `index`."""
+        return next(each for at, each in reversed(self._configurations) if at <= index)
+
+    def settle_configurations(self, commit_index: int) -> None:
+        """Forgets those that nothing can bring back: all before the newest committed one."""
+        if len(self._configurations) > 1 and self._configurations[1][0] <= commit_index:
+            newest = max(at for at, _ in self._configurations if at <= commit_index)
+            self._store.turn.drop_configurations_below(newest)
+            self._configurations = [each for each in self._configurations if each[0] >= newest]
 
     def _cached(self, index: int) -> EngineEntry | None:
         if not self._cache:

@@ -34,6 +34,8 @@ MAX_MEMBERS: Final = 72
 MAX_MEMBER_ID_BYTES: Final = 255
 MAX_TOKEN_CHARACTERS: Final = 32
 """A token of probation: 16 bytes in hex."""
+COMPACTION_STEP: Final = 256
+"""Entries that gather beyond the log's tail before they are removed, unless the tail is shorter."""
 MAX_COMPACTED_PER_TURN: Final = 1024
 """Entries that one turn removes from the front of the log: compaction holds nothing up."""
 CACHED_LOG_BYTES: Final = 8 * 1024 * 1024
@@ -56,3 +58,8 @@ MAX_INBOX_MESSAGES: Final = 16384
 """Messages from peers that wait for the next turn; beyond it the streams are not read."""
 MAX_INBOX_BYTES: Final = 32 * 1024 * 1024
 MAX_PEER_MESSAGE_BYTES: Final = 2 * MAX_FRAME_BYTES
+MAX_LEARNED_OF_DOMAIN: Final = 8
+"""Nodes of one domain that are not known here yet, and have a stream to this node all the same: as
+many as a domain may have. No domain takes the others' places."""
+MAX_LEARNED_PEERS: Final = MAX_MEMBERS
+"""Such nodes of all domains."""

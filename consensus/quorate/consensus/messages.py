@@ -84,7 +84,7 @@ class AppendReply:
     hint_index: on failure, the next index that the leader should try (Raft thesis, 4.2.1).
     prev_log_index: the request's, so that a late refusal is told from a new one.
     wall_clock_ms: the replier's wall clock, for ledger time.
-    probation: the replier's token while it is on probation, else empty (`quorate.consensus.replica`).
+    probation: the replier's token while it is on probation (see `Replica`), else empty.
     """
 
     term: int

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from quorate.consensus.configuration import Configuration
 from quorate.consensus.engine import CANDIDATE, LEADER, Apply, Engine
 from quorate.consensus.errors import PeerError
 from quorate.consensus.journal import LogStore
@@ -24,6 +25,7 @@ from quorate.consensus.messages import (
     Propose,
     ProposeReply,
     Refusal,
+    SnapshotOffer,
 )
 from quorate.consensus.settings import RaftSettings
 
@@ -50,7 +52,7 @@ class Replica:
         self,
         *,
         node_id: str,
-        peers: Sequence[str],
+        initial: Configuration,
         settings: RaftSettings,
         store: LogStore,
         apply: Apply,
@@ -60,8 +62,15 @@ class Replica:
         chance: random.Random,
         on_wall_clock: Callable[[str, int], None] = lambda _peer, _ms: None,
         may_lead: Callable[[], bool] = lambda: True,
+        offer: Callable[[str, int], SnapshotOffer | None] = lambda _peer, _term: None,
+        probation: Callable[[], str] = lambda: "",
     ) -> None:
-        """may_lead: while it says no, this replica votes and follows, and does not lead."""
+        """initial: the configuration that every log of the federation begins with.
+        may_lead: while it says no, this replica votes and follows, and does not lead.
+        offer: (follower, term) -> the snapshot for a follower whose next entry is compacted.
+        probation: a token while this replica may have forgotten what it promised (its store was
+        restored, or began anew): it then neither votes nor campaigns, and tells its leader.
+        """
         self.node_id = node_id
         self._store = store
         self._settings = settings
@@ -76,7 +85,7 @@ class Replica:
         self._links: dict[str, int] = {}
         self._engine = Engine(
             node_id=node_id,
-            peers=peers,
+            initial=initial,
             settings=settings,
             store=store,
             outbox=self._send,
@@ -86,6 +95,8 @@ class Replica:
             wall_clock_ms=wall_clock_ms,
             chance=chance,
             may_lead=may_lead,
+            offer=offer,
+            probation=probation,
         )
 
     def _send(self, peer: str, message: Message) -> None:
@@ -222,6 +233,35 @@ class Replica:
         return self._engine.commits_own_term
 
     @property
+    def configuration(self) -> Configuration:
+        """The one in force: the newest in the log, committed or not."""
+        return self._engine.configuration
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the configuration in force is committed, as far as this replica knows."""
+        return self._engine.is_settled
+
+    @property
+    def voters(self) -> tuple[str, ...]:
+        return self._engine.configuration.voters
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Voters and learners, this replica among them when it takes part."""
+        return self._engine.configuration.members
+
+    @property
+    def committed_configuration(self) -> Configuration:
+        """The newest that this replica knows to be committed."""
+        return self._engine.committed_configuration
+
+    @property
+    def committed_members(self) -> tuple[str, ...]:
+        """Those of the newest configuration that this replica knows to be committed."""
+        return self._engine.committed_configuration.members
+
+    @property
     def peer_ids(self) -> list[str]:
         return self._engine.peer_ids
 
@@ -231,3 +271,38 @@ class Replica:
 
     def match_index(self, peer: str) -> int:
         return self._engine.match_index(peer)
+
+    # -- as a leader -------------------------------------------------------------------------
+
+    def change_configuration(self, wanted: Configuration) -> bool:
+        """Puts a configuration in force, one voter away from the present one. False: not now."""
+        return self._engine.change_configuration(wanted)
+
+    def hand_over(self, heir: str | None = None) -> bool:
+        """Lets another voter take over, if none is named the one that is nearest to this leader's
+        log: within an election timeout, or not at all; meanwhile nothing new is proposed. False
+        when there is none."""
+        if heir is None:
+            able = [peer for peer in self._engine.other_voters if self.is_responsive(peer)]
+            heir = max(able, key=self.match_index, default=None)
+        return heir is not None and self._engine.hand_over(heir)
+
+    def is_responsive(self, peer: str) -> bool:
+        """Whether this leader has heard `peer` within the shortest election timeout, and the peer
+        is not on probation."""
+        engine = self._engine
+        is_heard = engine.heard_within(peer, self._settings.election_min_s)
+        return is_heard and peer in engine.connected_ids and not engine.probation_of(peer)
+
+    def probation_of(self, peer: str) -> str:
+        """The token with which a follower says that it is on probation; empty when it is not."""
+        return self._engine.probation_of(peer)
+
+    def compact(self, floor: int) -> None:
+        """Drops what is applied from the front of the log, but for the configured tail and what
+        lies at `floor` or behind it."""
+        self._engine.compact(self._settings.log_tail_entries, floor)
+
+    def pending(self) -> list[bytes]:
+        """The keys of all proposals of this node that have no outcome yet."""
+        return list(self._pending)

@@ -9,7 +9,7 @@ The engine's own handlers are not used; docs/adr/0003 says which of their hazard
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from quorate.consensus.errors import PeerError
@@ -42,9 +42,13 @@ def grants_vote(
     """
     if request.term != term or voted_for not in (None, candidate):
         return False
-    last_index = log.last_index()
-    last_term = log.term_at(last_index) or 0
-    return (request.last_log_term, request.last_log_index) >= (last_term, last_index)
+    return is_up_to_date(request.last_log_term, request.last_log_index, log)
+
+
+def is_up_to_date(last_term: int, last_index: int, log: LogView) -> bool:
+    """Raft 5.4.1: whether a log that ends so is at least as new as this one."""
+    own_index = log.last_index()
+    return (last_term, last_index) >= (log.term_at(own_index) or 0, own_index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,12 @@ def fit_append(request: AppendRequest, *, log: LogView, commit_index: int) -> Ac
     shortens the log. Raises PeerError when that entry is committed.
     """
     prev_index = request.prev_log_index
+    if prev_index < log.first_index():
+        everything = prev_index + len(request.entries)
+        request = _behind_the_base(request, log)
+        prev_index = request.prev_log_index
+        if prev_index < log.first_index():
+            return Accepted(everything, None, ())
     if prev_index > log.last_index():
         return Conflict(hint_index=log.last_index() + 1)
     if log.term_at(prev_index) != request.prev_log_term:
@@ -102,6 +112,21 @@ def fit_append(request: AppendRequest, *, log: LogView, commit_index: int) -> Ac
             append=tuple(request.entries[position:]),
         )
     return Accepted(prev_index + len(request.entries), None, ())
+
+
+def _behind_the_base(request: AppendRequest, log: LogView) -> AppendRequest:
+    """The request, which begins before this log does, as far as it says anything new. What was
+    compacted was committed, so that a leader's entries up to the log's base are the same."""
+    base = log.first_index()
+    known = base - request.prev_log_index
+    if len(request.entries) < known:
+        return replace(request, entries=())
+    base_term = request.entries[known - 1].term
+    if base_term != log.term_at(base):
+        raise PeerError(f"a leader of term {request.term} would replace committed entry {base}")
+    return replace(
+        request, prev_log_index=base, prev_log_term=base_term, entries=request.entries[known:]
+    )
 
 
 def _first_index_of_term(log: LogView, index: int) -> int:

@@ -12,11 +12,14 @@ class RaftSettings:
     """heartbeat_ms: how often a leader speaks when it has nothing to say.
     election_min_ms, election_max_ms: a follower that hears no leader for a random time between
     them campaigns; a leader that hears no majority for election_min_ms steps down.
+    log_tail_entries: how many applied entries the log keeps, for followers that lag a little; who
+    lags more gets a snapshot.
     """
 
     heartbeat_ms: int = 100
     election_min_ms: int = 500
     election_max_ms: int = 1000
+    log_tail_entries: int = 10_000
 
     def __post_init__(self) -> None:
         if not self.heartbeat_ms >= 10:
@@ -30,6 +33,9 @@ class RaftSettings:
             raise ConfigurationError(
                 "raft.election_max_ms must be above raft.election_min_ms, and at most 60000"
             )
+
+        if not 1 <= self.log_tail_entries <= 10_000_000:
+            raise ConfigurationError("raft.log_tail_entries must be from 1 to 10000000")
 
     @property
     def heartbeat_s(self) -> float:

@@ -6,8 +6,8 @@ pass through the same streams and are not this module's.
 
 from __future__ import annotations
 
-from quorate.consensus.errors import PeerError
 from quorate.consensus import snapshot_wire
+from quorate.consensus.errors import PeerError
 from quorate.consensus.limits import (
     MAX_APPEND_ENTRIES,
     MAX_COMMAND_BYTES,

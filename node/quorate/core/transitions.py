@@ -67,11 +67,13 @@ class Applied:
     """What became of one payload.
 
     entry: the leaf to append to the ledger; None for a repeat, which makes none.
+    kind: the command's type, or `malformed`.
     fault: what went wrong inside when the reason is INTERNAL, for whoever keeps the log.
     """
 
     outcome: Outcome
     entry: bytes | None
+    kind: str
     fault: Exception | None = None
 
 
@@ -116,6 +118,12 @@ class _Case:
         if isinstance(self.admitted, _Admitted):
             return self.admitted.command.command_id
         return hashlib.sha256(self.data).hexdigest()
+
+    @property
+    def kind(self) -> str:
+        if isinstance(self.admitted, _Admitted):
+            return self.admitted.command.verb
+        return entries.MALFORMED
 
     def refused(self, deny: Deny) -> _Judged:
         """Without a memory of it: nobody is known to have asked for it, or it cannot be repeated
@@ -205,7 +213,7 @@ def apply(store: Writer, payload: bytes, seq: int) -> Applied:
     state.forget(overlay, case.now, NONCES_FORGOTTEN_PER_COMMAND)
     entry = None if outcome.duplicate else _record(case, outcome)
     overlay.commit()
-    return Applied(outcome, entry, fault)
+    return Applied(outcome, entry, case.kind, fault)
 
 
 def _open(federation: Federation, payload: bytes, seq: int) -> _Case:
@@ -323,9 +331,9 @@ def _execute(turn: Turn) -> Outcome:
 
 def _record(case: _Case, outcome: Outcome) -> bytes:
     if isinstance(case.admitted, Deny):
-        kind, command = entries.MALFORMED, entries.of_bytes(case.data)
+        command = entries.of_bytes(case.data)
     else:
-        kind, command = case.admitted.command.verb, entries.of_envelope(case.admitted.envelope)
+        command = entries.of_envelope(case.admitted.envelope)
     return entries.entry(
-        origin=case.origin, kind=kind, outcome=outcome, ledger_time=case.now, command=command
+        origin=case.origin, kind=case.kind, outcome=outcome, ledger_time=case.now, command=command
     )

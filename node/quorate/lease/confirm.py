@@ -8,7 +8,7 @@ index and the voters. Connection counts and the engine's own idea of a quorum pl
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -53,6 +53,21 @@ class Leadership(Protocol):
     @property
     def leader(self) -> str | None: ...
 
+    @property
+    def voters(self) -> Sequence[str]:
+        """Of the configuration in force, committed or not: whose majority elects and commits."""
+        ...
+
+    @property
+    def members(self) -> Sequence[str]:
+        """Voters and learners of the configuration in force."""
+        ...
+
+    @property
+    def committed_members(self) -> Sequence[str]:
+        """Voters and learners of the newest configuration that is known to be committed."""
+        ...
+
 
 def confirms(sender: str, confirm: Confirm, raft: Leadership) -> ConfirmReply | None:
     """A voter's answer: only for the leader that it knows, in the term that it is in."""
@@ -74,12 +89,15 @@ class _Waiting:
 class ConfirmRounds:
     """Grants authority to nodes that ask, each after a round that began after it asked.
 
+    peers: the voters but for this node, and, until `reconfigure`, who else may ask.
+
     A round is a number: a voter that has confirmed round r in this term has confirmed all before.
     """
 
     def __init__(self, node_id: str, peers: Sequence[str]) -> None:
         self._node_id = node_id
         self._peers = tuple(peers)
+        self._askers = frozenset((node_id, *peers))
         self._term = 0
         self._round = 0
         self._sent_ns = 0
@@ -87,8 +105,22 @@ class ConfirmRounds:
         self._waiting: deque[_Waiting] = deque()
         self._confirmed: dict[str, int] = {}
 
+    def reconfigure(self, other_voters: Sequence[str], askers: Collection[str]) -> None:
+        """Others vote, or others may be granted authority, than before. Call it before `grants`:
+        it is the configuration in force whose majority has to confirm."""
+        self._peers = tuple(other_voters)
+        self._askers = frozenset(askers)
+        self._arrived = [each for each in self._arrived if each[0] in self._askers]
+        self._waiting = deque(each for each in self._waiting if each.node in self._askers)
+        self._confirmed = {
+            peer: number for peer, number in self._confirmed.items() if peer in self._peers
+        }
+
     def on_ask(self, node: str, ask: Ask) -> None:
-        """Takes in an ask; it is served by the next round. Too many of one node: the oldest go."""
+        """Takes in an ask; it is served by the next round. Too many of one node: the oldest go.
+        Who may not be granted authority is not heard."""
+        if node not in self._askers:
+            return
         mine = [seq for asker, seq in self._arrived if asker == node]
         if len(mine) >= _MAX_ASKS_PER_NODE:
             self._arrived.remove((node, mine[0]))

@@ -8,7 +8,7 @@ Once true of an index it stays true, so that the watermark may be told to anybod
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 _STEPS_PER_PERIOD: Final = 64
@@ -24,6 +24,18 @@ class Enforcement:
         self._granted_ns: dict[str, int] = {}
         self._since_ns: int | None = None
         self._watermark = 0
+
+    def reconfigure(self, members: Collection[str]) -> None:
+        """Others can hold authority than before. Who is new has reported nothing; who is gone must
+        have lapsed."""
+        self._reported = {member: self._reported.get(member, 0) for member in members}
+
+    def has_lapsed(self, member: str, now_ns: int) -> bool:
+        """Whether nothing that was ever granted to `member` can still hold, nor will come again
+        unless it is granted anew. Before the leadership has begun nobody can tell."""
+        if self._since_ns is None:
+            return False
+        return now_ns - max(self._since_ns, self._granted_ns.get(member, 0)) >= self._lapse_ns
 
     def begin(self, now_ns: int) -> None:
         """This node has committed the first entry of its leadership. It knows no grants of the
@@ -59,9 +71,8 @@ class Enforcement:
             return self._watermark
         lowest = commit_index
         for member, reported in self._reported.items():
-            last_ns = max(self._since_ns, self._granted_ns.get(member, 0))
             reached = reported
-            if now_ns - last_ns >= self._lapse_ns:
+            if self.has_lapsed(member, now_ns):
                 pending = pending_read_index(member)
                 reached = max(reported, commit_index if pending is None else pending)
             lowest = min(lowest, reached)

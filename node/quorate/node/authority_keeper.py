@@ -8,7 +8,7 @@ carries its messages and calls `publish` only when the turn is durable.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from quorate.core.limits import MAX_INTEGER
@@ -54,6 +54,9 @@ class AuthorityKeeper:
         """`first_seq` is for simulations; by default it is drawn anew for each process."""
         self._node_id = node_id
         self._peers = tuple(peers)
+        self._other_voters = tuple(peers)
+        self._askers = frozenset((node_id, *peers))
+        self._retired: frozenset[str] = frozenset()
         self._terms = terms
         self._clock = clock
         self._boot_id = boot_id
@@ -73,6 +76,8 @@ class AuthorityKeeper:
         self._told_watermark = 0
         self._claimed = (0, 0)
         self.watermark = 0
+        self.on_probation: Callable[[], bool] = lambda: False
+        """Whether this node may have forgotten which leader it followed: then it confirms none."""
         self.current: Authority | None = None
         word.clear(Reason.INQUORATE)
 
@@ -88,7 +93,7 @@ class AuthorityKeeper:
                 if 0 <= message.ledger_time_ms <= MAX_INTEGER:
                     self._holder.on_grant(peer, message, raft.term)
             case Confirm():
-                reply = confirms(peer, message, raft)
+                reply = None if self.on_probation() else confirms(peer, message, raft)
                 if reply is not None:
                     self._outbox.append((peer, reply))
             case ConfirmReply():
@@ -102,9 +107,12 @@ class AuthorityKeeper:
     def tick(self, raft: Leadership, applied_index: int, enforced_index: int) -> None:
         """Asks when an ask is due, and leads the rounds when this node leads. `applied_index` is
         this node's own, durable one; `enforced_index` that of its oldest snapshot in use."""
+        self._follow_configuration(raft)
         now = self._clock.boottime_ns()
         enforced_index = self._readers.enforced(now, applied_index, enforced_index)
-        ask = self._holder.ask(raft.leader, applied_index, enforced_index)
+        may_ask = raft.leader is not None and self._node_id not in self._retired
+        leader = raft.leader if may_ask else None
+        ask = self._holder.ask(leader, applied_index, enforced_index)
         if ask is not None and raft.leader == self._node_id:
             self._rounds.on_ask(self._node_id, ask)
         elif ask is not None and raft.leader is not None:
@@ -122,6 +130,29 @@ class AuthorityKeeper:
         self._report(raft.leader, enforced_index)
         self._believe_watermark(raft)
         self._enforce(raft, now)
+
+    def _follow_configuration(self, raft: Leadership) -> None:
+        # Who is a member only of what is not committed yet is granted nothing: the next leader may
+        # not know it, and would not wait for its authority to lapse.
+        askers = frozenset(raft.members) & frozenset(raft.committed_members) - self._retired
+        other_voters = tuple(voter for voter in raft.voters if voter != self._node_id)
+        if askers == self._askers and other_voters == self._other_voters:
+            return
+        self._askers, self._other_voters = askers, other_voters
+        self._peers = tuple(member for member in raft.members if member != self._node_id)
+        self._rounds.reconfigure(other_voters, askers)
+        self._enforcement.reconfigure(raft.members)
+
+    def retire(self, nodes: Collection[str]) -> None:
+        """These nodes are granted no authority any more; this one, if it is among them, gives up
+        what it has, and asks no more."""
+        self._retired = frozenset(nodes)
+        if self._node_id in self._retired:
+            self.surrender(Reason.NODE_RETIRED)
+
+    def has_lapsed(self, member: str) -> bool:
+        """Whether this node, as the leader, knows that `member` holds no authority."""
+        return self._enforcement.has_lapsed(member, self._clock.boottime_ns())
 
     def _believe_watermark(self, raft: Leadership) -> None:
         """Takes the leader's word for what everybody enforces, as far as this node itself knows
@@ -204,7 +235,7 @@ class AuthorityKeeper:
 
     def next_timer_ns(self, raft: Leadership) -> int | None:
         """When a turn is due without any event, on the boot clock; None: not before an event."""
-        if raft.leader is None:
+        if raft.leader is None or self._node_id in self._retired:
             return None
         due = self._holder.next_ask_ns()
         return min(due, self._clock.boottime_ns() + _RETRY_NS) if raft.is_leader else due

@@ -48,7 +48,6 @@ class CoreLoop:
         self,
         *,
         node_id: str,
-        peers: Iterable[str],
         settings: RaftSettings,
         environment: Environment,
         word: AuthorityWord,
@@ -69,7 +68,6 @@ class CoreLoop:
         self._cached_checkpoint: tuple[int, str] = (-1, "")
         self._core = NodeCore(
             node_id=node_id,
-            peers=peers,
             settings=settings,
             environment=environment,
             word=word,
@@ -134,6 +132,9 @@ class CoreLoop:
 
     def released(self) -> None:
         self._outcomes.release_all()
+
+    def members_changed(self) -> None:
+        """The state's nodes or domains may be others than before."""
 
     @staticmethod
     def refused(peer: str, error: PeerError) -> None:

@@ -15,14 +15,13 @@ import uvloop
 
 from quorate.api.servers import start_core_servers
 from quorate.consensus import RaftSettings, SafetyViolationError
-from quorate.consensus.transport import LocalIdentity, Peer, Transport
+from quorate.consensus.transport import LocalIdentity, Transport
 from quorate.core.errors import (
     ConfigurationError,
     QuorateError,
     StorageDamagedError,
 )
 from quorate.core.genesis import Descriptor, Genesis
-from quorate.core.ids import dns_name
 from quorate.core.transitions import install_genesis
 from quorate.lease.clock import SystemClock, boot_id
 from quorate.lease.word import AuthorityWord
@@ -32,6 +31,7 @@ from quorate.node.config import NodeConfig, load_config
 from quorate.node.core_loop import CoreLoop
 from quorate.node.identity import TlsIdentity, load_signing_key, load_tls_identity
 from quorate.node.organisation import read_genesis
+from quorate.node.peering import Peering
 from quorate.node.process import parse_options, stop_event
 from quorate.proofs.signing import SigningKey
 from quorate.storage import Environment
@@ -80,19 +80,6 @@ def open_environment(config: NodeConfig, genesis: Genesis) -> Environment:
     return environment
 
 
-def _peers(config: NodeConfig, genesis: Genesis) -> list[Peer]:
-    return [
-        Peer(
-            node_id=descriptor.node.id,
-            address=config.peers.get(descriptor.node.id, descriptor.node.peer_address),
-            server_name=dns_name(descriptor.node.id),
-            ca_certificate=descriptor.ca_certificate.encode(),
-        )
-        for descriptor in genesis.descriptors
-        if descriptor.node.id != config.node.id
-    ]
-
-
 async def serve(
     config: NodeConfig, word: AuthorityWord, lifeline_fd: int, metrics: Metrics
 ) -> None:
@@ -104,10 +91,9 @@ async def serve(
     signing, log_key = load_signing_key(config.keys.signing), load_signing_key(config.keys.log)
     descriptor = check_membership(config, genesis, tls, signing, log_key)
     environment = open_environment(config, genesis)
-    peers = _peers(config, genesis)
+    peering = Peering(environment, config)
     core = CoreLoop(
         node_id=config.node.id,
-        peers=[peer.node_id for peer in peers],
         settings=RaftSettings(
             config.raft.heartbeat_ms, config.raft.election_min_ms, config.raft.election_max_ms
         ),
@@ -121,7 +107,8 @@ async def serve(
     identity = LocalIdentity(
         config.node.id, tls.pair.certificate, tls.pair.private_key, genesis.hash
     )
-    transport = Transport(identity, peers, core, issued_by)
+    transport = Transport(identity, peering, core, issued_by)
+    transport.update(peering.peers())
     stopped = stop_event(lifeline_fd)
     loop_task = asyncio.create_task(core.run(transport), name="core loop")
     try:

@@ -27,7 +27,7 @@ class LedgerClock:
 
     def __init__(self, clock: Clock, voters: int) -> None:
         self._clock = clock
-        self._voters = voters
+        self.voters = voters
         self._bases: dict[str, tuple[int, int]] = {}
         self._held_ms = 0
         self._held_at_ms = 0
@@ -51,7 +51,7 @@ class LedgerClock:
         ledger time, and with it every lease's end, stand still.
         """
         estimate = min(self._boot_ms() + self._median(), MAX_INTEGER)
-        if self._known() >= min(_ENOUGH_CLOCKS, self._voters):
+        if self._known() >= min(_ENOUGH_CLOCKS, self.voters):
             return max(self._held_ms, estimate)
         since_held = self._boot_ms() - self._held_at_ms if self._held_ms else 0
         return max(min(self._held_ms + since_held, MAX_INTEGER), estimate)
@@ -60,7 +60,7 @@ class LedgerClock:
         """What a leader stamps on a command. It stands still at what the ledger holds until more
         than half of all voters are known, this one included: a clock that is wrong and alone must
         not move ledger time, which never goes back."""
-        return self.now_ms() if 2 * self._known() > self._voters else self._held_ms
+        return self.now_ms() if 2 * self._known() > self.voters else self._held_ms
 
     def told(self, ledger_time_ms: int, realtime_ns: int) -> None:
         """The leader has told the federation's time, which was not before this node's wall clock

@@ -21,6 +21,7 @@ from quorate.storage import Environment
 log = structlog.get_logger(__name__)
 
 KEY_BYTES = 32
+_ABOUT_MEMBERS = ("node.", "domain.")
 
 
 def proposal_key(envelope: bytes) -> bytes:
@@ -44,6 +45,9 @@ class LedgerMachine:
         self._environment = environment
         self._executed: list[Executed] = []
         self.latest_stamp_ms = 0
+        self.has_changed_members = False
+        """Whether something was executed that may have changed the nodes or domains of the state;
+        for its reader to put back."""
 
     def apply(self, index: int, payload: bytes) -> None:
         """Executes one committed command. Total: only a storage error passes through."""
@@ -53,6 +57,7 @@ class LedgerMachine:
             turn.append_ledger(applied.entry)
         if applied.fault is not None:
             log.error("command.fault", index=index, exc_info=applied.fault)
+        self.has_changed_members |= applied.kind.startswith(_ABOUT_MEMBERS)
         envelope = payload[codec.STAMP_BYTES :]
         self.latest_stamp_ms = max(self.latest_stamp_ms, _stamp_of(payload))
         self._executed.append(Executed(proposal_key(envelope), applied.outcome))

@@ -13,19 +13,21 @@ given up, and consensus is built anew from the store when there is room again.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
 from typing import Final, Protocol
 
 import structlog
 
 from quorate.consensus import PeerError, RaftSettings, Replica
+from quorate.consensus.configuration import Configuration
 from quorate.consensus.limits import MAX_INBOX_BYTES, MAX_INBOX_MESSAGES
 from quorate.consensus.wire import decode as decode_raft
 from quorate.consensus.wire import encode as encode_raft
 from quorate.core import codec
 from quorate.core.errors import StorageFullError
 from quorate.core.outcome import Outcome, Reason
+from quorate.core.records import Node, Role
 from quorate.core.state import StateView
+from quorate.core.status import Status
 from quorate.lease.clock import Clock
 from quorate.lease.word import AuthorityWord
 from quorate.node.authority_keeper import AuthorityKeeper, AuthorityTerms
@@ -33,6 +35,7 @@ from quorate.node.authority_wire import decode as decode_authority
 from quorate.node.authority_wire import encode as encode_authority
 from quorate.node.ledger_clock import LedgerClock
 from quorate.node.machine import LedgerMachine
+from quorate.node.membership import HandOver, next_step
 from quorate.storage import Environment
 from quorate.v1 import peer_pb2 as pb
 
@@ -45,6 +48,10 @@ _NS_PER_S: Final = 1_000_000_000
 _NS_PER_MS: Final = 1_000_000
 _PROBE_BYTES: Final = 256 * 1024
 _PROBE_NAME: Final = "probe"
+
+
+PROBATION: Final = "probation"
+"""The name in the store's meta of this node's token, while it is on probation."""
 
 
 class Observer(Protocol):
@@ -67,6 +74,10 @@ class Observer(Protocol):
         in time."""
         ...
 
+    def members_changed(self) -> None:
+        """The state's nodes or domains may be others than before."""
+        ...
+
     def refused(self, peer: str, error: PeerError) -> None:
         """A message that no correct peer can have sent was dropped."""
         ...
@@ -84,7 +95,6 @@ class NodeCore:
         self,
         *,
         node_id: str,
-        peers: Iterable[str],
         settings: RaftSettings,
         environment: Environment,
         word: AuthorityWord,
@@ -100,18 +110,21 @@ class NodeCore:
         self.environment = environment
         self.links_up: set[str] = set()
         self.storage_problem = ""
-        self._peers = sorted(peers)
         self._settings = settings
         self._clock = clock
         self._chance = chance
         self._observer = observer
         self._machine = LedgerMachine(environment)
-        self.ledger_clock = LedgerClock(clock, 1 + len(self._peers))
+        self.nodes: dict[str, Node] = {}
+        """Every node of the state, retired ones among them."""
         self._inbox: list[tuple[str, pb.PeerMessage]] = []
         self._inbox_bytes = 0
         self._again = True
         self._is_clock_near = True
+        self._initial = _first_configuration(environment)
+        self.ledger_clock = LedgerClock(clock, len(self._initial.voters))
         with environment.read() as snapshot:
+            self._probation = (snapshot.get_meta(PROBATION) or b"").decode()
             federation = StateView(snapshot.state).federation()
             self.origin = federation.origin
             self.parameters = federation.parameters
@@ -120,7 +133,7 @@ class NodeCore:
             self.durable_applied = snapshot.applied_index
         self.keeper = AuthorityKeeper(
             node_id=node_id,
-            peers=self._peers,
+            peers=[node for node in self._initial.members if node != node_id],
             terms=AuthorityTerms(
                 self.parameters.authority_period_ms,
                 self.parameters.max_permit_ttl_ms,
@@ -132,12 +145,14 @@ class NodeCore:
             ledger_time_ms=self.ledger_clock.now_ms,
             first_seq=first_seq,
         )
+        self.keeper.on_probation = lambda: bool(self._probation)
         self.replica = self._new_replica()
+        self._read_members()
 
     def _new_replica(self) -> Replica:
         replica = Replica(
             node_id=self.node_id,
-            peers=self._peers,
+            initial=self._initial,
             settings=self._settings,
             store=self.environment,
             apply=self._machine.apply,
@@ -147,6 +162,7 @@ class NodeCore:
             chance=self._chance,
             on_wall_clock=self.ledger_clock.heard,
             may_lead=self._may_lead,
+            probation=lambda: self._probation,
         )
         for peer in sorted(self.links_up):
             replica.connected(peer)
@@ -237,6 +253,9 @@ class NodeCore:
         try:
             self._take_in()
             self.replica.tick()
+            self._follow_ledger()
+            self._end_probation()
+            self.replica.compact(self.replica.applied_index)
             enforced = self.environment.enforced_through()
             self.keeper.tick(self.replica, self.durable_applied, enforced)
         except StorageFullError as error:
@@ -257,6 +276,46 @@ class NodeCore:
         if authority is not None and not self.replica.is_leader:
             self.ledger_clock.told(authority.ledger_time_ms, authority.asked_realtime_ns)
         self._observer.enforced(self.keeper.watermark)
+
+    # -- membership --------------------------------------------------------------------------
+
+    def _read_members(self) -> None:
+        with self.environment.read() as snapshot:
+            self.nodes = {node.id: node for node in StateView(snapshot.state).nodes()}
+        retired = [node.id for node in self.nodes.values() if node.status is Status.REVOKED]
+        self.keeper.retire(retired)
+        self._observer.members_changed()
+
+    def _follow_ledger(self) -> None:
+        """As the leader, takes the next step towards the members that the ledger names."""
+        replica = self.replica
+        self.ledger_clock.voters = len(replica.voters)
+        if not (replica.is_leader and replica.commits_own_term and replica.is_settled):
+            return
+        step = next_step(_LeaderView(replica, self.keeper), self.nodes)
+        if isinstance(step, HandOver):
+            replica.hand_over()
+        elif step is not None and replica.change_configuration(step):
+            log.info("membership.changes", voters=step.voters, learners=step.learners)
+
+    def _end_probation(self) -> None:
+        """A committed configuration that readmits this node with its token was made by a majority
+        without it: what it may have promised and forgotten counts for nothing any more."""
+        token = self.replica.committed_configuration.token_of(self.node_id)
+        if self._probation and token == self._probation:
+            self.environment.turn.put_meta(PROBATION, b"")
+            self._probation = ""
+            log.info("probation.over")
+
+    @property
+    def is_on_probation(self) -> bool:
+        """Whether this node may have forgotten promises, and waits to be readmitted."""
+        return bool(self._probation)
+
+    def hand_over(self) -> bool:
+        """Lets another node lead, if this one does; False when it does not, or none could."""
+        self._again = True
+        return self.replica.hand_over()
 
     def take_outbox(self) -> list[tuple[str, pb.PeerMessage]]:
         """The messages of the turn that was settled, in order."""
@@ -286,6 +345,9 @@ class NodeCore:
             self.durable_applied = self.replica.applied_index
             self.ledger_clock.not_before(self._machine.latest_stamp_ms)
             self._again = True  # another turn tells the leader what this node now enforces
+        if self._machine.has_changed_members:
+            self._machine.has_changed_members = False
+            self._read_members()
         executed = self._machine.take_outcomes()
         if not executed:
             return
@@ -308,6 +370,8 @@ class NodeCore:
         self.keeper.surrender(Reason.STORAGE_FULL)
         self.environment.abort()
         self._machine.forget()
+        with self.environment.read() as snapshot:
+            self._probation = (snapshot.get_meta(PROBATION) or b"").decode()
         self._observer.released()
         self.replica = self._new_replica()
 
@@ -327,3 +391,24 @@ class NodeCore:
         self.storage_problem = ""
         self._again = True
         self.replica = self._new_replica()
+
+
+class _LeaderView:
+    """A leader's replica and keeper, as `membership.next_step` asks them."""
+
+    def __init__(self, replica: Replica, keeper: AuthorityKeeper) -> None:
+        self._replica = replica
+        self.node_id = replica.node_id
+        self.configuration = replica.configuration
+        self.commit_index = replica.commit_index
+        self.match_index = replica.match_index
+        self.is_responsive = replica.is_responsive
+        self.probation_of = replica.probation_of
+        self.has_lapsed = keeper.has_lapsed
+
+
+def _first_configuration(environment: Environment) -> Configuration:
+    """What a log that is still empty begins with: the voters of the genesis."""
+    with environment.read() as snapshot:
+        nodes = StateView(snapshot.state).nodes()
+    return Configuration(tuple(sorted(node.id for node in nodes if node.role is Role.VOTER)))

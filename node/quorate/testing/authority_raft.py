@@ -78,6 +78,18 @@ class Voter:
         self.outbox: list[tuple[str, RaftMessage]] = []
 
     @property
+    def voters(self) -> tuple[str, ...]:
+        return (self.node_id, *self._peers)
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return self.voters
+
+    @property
+    def committed_members(self) -> tuple[str, ...]:
+        return self.voters
+
+    @property
     def commits_own_term(self) -> bool:
         return self.commit_index > 0 and self.log[self.commit_index - 1] == self.term
 

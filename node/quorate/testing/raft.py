@@ -21,6 +21,7 @@ from functools import partial
 from typing import Protocol
 
 from quorate.consensus import PeerError, RaftSettings, Replica
+from quorate.consensus.configuration import Configuration
 from quorate.consensus.messages import Message
 from quorate.testing.raft_disk import MemoryLogStore
 
@@ -107,6 +108,7 @@ class RaftCluster:
         self.hosts = {
             name: Host(name, MemoryLogStore(), self.chance.uniform(0.98, 1.02)) for name in ids
         }
+        self.initial = Configuration(tuple(ids))
         self._links = {(a, b): _Link() for a in ids for b in ids if a != b}
         for name in ids:
             self.start(name)
@@ -166,7 +168,7 @@ class RaftCluster:
         host.generation += 1
         host.replica = Replica(
             node_id=host.node_id,
-            peers=[name for name in self.hosts if name != host.node_id],
+            initial=self.initial,
             settings=self.settings,
             store=host.store,
             apply=lambda index, payload: host.store.turn.ledger.append((index, payload)),

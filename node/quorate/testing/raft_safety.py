@@ -23,7 +23,6 @@ FORGOTTEN_ONE_IN = 10
 LIVENESS_S = 20.0
 KEY_BYTES = 16
 HEALED_DELAY_S = (0.001, 0.01)
-FIRST_ENTRY = (0, b"\x01")  # every log begins with it, committed from the start
 
 
 class ViolationError(AssertionError):
@@ -55,12 +54,13 @@ class SafetyChecker:
     leaders: dict[int, str] = field(default_factory=dict)
     votes: dict[tuple[str, int], str] = field(default_factory=dict)
     entries: dict[tuple[int, int], tuple[bytes, int]] = field(default_factory=dict)
-    committed: list[tuple[int, bytes]] = field(default_factory=lambda: [FIRST_ENTRY])
+    committed: list[tuple[int, bytes]] = field(default_factory=list)
     applied: dict[int, bytes] = field(default_factory=dict)
     elections: int = 0
 
     def started(self, host: Host) -> None:
         self.hosts[host.node_id] = host
+        self.committed = self.committed or host.store.turn.entries[:1]  # committed from the start
         seen = self.seen.setdefault(host.node_id, _Seen())
         _require(host.store.meta.applied >= seen.applied, "applied entries survive", host.node_id)
         seen.commit = host.live.commit_index

@@ -9,14 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quorate.consensus import PeerError, RaftSettings, Replica
+from quorate.consensus.configuration import CONFIGURATION, Configuration
 from quorate.consensus.messages import (
     AppendReply,
     AppendRequest,
     Entry,
     Message,
+    PreVoteReply,
+    PreVoteRequest,
     Propose,
     ProposeReply,
     Refusal,
+    SnapshotChunk,
+    SnapshotOffer,
+    SnapshotPull,
+    TimeoutNow,
     VoteReply,
     VoteRequest,
 )
@@ -24,6 +31,15 @@ from quorate.consensus.wire import decode, encode
 from quorate.testing.raft_disk import MemoryLogStore
 
 PEERS = ("b", "c")
+COMMANDS = st.sampled_from(
+    [
+        *(b"\0x", b"\1", b"\7z", b"\2", b"\2nonsense"),
+        *(
+            CONFIGURATION + Configuration(voters).encode()
+            for voters in (("a",), ("a", "b"), ("b", "c"), ("a", "b", "c", "d"), ("d", "e"))
+        ),
+    ]
+)
 SPREAD = st.one_of(st.integers(0, 8), st.sampled_from([2**24, 2**53, 2**62, 2**63 - 1]))
 
 
@@ -33,7 +49,7 @@ class Node:
         self.store = MemoryLogStore()
         self.replica = Replica(
             node_id="a",
-            peers=PEERS,
+            initial=Configuration(("a", *PEERS)),
             settings=RaftSettings(),
             store=self.store,
             apply=lambda _index, _payload: None,
@@ -59,6 +75,8 @@ class Node:
 
     def lead(self) -> None:
         self.turn(after_s=1.1)
+        self.replica.receive("b", PreVoteReply(self.replica.term, True, self.replica.term))
+        self.turn()
         vote = VoteReply(term=self.replica.term, granted=True, voted_term=self.replica.term)
         self.replica.receive("b", vote)
         self.turn()
@@ -67,7 +85,7 @@ class Node:
 
 @st.composite
 def messages(draw: st.DrawFn) -> Message:
-    kind = draw(st.integers(0, 5))
+    kind = draw(st.integers(0, 7))
     terms = st.one_of(st.integers(0, 3), SPREAD)
     if kind == 0:
         return VoteRequest(draw(terms), draw(SPREAD), draw(terms))
@@ -76,15 +94,33 @@ def messages(draw: st.DrawFn) -> Message:
     if kind == 2:
         previous, term = draw(SPREAD), draw(terms)
         entries = tuple(
-            Entry(previous + 1 + n, term, draw(st.sampled_from([b"\0x", b"\1", b"\7z"])))
-            for n in range(draw(st.integers(0, 3)))
+            Entry(previous + 1 + n, term, draw(COMMANDS)) for n in range(draw(st.integers(0, 3)))
         )
         return AppendRequest(draw(terms), previous, term, draw(SPREAD), entries)
     if kind == 3:
+        return _election(draw, terms)
+    if kind == 4:
+        return _snapshot(draw, terms)
+    if kind == 5:
         return draw(st.sampled_from([Propose(b"k", b"p"), ProposeReply(b"k", Refusal.BUSY)]))
     return AppendReply(
         draw(terms), draw(terms), draw(st.booleans()), draw(SPREAD), draw(SPREAD), draw(SPREAD), 0
     )
+
+
+def _election(draw: st.DrawFn, terms: st.SearchStrategy[int]) -> Message:
+    asked = PreVoteRequest(draw(terms), draw(SPREAD), draw(terms))
+    answer = PreVoteReply(draw(terms), draw(st.booleans()), draw(terms))
+    return draw(st.sampled_from([asked, answer, TimeoutNow(draw(terms))]))
+
+
+def _snapshot(draw: st.DrawFn, terms: st.SearchStrategy[int]) -> Message:
+    term, index, size = draw(terms), draw(SPREAD), draw(SPREAD)
+    lowest = min(term, draw(terms))
+    offer = SnapshotOffer(term, index, lowest, draw(COMMANDS), size, "note", 3, b"digest")
+    pull = SnapshotPull(term, index, draw(st.booleans()), b"key", size)
+    chunk = SnapshotChunk(term, index, False, b"key", size, ((b"keys", b"value"),), (), False)
+    return draw(st.sampled_from([offer, pull, chunk]))
 
 
 STEPS = st.lists(

@@ -22,7 +22,8 @@ import pytest
 from pysyncobj import SyncObj
 from pysyncobj.version import VERSION
 
-from quorate.consensus import RaftSettings, engine
+from quorate.consensus import RaftSettings, engine, pysync
+from quorate.consensus.configuration import Configuration
 from quorate.consensus.engine import Engine
 from quorate.testing.raft_disk import MemoryLogStore
 
@@ -118,7 +119,7 @@ class _Silent(pysyncobj.transport.Transport):
 
 
 def test_the_modules_the_engine_calls_are_replaced() -> None:
-    module: Any = engine.engine_module()
+    module: Any = pysync.engine_module()
     assert module is bare
     for name in ("loads", "dumps", "load", "dump"):
         with pytest.raises(Exception, match="pickle"):
@@ -130,7 +131,7 @@ def test_the_modules_the_engine_calls_are_replaced() -> None:
 def test_the_engine_opens_nothing_and_starts_nothing() -> None:
     built = Engine(
         node_id="a",
-        peers=["b"],
+        initial=Configuration(("a", "b")),
         settings=RaftSettings(),
         store=MemoryLogStore(),
         outbox=lambda _peer, _message: None,
@@ -140,6 +141,8 @@ def test_the_engine_opens_nothing_and_starts_nothing() -> None:
         wall_clock_ms=lambda: 0,
         chance=random.Random(0),  # noqa: S311
         may_lead=lambda: True,
+        offer=lambda _peer, _term: None,
+        probation=lambda: "",
     )
     conf = built.conf
     assert (conf.autoTick, conf.journalFile, conf.fullDumpFile) == (False, None, None)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 
 from quorate.consensus import RaftSettings, Replica
-from quorate.consensus.messages import VoteReply, VoteRequest
+from quorate.consensus.configuration import Configuration
+from quorate.consensus.messages import PreVoteReply, PreVoteRequest, VoteReply, VoteRequest
 from quorate.testing.raft_disk import MemoryLogStore
 
 
@@ -16,7 +17,7 @@ class Node:
         self.store = MemoryLogStore()
         self.replica = Replica(
             node_id="a",
-            peers=["b", "c"],
+            initial=Configuration(("a", "b", "c")),
             settings=RaftSettings(),
             store=self.store,
             apply=lambda _index, _payload: None,
@@ -36,6 +37,8 @@ class Node:
 
     def become_leader(self) -> None:
         self.turn(after_s=1.1)
+        self.replica.receive("b", PreVoteReply(0, True, 0))
+        self.turn()
         self.replica.receive("b", VoteReply(term=1, granted=True, voted_term=1))
         self.turn()
         assert self.replica.is_leader
@@ -45,11 +48,11 @@ def test_it_does_not_campaign():
     node = Node()
     node.may_lead = False
     for _ in range(50):
-        assert not any(isinstance(message, VoteRequest) for message in node.turn(after_s=0.4))
+        assert not any(isinstance(message, PreVoteRequest) for message in node.turn(after_s=0.4))
     assert (node.replica.role, node.replica.term) == ("follower", 0)
     node.may_lead = True
     sent = [message for _ in range(4) for message in node.turn(after_s=0.4)]
-    assert any(isinstance(message, VoteRequest) for message in sent)
+    assert any(isinstance(message, PreVoteRequest) for message in sent)
 
 
 def test_it_still_votes():

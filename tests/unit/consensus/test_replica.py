@@ -7,6 +7,7 @@ import random
 import pytest
 
 from quorate.consensus import PeerError, RaftSettings, Replica, SafetyViolationError
+from quorate.consensus.configuration import Configuration
 from quorate.consensus.limits import (
     MAX_COMMAND_BYTES,
     MAX_PENDING_BYTES,
@@ -18,6 +19,8 @@ from quorate.consensus.messages import (
     AppendRequest,
     Entry,
     Message,
+    PreVoteReply,
+    PreVoteRequest,
     Propose,
     ProposeReply,
     Refusal,
@@ -38,7 +41,7 @@ class Node:
         self.applied: list[tuple[int, bytes]] = []
         self.replica = Replica(
             node_id="a",
-            peers=peers,
+            initial=Configuration(tuple(sorted(("a", *peers)))),
             settings=SETTINGS,
             store=self.store,
             apply=lambda index, payload: self.applied.append((index, payload)),
@@ -60,7 +63,12 @@ class Node:
 
     def campaign(self) -> int:
         """Lets the election time pass; returns the term of the candidacy."""
-        sent = self.turn(after_s=2 * SETTINGS.election_max_s)
+        asked = self.turn(after_s=2 * SETTINGS.election_max_s)
+        assert any(isinstance(message, PreVoteRequest) for _, message in asked)
+        term = self.replica.term
+        sent = self.turn(
+            *((peer, PreVoteReply(term, True, term)) for peer in self.replica.peer_ids)
+        )
         assert any(isinstance(message, VoteRequest) for _, message in sent)
         return self.replica.term
 
@@ -99,8 +107,8 @@ def test_a_node_whose_first_link_comes_up_waits_before_it_campaigns() -> None:
     node.replica.connected("b")
     assert node.turn(after_s=0.9 * SETTINGS.election_min_s) == []
     assert node.replica.role == "follower"
-    node.turn(after_s=SETTINGS.election_max_s)
-    assert node.replica.role == "candidate"
+    asked = node.turn(after_s=SETTINGS.election_max_s)
+    assert any(isinstance(message, PreVoteRequest) for _, message in asked)
 
 
 def test_a_refused_proposal_without_a_leader_does_not_spin() -> None:
@@ -108,7 +116,9 @@ def test_a_refused_proposal_without_a_leader_does_not_spin() -> None:
     node.replica.connected("b")
     node.replica.propose(b"key", b"payload")
     node.turn(("b", heartbeat(1)))
-    node.turn(("b", ProposeReply(b"key", Refusal.BUSY)), ("c", VoteRequest(2, 0, 0)))
+    node.turn(
+        ("b", ProposeReply(b"key", Refusal.BUSY)), ("c", AppendReply(2, 1, False, 0, 1, 1, 0))
+    )
     assert node.replica.leader is None
     node.turn(after_s=2 * SETTINGS.heartbeat_s)
     assert node.replica.next_timer() > node.now
@@ -323,13 +333,22 @@ def test_hazard_11_what_is_applied_is_applied_once() -> None:
     assert node.applied == [(2, b"2"), (3, b"3")]
 
 
-def test_a_stranger_is_refused() -> None:
+def test_who_is_no_voter_counts_for_nothing() -> None:
+    """Whom the transport admits may be a member that this replica does not know yet."""
     node = Node("b", "c")
-    with pytest.raises(PeerError, match="not a member"):
-        node.replica.receive("x", VoteRequest(9, 9, 9))
+    for peer in ("b", "c", "x"):
+        node.replica.connected(peer)
+    node.turn(after_s=2 * SETTINGS.election_max_s)
+    node.turn(("x", PreVoteReply(0, True, 0)))
+    assert node.replica.term == 0
+    term = node.campaign()
+    node.turn(("x", VoteReply(term, True, term)))
+    assert not node.replica.is_leader
+    node.turn(("b", VoteReply(term, True, term)))
+    node.turn(("x", AppendReply(term, term, True, 2, 0, 2, 0)))
+    assert (node.replica.is_leader, node.replica.commit_index) == (True, 1)
     with pytest.raises(PeerError, match="not a member"):
         node.replica.receive("x", Propose(b"key", b"payload"))
-    assert node.replica.term == 0
 
 
 # -- proposals -----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -19,6 +20,9 @@ class Raft:
     commit_index: int = 10
     commits_own_term: bool = True
     leader: str | None = "a"
+    voters: Sequence[str] = ("a", "b", "c")
+    members: Sequence[str] = ("a", "b", "c")
+    committed_members: Sequence[str] = ("a", "b", "c")
 
 
 @pytest.fixture

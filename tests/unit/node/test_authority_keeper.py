@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -29,6 +29,9 @@ class Raft:
     commit_index: int = 10
     commits_own_term: bool = True
     leader: str | None = "b"
+    voters: Sequence[str] = ("a", "b", "c")
+    members: Sequence[str] = ("a", "b", "c")
+    committed_members: Sequence[str] = ("a", "b", "c")
 
 
 class Node:
@@ -37,7 +40,8 @@ class Node:
     def __init__(self, word: AuthorityWord, peers: tuple[str, ...] = ("b", "c")) -> None:
         self.clock = FakeClock()
         self.word = word
-        self.raft = Raft()
+        everybody = ("a", *peers)
+        self.raft = Raft(voters=everybody, members=everybody, committed_members=everybody)
         self.peers = peers
         self.start()
 

@@ -68,5 +68,6 @@ def test_every_kind_on_the_wire_is_somebodys():
         )
     }
     rafts = {"vote_request", "vote_reply", "append_request", "append_reply"}
-    rafts |= {"propose", "propose_reply"}
+    rafts |= {"propose", "propose_reply", "pre_vote_request", "pre_vote_reply", "timeout_now"}
+    rafts |= {"snapshot_offer", "snapshot_pull", "snapshot_chunk"}
     assert {field.name for field in pb.PeerMessage.DESCRIPTOR.fields} == ours | rafts

@@ -1,0 +1,133 @@
+"""Makes Raft's configuration what the ledger says: the leader's part, one step at a time.
+
+Owns the order of the steps. Who belongs to the federation, and in which role, is decided by
+governance commands, and stands in the replicated state (`quorate.core.membership`); this module
+compares that with the configuration in force and names the next step. Pure: it knows the leader's
+view through a protocol, and changes nothing itself. docs/adr/0011 has the reasons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from quorate.consensus.configuration import Configuration
+from quorate.core.records import Node, Role
+from quorate.core.status import Status
+
+CAUGHT_UP_ENTRIES: Final = 256
+"""A learner that lacks fewer entries than this of what is committed may vote."""
+
+
+class LeaderView(Protocol):
+    """What a leader knows of the members."""
+
+    @property
+    def node_id(self) -> str: ...
+
+    @property
+    def configuration(self) -> Configuration: ...
+
+    @property
+    def commit_index(self) -> int: ...
+
+    def match_index(self, peer: str) -> int: ...
+
+    def is_responsive(self, peer: str) -> bool: ...
+
+    def probation_of(self, peer: str) -> str: ...
+
+    def has_lapsed(self, peer: str) -> bool:
+        """Whether no authority of `peer` can still hold."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """The leader itself is to go, or not to vote any more: another must lead first."""
+
+
+Step = Configuration | HandOver
+
+
+def next_step(view: LeaderView, nodes: Mapping[str, Node]) -> Step | None:
+    """The next step towards what the ledger says, or None: there is none, or it must wait.
+
+    nodes: all of the state's, retired ones among them.
+    """
+    for step in (_readmission, _removal, _demotion, _addition, _promotion):
+        found = step(view, nodes)
+        if found is not None:
+            return found
+    return None
+
+
+def _readmission(view: LeaderView, _nodes: Mapping[str, Node]) -> Step | None:
+    """Who may have forgotten what it promised does not vote, and is told that it is so."""
+    now = view.configuration
+    for member in now.members:
+        token = view.probation_of(member) if member != view.node_id else ""
+        if token and now.token_of(member) != token:
+            wanted = now.with_learner(member, token)
+            if _can_decide(view, wanted):
+                return wanted
+    return None
+
+
+def _removal(view: LeaderView, nodes: Mapping[str, Node]) -> Step | None:
+    """A retired node goes when it can hold no authority any more: what is enforced everywhere is
+    counted over the configuration's members."""
+    now = view.configuration
+    for member in now.members:
+        if not _is_retired(nodes.get(member)):
+            continue
+        if member == view.node_id:
+            return HandOver()
+        if view.has_lapsed(member) and _can_decide(view, wanted := now.without(member)):
+            return wanted
+    return None
+
+
+def _demotion(view: LeaderView, nodes: Mapping[str, Node]) -> Step | None:
+    now = view.configuration
+    for member in now.voters:
+        node = nodes.get(member)
+        if node is None or _is_retired(node) or node.role is Role.VOTER:
+            continue
+        if member == view.node_id:
+            return HandOver()
+        if _can_decide(view, wanted := now.with_learner(member)):
+            return wanted
+    return None
+
+
+def _addition(view: LeaderView, nodes: Mapping[str, Node]) -> Step | None:
+    now = view.configuration
+    for node in nodes.values():
+        if not _is_retired(node) and node.id not in now.members:
+            return now.with_learner(node.id)
+    return None
+
+
+def _promotion(view: LeaderView, nodes: Mapping[str, Node]) -> Step | None:
+    """A learner votes when it has caught up, and answers: it must not cost the quorum."""
+    now = view.configuration
+    for member in now.learners:
+        node = nodes.get(member)
+        if node is None or _is_retired(node) or node.role is not Role.VOTER:
+            continue
+        is_near = view.match_index(member) + CAUGHT_UP_ENTRIES > view.commit_index
+        if is_near and view.is_responsive(member):
+            return now.with_voter(member)
+    return None
+
+
+def _is_retired(node: Node | None) -> bool:
+    return node is not None and node.status is Status.REVOKED
+
+
+def _can_decide(view: LeaderView, wanted: Configuration) -> bool:
+    """Whether a majority of the wanted configuration is there to commit it, and what follows."""
+    there = sum(voter == view.node_id or view.is_responsive(voter) for voter in wanted.voters)
+    return 2 * there > len(wanted.voters)
