@@ -94,7 +94,7 @@ def _row(entry: dict[str, Any]) -> tuple[object, ...]:
     )
 
 
-_ABOUT: Final = ("edge", "grant", "lease", "action", "executor", "domain")
+_ABOUT: Final = ("edge", "grant", "lease", "action", "executor", "node", "domain")
 
 
 @app.command("verify")
@@ -126,10 +126,9 @@ def verify(
     quiet = output is Output.JSON
     with Connection(target) as connection, _progress(quiet=quiet) as progress:
         task = progress.add_task("verifying", total=None)
-        checked = check_ledger(
+        checked, keys = check_ledger(
             connection,
             federation,
-            target.domain,
             timeout,
             lambda done, total: progress.update(task, completed=done, total=total),
         )
@@ -137,9 +136,7 @@ def verify(
         if against is not None:
             other = _target_of(against)
             with Connection(other) as second:
-                value["against"] = check_consistency(
-                    (connection, checked), (second, other.domain), federation, timeout
-                )
+                value["against"] = check_consistency((connection, checked), second, keys, timeout)
     show(output, value, lambda on: _print_verified(on, target, checked, value.get("against")))
 
 

@@ -1,8 +1,9 @@
 """Verifying a ledger that a node serves, trusting the genesis only.
 
-Owns the order of the checks and what each failure means. The hashing and proof rules are those of
-`quorate.proofs`. Does not decide anything again: that an honest quorum decided rightly follows from
-its replicas agreeing, not from this.
+Owns the order of the checks and what each failure means, and whose keys count: those of the genesis
+and of the nodes that accepted commands, each signed by the node's own domain, have added since. The
+hashing and proof rules are those of `quorate.proofs`. Does not decide anything again: that an
+honest quorum decided rightly follows from its replicas agreeing, not from this.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from typing import Any, Final
 
 from quorate.cli.connection import Connection
 from quorate.cli.errors import VerificationError
-from quorate.core import codec, dsse
+from quorate.core import codec, dsse, ids
+from quorate.core.commands import AddNode, Command, RetireNode, parse_command
 from quorate.core.errors import MalformedError
-from quorate.core.genesis import Descriptor, Genesis
-from quorate.core.limits import MAX_ENTRY_BYTES, MAX_ENVELOPE_BYTES
+from quorate.core.genesis import Genesis
+from quorate.core.limits import MAX_ENTRY_BYTES
 from quorate.proofs import merkle
-from quorate.proofs.checkpoint import Checkpoint, open_checkpoint
+from quorate.proofs.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
+from quorate.proofs.note import parse_note
 from quorate.v1 import ledger_pb2
 
 ENTRIES_PER_PAGE: Final = 64
@@ -43,6 +46,58 @@ class Checked:
             "inclusion_proofs": self.proofs,
             "command_signatures": self.signatures,
         }
+
+
+class Keys:
+    """Whose signatures count, as far as a ledger has been read."""
+
+    def __init__(self, genesis: Genesis) -> None:
+        self._origin = genesis.origin
+        self._issuers = {item.domain: item.governance_key for item in genesis.descriptors}
+        self._logs: dict[str, bytes] = {}
+        for item in genesis.descriptors:
+            self._add(item.node.id, item.node.signing_key, item.node.log_key)
+
+    def check(self, command: Command, envelope: dsse.Envelope) -> None:
+        """Raises MalformedError unless its issuer, as known by now, has signed the command."""
+        key = self._issuers.get(command.issuer)
+        if key is None or not envelope.verify(key):
+            raise MalformedError(f"accepted, but not signed by {command.issuer}")
+
+    def learn(self, command: Command) -> None:
+        """Takes up what an accepted command says of a node. Raises MalformedError when its issuer
+        had no right to say it: nobody's word counts for another domain's keys."""
+        body = command.body
+        if not isinstance(body, AddNode | RetireNode):
+            return
+        if ids.SpiffeId.parse(body.node).trust_domain != command.issuer:
+            raise MalformedError(f"accepted, but {body.node} is no node of {command.issuer}")
+        if isinstance(body, RetireNode):
+            self._issuers.pop(body.node, None)
+        elif ids.dns_name(body.node) in self._logs:
+            raise MalformedError(f"accepted, but {body.node} was added before")
+        else:
+            keys = bytes.fromhex(body.signing_key), bytes.fromhex(body.log_key)
+            self._add(body.node, *keys)
+
+    def open(self, note: str, connection: Connection) -> Checkpoint:
+        """The checkpoint, if the very node that was asked has signed it. Raises
+        VerificationError."""
+        name = connection.target.server_name
+        key = self._logs.get(name)
+        if key is None:
+            raise VerificationError(
+                f"{name} is no node of {self._origin}, as far as the ledger was read",
+                hint="verify the ledger of a node that is further on, or compare the genesis",
+            )
+        try:
+            return open_checkpoint(note, self._origin, key)
+        except MalformedError as error:
+            raise VerificationError(f"the checkpoint of {name}: {error}") from error
+
+    def _add(self, node: str, signing_key: bytes, log_key: bytes) -> None:
+        self._issuers[node] = signing_key
+        self._logs[ids.dns_name(node)] = log_key
 
 
 class _Tree:
@@ -79,35 +134,38 @@ def fetch_entries(connection: Connection, start: int, end: int, timeout_ms: int)
         start += len(page.entries)
 
 
-def signed_checkpoint(
-    connection: Connection, genesis: Genesis, domain: str, timeout_ms: int
-) -> Checkpoint:
-    """The node's newest checkpoint, signed with the log key that the genesis names for `domain`."""
-    answer = connection.ask(
+def _newest_note(connection: Connection, timeout_ms: int) -> str:
+    return connection.ask(
         connection.ledger.GetCheckpoint, ledger_pb2.GetCheckpointRequest(), timeout_ms
-    )
-    key = _member(genesis, domain).node.log_key
+    ).note
+
+
+def _claimed_size(note: str) -> int:
+    """How many entries a checkpoint speaks of, before anybody's signature is verified."""
     try:
-        return open_checkpoint(answer.note, genesis.origin, key)
+        return parse_checkpoint(parse_note(note).text).size
     except MalformedError as error:
-        raise VerificationError(f"the checkpoint of the node of {domain}: {error}") from error
+        raise VerificationError(f"the node's checkpoint: {error}") from error
 
 
 def check_ledger(
     connection: Connection,
     genesis: Genesis,
-    domain: str,
     timeout_ms: int,
     progress: Progress,
-) -> Checked:
-    """Verifies the whole ledger of the node of `domain`. Raises VerificationError."""
-    checkpoint = signed_checkpoint(connection, genesis, domain, timeout_ms)
+) -> tuple[Checked, Keys]:
+    """Verifies the whole ledger of a node. Raises VerificationError. The keys are what the ledger
+    says of members up to its end."""
+    note, keys = _newest_note(connection, timeout_ms), Keys(genesis)
+    size = _claimed_size(note)
     tree, entries, signatures = _Tree(), [], 0
-    for index, data in enumerate(fetch_entries(connection, 0, checkpoint.size, timeout_ms)):
+    for index, data in enumerate(fetch_entries(connection, 0, size, timeout_ms)):
         tree.add(data)
         entries.append(merkle.leaf_hash(data))
-        signatures += _check_entry(data, index, genesis)
-        progress(index, 2 * checkpoint.size)
+        signatures += _check_entry(data, index, genesis, keys)
+        progress(index, 2 * size)
+    # Only now: the entries may have added the node that has signed.
+    checkpoint = keys.open(note, connection)
     root = merkle.root(tree, tree.size)
     if root != checkpoint.root:
         raise VerificationError(
@@ -117,7 +175,7 @@ def check_ledger(
     for index, digest in enumerate(entries):
         _check_inclusion(connection, checkpoint, index, digest, timeout_ms)
         progress(checkpoint.size + index, 2 * checkpoint.size)
-    return Checked(checkpoint.size, root, len(entries), signatures)
+    return Checked(checkpoint.size, root, len(entries), signatures), keys
 
 
 def _check_inclusion(
@@ -137,7 +195,7 @@ def _check_inclusion(
         raise VerificationError(f"the inclusion proof of entry {index} does not hold")
 
 
-def _check_entry(data: bytes, index: int, genesis: Genesis) -> int:
+def _check_entry(data: bytes, index: int, genesis: Genesis, keys: Keys) -> int:
     """Checks one entry's form, and who signed its command. Returns the number of signatures."""
     try:
         entry = codec.decode(data, MAX_ENTRY_BYTES)
@@ -153,38 +211,34 @@ def _check_entry(data: bytes, index: int, genesis: Genesis) -> int:
             return len(genesis.descriptors)
         if entry.get("decision") != "accepted":
             return 0  # a denied command may be signed by anybody, or be no command at all
-        return _check_command(entry, genesis)
+        _check_command(entry, genesis, keys)
+        return 1
     except MalformedError as error:
         raise VerificationError(f"entry {index}: {error}") from error
 
 
-def _check_command(entry: dict[str, codec.JsonValue], genesis: Genesis) -> int:
+def _check_command(entry: dict[str, codec.JsonValue], genesis: Genesis, keys: Keys) -> None:
     envelope = dsse.from_json(entry.get("command"), "command")
-    payload = codec.decode(envelope.payload, MAX_ENVELOPE_BYTES)
-    if not isinstance(payload, dict) or payload.get("type") != entry.get("type"):
+    command = parse_command(envelope.payload)
+    if command.verb != entry.get("type"):
         raise MalformedError("the command is of another type than the entry says")
-    if payload.get("origin") != genesis.origin or envelope.payload_type != dsse.COMMAND_TYPE:
+    if command.origin != genesis.origin or envelope.payload_type != dsse.COMMAND_TYPE:
         raise MalformedError("the command is not meant for this ledger")
-    issuer = payload.get("issuer")
-    keys = {item.domain: item.governance_key for item in genesis.descriptors}
-    keys |= {item.node.id: item.node.signing_key for item in genesis.descriptors}
-    key = keys.get(issuer) if isinstance(issuer, str) else None
-    if key is None or not envelope.verify(key):
-        raise MalformedError(f"accepted, but not signed by {issuer}")
-    return 1
+    keys.check(command, envelope)
+    keys.learn(command)
 
 
 def check_consistency(
     first: tuple[Connection, Checked],
-    second: tuple[Connection, str],
-    genesis: Genesis,
+    other: Connection,
+    keys: Keys,
     timeout_ms: int,
 ) -> dict[str, object]:
     """Proves that one of two nodes' ledgers is the beginning of the other. Raises
     VerificationError: then a member's node has shown two histories."""
     connection, checked = first
-    other, domain = second
-    checkpoint = signed_checkpoint(other, genesis, domain, timeout_ms)
+    domain = other.target.domain
+    checkpoint = keys.open(_newest_note(other, timeout_ms), other)
     mine, theirs = (checked.size, checked.root), (checkpoint.size, checkpoint.root)
     (old_size, old_root), (new_size, new_root) = sorted((mine, theirs), key=lambda pair: pair[0])
     # Whoever has the longer tree can prove what it grew from.
@@ -200,13 +254,6 @@ def check_consistency(
             f"(size {checked.size}) are not one ledger"
         )
     return {"domain": domain, "size": checkpoint.size, "root": checkpoint.root.hex()}
-
-
-def _member(genesis: Genesis, domain: str) -> Descriptor:
-    for item in genesis.descriptors:
-        if item.domain == domain:
-            return item
-    raise VerificationError(f"{domain} is no member of {genesis.origin}", hint="see the genesis")
 
 
 def command_payload(entry: Any) -> dict[str, Any]:

@@ -47,6 +47,14 @@ class NodeDescriptor:
     signing_key: bytes
     log_key: bytes
 
+    def to_json(self) -> dict[str, codec.JsonValue]:
+        return {
+            "id": self.id,
+            "peer_address": self.peer_address,
+            "signing_key": self.signing_key.hex(),
+            "log_key": self.log_key.hex(),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
@@ -88,10 +96,7 @@ def build_descriptor_payload(
     governance_key: bytes,
     cosigner_key: bytes,
     ca_certificate: str,
-    node_id: str,
-    peer_address: str,
-    signing_key: bytes,
-    log_key: bytes,
+    node: NodeDescriptor,
 ) -> bytes:
     """What a domain signs with its governance key to describe itself. Raises MalformedError."""
     payload = codec.encode(
@@ -101,12 +106,7 @@ def build_descriptor_payload(
             "governance_key": governance_key.hex(),
             "cosigner_key": cosigner_key.hex(),
             "ca_certificate": ca_certificate,
-            "node": {
-                "id": node_id,
-                "peer_address": peer_address,
-                "signing_key": signing_key.hex(),
-                "log_key": log_key.hex(),
-            },
+            "node": node.to_json(),
         }
     )
     _read_descriptor(dsse.Envelope(payload, dsse.DESCRIPTOR_TYPE, ()))
@@ -140,6 +140,11 @@ def build_genesis_payload(
 def parse_descriptor(data: bytes) -> Descriptor:
     """Parses and verifies a signed descriptor. Raises MalformedError."""
     return _verified_descriptor(dsse.parse(data, MAX_DESCRIPTOR_BYTES), "")
+
+
+def parse_node(data: bytes) -> NodeDescriptor:
+    """Parses the description of one node, by itself and unsigned. Raises MalformedError."""
+    return _read_node(Fields(codec.decode(data, MAX_DESCRIPTOR_BYTES)))
 
 
 def parse_genesis(data: bytes) -> Genesis:
@@ -225,18 +230,22 @@ def _read_descriptor(envelope: dsse.Envelope) -> Descriptor:
     governance_key = _read_key(fields, "governance_key")
     cosigner_key = _read_key(fields, "cosigner_key")
     ca_certificate = fields.text("ca_certificate", _check_certificate)
-    inner = fields.nested("node")
-    node = NodeDescriptor(
-        id=inner.text("id", ids.check_node),
-        peer_address=inner.text("peer_address", ids.check_address),
-        signing_key=_read_key(inner, "signing_key"),
-        log_key=_read_key(inner, "log_key"),
-    )
-    inner.done()
+    node = _read_node(fields.nested("node"))
     fields.done()
     if ids.SpiffeId.parse(node.id).trust_domain != domain:
         raise MalformedError(f"must be a node of {domain}", field="node.id")
     return Descriptor(domain, governance_key, cosigner_key, ca_certificate, node, envelope)
+
+
+def _read_node(fields: Fields) -> NodeDescriptor:
+    node = NodeDescriptor(
+        id=fields.text("id", ids.check_node),
+        peer_address=fields.text("peer_address", ids.check_address),
+        signing_key=_read_key(fields, "signing_key"),
+        log_key=_read_key(fields, "log_key"),
+    )
+    fields.done()
+    return node
 
 
 def _read_key(fields: Fields, name: str) -> bytes:

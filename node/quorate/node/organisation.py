@@ -1,6 +1,7 @@
 """An organisation's directory: how `quorate init` lays it out, and how its tools read it.
 
-Owns the names of the files in it, and of those in an executor's directory. The forms of their
+Owns the names of the files in it, and of those in the directory of an executor or of a further
+node. The forms of their
 contents are elsewhere (`quorate.node.config`, `.identity`, `quorate.core.genesis`). Nothing that
 exists is ever overwritten.
 """
@@ -14,10 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from quorate.core import ids
+from quorate.core import codec, ids
 from quorate.core.dsse import DESCRIPTOR_TYPE
 from quorate.core.errors import ConfigurationError, MalformedError
-from quorate.core.genesis import Descriptor, Genesis, build_descriptor_payload, parse_descriptor
+from quorate.core.genesis import (
+    Descriptor,
+    Genesis,
+    NodeDescriptor,
+    build_descriptor_payload,
+    parse_descriptor,
+    parse_node,
+)
 from quorate.core.genesis import parse_genesis as _parse_genesis
 from quorate.core.limits import MAX_DESCRIPTOR_BYTES, MAX_GENESIS_BYTES
 from quorate.node import certificates
@@ -44,6 +52,8 @@ OPERATOR_CERTIFICATE_FILE: Final = "operator.crt"
 OPERATOR_KEY_FILE: Final = "operator.key"
 CONFIG_FILE: Final = "node.toml"
 CLIENT_FILE: Final = "client.toml"
+NODE_FILE: Final = "node.json"
+GENESIS_FILE: Final = "genesis.json"
 
 _WILDCARD_HOSTS: Final = ("0.0.0.0", "[::]")  # noqa: S104 - compared with, not bound to
 
@@ -99,6 +109,19 @@ def read_descriptor(path: Path) -> Descriptor:
         raise ConfigurationError(
             f"{path} is not a signed descriptor: {error}",
             hint="ask its organisation for the descriptor.json that `quorate init` made",
+        ) from error
+
+
+def read_node(path: Path) -> NodeDescriptor:
+    """What the ledger is to know of a node: of its directory, or of the file in it. Raises
+    ConfigurationError when it is no such description."""
+    file = path / NODE_FILE if path.is_dir() else path
+    try:
+        return parse_node(read_public(file, MAX_DESCRIPTOR_BYTES))
+    except MalformedError as error:
+        raise ConfigurationError(
+            f"{file} does not describe a node: {error}",
+            hint=f"give the directory that `quorate node init` made, or the {NODE_FILE} in it",
         ) from error
 
 
@@ -167,6 +190,36 @@ def _fresh_directory(directory: Path) -> Iterator[_Fresh]:
         raise
 
 
+@dataclass(frozen=True, slots=True)
+class _NewNode:
+    """The keys of a node that is being made."""
+
+    descriptor: NodeDescriptor
+    tls: KeyPair
+    signing: SigningKey
+    log: SigningKey
+
+    @classmethod
+    def make(cls, ca: KeyPair, domain: str, name: str, addresses: Mapping[str, str]) -> _NewNode:
+        """`name` is what follows `/node/` in its id. Raises MalformedError or
+        ConfigurationError."""
+        node_id = f"spiffe://{domain}/node/{name}"
+        ids.check_node(node_id)
+        for what, address in addresses.items():
+            _check(f"{what} address", address)
+        peer_address = dialable(addresses["peer"], "--peer-address")
+        signing, log = SigningKey.generate(), SigningKey.generate()
+        descriptor = NodeDescriptor(node_id, peer_address, signing.public, log.public)
+        return cls(descriptor, certificates.issue_node(ca, node_id), signing, log)
+
+    def write_keys(self, fresh: _Fresh) -> None:
+        fresh.folder("node")
+        fresh.private("node/tls.key", self.tls.private_key)
+        fresh.public("node/tls.crt", self.tls.certificate)
+        fresh.private("node/signing.key", self.signing.to_pem())
+        fresh.private("node/log.key", self.log.to_pem())
+
+
 def create(
     directory: Path,
     *,
@@ -182,42 +235,57 @@ def create(
     ConfigurationError when `directory` is not new or empty, MalformedError for a malformed name.
     """
     ids.check_domain(domain)
-    node_id = f"spiffe://{domain}/node/{node}"
-    ids.check_node(node_id)
     addresses = {"peer": peer_address, "governance": governance_address, "lease": lease_address}
-    for name, address in addresses.items():
-        _check(f"{name} address", address)
-    dialable(peer_address, "--peer-address")
     ca = certificates.make_ca(domain)
-    node_pair = certificates.issue_node(ca, node_id)
+    made = _NewNode.make(ca, domain, node, addresses)
     operator = certificates.issue_operator(ca, f"spiffe://{domain}/operator/admin")
-    governance, cosigner, signing, log = (SigningKey.generate() for _ in range(4))
+    governance, cosigner = SigningKey.generate(), SigningKey.generate()
     payload = build_descriptor_payload(
         domain=domain,
         governance_key=governance.public,
         cosigner_key=cosigner.public,
         ca_certificate=ca.certificate.decode("ascii"),
-        node_id=node_id,
-        peer_address=peer_address,
-        signing_key=signing.public,
-        log_key=log.public,
+        node=made.descriptor,
     )
     with _fresh_directory(directory) as fresh:
-        fresh.folder("node")
         fresh.private(CA_KEY_FILE, ca.private_key)
         fresh.public(CA_CERTIFICATE_FILE, ca.certificate)
         fresh.private(GOVERNANCE_KEY_FILE, governance.to_pem())
         fresh.private(COSIGNER_KEY_FILE, cosigner.to_pem())
         fresh.private(OPERATOR_KEY_FILE, operator.private_key)
         fresh.public(OPERATOR_CERTIFICATE_FILE, operator.certificate)
-        fresh.private("node/tls.key", node_pair.private_key)
-        fresh.public("node/tls.crt", node_pair.certificate)
-        fresh.private("node/signing.key", signing.to_pem())
-        fresh.private("node/log.key", log.to_pem())
+        made.write_keys(fresh)
         fresh.public(DESCRIPTOR_FILE, sign_envelope(DESCRIPTOR_TYPE, payload, governance))
         # Last: a directory with a node.toml is a whole one.
-        fresh.public(CONFIG_FILE, _node_toml(node_id, addresses))
+        fresh.public(CONFIG_FILE, _node_toml(made.descriptor.id, addresses))
         return Organisation.load(directory)
+
+
+def create_node(
+    organisation: Organisation,
+    directory: Path,
+    *,
+    node: str,
+    peer_address: str,
+    governance_address: str,
+    lease_address: str,
+) -> NodeDescriptor:
+    """Makes the directory of one more node of an organisation: keys, certificate, node.toml, and
+    what the ledger is to know of it. The genesis comes along, if there is one by now.
+
+    The node is no member until it is added. Raises ConfigurationError or MalformedError.
+    """
+    addresses = {"peer": peer_address, "governance": governance_address, "lease": lease_address}
+    made = _NewNode.make(organisation.ca(), organisation.domain, node, addresses)
+    genesis = organisation.config.node.genesis
+    with _fresh_directory(directory) as fresh:
+        made.write_keys(fresh)
+        if genesis.is_file():
+            fresh.public(GENESIS_FILE, read_public(genesis, MAX_GENESIS_BYTES))
+        fresh.public(NODE_FILE, codec.encode(made.descriptor.to_json()))
+        fresh.public(CONFIG_FILE, _node_toml(made.descriptor.id, addresses))
+        load_config(directory / CONFIG_FILE)
+    return made.descriptor
 
 
 def issue_executor(
@@ -291,7 +359,7 @@ _OPTIONAL_SETTINGS: Final = b"""
 def _node_toml(node_id: str, addresses: Mapping[str, str]) -> bytes:
     settings = _toml(
         {
-            "node": {"id": node_id, "data_dir": "data", "genesis": "genesis.json"},
+            "node": {"id": node_id, "data_dir": "data", "genesis": GENESIS_FILE},
             "listen": addresses,
             "tls": {"certificate": "node/tls.crt", "private_key": "node/tls.key"},
             "keys": {"signing": "node/signing.key", "log": "node/log.key"},

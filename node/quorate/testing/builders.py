@@ -23,6 +23,7 @@ from quorate.core import codec, dsse
 from quorate.core.commands import is_node
 from quorate.core.genesis import (
     Genesis,
+    NodeDescriptor,
     build_descriptor_payload,
     build_genesis_payload,
     parse_genesis,
@@ -114,10 +115,7 @@ class Organisation:
             governance_key=self.governance.public,
             cosigner_key=self.cosigner.public,
             ca_certificate=ca_certificate(self.domain),
-            node_id=self.node,
-            peer_address=self.peer_address,
-            signing_key=self.signing.public,
-            log_key=self.log.public,
+            node=NodeDescriptor(self.node, self.peer_address, self.signing.public, self.log.public),
         )
         return sign_envelope(dsse.DESCRIPTOR_TYPE, payload, self.governance)
 
