@@ -16,7 +16,8 @@ help:
 	@echo "make lint          ruff, mypy, import-linter, buf"
 	@echo "make proto         remakes the generated code of the wire contract"
 	@echo "make verify-proto  fails when the generated code is not what the contract makes"
-	@echo "make bench         the benchmarks, as ratios against peers and ceilings"
+	@echo "make bench         the benchmarks, beside peers and ceilings (etcd if it is installed)"
+	@echo "make soak          half an hour of kills under load: no loss, bounded memory and disk"
 	@echo "make lock          remakes requirements.lock"
 	@echo "make clean         removes .venv and caches"
 
@@ -69,7 +70,11 @@ verify-proto: $(STAMP)
 
 .PHONY: bench
 bench: $(STAMP)
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench $(BENCH_ARGS)
+
+.PHONY: soak
+soak: $(STAMP)
+	@$(BIN)/quorate chaos soak $(SOAK_ARGS)
 
 .PHONY: lock
 lock:

@@ -91,11 +91,9 @@ def read_ledger(operator: Operator, genesis: Genesis) -> NodeLedger:
         if not page:
             raise MalformedError(f"the node shows {len(entries)} of {checkpoint.size} entries")
         entries += page[:limit]
-    proofs = []
-    for index in range(checkpoint.size):
-        proof_request = ledger_pb2.GetInclusionProofRequest(index=index, size=checkpoint.size)
-        answer = operator.ask(operator.ledger.GetInclusionProof, proof_request)
-        proofs.append(tuple(answer.hashes))
+    proofs = [
+        _inclusion_proof(operator, index, checkpoint.size) for index in range(checkpoint.size)
+    ]
     return NodeLedger(operator.domain, checkpoint, tuple(entries), tuple(proofs))
 
 
@@ -120,9 +118,7 @@ def audit(
     if verified != expected:
         problems.append(f"{expected - verified} of {expected} inclusion proofs do not verify")
     entries = ledgers[0].entries
-    commands, found = _entry_problems(entries, genesis)
-    problems += found
-    problems += _acknowledgement_problems(commands, acknowledged)
+    problems += entry_problems(entries, genesis, acknowledged)
     return Audit(
         nodes=len(ledgers),
         entries=len(entries),
@@ -135,11 +131,46 @@ def audit(
     )
 
 
+def entry_problems(
+    entries: Sequence[bytes], genesis: Genesis, acknowledged: Sequence[Acknowledged]
+) -> list[str]:
+    """What is wrong with the entries of one ledger: their order, their origin, commands executed
+    twice, and acknowledged commands that are not where they were said to be."""
+    commands, problems = _entry_problems(entries, genesis)
+    return problems + _acknowledgement_problems(commands, acknowledged)
+
+
+def false_proofs(
+    operator: Operator, genesis: Genesis, entries: Sequence[bytes], indexes: Iterable[int]
+) -> list[str]:
+    """Which of these entries a node cannot prove to be in its log, under its newest checkpoint.
+
+    Raises MalformedError, NodeSilentError.
+    """
+    checkpoint = open_node_checkpoint(operator, genesis)
+    return [
+        f"{operator.domain}: entry {index}: its inclusion proof does not verify"
+        for index in indexes
+        if not merkle.verify_inclusion(
+            merkle.leaf_hash(entries[index]),
+            index,
+            checkpoint.size,
+            _inclusion_proof(operator, index, checkpoint.size),
+            checkpoint.root,
+        )
+    ]
+
+
 def is_extended(old: Checkpoint, new: Checkpoint, operator: Operator) -> bool:
     """Whether the log under `new` begins with all of the log under `old`, by the node's proof."""
     request = ledger_pb2.GetConsistencyProofRequest(old_size=old.size, new_size=new.size)
     answer = operator.ask(operator.ledger.GetConsistencyProof, request)
     return merkle.verify_consistency(old.size, new.size, list(answer.hashes), old.root, new.root)
+
+
+def _inclusion_proof(operator: Operator, index: int, size: int) -> tuple[bytes, ...]:
+    request = ledger_pb2.GetInclusionProofRequest(index=index, size=size)
+    return tuple(operator.ask(operator.ledger.GetInclusionProof, request).hashes)
 
 
 def _tree_problems(ledger: NodeLedger) -> list[str]:

@@ -132,7 +132,9 @@ class Operator:
 
     # -- commands ----------------------------------------------------------------------------
 
-    def sign(self, kind: str, body: Mapping[str, object]) -> bytes:
+    def sign(
+        self, kind: str, body: Mapping[str, object], *, lifetime_ms: int = COMMAND_LIFETIME_MS
+    ) -> bytes:
         """The envelope of a command of this organisation, with a nonce of its own."""
         return build_command(
             origin=self.origin,
@@ -140,7 +142,7 @@ class Operator:
             command_type=kind,
             body=body,
             nonce=secrets.token_hex(16),
-            not_after=time.time_ns() // 1_000_000 + COMMAND_LIFETIME_MS,
+            not_after=time.time_ns() // 1_000_000 + lifetime_ms,
             key=self._key,
         )
 

@@ -16,7 +16,7 @@ from typing import Final
 
 import grpc
 
-from quorate.chaos.operator import Acknowledged, Operator
+from quorate.chaos.operator import COMMAND_LIFETIME_MS, Acknowledged, Operator
 from quorate.chaos.processes import wait_until
 from quorate.core import dsse
 from quorate.core.commands import parse_command
@@ -58,14 +58,29 @@ class Tally:
 
 
 class Writer:
-    """Registers executors of one organisation, numbered, through any node, until it is stopped."""
+    """Registers executors of one organisation, numbered, through any node, until it is stopped.
 
-    def __init__(self, issuer: Operator, nodes: Sequence[Operator], name: str, seed: int) -> None:
+    pace_s: its pause after each command. lifetime_ms: how long a command whose outcome nobody told
+    may be submitted again.
+    """
+
+    def __init__(
+        self,
+        issuer: Operator,
+        nodes: Sequence[Operator],
+        name: str,
+        seed: int,
+        *,
+        pace_s: float = 0.0,
+        lifetime_ms: int = COMMAND_LIFETIME_MS,
+    ) -> None:
         self.tally = Tally()
         self.written: list[Written] = []
         self._issuer = issuer
         self._nodes = tuple(nodes)
         self._name = name
+        self._pace_s = pace_s
+        self._lifetime_ms = lifetime_ms
         self._chance = random.Random(seed)  # noqa: S311 - a workload's choices, no secret
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"writer-{name}")
@@ -119,14 +134,15 @@ class Writer:
                 written = self._chance.choice(self.written)
             else:
                 written = self._next()
-            if not self._submit(written, self._chance.choice(self._nodes)):
-                self._stopping.wait(_AGAIN_S)  # that node may be down: not as fast as we can
+            told = self._submit(written, self._chance.choice(self._nodes))
+            # A node that told nothing may be down: not as fast as we can.
+            self._stopping.wait(self._pace_s if told else _AGAIN_S)
 
     def _next(self) -> Written:
         number = len(self.written)
         executor = f"spiffe://{self._issuer.domain}/{self._name}/{number:06d}"
         body: Mapping[str, object] = {"executor": executor}
-        envelope = self._issuer.sign("executor.register", body)
+        envelope = self._issuer.sign("executor.register", body, lifetime_ms=self._lifetime_ms)
         written = Written(number, envelope, command_id_of(envelope))
         self.written.append(written)
         return written

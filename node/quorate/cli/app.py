@@ -37,6 +37,7 @@ _GROUPS: Final = {
     "ledger": "ledger:app",
     "outcome": "outcome:app",
     "demo": "demo:app",
+    "chaos": "chaos:app",
 }
 
 

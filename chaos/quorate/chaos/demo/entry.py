@@ -7,49 +7,18 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import signal
 import sys
 import tempfile
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
 
 from quorate.chaos.cluster import Cluster
 from quorate.chaos.demo import acts, cast, ending, faults
 from quorate.chaos.demo.narrator import Narrator
 from quorate.chaos.demo.stage import Stage
+from quorate.chaos.polite import INTERRUPTED, PoliteEnd
 from quorate.core.errors import ConfigurationError, QuorateError
-
-INTERRUPTED: Final = 130
-POLITE_ENDS: Final = (signal.SIGTERM, signal.SIGHUP)
-"""Treated like Ctrl-C: every process is ended and what was made, private keys too, is removed."""
-
-
-class _Ending:
-    """Turns the first polite signal into KeyboardInterrupt, for as long as it is entered.
-
-    Later ones change nothing: a closing terminal sends several, and none may break the cleaning up.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._former: dict[signal.Signals, object] = {}
-
-    def __enter__(self) -> _Ending:
-        for number in POLITE_ENDS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup means to stay
-                self._former[number] = signal.signal(number, self._end)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._former.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-
-    def _end(self, _number: int, _frame: object) -> None:
-        if not self.asked:
-            self.asked = True
-            raise KeyboardInterrupt
 
 
 def run(*, output: str, keep: bool, directory: Path | None) -> int:
@@ -58,7 +27,7 @@ def run(*, output: str, keep: bool, directory: Path | None) -> int:
     if directory is not None:
         _check_new_or_empty(directory)
     narrator = Narrator(output)
-    with _Ending() as polite:
+    with PoliteEnd() as polite:
         place = directory or Path(tempfile.mkdtemp(prefix="quorate-demo-"))
         code = 1
         try:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from quorate.chaos.demo import acts, entry
 from quorate.chaos.demo.narrator import Narrator
+from quorate.chaos.polite import POLITE_ENDS
 from quorate.core.errors import ConfigurationError
 
 
@@ -41,10 +42,10 @@ def test_no_private_key_outlives_a_polite_end(
         return 0
 
     monkeypatch.setattr(entry, "_perform", perform)
-    before = [signal.getsignal(each) for each in entry.POLITE_ENDS]
+    before = [signal.getsignal(each) for each in POLITE_ENDS]
     assert entry.run(output="text", keep=False, directory=None) == entry.INTERRUPTED
     assert list(places.iterdir()) == []
-    assert [signal.getsignal(each) for each in entry.POLITE_ENDS] == before
+    assert [signal.getsignal(each) for each in POLITE_ENDS] == before
 
 
 def test_under_nohup_a_hangup_changes_nothing(
