@@ -1,18 +1,45 @@
-"""`quorate node`: runs a node. Loads the server, which no other command does."""
+"""`quorate node`: runs a node, and is where the commands about nodes hang.
+
+Loads the server, which no other command does, and only when a node is run; loads what talks to a
+running node only for the commands that do, so that the supervisor of a node never has it.
+"""
 
 from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
 
 from quorate.cli.output import ExitCode, Output, OutputOption, print_error
 from quorate.core.errors import ConfigurationError
 from quorate.node import exit_codes
 
-app = typer.Typer(add_completion=False, help="Run a node.")
+_MEMBERSHIP: Final = ("init", "add", "promote", "demote", "retire", "list")
+
+
+class NodeGroup(TyperGroup):
+    """Imports `quorate.cli.membership` when one of its commands is used."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *_MEMBERSHIP]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in _MEMBERSHIP:
+            return super().get_command(ctx, cmd_name)
+        membership: Any = typer.main.get_command(
+            importlib.import_module("quorate.cli.membership").app
+        )
+        return membership.get_command(ctx, cmd_name)
+
+
+app = typer.Typer(
+    cls=NodeGroup,
+    add_completion=False,
+    help="Run a node; make, add, promote, demote, retire and list nodes.",
+)
 
 
 @app.callback()

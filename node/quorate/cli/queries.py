@@ -34,7 +34,7 @@ def list_records(
     """Prints every record of one kind. Pages are read one after the other: each is true at its own
     ledger size, and the first one's is what is told."""
     with Connection(choose_target(org, client, address)) as connection:
-        records, first, more = _read(connection, kind, timeout_ms)
+        records, first, more = read_records(connection, kind, timeout_ms)
     value = {
         "ledger_size": first.position.size,
         "ledger_time_ms": first.position.ledger_time_ms,
@@ -51,9 +51,10 @@ def list_records(
     show(output, value, people)
 
 
-def _read(
+def read_records(
     connection: Connection, kind: governance_pb2.Kind.ValueType, timeout_ms: int
 ) -> tuple[list[dict[str, Any]], governance_pb2.ListStateResponse, bool]:
+    """The records of one kind, the first page's answer, and whether there are more of them."""
     records: list[dict[str, Any]] = []
     token, first = "", None
     while len(records) < MAX_RECORDS:

@@ -94,9 +94,17 @@ def members(
     value = {"ledger_size": answer.position.size, "members": listed}
 
     def people(console: Console) -> None:
-        keys = ("node_id", "peer_address", "connected", "match_index", "enforced_index")
+        keys = (
+            "node_id",
+            "role",
+            "raft_role",
+            "peer_address",
+            "connected",
+            "match_index",
+            "enforced_index",
+        )
         rows = [[member[key] for key in keys] for member in listed]
-        columns = ("node", "peer address", "connected", "match", "enforced")
+        columns = ("node", "role", "in force", "peer address", "connected", "match", "enforced")
         console.print(table(columns, rows))
 
     show(output, value, people)

@@ -147,6 +147,7 @@ class FakeNode:
     knows_outcomes: bool = True
     reached: list[int] = field(default_factory=list)
     matches: list[int] = field(default_factory=lambda: [0, 0, 0])
+    raft_roles: dict[str, str] = field(default_factory=dict)
     permit_ttl_ms: int = 900
     check_delay_s: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -285,7 +286,13 @@ class _Status(node_pb2_grpc.NodeServiceServicer):
     def ListMembers(self, request: Any, context: Any) -> Any:  # noqa: N802
         members = [
             node_pb2.Member(
-                node_id=item.node.id, domain=item.domain, connected=True, match_index=match
+                node_id=item.node.id,
+                domain=item.domain,
+                connected=True,
+                match_index=match,
+                role="voter",
+                status="active",
+                raft_role=self.node.raft_roles.get(item.node.id, ""),
             )
             for item, match in zip(self.node.genesis.descriptors, self.node.matches, strict=True)
         ]

@@ -70,10 +70,10 @@ def test_a_wrong_command_would_be_noticed() -> None:
 
 def test_the_operations_page_shows_every_command_of_a_federation(pages: dict[str, Any]) -> None:
     shown = {tuple(arguments[:2]) for arguments in shown_commands(pages["docs/operations.md"])}
-    for name in ("domain", "executor", "trust", "grant", "genesis"):
+    for name in ("node", "domain", "executor", "trust", "grant", "genesis"):
         group: Any = typer.main.get_command(app)
         context = group.make_context("quorate", [], resilient_parsing=True)
-        verbs = group.get_command(context, name).commands
+        verbs = group.get_command(context, name).list_commands(context)
         missing = {verb for verb in verbs if (name, verb) not in shown}
         # What undoes a suspension of a grant is shown for the executor.
         assert missing <= {"reinstate"}, name
