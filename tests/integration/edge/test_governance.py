@@ -444,3 +444,4 @@ async def test_status_and_members(core, servers, dial, pki) -> None:
     members = await node.ListMembers(node_pb2.ListMembersRequest())
     [member] = members.members
     assert (member.domain, member.connected, member.match_index) == (DOMAIN, True, 9)
+    assert (member.role, member.status, member.raft_role) == ("voter", "active", "learner")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,18 @@ def make(run: Any, federation: Any, tmp_path: Path) -> Any:
         return out
 
     return invoke
+
+
+def test_running_a_node_loads_nothing_that_talks_to_one() -> None:
+    code = (
+        "import sys, typer, quorate.cli.node as node\n"
+        "typer.main.get_command(node.app).get_command(None, 'run')\n"
+        "print([name for name in ('grpc', 'quorate.cli.membership') if name in sys.modules])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.fixture

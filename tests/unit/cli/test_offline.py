@@ -229,7 +229,7 @@ def test_a_node_that_is_not_there_is_unreachable(run: Any, federation: Any) -> N
 def commands() -> list[tuple[str, ...]]:
     groups = {
         "genesis": ("draft", "sign", "verify"),
-        "node": ("run",),
+        "node": ("run", "init", "add", "promote", "demote", "retire", "list"),
         "domain": ("suspend", "reinstate", "list"),
         "executor": ("issue", "register", "suspend", "reinstate", "revoke", "list"),
         "trust": ("open", "close", "list"),
