@@ -6,7 +6,10 @@ and not at all otherwise. Knows neither Raft nor governance: entries, commands a
 """
 
 from quorate.storage.environment import Environment
-from quorate.storage.reads import LogView, Snapshot
+from quorate.storage.reads import LogView
+from quorate.storage.receiving import Staged
+from quorate.storage.seal import StateDigest
+from quorate.storage.snapshot import Snapshot
 from quorate.storage.turn import Turn
 
-__all__ = ["Environment", "LogView", "Snapshot", "Turn"]
+__all__ = ["Environment", "LogView", "Snapshot", "Staged", "StateDigest", "Turn"]

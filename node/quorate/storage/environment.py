@@ -7,6 +7,7 @@ that one commit is one transaction, its data synced before the page that makes i
 from __future__ import annotations
 
 import os
+from dataclasses import fields
 from pathlib import Path
 from typing import Final
 
@@ -20,9 +21,9 @@ from quorate.core.errors import (
 )
 from quorate.storage import enforced, layout
 from quorate.storage.health import Health, is_full
-from quorate.storage.layout import Databases, number
-from quorate.storage.reads import Snapshot
+from quorate.storage.layout import Databases, Table, number
 from quorate.storage.room import was_short_write
+from quorate.storage.snapshot import Snapshot
 from quorate.storage.turn import Turn
 
 _SPARE_READ_TRANSACTIONS: Final = 16
@@ -76,8 +77,7 @@ class Environment:
         except lmdb.Error as error:
             raise health.failure(error) from error
         try:
-            names = layout.DATABASES
-            dbs = Databases(*(env.open_db(name, create=not read_only) for name in names))
+            dbs = _open_databases(env, read_only=read_only)
             if not read_only:
                 _secure(path)
             return cls(env, dbs, health, read_only=read_only)
@@ -148,11 +148,11 @@ class Environment:
         next turn may be tried. Raises `StorageDamagedError` for every other failure, and for
         everything after it: whether the turn is on the disk is then unknown.
         """
-        txn = self._turn.take()
-        if txn is None:
+        taken = self._turn.take()
+        if taken is None:
             return False
+        txn, txn_id, applied_index = taken
         try:
-            txn_id, applied_index = txn.id(), _applied(txn, self._dbs)
             txn.commit()
         except lmdb.Error as error:
             txn.abort()  # LMDB has done so already; this tells the binding
@@ -214,10 +214,6 @@ class Environment:
         return self._lmdb.begin(write=write, buffers=False)
 
 
-def _applied(txn: lmdb.Transaction[bytes], dbs: Databases) -> int:
-    return int.from_bytes(txn.get(layout.META_APPLIED, db=dbs.meta) or b"", "big")
-
-
 def _open_files(path: Path, map_size_bytes: int, *, read_only: bool) -> lmdb.Environment:
     """No flag that trades durability for speed: LMDB then syncs the data before the meta page."""
     return lmdb.open(
@@ -231,6 +227,17 @@ def _open_files(path: Path, map_size_bytes: int, *, read_only: bool) -> lmdb.Env
         max_dbs=len(layout.DATABASES),
         max_spare_txns=_SPARE_READ_TRANSACTIONS,
         readahead=False,  # lookups are at random: reading ahead would push other pages out
+    )
+
+
+def _open_databases(env: lmdb.Environment, *, read_only: bool) -> Databases:
+    names = [field.name for field in fields(Databases)]
+    if not read_only:
+        with env.begin(write=True) as txn:  # a crash leaves all of them, or none
+            for name in names:
+                env.open_db(name.encode(), txn=txn)
+    return Databases(
+        **{name: Table(name, env.open_db(name.encode(), create=False)) for name in names}
     )
 
 

@@ -1,11 +1,12 @@
 """What lies where in the environment: databases, keys, and the names in `meta`.
 
-A change here that an older node would misread raises `FORMAT`.
+Every value is sealed (`quorate.storage.seal`), but for those of `ledger`, which the tree vouches
+for. A change here that an older node would misread raises `FORMAT`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
 import lmdb
@@ -23,8 +24,6 @@ MAX_DENIALS_KEPT: Final = 100_000
 """The journal of denials drops its oldest record beyond this: it must not fill the disk while the
 quorum is lost."""
 
-DATABASES: Final = (b"log", b"meta", b"state", b"ledger", b"tree", b"denials", b"configurations")
-
 BASE_COMMAND: Final = b"\x01"
 """The command of a log's base after `log_reset`: an entry that applies nothing."""
 
@@ -38,21 +37,53 @@ META_TERM: Final = b"term"
 META_VOTED_FOR: Final = b"voted_for"
 META_COMMIT: Final = b"commit_index"
 META_DENIALS: Final = b"denials_appended"
+META_TRANSACTION: Final = b"transaction"
+"""LMDB's id of the transaction that wrote it: every one does. It ties what a transaction left to
+the page that makes it the newest."""
+META_SLOT: Final = b"state_slot"
+"""Which slot the state is in; absent: the first."""
+META_DIGEST: Final = b"state_digest/"
+"""Begins the names of the digests of the slots."""
+META_STAGING: Final = b"staging"
+"""The snapshot that is being received (`quorate.storage.receiving`)."""
+META_LEDGER_STAGED: Final = b"ledger_staged"
+"""How far entries of the ledger lie in place, which nobody reads beyond `ledger_size`."""
+META_PROBATION: Final = b"probation"
 META_OTHER: Final = b"other/"
 """Begins the names of `put_meta`, so that none of them meets one of the names above."""
+
+SLOTS: Final = (b"a", b"b")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One named database of the open environment."""
+
+    name: str
+    handle: lmdb._Database
 
 
 @dataclass(frozen=True, slots=True)
 class Databases:
-    """The handles of the named databases of one open environment."""
+    """All of them. A fresh environment gets all in one transaction, so that one that has some of
+    them only is damaged."""
 
-    log: lmdb._Database
-    meta: lmdb._Database
-    state: lmdb._Database
-    ledger: lmdb._Database
-    tree: lmdb._Database
-    denials: lmdb._Database
-    configurations: lmdb._Database
+    log: Table
+    meta: Table
+    state_a: Table
+    state_b: Table
+    ledger: Table
+    tree: Table
+    denials: Table
+    configurations: Table
+
+    def state(self, slot: bytes) -> Table:
+        return self.state_a if slot == SLOTS[0] else self.state_b
+
+
+DATABASES: Final = tuple(field.name.encode() for field in fields(Databases))
+DATABASE_OF_FORMAT_1: Final = b"state"
+"""Is in environments of an older format, and in none of this."""
 
 
 def number(value: int) -> bytes:
@@ -62,3 +93,12 @@ def number(value: int) -> bytes:
 
 def tree_key(level: int, index: int) -> bytes:
     return bytes((level,)) + index.to_bytes(8, "big")
+
+
+def key_text(table: Table, key: bytes) -> str:
+    """A key as people read it, to name what is damaged."""
+    if table.name == "tree" and len(key) == len(tree_key(0, 0)):
+        return f"node ({key[0]}, {int.from_bytes(key[1:], 'big')})"
+    if table.name in ("log", "ledger", "denials", "configurations") and len(key) == len(number(0)):
+        return f"entry {int.from_bytes(key, 'big')}"
+    return "key " + ascii(key)[1:]

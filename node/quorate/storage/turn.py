@@ -6,47 +6,28 @@ Owns what a write is made of and the values cached between writes. Does not deci
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Final
 
-import lmdb
-
-from quorate.core.errors import StorageError
 from quorate.core.store import Writer
-from quorate.proofs import merkle
 from quorate.storage import layout
-from quorate.storage.health import Health
-from quorate.storage.layout import Databases, number, tree_key
-from quorate.storage.reads import Reads, StateReader
+from quorate.storage.layout import number
+from quorate.storage.reads import StateReader
+from quorate.storage.receiving import Receiving
+
+MAX_PROBATION_BYTES: Final = 256
 
 
-class Turn(Reads):
+class Turn(Receiving):
     """The current turn: reads see the writes before them; all of it is committed, or none.
 
-    There is one object for the life of the environment. It reads through a read transaction until
-    its first write: a turn that wrote nothing costs no write transaction and no fsync.
-
-    A write that fails abandons the turn at once, and the turn then refuses everything, with the
-    same error, until `Environment.abort` (or `commit`, which raises it): otherwise whoever went on
-    after the error would commit the second half of a turn without its first.
+    There is one object for the life of the environment (see `quorate.storage.writes.Writes` for
+    when it begins a transaction, and for what a failed write does to it).
 
     Used from one thread: LMDB's write lock belongs to the thread that took it.
     """
 
-    __slots__ = ("_begin", "_failed", "_ledger_size", "_log_last", "_read", "_write")
-
-    def __init__(
-        self,
-        begin: Callable[[bool], lmdb.Transaction[bytes]],
-        dbs: Databases,
-        health: Health,
-    ) -> None:
-        super().__init__(dbs, health)
-        self._begin = begin
-        self._read: lmdb.Transaction[bytes] | None = None
-        self._write: lmdb.Transaction[bytes] | None = None
-        self._failed: StorageError | None = None
-        self._ledger_size: int | None = None  # None: to be read from the disk
-        self._log_last: tuple[int, int] | None = None
+    __slots__ = ()
 
     # -- the state ----------------------------------------------------------------------------
 
@@ -58,28 +39,6 @@ class Turn(Reads):
         """The state and the ledger of this turn reflect the Raft log up to `index`."""
         assert index >= self.applied_index, "an entry is applied once"
         self._put(self._dbs.meta, layout.META_APPLIED, number(index))
-
-    # -- the ledger ---------------------------------------------------------------------------
-
-    @property
-    def ledger_size(self) -> int:
-        self._check()
-        if self._ledger_size is None:
-            self._ledger_size = self._number(layout.META_LEDGER_SIZE)
-        return self._ledger_size
-
-    def append_ledger(self, entry: bytes) -> int:
-        """Appends an entry and its leaf; returns its seq."""
-        seq = self.ledger_size
-        self._put(self._dbs.ledger, number(seq), entry, append=True)
-        merkle.append(self, seq, merkle.leaf_hash(entry))
-        self._put(self._dbs.meta, layout.META_LEDGER_SIZE, number(seq + 1))
-        self._ledger_size = seq + 1
-        return seq
-
-    def put_node(self, level: int, index: int, digest: bytes) -> None:
-        """A node of the tree (`quorate.proofs.merkle.NodeStore`)."""
-        self._put(self._dbs.tree, tree_key(level, index), digest)
 
     # -- the Raft log -------------------------------------------------------------------------
 
@@ -139,11 +98,43 @@ class Turn(Reads):
     def set_commit_index(self, index: int) -> None:
         self._put(self._dbs.meta, layout.META_COMMIT, number(index))
 
+    # -- a snapshot of another node -------------------------------------------------------------
+
+    def install_snapshot(
+        self, index: int, term: int, configuration: bytes, ledger_size: int
+    ) -> None:
+        """The staged snapshot, complete and compared by the caller, becomes the node's own: its
+        state and ledger, what is applied, `configuration` as the one at `index`, and a log that
+        begins at (index, term).
+
+        A log that holds this very entry keeps what follows it (Raft, section 7): this node may
+        have acknowledged it. `clear_idle_slot` frees what is replaced, in a later turn.
+        """
+        self._install_staged(index, ledger_size)
+        self.set_applied(index)
+        held = self.log_get(index)
+        if held is not None and held[0] == term:
+            self._delete_range(self._dbs.log, 0, index)
+            self.drop_configurations_below(index)
+        else:
+            self.log_reset(index, term)
+            self._clear(self._dbs.configurations)
+        self.put_configuration(index, configuration)
+
     # -- the node's own -----------------------------------------------------------------------
 
     def put_meta(self, name: str, value: bytes) -> None:
         """Keeps a value of the node's own under `name`."""
         self._put(self._dbs.meta, layout.META_OTHER + name.encode(), value)
+
+    def set_probation(self, stage: str) -> None:
+        """This store may have forgotten what its node promised, and how far it has come since;
+        empty: not any more."""
+        assert len(stage.encode()) <= MAX_PROBATION_BYTES
+        if stage:
+            self._put(self._dbs.meta, layout.META_PROBATION, stage.encode())
+        else:
+            self._delete(self._dbs.meta, layout.META_PROBATION)
 
     def append_denial(self, record: bytes) -> int:
         """Appends to the journal of denials; returns the record's number, counted from 0. Beyond
@@ -158,105 +149,6 @@ class Turn(Reads):
         """Removes the records of the journal of denials up to number `through`."""
         if through >= 0:
             self._delete_range(self._dbs.denials, 0, through + 1)
-
-    # -- beneath ------------------------------------------------------------------------------
-
-    @property
-    def writes(self) -> bool:
-        """Whether there is something to commit."""
-        return self._write is not None
-
-    def _check(self) -> None:
-        self._health.check()
-        if self._failed is not None:
-            raise self._failed
-
-    def _transaction(self) -> lmdb.Transaction[bytes]:
-        self._check()
-        if self._write is not None:
-            return self._write
-        if self._read is None:
-            self._read = self._started(write=False)
-        return self._read
-
-    def _writing(self) -> lmdb.Transaction[bytes]:
-        """The write transaction. There is one writer, so it begins at what the reads so far saw."""
-        self._check()
-        if self._write is None:
-            self._end_reading()
-            self._write = self._started(write=True)
-        return self._write
-
-    def _started(self, *, write: bool) -> lmdb.Transaction[bytes]:
-        try:
-            return self._begin(write)
-        except lmdb.Error as error:
-            raise self._health.failure(error) from error
-
-    def _end_reading(self) -> None:
-        if self._read is not None:
-            self._read.abort()
-            self._read = None
-
-    def _put(self, db: lmdb._Database, key: bytes, value: bytes, *, append: bool = False) -> None:
-        try:
-            done = self._writing().put(key, value, db=db, append=append)
-        except lmdb.Error as error:
-            raise self._abandon(error) from error
-        if not done:  # there is a key that is not below the one to append
-            raise self._health.condemn("the store holds more than its own count says")
-
-    def _delete(self, db: lmdb._Database, key: bytes) -> None:
-        try:
-            self._writing().delete(key, db=db)
-        except lmdb.Error as error:
-            raise self._abandon(error) from error
-
-    def _delete_range(self, db: lmdb._Database, first: int, last_exclusive: int | None) -> None:
-        try:
-            cursor = self._writing().cursor(db=db)
-            found = cursor.set_range(number(first))
-            while found:
-                key = int.from_bytes(cursor.key(), "big")
-                if last_exclusive is not None and key >= last_exclusive:
-                    return
-                found = cursor.delete()
-        except lmdb.Error as error:
-            raise self._abandon(error) from error
-
-    def _clear(self, db: lmdb._Database) -> None:
-        """Empties a database: the pages are freed, not the entries one by one."""
-        try:
-            self._writing().drop(db, delete=False)
-        except lmdb.Error as error:
-            raise self._abandon(error) from error
-
-    def _abandon(self, error: lmdb.Error) -> StorageError:
-        failure = self._health.failure(error)
-        self.end()
-        self._failed = failure
-        return failure
-
-    def take(self) -> lmdb.Transaction[bytes] | None:
-        """For `Environment.commit` alone: hands over the write transaction, if the turn wrote, and
-        ends the turn. The cached values stay: they are what is about to be on the disk."""
-        self._health.check()
-        self._end_reading()
-        failed, self._failed = self._failed, None
-        if failed is not None:
-            raise failed
-        write, self._write = self._write, None
-        return write
-
-    def end(self) -> None:
-        """For `Environment` alone: gives up what the turn wrote, and what is cached of it."""
-        self._end_reading()
-        write, self._write = self._write, None
-        self._failed = None
-        self._ledger_size = None
-        self._log_last = None
-        if write is not None:
-            write.abort()
 
 
 class StateWriter(StateReader):
@@ -275,8 +167,8 @@ class StateWriter(StateReader):
 
     def put(self, key: bytes, value: bytes) -> None:
         assert 0 < len(key) <= layout.MAX_STATE_KEY_BYTES, "a key of the state has 1 to 511 bytes"
-        self._turn._put(self._turn._dbs.state, key, value)
+        self._turn._state_put(self._turn._live_slot(), key, value)
 
     def delete(self, key: bytes) -> None:
         if 0 < len(key) <= layout.MAX_STATE_KEY_BYTES:
-            self._turn._delete(self._turn._dbs.state, key)
+            self._turn._state_delete(self._turn._live_slot(), key)

@@ -127,7 +127,7 @@ def test_a_failed_write_takes_its_whole_turn_with_it(environment, end):
     """Whoever swallowed the error and went on would commit the second half of the turn."""
     fill(environment, 1)
     environment.commit()
-    with failing(environment, "put", failure(errno.ENOSPC)), pytest.raises(StorageFullError):
+    with failing(environment, "replace", failure(errno.ENOSPC)), pytest.raises(StorageFullError):
         environment.turn.state.put(b"first half", b"")
     for use in (
         lambda: environment.turn.state.put(b"second half", b""),
