@@ -27,6 +27,7 @@ import uvloop
 
 from bench.specs import COMMAND_BYTES, TO_LEDGER, MemberSpec
 from quorate.consensus import RaftSettings, Replica
+from quorate.consensus.configuration import Configuration
 from quorate.consensus.transport import LocalIdentity, Peer, Transport
 from quorate.consensus.wire import decode, encode
 from quorate.core.ids import dns_name
@@ -69,7 +70,7 @@ class Member:
         self._filling = os.urandom(COMMAND_BYTES)
         self._replica = Replica(
             node_id=spec.node_id,
-            peers=[peer for peer in spec.addresses if peer != spec.node_id],
+            initial=Configuration(tuple(sorted(spec.addresses))),
             settings=RaftSettings(),
             store=environment,
             apply=self._apply,
@@ -101,6 +102,7 @@ class Member:
             assert message is not None, "nothing but consensus is spoken here"
             self._replica.receive(peer, message)
         self._replica.tick()
+        self._replica.compact(self._replica.applied_index)
         self._environment.commit()
         executed, self._executed = self._executed, []
         for key in executed:
@@ -183,17 +185,36 @@ async def _obey(member: Member) -> None:
         print(json.dumps(answer), flush=True)
 
 
+class _Directory:
+    """The members of a group, which never change."""
+
+    def __init__(self, spec: MemberSpec) -> None:
+        self._spec = spec
+
+    def authorities(self) -> list[bytes]:
+        return [self._spec.ca_of(node_id) for node_id in self._spec.addresses]
+
+    def authority_of(self, node_id: str) -> bytes | None:
+        return self._spec.ca_of(node_id) if node_id in self._spec.addresses else None
+
+    def address_of(self, node_id: str) -> str | None:
+        return self._spec.addresses.get(node_id)
+
+    def own_address(self) -> str:
+        return self._spec.addresses[self._spec.node_id]
+
+
 async def _serve(spec: MemberSpec) -> None:
     environment = Environment.open(spec.directory / "store", map_size_bytes=MAP_BYTES)
     environment.initialise(GENESIS_HASH, spec.node_id)
     member = Member(spec, environment)
-    peers = [
+    identity = LocalIdentity(spec.node_id, spec.certificate(), spec.private_key(), GENESIS_HASH)
+    transport = Transport(identity, _Directory(spec), member, issued_by)
+    transport.update(
         Peer(node_id, address, dns_name(node_id), spec.ca_of(node_id))
         for node_id, address in spec.addresses.items()
         if node_id != spec.node_id
-    ]
-    identity = LocalIdentity(spec.node_id, spec.certificate(), spec.private_key(), GENESIS_HASH)
-    transport = Transport(identity, peers, member, issued_by)
+    )
     await transport.start(spec.addresses[spec.node_id])
     turns = asyncio.create_task(member.run(transport))
     obeying = asyncio.create_task(_obey(member))
