@@ -114,7 +114,7 @@ class Store(RuleBasedStateMachine):
 
     @initialize()
     def begin(self):
-        self.environment.turn.log_append(1, 0, b"\x01")
+        self.environment.turn.log_append(1, 1, b"\x01")
         self.commit()
 
     # -- ordinary life -----------------------------------------------------------------------
