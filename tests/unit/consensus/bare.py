@@ -8,6 +8,7 @@ alike each time; and a member's hash, so that sets of members are walked in one 
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import logging
@@ -93,18 +94,25 @@ class Wire(module("transport").Transport):  # type: ignore[misc]
         return taken
 
 
+def chained(before: bytes, value: object) -> bytes:
+    """The digest of everything up to `value`, from that of everything before it."""
+    return hashlib.sha256(before + repr(value).encode()).digest()
+
+
 class Machine(engine.SyncObj):  # type: ignore[misc]
-    """What is replicated: a list of what was put into it."""
+    """What is replicated: a list of what was put into it, and a digest of all of it in order."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.values: list[Any] = []
+        self.digest = b""
 
     @engine.replicated  # type: ignore[untyped-decorator]
     def put(self, value: Any) -> int:
         if value == "poison":
             raise ValueError("cannot be applied")
         self.values.append(value)
+        self.digest = chained(self.digest, value)
         return len(self.values)
 
 
@@ -250,12 +258,17 @@ class Bare:
 
 
 def close_files(running: Any) -> None:
-    """Closes an engine's journal as the death of its process would: without flushing it."""
-    journal = running._SyncObj__raftLog
+    """Closes an engine's files as the death of its process would: without flushing them."""
+    journal, serializer = running._SyncObj__raftLog, running._SyncObj__serializer
     if hasattr(journal, "_FileJournal__journalFile"):
         file = journal._FileJournal__journalFile
         file._ResizableFile__mm.close()
         file._ResizableFile__f.close()
+    sending = serializer._Serializer__transmissions.values()
+    receiving = serializer._Serializer__incomingTransmissionFile
+    for dump in [*(each["file"] for each in sending if "file" in each), receiving]:
+        if hasattr(dump, "close"):
+            dump.close()
 
 
 def command(value: Any) -> bytes:

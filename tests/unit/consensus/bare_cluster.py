@@ -11,6 +11,7 @@ does not; messages arrive once, in order, or are lost with the link, in both dir
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,14 +20,17 @@ from tests.unit.consensus.bare import (
     Machine,
     Member,
     Wire,
+    chained,
     close_files,
     configuration,
+    engine,
     hands,
 )
 
 from quorate.consensus import Replica
 from quorate.testing.raft import Host, RaftCluster
 
+FAIL_REASON = engine.FAIL_REASON
 _CALLS = 200
 _STUCK_S = 0.002
 """An engine that asks for the time more often than that in one turn waits for it to pass."""
@@ -118,10 +122,6 @@ class BareReplica:
         leader = self.machine._getLeader()
         return None if leader is None else str(leader.id)
 
-    @property
-    def applied_index(self) -> int:
-        return int(self.machine.raftLastApplied)
-
 
 class _Observed(RaftCluster):
     """What a test sees of either kind."""
@@ -134,7 +134,18 @@ class _Observed(RaftCluster):
         """Whether the proposer at node `name` has been told how its proposal ended."""
         raise NotImplementedError
 
+    def state(self, name: str) -> tuple[int, bytes]:
+        """(index of the last applied entry, digest of the state) of a running node."""
+        raise NotImplementedError
+
+    def was_executed(self, name: str, key: bytes) -> bool:
+        """Whether the proposer at node `name` has been told that its proposal was executed."""
+        return self.has_outcome(name, key)
+
     leaderships: set[tuple[int, str]]
+    """(term, leader), as far as a turn ended with it."""
+    on_turn: Callable[[Host], None] | None = None
+    """Called after each turn of a node, when it is durable."""
 
     @property
     def first(self) -> Host:
@@ -149,6 +160,8 @@ class _Observed(RaftCluster):
         super().commit(host)
         if host.live.is_leader:
             self.leaderships.add((host.live.term, host.node_id))
+        if self.on_turn is not None:
+            self.on_turn(host)
 
 
 class BareCluster(_Observed):
@@ -173,6 +186,13 @@ class BareCluster(_Observed):
 
     def has_outcome(self, name: str, key: bytes) -> bool:
         return key in self.outcomes
+
+    def was_executed(self, name: str, key: bytes) -> bool:
+        return bool(self.outcomes.get(key) == FAIL_REASON.SUCCESS)
+
+    def state(self, name: str) -> tuple[int, bytes]:
+        machine = self.bare(name).machine
+        return int(machine.raftLastApplied), machine.digest
 
     def _build(self, host: Host) -> None:
         host.generation += 1
@@ -210,7 +230,16 @@ class OurCluster(_Observed):
 
     def __init__(self, seed: int, size: int) -> None:
         self.leaderships = set()
+        self._digests: dict[str, tuple[int, bytes]] = {}
         super().__init__(seed, size)
+
+    def state(self, name: str) -> tuple[int, bytes]:
+        ledger = self.hosts[name].store.ledger
+        count, digest = self._digests.get(name, (0, b""))
+        for _, payload in ledger[count:]:
+            digest = chained(digest, payload)
+        self._digests[name] = len(ledger), digest
+        return self.hosts[name].store.meta.applied, digest
 
     def values(self, name: str) -> list[bytes]:
         return [payload for _, payload in self.hosts[name].store.ledger]
