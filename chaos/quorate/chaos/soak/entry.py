@@ -45,6 +45,7 @@ def run(
     with PoliteEnd() as polite, Teller(output, seconds) as teller:
         place = directory or Path(tempfile.mkdtemp(prefix="quorate-soak-"))
         code = 1
+        teller.tell(f"seed {seed}")
         try:
             code = _perform(place, teller, bounds, seed=seed, output=output, report=report)
         except KeyboardInterrupt:

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from quorate.chaos.demo.claims import Claim
 from quorate.chaos.parts import CORE, EDGE
-from quorate.chaos.soak.bounds import MIB, Bounds, disk_claims, memory_claims
+from quorate.chaos.soak.bounds import (
+    ENTRY_BYTES,
+    LIFE_GROWTH_BYTES,
+    MIB,
+    NEWBORN_GROWTH_BYTES,
+    PEAK_BYTES,
+    UNUSED_BYTES,
+    Bounds,
+    disk_claims,
+    memory_claims,
+)
 from quorate.chaos.soak.samples import DiskSample, MemorySample
 
 SECONDS = 1_800.0
@@ -176,3 +188,15 @@ def test_the_worst_node_counts() -> None:
         for sample in store(compacted)
     ]
     assert failed(disk_claims([*store(compacted), *other], BOUNDS)) == ["disk.log"]
+
+
+def test_the_page_names_these_bounds() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "chaos.md").read_text()
+    table = page.partition("| claim | bound |")[2].partition("\n\n")[0]
+    shown = [int(number) for row in table.splitlines()[2:] for number in _BOUNDS.findall(row)]
+    of_parts = (LIFE_GROWTH_BYTES, NEWBORN_GROWTH_BYTES, PEAK_BYTES)
+    expected = [bounds[part] // MIB for bounds in of_parts for part in (CORE, EDGE)]
+    assert shown == [*expected, ENTRY_BYTES, UNUSED_BYTES // MIB]
+
+
+_BOUNDS = re.compile(r"(\d+) (?:MiB|bytes)")
