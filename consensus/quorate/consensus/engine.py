@@ -341,6 +341,10 @@ class Engine(SyncObj):  # type: ignore[misc]
         is_voter = self.node_id in self.configuration.voters
         return is_voter and not self._probation() and self._may_lead()
 
+    def holds(self, index: int, term: int) -> bool:
+        """Whether the log holds what a snapshot up to this committed entry would bring."""
+        return index <= self.commit_index or self.journal.term_at(index) == term
+
     def match_index(self, peer: str) -> int:
         return self._followers.match_index(peer)
 
@@ -578,10 +582,10 @@ class Engine(SyncObj):  # type: ignore[misc]
         """Who holds all that is offered says so, as of an append; the rest is the node's."""
         if offer.term == self.term:
             self._follow(peer)
-        if offer.term < self.term or offer.index <= self.commit_index:
+        is_old = offer.term < self.term
+        if is_old or self.holds(offer.index, offer.index_term):
             probe = AppendRequest(offer.term, offer.index, offer.index_term, 0, ())
-            is_held = offer.term == self.term
-            self._reply(peer, probe, success=is_held, match_index=offer.index if is_held else 0)
+            self._reply(peer, probe, success=not is_old, match_index=0 if is_old else offer.index)
 
     def _on_snapshot_pull(self, peer: str, pull: SnapshotPull) -> None:
         """A follower that takes in a snapshot is a follower that is heard."""

@@ -269,6 +269,10 @@ class Replica:
     def connected_ids(self) -> set[str]:
         return self._engine.connected_ids
 
+    def holds(self, index: int, term: int) -> bool:
+        """Whether the log holds what a snapshot up to this committed entry would bring."""
+        return self._engine.holds(index, term)
+
     def match_index(self, peer: str) -> int:
         return self._engine.match_index(peer)
 
@@ -303,6 +307,13 @@ class Replica:
         lies at `floor` or behind it."""
         self._engine.compact(self._settings.log_tail_entries, floor)
 
-    def pending(self) -> list[bytes]:
-        """The keys of all proposals of this node that have no outcome yet."""
-        return list(self._pending)
+    # -- the proposals of a replica that another one replaces --------------------------------
+
+    def pending(self) -> dict[bytes, bytes]:
+        """The proposals of this node that have no outcome yet, by key."""
+        return {key: pending.payload for key, pending in self._pending.items()}
+
+    def take_over(self, before: Replica) -> None:
+        """Goes on with the proposals of the replica in whose place this one steps."""
+        self._pending, self._pending_bytes = before._pending, before._pending_bytes
+        self._unsent = dict.fromkeys(self._pending)

@@ -266,6 +266,17 @@ def examine(view: StateView, data: bytes, latest_ms: int) -> Deny | None:
     return None
 
 
+def outcome_of(view: StateView, data: bytes) -> Outcome | None:
+    """What became of exactly this command, while the state remembers it; None: nothing is known."""
+    admitted = _admit(data)
+    if isinstance(admitted, Deny):
+        return None
+    command = admitted.command
+    before = view.remembered(command.command_id)
+    known = before is not None and before.fingerprint == command.fingerprint
+    return before.outcome if before is not None and known else None
+
+
 def _judge(overlay: Overlay, case: _Case) -> _Judged:
     admitted = case.admitted
     if isinstance(admitted, Deny):

@@ -30,8 +30,6 @@ from quorate.node.lease_commands import LeaseCommands, unfit_wish
 from quorate.node.machine import proposal_key
 from quorate.node.node_core import STORAGE_PROBE_S, NodeCore
 from quorate.node.waiting import Bell, OutcomeWaiters, WatermarkWaiters
-from quorate.proofs.checkpoint import Checkpoint
-from quorate.proofs.note import sign_note
 from quorate.proofs.signing import SigningKey
 from quorate.storage import Environment, Snapshot
 from quorate.v1 import peer_pb2 as pb
@@ -58,14 +56,12 @@ class CoreLoop:
     ) -> None:
         self.node_id = node_id
         self._environment = environment
-        self._log_key = log_key
         self._transport: Transport | None = None
         self._inbox_drained = Bell()
         self._wake = asyncio.Event()
         self._grown = Bell()
         self._outcomes = OutcomeWaiters()
         self._watermarks = WatermarkWaiters()
-        self._cached_checkpoint: tuple[int, str] = (-1, "")
         self._core = NodeCore(
             node_id=node_id,
             settings=settings,
@@ -75,6 +71,7 @@ class CoreLoop:
             boot_id=boot_id,
             chance=random.Random(secrets.randbits(64)),  # noqa: S311 - election timeouts
             first_seq=secrets.randbits(FIRST_SEQ_BITS),
+            log_key=log_key,
             observer=self,
         )
         self._lease_commands = LeaseCommands(self._core.origin, node_id, signing_key)
@@ -267,13 +264,7 @@ class CoreLoop:
             )
 
     def checkpoint(self) -> str:
-        with self.read() as snapshot:
-            size = snapshot.ledger_size
-            if size != self._cached_checkpoint[0]:
-                origin = self._core.origin
-                body = Checkpoint(origin, size, snapshot.root()).body()
-                self._cached_checkpoint = (size, sign_note(body, origin, self._log_key))
-        return self._cached_checkpoint[1]
+        return self._core.checkpoint()
 
     async def follow(self) -> AsyncIterator[int]:
         seen = -1

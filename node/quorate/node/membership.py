@@ -1,9 +1,9 @@
 """Makes Raft's configuration what the ledger says: the leader's part, one step at a time.
 
-Owns the order of the steps. Who belongs to the federation, and in which role, is decided by
-governance commands, and stands in the replicated state (`quorate.core.membership`); this module
-compares that with the configuration in force and names the next step. Pure: it knows the leader's
-view through a protocol, and changes nothing itself. docs/adr/0011 has the reasons.
+Owns the order of the steps, and taking one. Who belongs to the federation, and in which role, is
+decided by governance commands, and stands in the replicated state (`quorate.core.membership`); this
+module compares that with the configuration in force. `next_step` is pure; `follow_ledger` takes the
+step that it names. docs/adr/0011 has the reasons.
 """
 
 from __future__ import annotations
@@ -12,9 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+import structlog
+
+from quorate.consensus import Replica
 from quorate.consensus.configuration import Configuration
 from quorate.core.records import Node, Role
 from quorate.core.status import Status
+from quorate.node.authority_keeper import AuthorityKeeper
+
+log = structlog.get_logger(__name__)
 
 CAUGHT_UP_ENTRIES: Final = 256
 """A learner that lacks fewer entries than this of what is committed may vote."""
@@ -131,3 +137,27 @@ def _can_decide(view: LeaderView, wanted: Configuration) -> bool:
     """Whether a majority of the wanted configuration is there to commit it, and what follows."""
     there = sum(voter == view.node_id or view.is_responsive(voter) for voter in wanted.voters)
     return 2 * there > len(wanted.voters)
+
+
+class _LeaderView:
+    """A leader's replica and keeper, as `next_step` asks them."""
+
+    def __init__(self, replica: Replica, keeper: AuthorityKeeper) -> None:
+        self.node_id = replica.node_id
+        self.configuration = replica.configuration
+        self.commit_index = replica.commit_index
+        self.match_index = replica.match_index
+        self.is_responsive = replica.is_responsive
+        self.probation_of = replica.probation_of
+        self.has_lapsed = keeper.has_lapsed
+
+
+def follow_ledger(replica: Replica, keeper: AuthorityKeeper, nodes: Mapping[str, Node]) -> None:
+    """As the leader, takes the next step, if there is one and its time has come."""
+    if not (replica.is_leader and replica.commits_own_term and replica.is_settled):
+        return
+    step = next_step(_LeaderView(replica, keeper), nodes)
+    if isinstance(step, HandOver):
+        replica.hand_over()
+    elif step is not None and replica.change_configuration(step):
+        log.info("membership.changes", voters=step.voters, learners=step.learners)

@@ -28,6 +28,7 @@ from quorate.core.outcome import Outcome, Reason
 from quorate.core.records import Node, Role
 from quorate.core.state import StateView
 from quorate.core.status import Status
+from quorate.core.transitions import outcome_of
 from quorate.lease.clock import Clock
 from quorate.lease.word import AuthorityWord
 from quorate.node.authority_keeper import AuthorityKeeper, AuthorityTerms
@@ -35,7 +36,10 @@ from quorate.node.authority_wire import decode as decode_authority
 from quorate.node.authority_wire import encode as encode_authority
 from quorate.node.ledger_clock import LedgerClock
 from quorate.node.machine import LedgerMachine
-from quorate.node.membership import HandOver, next_step
+from quorate.node.membership import follow_ledger
+from quorate.node.snapshots import SnapshotReceiver, Snapshots, SnapshotSender
+from quorate.proofs.checkpoint import Checkpoint, sign_checkpoint
+from quorate.proofs.signing import SigningKey
 from quorate.storage import Environment
 from quorate.v1 import peer_pb2 as pb
 
@@ -102,6 +106,7 @@ class NodeCore:
         boot_id: bytes,
         chance: random.Random,
         first_seq: int,
+        log_key: SigningKey,
         observer: Observer,
     ) -> None:
         """chance: spreads election timeouts. first_seq: where asks for authority are counted from,
@@ -113,6 +118,8 @@ class NodeCore:
         self._settings = settings
         self._clock = clock
         self._chance = chance
+        self._log_key = log_key
+        self._cached_checkpoint: tuple[int, str] = (-1, "")
         self._observer = observer
         self._machine = LedgerMachine(environment)
         self.nodes: dict[str, Node] = {}
@@ -146,6 +153,10 @@ class NodeCore:
             first_seq=first_seq,
         )
         self.keeper.on_probation = lambda: bool(self._probation)
+        self._snapshots = Snapshots(
+            SnapshotSender(environment, self.now_s, self._sign_checkpoint),
+            SnapshotReceiver(environment, self.now_s, self.origin, federation.genesis_hash),
+        )
         self.replica = self._new_replica()
         self._read_members()
 
@@ -162,6 +173,7 @@ class NodeCore:
             chance=self._chance,
             on_wall_clock=self.ledger_clock.heard,
             may_lead=self._may_lead,
+            offer=self._snapshots.sender.offer,
             probation=lambda: self._probation,
         )
         for peer in sorted(self.links_up):
@@ -237,6 +249,7 @@ class NodeCore:
     def next_due_s(self) -> float:
         """When a turn is due without any event, on the boot clock."""
         due_s = self.replica.next_timer()
+        due_s = min(due_s, self._snapshots.receiver.next_due_s())
         asking_ns = self.keeper.next_timer_ns(self.replica)
         return due_s if asking_ns is None else min(due_s, asking_ns / _NS_PER_S)
 
@@ -251,11 +264,15 @@ class NodeCore:
         assert not self.storage_problem
         self._again = False
         try:
+            if self._snapshots.receiver.is_complete():
+                self._install_snapshot()
             self._take_in()
             self.replica.tick()
-            self._follow_ledger()
+            self.ledger_clock.voters = len(self.replica.voters)
+            follow_ledger(self.replica, self.keeper, self.nodes)
             self._end_probation()
-            self.replica.compact(self.replica.applied_index)
+            self._snapshots.tick(self.replica)
+            self.replica.compact(self._snapshots.sender.floor(self.replica.applied_index))
             enforced = self.environment.enforced_through()
             self.keeper.tick(self.replica, self.durable_applied, enforced)
         except StorageFullError as error:
@@ -277,6 +294,45 @@ class NodeCore:
             self.ledger_clock.told(authority.ledger_time_ms, authority.asked_realtime_ns)
         self._observer.enforced(self.keeper.watermark)
 
+    # -- catching up -------------------------------------------------------------------------
+
+    def _install_snapshot(self) -> None:
+        """Steps from the state that this node has to one that it was sent, in a transaction of its
+        own. Authority goes first: no deadline of before may meet a state of after."""
+        self.keeper.surrender(Reason.INQUORATE)
+        try:
+            self._snapshots.receiver.install()
+        except PeerError as error:
+            self._observer.refused(self.replica.leader or "", error)
+        self.environment.commit()
+        before, self.replica = self.replica, self._new_replica()
+        self.replica.take_over(before)
+        self.durable_applied = self.replica.applied_index
+        self.ledger_size = self.environment.turn.ledger_size
+        with self.environment.read() as snapshot:
+            view = StateView(snapshot.state)
+            self.ledger_clock.not_before(view.ledger_time())
+            known = {
+                key: outcome_of(view, envelope) for key, envelope in self.replica.pending().items()
+            }
+        for key, outcome in known.items():
+            if outcome is not None:
+                self.replica.forget(key)
+                self._observer.executed(key, outcome)
+        self._read_members()
+        self._observer.grown()
+
+    def checkpoint(self) -> str:
+        """This node's signed checkpoint of its ledger, as a note."""
+        with self.environment.read() as snapshot:
+            size = snapshot.ledger_size
+            if size != self._cached_checkpoint[0]:
+                self._cached_checkpoint = size, self._sign_checkpoint(size, snapshot.root())
+        return self._cached_checkpoint[1]
+
+    def _sign_checkpoint(self, size: int, root: bytes) -> str:
+        return sign_checkpoint(Checkpoint(self.origin, size, root), self._log_key)
+
     # -- membership --------------------------------------------------------------------------
 
     def _read_members(self) -> None:
@@ -285,18 +341,6 @@ class NodeCore:
         retired = [node.id for node in self.nodes.values() if node.status is Status.REVOKED]
         self.keeper.retire(retired)
         self._observer.members_changed()
-
-    def _follow_ledger(self) -> None:
-        """As the leader, takes the next step towards the members that the ledger names."""
-        replica = self.replica
-        self.ledger_clock.voters = len(replica.voters)
-        if not (replica.is_leader and replica.commits_own_term and replica.is_settled):
-            return
-        step = next_step(_LeaderView(replica, self.keeper), self.nodes)
-        if isinstance(step, HandOver):
-            replica.hand_over()
-        elif step is not None and replica.change_configuration(step):
-            log.info("membership.changes", voters=step.voters, learners=step.learners)
 
     def _end_probation(self) -> None:
         """A committed configuration that readmits this node with its token was made by a majority
@@ -319,7 +363,8 @@ class NodeCore:
 
     def take_outbox(self) -> list[tuple[str, pb.PeerMessage]]:
         """The messages of the turn that was settled, in order."""
-        raft = [(peer, encode_raft(message)) for peer, message in self.replica.take_outbox()]
+        said = [*self.replica.take_outbox(), *self._snapshots.take_outbox()]
+        raft = [(peer, encode_raft(message)) for peer, message in said]
         return raft + [(peer, encode_authority(note)) for peer, note in self.keeper.take_outbox()]
 
     def _take_in(self) -> None:
@@ -339,6 +384,7 @@ class NodeCore:
         if raft is None:
             raise PeerError("a message of no known kind")
         self.replica.receive(peer, raft)
+        self._snapshots.receive(peer, raft, self.replica, self.nodes)
 
     def _after_commit(self) -> None:
         if self.replica.applied_index > self.durable_applied:
@@ -391,20 +437,6 @@ class NodeCore:
         self.storage_problem = ""
         self._again = True
         self.replica = self._new_replica()
-
-
-class _LeaderView:
-    """A leader's replica and keeper, as `membership.next_step` asks them."""
-
-    def __init__(self, replica: Replica, keeper: AuthorityKeeper) -> None:
-        self._replica = replica
-        self.node_id = replica.node_id
-        self.configuration = replica.configuration
-        self.commit_index = replica.commit_index
-        self.match_index = replica.match_index
-        self.is_responsive = replica.is_responsive
-        self.probation_of = replica.probation_of
-        self.has_lapsed = keeper.has_lapsed
 
 
 def _first_configuration(environment: Environment) -> Configuration:
