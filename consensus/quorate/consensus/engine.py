@@ -320,8 +320,8 @@ class Engine(SyncObj):  # type: ignore[misc]
         committed (Raft 8, and thesis 6.4)."""
         return self.journal.term_at(self.commit_index) == self.term
 
-    @property
     def committed_configuration(self) -> Configuration:
+        """The newest that this replica knows to be committed."""
         return self.journal.configuration_at(self.commit_index)
 
     @property

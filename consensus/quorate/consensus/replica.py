@@ -254,12 +254,12 @@ class Replica:
     @property
     def committed_configuration(self) -> Configuration:
         """The newest that this replica knows to be committed."""
-        return self._engine.committed_configuration
+        return self._engine.committed_configuration()
 
     @property
     def committed_members(self) -> tuple[str, ...]:
         """Those of the newest configuration that this replica knows to be committed."""
-        return self._engine.committed_configuration.members
+        return self._engine.committed_configuration().members
 
     @property
     def peer_ids(self) -> list[str]:

@@ -408,6 +408,10 @@ class NodeCore:
         self.keeper.surrender(reason)
         self._observer.released()
 
+    def close(self) -> None:
+        """Lets go of what the store has lent; then it may be closed."""
+        self._snapshots.sender.close()
+
     # -- storage that is full ----------------------------------------------------------------
 
     def _storage_failed(self, error: StorageFullError) -> None:
