@@ -108,11 +108,13 @@ class StorageSection(_Section):
 
 
 class RaftSection(_Section):
-    """Raft's timers. An election starts after a random time between the two bounds."""
+    """Raft's timers, and how much of its log is kept. An election starts after a random time
+    between the two bounds."""
 
     heartbeat_ms: int = Field(100, ge=10, le=10_000)
     election_min_ms: int = Field(500, ge=31, le=60_000)
     election_max_ms: int = Field(1000, ge=32, le=60_000)
+    log_tail_entries: int = Field(10_000, ge=1, le=10_000_000)
 
     @model_validator(mode="after")
     def _ordered(self) -> RaftSection:

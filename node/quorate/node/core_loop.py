@@ -245,11 +245,12 @@ class CoreLoop:
         )
 
     def _member_statuses(self) -> Iterable[MemberStatus]:
-        with self.read() as snapshot:
-            nodes = StateView(snapshot.state).nodes()
         replica, keeper = self._core.replica, self._core.keeper
         leads = replica.is_leader
-        for node in nodes:
+        for node in self._core.nodes.values():
+            raft_role = replica.configuration.role_of(node.id)
+            if node.retired and not raft_role:
+                continue  # long gone: only its name is kept
             mine = node.id == self.node_id
             match = replica.commit_index if mine else replica.match_index(node.id)
             yield MemberStatus(
@@ -261,6 +262,7 @@ class CoreLoop:
                 enforced_index=keeper.enforced_by(node.id) if leads else 0,
                 role=node.role,
                 status=node.status,
+                raft_role=raft_role,
             )
 
     def checkpoint(self) -> str:

@@ -94,9 +94,7 @@ async def serve(
     peering = Peering(environment, config)
     core = CoreLoop(
         node_id=config.node.id,
-        settings=RaftSettings(
-            config.raft.heartbeat_ms, config.raft.election_min_ms, config.raft.election_max_ms
-        ),
+        settings=RaftSettings(**config.raft.model_dump()),
         environment=environment,
         word=word,
         clock=SystemClock(),

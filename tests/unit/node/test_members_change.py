@@ -38,7 +38,6 @@ def lead(nodes: Nodes, node_id: str) -> Node:
     for _ in range(10):
         leader = nodes.leader
         if leader is not None and leader.node_id == node_id:
-            nodes.until(lambda: leader.core.replica.commits_own_term)
             return leader
         if leader is not None:
             leader.core.replica.hand_over(node_id)
