@@ -244,7 +244,12 @@ class NodeCore:
     @property
     def has_more(self) -> bool:
         """Whether another turn would get further without any new event."""
-        return bool(self._inbox) or self._again or self.replica.has_more
+        return (
+            bool(self._inbox)
+            or self._again
+            or self.replica.has_more
+            or self._snapshots.receiver.is_complete()
+        )
 
     def next_due_s(self) -> float:
         """When a turn is due without any event, on the boot clock."""
