@@ -6,10 +6,11 @@ and not at all otherwise. Knows neither Raft nor governance: entries, commands a
 """
 
 from quorate.storage.environment import Environment
+from quorate.storage.progress import Progress
 from quorate.storage.reads import LogView
 from quorate.storage.receiving import Staged
 from quorate.storage.seal import StateDigest
 from quorate.storage.snapshot import Snapshot
 from quorate.storage.turn import Turn
 
-__all__ = ["Environment", "LogView", "Snapshot", "Staged", "StateDigest", "Turn"]
+__all__ = ["Environment", "LogView", "Progress", "Snapshot", "Staged", "StateDigest", "Turn"]

@@ -44,8 +44,9 @@ class Enforcement:
         return self._through
 
 
-def oldest_reader(table: str) -> int | None:
-    """The smallest transaction id in the text of `lmdb.Environment.readers`; None: no reader.
+def oldest_reader(table: str, *, ignored_pid: int | None = None) -> int | None:
+    """The smallest transaction id in the text of `lmdb.Environment.readers`, but for those of the
+    process `ignored_pid`; None: no reader.
 
     A slot whose transaction is `-` is not in use. Raises `StorageDamagedError` for a table that is
     not what LMDB prints: to guess would be to claim that a revocation holds.
@@ -60,6 +61,6 @@ def oldest_reader(table: str) -> int | None:
         fields = row.split()
         if len(fields) != 3 or not (fields[2] == "-" or fields[2].isdecimal()):
             raise StorageDamagedError(f"unknown form of the reader table: {row!r}")
-        if fields[2] != "-":
+        if fields[2] != "-" and fields[0] != str(ignored_pid):
             ids.append(int(fields[2]))
     return min(ids, default=None)

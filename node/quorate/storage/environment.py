@@ -7,7 +7,10 @@ that one commit is one transaction, its data synced before the page that makes i
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -17,16 +20,19 @@ from quorate.core.errors import (
     ConfigurationError,
     QuorateError,
     StorageDamagedError,
+    StorageError,
     StorageFullError,
 )
-from quorate.storage import enforced, layout
+from quorate.storage import backup, bystander, enforced, layout, pages, verification
 from quorate.storage.health import Health, is_full
 from quorate.storage.layout import Databases, Table, number
+from quorate.storage.progress import Progress
 from quorate.storage.room import was_short_write
 from quorate.storage.snapshot import Snapshot
 from quorate.storage.turn import Turn
 
 _SPARE_READ_TRANSACTIONS: Final = 16
+_TRIES_TO_PIN: Final = 100
 
 
 class Environment:
@@ -45,6 +51,7 @@ class Environment:
         self._health = health
         self._turn = Turn(self._begin, dbs, health)
         self._read_only = read_only
+        self._path = Path(env.path())
         self.commits = 0
         """How many turns were made durable: one fsync each."""
         with self.read() as snapshot:
@@ -57,12 +64,22 @@ class Environment:
             self._enforcement = enforced.Enforcement(snapshot.txn_id, snapshot.applied_index)
 
     @classmethod
-    def open(cls, path: Path, *, map_size_bytes: int, read_only: bool = False) -> Environment:
+    def open(
+        cls,
+        path: Path,
+        *,
+        map_size_bytes: int,
+        read_only: bool = False,
+        progress: Callable[[Progress], None] = lambda _: None,
+    ) -> Environment:
         """Opens the environment in the directory `path`; makes it, unless `read_only`.
+
+        To write, it walks the pages of the file first (some 300 MB a second), because LMDB trusts
+        them; `progress` is told. To read alone is for a process beside the one that has done so.
 
         Raises `ConfigurationError` for a directory that cannot be used as it is,
         `StorageFullError` when there is no room for the first page, `StorageDamagedError` for
-        files that are not an LMDB environment.
+        files that are not a whole LMDB environment.
         """
         if not read_only:
             _prepare(path)
@@ -71,6 +88,9 @@ class Environment:
                 f"there is no store in {path}", hint="start the node's core process first"
             )
         _refuse_emptied(path)
+        if not read_only and (path / layout.DATA_FILE).exists():
+            for step in pages.check_file(path / layout.DATA_FILE):
+                progress(step)
         health = Health()
         try:
             env = _open_files(path, map_size_bytes, read_only=read_only)
@@ -170,6 +190,80 @@ class Environment:
         """Gives up the turn: whatever it wrote is as if it had never been."""
         self._turn.end()
 
+    # -- whether it holds together --------------------------------------------------------------
+
+    def check(self) -> Iterator[Progress]:
+        """What a node does before it uses its store: reads everything but the ledger, and of that
+        the newest entries. A generator; between its slices the caller may do something else.
+
+        Raises `StorageDamagedError`, which names database and key.
+        """
+        with self.read() as snapshot:
+            yield from verification.check(snapshot, newest_entries=verification.NEWEST_ENTRIES)
+
+    def verify(self) -> Iterator[Progress]:
+        """Reads everything: each page, each value, the ledger against its tree, and the tree
+        computed anew. As `check` otherwise.
+
+        Of a store that is in use it shows one commit, the newest at the beginning. What another
+        process verifies, if it has opened the store to read alone, holds up nobody.
+        """
+        with self._pinned() as (snapshot, structure), self._aside():
+            yield from structure
+            yield from verification.check(snapshot, newest_entries=None)
+
+    def backup(self, to: Path, progress: Callable[[Progress], None] = lambda _: None) -> None:
+        """Copies the newest commit to the new directory `to`, which nobody else may read; the
+        writer goes on meanwhile. See `quorate.storage.backup.copy`."""
+        with self.read(), self._aside():
+            backup.copy(self._lmdb, to, progress)
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """A process that only reads, and does this, decides nothing meanwhile. In a snapshot:
+        LMDB lets no two living processes read under one process id, of whichever containers."""
+        if not self._read_only:
+            yield
+            return
+        with bystander.declared(self._path):
+            yield
+
+    @contextmanager
+    def _pinned(self) -> Iterator[tuple[Snapshot, Iterator[Progress]]]:
+        """A snapshot, and the walk of its pages, begun before they could be overtaken."""
+        for _ in range(_TRIES_TO_PIN):
+            with self.read() as snapshot:
+                walk = pages.check_file(self._path / layout.DATA_FILE, pinned=snapshot.txn_id)
+                try:
+                    first = next(walk)
+                except pages.OvertakenError:
+                    continue
+                yield snapshot, chain((first,), walk)
+                return
+        raise StorageError("the store is written too fast to be verified", hint="try again")
+
+    # -- what it may have forgotten -----------------------------------------------------------
+
+    def mark_probation(self, stage: str) -> None:
+        """Says durably that this store may have forgotten what its node promised: it was restored,
+        or began anew. `stage` is kept as it is, for `Reads.probation`."""
+        assert stage, "no stage is the end of it"
+        self._set_probation(stage)
+
+    def clear_probation(self) -> None:
+        """Says durably that nothing which may have been forgotten counts any more."""
+        self._set_probation("")
+
+    def probation(self) -> str:
+        """The stage that was marked; empty: none."""
+        with self.read() as snapshot:
+            return snapshot.probation()
+
+    def _set_probation(self, stage: str) -> None:
+        assert not self._turn.writes, "by itself, and at once"
+        self._turn.set_probation(stage)
+        self.commit()
+
     # -- who still reads what -----------------------------------------------------------------
 
     def last_txn_id(self) -> int:
@@ -182,11 +276,7 @@ class Environment:
 
         A reader that is just beginning may not show yet; LMDB makes it begin at the newest commit.
         """
-        self._health.check()
-        try:
-            return enforced.oldest_reader(self._lmdb.readers())
-        except lmdb.Error as error:
-            raise self._health.failure(error) from error
+        return enforced.oldest_reader(self._readers())
 
     def enforced_through(self) -> int:
         """The largest Raft index such that no reader of any process uses an older snapshot; what
@@ -199,8 +289,19 @@ class Environment:
                 self._lmdb.reader_check()
             except lmdb.Error as error:
                 raise self._health.failure(error) from error
-            oldest = self.oldest_reader_txn()
+            table = self._readers()
+            # In this order: who is in the table and declared now was declared, or is dead.
+            pid = bystander.declared_pid(self._path)
+            oldest = enforced.oldest_reader(table, ignored_pid=pid)
         return self._enforcement.through(oldest)
+
+    def _readers(self) -> str:
+        """LMDB's reader table, of all processes."""
+        self._health.check()
+        try:
+            return self._lmdb.readers()
+        except lmdb.Error as error:
+            raise self._health.failure(error) from error
 
     def close(self) -> None:
         """Gives up the turn and closes the files. Snapshots must have ended."""

@@ -16,6 +16,7 @@ MAX_READERS: Final = 512
 """Slots of LMDB's reader table, over all processes; one is held a thread or task that reads."""
 DATA_FILE: Final = "data.mdb"
 LOCK_FILE: Final = "lock.mdb"
+BYSTANDER_FILE: Final = "bystander.lock"
 LOCK_FILE_BYTES: Final = 192 + (MAX_READERS - 1) * 64
 """As LMDB 0.9 computes it: a header with the first slot, and a cache line a slot."""
 MAX_STATE_KEY_BYTES: Final = 511
@@ -53,6 +54,27 @@ META_OTHER: Final = b"other/"
 """Begins the names of `put_meta`, so that none of them meets one of the names above."""
 
 SLOTS: Final = (b"a", b"b")
+
+META_NAMES: Final = frozenset(
+    {
+        META_FORMAT,
+        META_GENESIS_HASH,
+        META_NODE_ID,
+        META_APPLIED,
+        META_LEDGER_SIZE,
+        META_TERM,
+        META_VOTED_FOR,
+        META_COMMIT,
+        META_DENIALS,
+        META_TRANSACTION,
+        META_SLOT,
+        *(META_DIGEST + slot for slot in SLOTS),
+        META_STAGING,
+        META_LEDGER_STAGED,
+        META_PROBATION,
+    }
+)
+"""All of them, but for those of `put_meta`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -249,6 +249,13 @@ class Reads:
     def _number(self, name: bytes) -> int:
         return int.from_bytes(self._read(self._dbs.meta, name) or b"", "big")
 
+    def _count(self, table: Table) -> int:
+        """How many values a database has."""
+        try:
+            return self._transaction().stat(db=table.handle)["entries"]
+        except lmdb.Error as error:
+            raise self._health.failure(error) from error
+
     def _cursor(self, table: Table) -> lmdb.Cursor[bytes]:
         try:
             return self._transaction().cursor(db=table.handle)
