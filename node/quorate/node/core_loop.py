@@ -37,6 +37,9 @@ from quorate.v1 import peer_pb2 as pb
 log = structlog.get_logger(__name__)
 
 _MAX_IDLE_S: Final = 1.0
+_PASSES: Final = 16
+"""Of the event loop between two turns. A call takes many to come in and to be answered; with one
+pass, it would wait for as many turns, each with its fsync."""
 
 
 class CoreLoop:
@@ -98,7 +101,8 @@ class CoreLoop:
 
     async def _rest(self) -> None:
         """Until there is something to do; always long enough for what else runs in this loop."""
-        await asyncio.sleep(0)
+        for _ in range(_PASSES):
+            await asyncio.sleep(0)
         self._wake.clear()
         if self._core.has_more:
             return
