@@ -39,6 +39,8 @@ from quorate.v1 import peer_pb2 as pb
 GENESIS_HASH: Final = bytes(32)
 MAP_BYTES: Final = 8 * 1024**3
 MAX_IDLE_S: Final = 1.0
+PASSES: Final = 16
+"""Of the event loop between two turns, as in a node's core."""
 KEY_BYTES: Final = 16
 
 
@@ -86,7 +88,8 @@ class Member:
         self._transport = transport
         while True:
             self._turn()
-            await asyncio.sleep(0)
+            for _ in range(PASSES):
+                await asyncio.sleep(0)
             if not (self._inbox or self._replica.has_more or self._wake.is_set()):
                 pause_s = min(MAX_IDLE_S, self._replica.next_timer() - time.monotonic())
                 if pause_s > 0:
