@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections import deque
 from collections.abc import Sequence
 
 import structlog
@@ -67,11 +68,13 @@ def check_membership(
 
 
 def open_environment(config: NodeConfig, genesis: Genesis) -> Environment:
-    """The node's store, with the genesis in it. Raises ConfigurationError or StorageError."""
+    """The node's store, checked, with the genesis in it. Raises ConfigurationError or
+    StorageError."""
     environment = Environment.open(
         config.node.data_dir / "ledger", map_size_bytes=config.storage.map_size_bytes
     )
     environment.initialise(genesis.hash, config.node.id)
+    deque(environment.check(), maxlen=0)  # nothing else runs yet
     turn = environment.turn
     if turn.ledger_size == 0:
         turn.append_ledger(install_genesis(turn.state, genesis))

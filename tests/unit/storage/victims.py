@@ -20,7 +20,8 @@ from quorate.proofs import merkle
 from quorate.storage import Environment, layout
 
 MAP_SIZE_BYTES = 16 << 20
-MEMORY = Path("/dev/shm")  # noqa: S108 - hundreds of stores that need no disk
+MEMORY = Path("/dev/shm")
+"""Hundreds of stores that need no disk."""
 GENESIS = bytes(range(32))
 NODE = "spiffe://bank.example/node/1"
 
