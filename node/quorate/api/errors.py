@@ -99,6 +99,13 @@ class TooManyError(ServiceError):
         return [_pack(info)]
 
 
+class NotVouchedError(ServiceError):
+    """The node may have forgotten what it vouched for, and vouches for nothing until it has been
+    readmitted; the same request to another node may succeed."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+
+
 class NotReadyError(ServiceError):
     """The node is starting, or stopping; the same request may succeed soon."""
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from quorate.api.access import Access
-from quorate.api.errors import OutOfRangeError, Violation
+from quorate.api.errors import NotVouchedError, OutOfRangeError, Violation
 from quorate.api.ports import Core
 from quorate.api.validate import Violations
-from quorate.core.errors import StorageDamagedError
+from quorate.core.errors import ProbationError, StorageDamagedError
 from quorate.core.limits import MAX_ENTRIES_PER_PAGE, MAX_MESSAGE_BYTES
 from quorate.proofs import merkle
 from quorate.v1 import ledger_pb2, ledger_pb2_grpc
@@ -33,7 +33,11 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         self, request: ledger_pb2.GetCheckpointRequest, context: Any
     ) -> ledger_pb2.GetCheckpointResponse:
         self._access.member(context)
-        return ledger_pb2.GetCheckpointResponse(note=self._core.checkpoint())
+        try:
+            note = self._core.checkpoint()
+        except ProbationError as error:
+            raise NotVouchedError(f"{error}; {error.hint}") from error
+        return ledger_pb2.GetCheckpointResponse(note=note)
 
     async def ListEntries(  # noqa: N802
         self, request: ledger_pb2.ListEntriesRequest, context: Any

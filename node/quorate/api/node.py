@@ -54,6 +54,7 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
             storage_problem=status.storage_problem,
             clock_offset_ms=status.clock_offset_ms,
             durable_turns=status.durable_turns,
+            probation=status.probation,
         )
 
     async def ListMembers(  # noqa: N802

@@ -76,6 +76,7 @@ class NodeStatus:
     storage_problem: str
     clock_offset_ms: int
     durable_turns: int
+    probation: bool  # its store was restored or begun again, and it was not readmitted yet
     members: tuple[MemberStatus, ...]
 
 
@@ -104,7 +105,7 @@ class Core(Protocol):
     def status(self) -> NodeStatus: ...
 
     def checkpoint(self) -> str:
-        """A signed note over the newest durable tree."""
+        """A signed note over the newest durable tree. Raises ProbationError."""
         ...
 
     def follow(self) -> AsyncIterator[int]:

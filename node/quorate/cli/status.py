@@ -54,6 +54,7 @@ def status(
         "storage_problem": answer.storage_problem,
         "clock_offset_ms": answer.clock_offset_ms,
         "durable_turns": answer.durable_turns,
+        "probation": answer.probation,
     }
 
     def people(console: Console) -> None:
@@ -61,6 +62,8 @@ def status(
             console.print("[bold green]quorate[/]: this node decides")
         else:
             console.print(f"[bold red]denying everything[/]: {authority_reason or 'no authority'}")
+        if answer.probation:
+            console.print("[bold yellow]on probation[/]: waits for a leader that readmits it")
         writable = "writable" if answer.writable else "not writable"
         shown = {
             **value,

@@ -34,6 +34,12 @@ class ConfigurationError(QuorateError):
     """A file, setting or key of this node that cannot be used as it is."""
 
 
+class ProbationError(QuorateError):
+    """The node's store was restored, or begun again: the node vouches for nothing yet."""
+
+    hint = "it is readmitted when it reaches a leader; see docs/recovery.md"
+
+
 class StorageError(QuorateError):
     """The node's store failed. Never caught on the way from a write: the turn is abandoned."""
 

@@ -77,7 +77,8 @@ class AuthorityKeeper:
         self._claimed = (0, 0)
         self.watermark = 0
         self.on_probation: Callable[[], bool] = lambda: False
-        """Whether this node may have forgotten which leader it followed: then it confirms none."""
+        """Whether this node may have forgotten which leader it followed: then it confirms none, and
+        asks for no authority of its own."""
         self.current: Authority | None = None
         word.clear(Reason.INQUORATE)
 
@@ -110,8 +111,7 @@ class AuthorityKeeper:
         self._follow_configuration(raft)
         now = self._clock.boottime_ns()
         enforced_index = self._readers.enforced(now, applied_index, enforced_index)
-        may_ask = raft.leader is not None and self._node_id not in self._retired
-        leader = raft.leader if may_ask else None
+        leader = raft.leader if self._may_ask else None
         ask = self._holder.ask(leader, applied_index, enforced_index)
         if ask is not None and raft.leader == self._node_id:
             self._rounds.on_ask(self._node_id, ask)
@@ -130,6 +130,10 @@ class AuthorityKeeper:
         self._report(raft.leader, enforced_index)
         self._believe_watermark(raft)
         self._enforce(raft, now)
+
+    @property
+    def _may_ask(self) -> bool:
+        return self._node_id not in self._retired and not self.on_probation()
 
     def _follow_configuration(self, raft: Leadership) -> None:
         # Who is a member only of what is not committed yet is granted nothing: the next leader may
@@ -235,7 +239,7 @@ class AuthorityKeeper:
 
     def next_timer_ns(self, raft: Leadership) -> int | None:
         """When a turn is due without any event, on the boot clock; None: not before an event."""
-        if raft.leader is None or self._node_id in self._retired:
+        if raft.leader is None or not self._may_ask:
             return None
         due = self._holder.next_ask_ns()
         return min(due, self._clock.boottime_ns() + _RETRY_NS) if raft.is_leader else due

@@ -245,6 +245,7 @@ class CoreLoop:
             storage_problem=core.storage_problem,
             clock_offset_ms=core.ledger_clock.own_offset_ms(),
             durable_turns=self._environment.commits,
+            probation=core.is_on_probation,
             members=tuple(self._member_statuses()),
         )
 

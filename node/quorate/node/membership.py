@@ -8,7 +8,7 @@ step that it names. docs/adr/0011 has the reasons.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -24,6 +24,12 @@ log = structlog.get_logger(__name__)
 
 CAUGHT_UP_ENTRIES: Final = 256
 """A learner that lacks fewer entries than this of what is committed may vote."""
+
+
+def first_configuration(nodes: Iterable[Node]) -> Configuration:
+    """What a log that is still empty begins with: the voters of the state that it begins on."""
+    voters = (node.id for node in nodes if node.role is Role.VOTER and not node.retired)
+    return Configuration(tuple(sorted(voters)))
 
 
 class LeaderView(Protocol):

@@ -18,14 +18,13 @@ from typing import Final, Protocol
 import structlog
 
 from quorate.consensus import PeerError, RaftSettings, Replica
-from quorate.consensus.configuration import Configuration
 from quorate.consensus.limits import MAX_INBOX_BYTES, MAX_INBOX_MESSAGES
 from quorate.consensus.wire import decode as decode_raft
 from quorate.consensus.wire import encode as encode_raft
 from quorate.core import codec
-from quorate.core.errors import StorageFullError
+from quorate.core.errors import ProbationError, StorageFullError
 from quorate.core.outcome import Outcome, Reason
-from quorate.core.records import Node, Role
+from quorate.core.records import Node
 from quorate.core.state import StateView
 from quorate.core.status import Status
 from quorate.core.transitions import outcome_of
@@ -36,7 +35,7 @@ from quorate.node.authority_wire import decode as decode_authority
 from quorate.node.authority_wire import encode as encode_authority
 from quorate.node.ledger_clock import LedgerClock
 from quorate.node.machine import LedgerMachine
-from quorate.node.membership import follow_ledger
+from quorate.node.membership import first_configuration, follow_ledger
 from quorate.node.snapshots import SnapshotReceiver, Snapshots, SnapshotSender
 from quorate.proofs.checkpoint import Checkpoint, sign_checkpoint
 from quorate.proofs.signing import SigningKey
@@ -52,10 +51,6 @@ _NS_PER_S: Final = 1_000_000_000
 _NS_PER_MS: Final = 1_000_000
 _PROBE_BYTES: Final = 256 * 1024
 _PROBE_NAME: Final = "probe"
-
-
-PROBATION: Final = "probation"
-"""The name in the store's meta of this node's token, while it is on probation."""
 
 
 class Observer(Protocol):
@@ -128,10 +123,11 @@ class NodeCore:
         self._inbox_bytes = 0
         self._again = True
         self._is_clock_near = True
-        self._initial = _first_configuration(environment)
+        with environment.read() as snapshot:
+            self._initial = first_configuration(StateView(snapshot.state).nodes())
         self.ledger_clock = LedgerClock(clock, len(self._initial.voters))
         with environment.read() as snapshot:
-            self._probation = (snapshot.get_meta(PROBATION) or b"").decode()
+            self._probation = snapshot.probation()
             federation = StateView(snapshot.state).federation()
             self.origin = federation.origin
             self.parameters = federation.parameters
@@ -159,6 +155,8 @@ class NodeCore:
         )
         self.replica = self._new_replica()
         self._read_members()
+        if self._probation:
+            log.warning("probation.begins", waits_for="a leader that readmits this node")
 
     def _new_replica(self) -> Replica:
         replica = Replica(
@@ -328,7 +326,9 @@ class NodeCore:
         self._observer.grown()
 
     def checkpoint(self) -> str:
-        """This node's signed checkpoint of its ledger, as a note."""
+        """This node's signed checkpoint of its ledger, as a note. Raises ProbationError."""
+        if self._probation:
+            raise ProbationError("this node may have forgotten what it has signed before")
         with self.environment.read() as snapshot:
             size = snapshot.ledger_size
             if size != self._cached_checkpoint[0]:
@@ -352,7 +352,7 @@ class NodeCore:
         without it: what it may have promised and forgotten counts for nothing any more."""
         token = self.replica.committed_configuration.token_of(self.node_id)
         if self._probation and token == self._probation:
-            self.environment.turn.put_meta(PROBATION, b"")
+            self.environment.turn.set_probation("")
             self._probation = ""
             log.info("probation.over")
 
@@ -425,8 +425,7 @@ class NodeCore:
         self.keeper.surrender(Reason.STORAGE_FULL)
         self.environment.abort()
         self._machine.forget()
-        with self.environment.read() as snapshot:
-            self._probation = (snapshot.get_meta(PROBATION) or b"").decode()
+        self._probation = self.environment.probation()
         self._observer.released()
         self.replica = self._new_replica()
 
@@ -446,10 +445,3 @@ class NodeCore:
         self.storage_problem = ""
         self._again = True
         self.replica = self._new_replica()
-
-
-def _first_configuration(environment: Environment) -> Configuration:
-    """What a log that is still empty begins with: the voters of the genesis."""
-    with environment.read() as snapshot:
-        nodes = StateView(snapshot.state).nodes()
-    return Configuration(tuple(sorted(node.id for node in nodes if node.role is Role.VOTER)))

@@ -177,6 +177,7 @@ class FakeCore:
             storage_problem="the disk is full",
             clock_offset_ms=-3,
             durable_turns=17,
+            probation=True,
             members=(
                 MemberStatus(
                     NODE, DOMAIN, "127.0.0.1:7401", True, 9, 8, "voter", "active", "learner"

@@ -9,7 +9,6 @@ import pytest
 from tests.unit.node.nodes import Node, Nodes
 
 from quorate.core.outcome import Reason
-from quorate.node.node_core import PROBATION
 from quorate.testing.builders import node_body
 
 DOMAINS = ("bank.example", "clinic.example", "port.example")
@@ -157,8 +156,8 @@ def test_who_may_have_forgotten_neither_votes_nor_counts_until_it_is_readmitted(
 ) -> None:
     leader = lead(nodes, nodes.federation[BANK].node)
     clinic, port = (nodes.nodes[nodes.federation[each].node] for each in (CLINIC, PORT))
-    port.environment.turn.put_meta(PROBATION, b"a token")
-    port.environment.commit()
+    port.environment.abort()
+    port.environment.mark_probation("a token")
     port.start()
     nodes.isolate(clinic.node_id)
     nodes.connect_again(port)
