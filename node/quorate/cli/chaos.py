@@ -24,7 +24,7 @@ def _group() -> None:
 @app.command("soak")
 def soak(
     *,
-    minutes: Annotated[float, typer.Option("--minutes", min=1.0, help="How long.")] = 30.0,
+    minutes: Annotated[float, typer.Option("--minutes", min=3.0, help="How long.")] = 30.0,
     seed: Annotated[
         int | None,
         typer.Option("--seed", min=0, help="Which faults, and when; else one drawn by chance."),
@@ -37,12 +37,20 @@ def soak(
         Path | None,
         typer.Option("--report", metavar="FILE", help="Write the result and all samples as JSON."),
     ] = None,
+    log_tail: Annotated[
+        int,
+        typer.Option(
+            "--log-tail",
+            min=1,
+            help="Entries of its Raft log that each node keeps for those that are behind.",
+        ),
+    ] = 100,
     max_log_entries: Annotated[
         int | None,
         typer.Option(
             "--max-log-entries",
             min=1,
-            help="Fail when a node keeps more entries of its Raft log than this.",
+            help="Fail when a node has more of them; else 2,000 above --log-tail.",
         ),
     ] = None,
     output: OutputOption = Output.TEXT,
@@ -58,6 +66,7 @@ def soak(
         output=output.value,
         directory=directory,
         report=report,
+        log_tail=log_tail,
         max_log_entries=max_log_entries,
     )
     raise typer.Exit(int(code))

@@ -39,13 +39,19 @@ LOG_BOUND_SEEN: Final = 2
 """A bound on the log was only seen to hold when the ledger grew to so many times the bound."""
 
 
+LOG_SLACK_ENTRIES: Final = 2_000
+"""What a node may keep of the Raft log beyond what it was told to: compaction goes in steps, and
+waits for whoever is installing a snapshot."""
+
+
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """seconds: of the soak. max_log_entries: what a node may keep of the Raft log at any moment
-    after the warm-up; None: not looked at."""
+    """seconds: of the soak. log_tail: how many applied entries of the Raft log each node was told
+    to keep. max_log_entries: what it may have at any moment after the warm-up."""
 
     seconds: float
-    max_log_entries: int | None = None
+    log_tail: int
+    max_log_entries: int
 
     @property
     def warm_up_s(self) -> float:
@@ -114,9 +120,7 @@ def disk_claims(samples: Sequence[DiskSample], bounds: Bounds) -> list[Claim]:
     return claims + _log_claims(warm, bounds.max_log_entries)
 
 
-def _log_claims(warm: Sequence[DiskSample], most: int | None) -> list[Claim]:
-    if most is None:
-        return []
+def _log_claims(warm: Sequence[DiskSample], most: int) -> list[Claim]:
     return [
         at_most(
             "disk.log",

@@ -16,7 +16,7 @@ from typing import Final
 from quorate.chaos.cluster import Cluster
 from quorate.chaos.crew import Crew
 from quorate.chaos.polite import INTERRUPTED, PoliteEnd
-from quorate.chaos.soak.bounds import Bounds, disk_claims, memory_claims
+from quorate.chaos.soak.bounds import LOG_SLACK_ENTRIES, Bounds, disk_claims, memory_claims
 from quorate.chaos.soak.report import Teller, document, found_claims
 from quorate.chaos.soak.run import Found, Soak
 from quorate.chaos.soak.samples import Sampler
@@ -35,13 +35,14 @@ def run(
     output: str,
     directory: Path | None,
     report: Path | None,
+    log_tail: int,
     max_log_entries: int | None,
 ) -> int:
     """See `quorate.chaos.soak.run_soak`."""
     assert output in ("text", "json")
     if report is not None:
         report.touch()  # before hours are spent on what cannot be written
-    bounds = Bounds(seconds, max_log_entries)
+    bounds = Bounds(seconds, log_tail, max_log_entries or log_tail + LOG_SLACK_ENTRIES)
     with PoliteEnd() as polite, Teller(output, seconds) as teller:
         place = directory or Path(tempfile.mkdtemp(prefix="quorate-soak-"))
         code = 1
@@ -65,7 +66,10 @@ def run(
 def _perform(
     place: Path, teller: Teller, bounds: Bounds, *, seed: int, output: str, report: Path | None
 ) -> int:
-    settings = {"storage": {"map_size_bytes": MAP_BYTES}}
+    settings = {
+        "storage": {"map_size_bytes": MAP_BYTES},
+        "raft": {"log_tail_entries": bounds.log_tail},
+    }
     with Cluster(place, settings=settings, progress=teller.tell) as cluster:
         cluster.prepare()
         cluster.start()
@@ -86,7 +90,7 @@ def _perform(
         holds=holds,
         problem=problem,
         seed=seed,
-        seconds=bounds.seconds,
+        bounds=bounds,
         duration_s=teller.elapsed_s,
     )
     if report is not None:

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from quorate.chaos.demo.claims import Claim, at_least, at_most, equal
+from quorate.chaos.soak.bounds import Bounds
 from quorate.chaos.soak.plan import Fault
 from quorate.chaos.soak.run import Found
 
@@ -43,6 +44,7 @@ def found_claims(found: Found, seconds: float) -> list[Claim]:
             int(seconds * LEAST_COMMANDS_A_SECOND),
         ),
         at_least("loss.unknown", "commands whose outcome a fault kept back", found.unknown, 1),
+        at_least("snapshots", "snapshots installed by nodes that were behind", found.snapshots, 1),
         *(at_least(f"fault.{fault.name}", fault, found.faults[fault], 1) for fault in _WANTED),
         at_most(
             "mending.longest",
@@ -126,7 +128,7 @@ def document(
     holds: bool,
     problem: str,
     seed: int,
-    seconds: float,
+    bounds: Bounds,
     duration_s: float,
 ) -> dict[str, Any]:
     """The result for programs."""
@@ -138,9 +140,10 @@ def document(
     return {
         "holds": holds,
         "problem": problem,
-        "again": f"quorate chaos soak --minutes {seconds / 60:g} --seed {seed}",
+        "again": f"quorate chaos soak --minutes {bounds.seconds / 60:g} --seed {seed} "
+        f"--log-tail {bounds.log_tail} --max-log-entries {bounds.max_log_entries}",
         "seed": seed,
-        "seconds": seconds,
+        "seconds": bounds.seconds,
         "duration_s": round(duration_s, 1),
         "found": counted,
         "claims": [claim.to_json() for claim in claims],

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from quorate.chaos.checks import entry_problems, false_proofs
@@ -52,6 +53,7 @@ class Found:
     silent: int = 0
     lost: int = 0
     misplaced: int = 0
+    snapshots: int = 0
     longest_mending_s: float = 0.0
     faults: Counter[Fault] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
@@ -89,6 +91,8 @@ class Soak:
                 elapsed_s = time.monotonic() - start
                 era, era_until_s = era + 1, elapsed_s + era_s(elapsed_s, self._seconds)
         self._compare_all()
+        logs = [member.log for member in self._cluster.members.values()]
+        self.found.snapshots = sum(snapshots_installed(log) for log in logs)
 
     def _round(self, spared: str, *, end_of_era: bool = False) -> None:
         self.found.rounds += 1
@@ -211,3 +215,9 @@ def not_where_told(
         lost += not indexes
         misplaced += bool(indexes) and indexes != [each.ledger_index]
     return lost, misplaced
+
+
+def snapshots_installed(log: Path) -> int:
+    """How often a node says in its log that it has installed a snapshot."""
+    with log.open(errors="replace") as lines:
+        return sum('"snapshot.installed"' in line for line in lines)

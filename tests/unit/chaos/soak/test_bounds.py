@@ -14,6 +14,7 @@ from quorate.chaos.parts import CORE, EDGE
 from quorate.chaos.soak.bounds import (
     ENTRY_BYTES,
     LIFE_GROWTH_BYTES,
+    LOG_SLACK_ENTRIES,
     MIB,
     NEWBORN_GROWTH_BYTES,
     PEAK_BYTES,
@@ -27,7 +28,7 @@ from quorate.chaos.soak.samples import DiskSample, MemorySample
 SECONDS = 1_800.0
 EVERY_S = 3
 COMMANDS_A_SECOND = 40
-BOUNDS = Bounds(SECONDS, max_log_entries=10_000)
+BOUNDS = Bounds(SECONDS, log_tail=8_000, max_log_entries=10_000)
 
 Grown = Callable[[float, float], float]
 """Bytes that a process holds beyond its usual size: (when it was born, its age), seconds."""
@@ -154,12 +155,6 @@ def test_a_log_that_is_never_compacted_is_found() -> None:
     assert failed(disk_claims(list(store(everything)), BOUNDS)) == ["disk.log"]
 
 
-def test_without_a_bound_the_log_is_not_looked_at() -> None:
-    claims = disk_claims(list(store(everything)), Bounds(SECONDS))
-    assert failed(claims) == []
-    assert not [claim for claim in claims if claim.id.startswith("disk.log")]
-
-
 def test_a_bound_that_was_never_reached_is_not_shown() -> None:
     assert failed(disk_claims(list(store(everything, rate=1)), BOUNDS)) == ["disk.log.seen"]
 
@@ -196,7 +191,7 @@ def test_the_page_names_these_bounds() -> None:
     shown = [int(number) for row in table.splitlines()[2:] for number in _BOUNDS.findall(row)]
     of_parts = (LIFE_GROWTH_BYTES, NEWBORN_GROWTH_BYTES, PEAK_BYTES)
     expected = [bounds[part] // MIB for bounds in of_parts for part in (CORE, EDGE)]
-    assert shown == [*expected, ENTRY_BYTES, UNUSED_BYTES // MIB]
+    assert shown == [*expected, ENTRY_BYTES, UNUSED_BYTES // MIB, LOG_SLACK_ENTRIES]
 
 
-_BOUNDS = re.compile(r"(\d+) (?:MiB|bytes)")
+_BOUNDS = re.compile(r"(\d+) (?:MiB|bytes|entries)")

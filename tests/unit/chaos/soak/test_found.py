@@ -13,17 +13,20 @@ import pytest
 from quorate.chaos.operator import Acknowledged
 from quorate.chaos.polite import INTERRUPTED
 from quorate.chaos.soak import entry
+from quorate.chaos.soak.bounds import Bounds
 from quorate.chaos.soak.load import LEAST_PACE_S, pace_s
 from quorate.chaos.soak.plan import Fault
 from quorate.chaos.soak.report import document, found_claims
-from quorate.chaos.soak.run import Found, not_where_told
+from quorate.chaos.soak.run import Found, not_where_told, snapshots_installed
 from quorate.core.limits import MAX_EXECUTORS_PER_DOMAIN
 
 SECONDS = 120.0
 
 
 def good() -> Found:
-    found = Found(rounds=3, entries=5_000, acknowledged=5_000, unknown=40, longest_mending_s=4.0)
+    found = Found(
+        rounds=3, entries=5_000, acknowledged=5_000, unknown=40, snapshots=3, longest_mending_s=4.0
+    )
     found.faults.update(dict.fromkeys(Fault, 2))
     return found
 
@@ -44,6 +47,7 @@ def test_a_soak_without_loss_holds() -> None:
         ({"problems": ["another root"]}, "loss.problems"),
         ({"acknowledged": 100}, "loss.acknowledged"),
         ({"unknown": 0}, "loss.unknown"),
+        ({"snapshots": 0}, "snapshots"),
         ({"longest_mending_s": 61.0}, "mending.longest"),
     ],
 )
@@ -70,6 +74,16 @@ def test_lost_and_repeated_commands_are_told_apart() -> None:
     assert not_where_told(told[:1], lambda command: ledger.get(command, [])) == (0, 0)
 
 
+def test_a_nodes_log_tells_of_its_snapshots(tmp_path: Path) -> None:
+    log = tmp_path / "node.log"
+    log.write_bytes(
+        b'{"index": 5, "message": "snapshot.begun"}\n'
+        b'{"index": 5, "message": "snapshot.installed"}\n\xff\n'
+        b'{"index": 9, "message": "snapshot.installed"}\n'
+    )
+    assert snapshots_installed(log) == 2
+
+
 @pytest.mark.parametrize("hours", [0.1, 0.5, 1, 24])
 def test_a_writer_stays_below_the_limit_of_executors(hours: float) -> None:
     seconds = hours * 3_600
@@ -81,9 +95,12 @@ def test_the_document_is_json_and_says_how_to_repeat_it() -> None:
     found = good()
     found.problems += [f"problem {number}" for number in range(100)]
     claims = found_claims(found, 90.0)
-    told = document(claims, found, holds=False, problem="", seed=5, seconds=90.0, duration_s=91.23)
+    bounds = Bounds(90.0, log_tail=100, max_log_entries=2_100)
+    told = document(claims, found, holds=False, problem="", seed=5, bounds=bounds, duration_s=91.23)
     read = json.loads(json.dumps(told))
-    assert read["again"] == "quorate chaos soak --minutes 1.5 --seed 5"
+    assert read["again"] == (
+        "quorate chaos soak --minutes 1.5 --seed 5 --log-tail 100 --max-log-entries 2100"
+    )
     assert read["found"]["faults"]["KILL_ALL"] == 2
     assert (len(read["found"]["problems"]), read["found"]["problems_found"]) == (10, 100)
     assert [claim["id"] for claim in read["claims"] if not claim["holds"]] == ["loss.problems"]
@@ -101,7 +118,13 @@ def test_no_private_key_outlives_a_polite_end(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(entry, "_perform", perform)
     code = entry.run(
-        seconds=60, seed=1, output="text", directory=None, report=None, max_log_entries=None
+        seconds=60,
+        seed=1,
+        output="text",
+        directory=None,
+        report=None,
+        log_tail=1,
+        max_log_entries=None,
     )
     assert code == INTERRUPTED
     assert list(tmp_path.iterdir()) == []
@@ -118,5 +141,6 @@ def test_what_cannot_be_written_is_known_before_anything_begins(
             output="text",
             directory=None,
             report=tmp_path / "missing" / "report.json",
+            log_tail=1,
             max_log_entries=None,
         )
