@@ -127,7 +127,9 @@ def test_hazard_3_success_is_reported_of_what_was_never_committed() -> None:
 
 @pytest.mark.parametrize(("kind", "told"), [(BareCluster, 0), (OurCluster, 3)])
 def test_hazard_12_proposals_that_a_snapshot_passes_by(kind: Kind, told: int) -> None:
-    """How many of the three proposers have heard anything after a minute."""
+    """How many of the three proposers have heard anything after a minute. Ours gets the log here;
+    tests/unit/node/test_catching_up.py, test_a_proposal_that_a_snapshot_skips_has_its_outcome, has
+    a snapshot pass by."""
     cluster, deposed = deposed_behind_a_snapshot(kind, (0.001, 0.001))
     assert sum(cluster.has_outcome(deposed, key) for key in LOST) == told
 
@@ -144,6 +146,37 @@ def test_hazard_13_a_member_that_comes_and_goes(kind: Kind, least: int, most: in
         cluster.heal()
         cluster.run_for(2)
     assert least <= len(cluster.leaderships) - before <= most
+
+
+@pytest.mark.parametrize(("kind", "least", "most"), [(BareCluster, 1, 40), (OurCluster, 0, 0)])
+def test_hazard_13_a_follower_without_a_link_to_the_leader(
+    kind: Kind, least: int, most: int
+) -> None:
+    """Elections among three in a minute, when all other links are up."""
+    cluster = with_leader(kind)
+    leader, follower = cluster.first.node_id, cluster.others()[0].node_id
+    before = len(cluster.leaderships)
+    cluster.cut(leader, follower)
+    cluster.cut(follower, leader)
+    cluster.run_for(60)
+    assert least <= len(cluster.leaderships) - before <= most
+
+
+def test_hazard_13_a_member_that_hears_nobody_and_is_heard() -> None:
+    """A link of the engine carries both directions or none; ours can lose one of them."""
+    cluster = OurCluster(1, 5)
+    assert cluster.run_until(lambda: cluster.leader() is not None, SETTLED_S)
+    cluster.run_for(1)
+    deaf = cluster.others()[0].node_id
+    before = len(cluster.leaderships)
+    for name in cluster.hosts:
+        if name != deaf:
+            cluster.cut(name, deaf)
+    cluster.run_for(60)
+    assert len(cluster.leaderships) == before
+    cluster.heal()
+    cluster.run_for(5)
+    assert len(cluster.leaderships) == before
 
 
 @pytest.mark.parametrize(("kind", "leads"), [(BareCluster, True), (OurCluster, False)])

@@ -90,8 +90,8 @@ def test_hazards_6_and_7_a_command_succeeds_without_one_sync(
 def test_hazard_6_a_damaged_vote_is_forgotten_and_cast_again(
     files: dict[str, Any], damage: bytes
 ) -> None:
-    """Ours: test_replica.test_hazard_6_a_vote_survives_a_restart; damage stops a node
-    (tests/unit/storage/test_environment.py)."""
+    """Ours: test_replica.test_hazard_6_a_vote_survives_a_restart; damage is named at the start
+    (tests/unit/storage/test_damage.py)."""
     node = Bare("bc", **files)
     node.ask_vote("b", 4)
     node.die()
@@ -174,8 +174,8 @@ def kill_at_write(monkeypatch: pytest.MonkeyPatch, last: int) -> None:
 def test_hazard_8_a_crash_in_compaction_loses_what_was_acknowledged(
     writes: int, files: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ours: test_hazards.test_hazard_8_a_crash_in_a_turn_that_truncates_loses_the_turn_and_nothing
-    _else."""
+    """Ours: tests/unit/node/test_hazards_of_compaction.py,
+    test_hazard_8_a_crash_at_any_commit_of_compaction_loses_nothing."""
     node = compacting(files)
     with monkeypatch.context() as patch:
         kill_at_write(patch, writes)
@@ -222,7 +222,8 @@ def test_hazard_8_compaction_after_a_truncation_empties_the_log() -> None:
 def test_hazard_9_a_kill_between_dump_and_compaction_loses_what_was_acknowledged(
     files: dict[str, Any],
 ) -> None:
-    """Ours: test_hazards.test_hazard_9_every_node_dies_and_nothing_acknowledged_is_lost."""
+    """Ours: tests/unit/node/test_hazards_of_compaction.py,
+    test_hazard_9_a_crash_at_any_commit_of_an_installation_leaves_log_and_state_in_step."""
     node = compacting(files)
     node.die()
     node.start()
@@ -236,7 +237,7 @@ def test_hazard_9_an_unreadable_dump_is_swallowed(files: dict[str, Any], damage:
     """The node goes on with an empty state; it votes and acknowledges as if it had it.
 
     Ours: test_replica.test_hazard_9_a_state_ahead_of_its_log_stops_the_node, and
-    tests/unit/storage/test_environment.py, test_a_file_of_something_else_is_damage.
+    tests/unit/storage/test_damage.py, test_a_flipped_byte_is_named_or_changes_nothing.
     """
     node = compacting(files)
     node.tick()
@@ -277,7 +278,8 @@ def test_hazard_16_a_process_with_threads_is_forked(
     """The child has one thread, and every lock that another held at that moment, for ever. The
     engine's own thread is one that it has by default.
 
-    Ours: the next test.
+    Ours: tests/unit/node/test_hazards_of_compaction.py,
+    test_hazard_16_state_is_sent_without_a_fork_and_without_stopping, for this and the next.
     """
     end = threading.Event()
     other = threading.Thread(target=end.wait)
