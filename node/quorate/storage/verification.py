@@ -74,15 +74,19 @@ def _check_log(snapshot: Snapshot) -> Iterator[Progress]:
 
 
 def _check_denials(snapshot: Snapshot) -> Iterator[Progress]:
+    """The journal of denials has no gap and ends where it should."""
     table = snapshot._dbs.denials
     total = snapshot._count(table)
-    expected = snapshot._number(layout.META_DENIALS) - total
-    for done, (key, _) in enumerate(snapshot._bodies(table, b""), start=1):
-        if int.from_bytes(key, "big") != expected:
+    expected: int | None = None
+    for done, (seq, _) in enumerate(snapshot._ascending(table, 0), start=1):
+        if expected not in (None, seq):
             raise _damaged(snapshot, table, f"entry {expected} is missing")
-        expected += 1
+        expected = seq + 1
         if done % ITEMS_PER_SLICE == 0:
             yield Progress(table.name, done, total)
+    end = snapshot._number(layout.META_DENIALS)
+    if expected not in (None, end):
+        raise _damaged(snapshot, table, f"entry {expected} is missing, or should not be counted")
     yield Progress(table.name, total, total)
 
 

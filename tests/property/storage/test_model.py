@@ -83,8 +83,9 @@ class Storage(RuleBasedStateMachine):
             self.turn.ledger.append(entry)
         self.dirty = True
 
-    @rule(commands=st.lists(values, min_size=1, max_size=5), term=st.integers(0, 2**64 - 1))
-    def append_log(self, commands, term):
+    @rule(commands=st.lists(values, min_size=1, max_size=5), rise=st.integers(0, 3) | st.just(2**50))
+    def append_log(self, commands, rise):
+        term = max((term for term, _ in self.turn.log.values()), default=0) + rise
         for command in commands:
             index = max(self.turn.log, default=0) + 1
             self.environment.turn.log_append(index, term, command)
@@ -140,6 +141,7 @@ class Storage(RuleBasedStateMachine):
     def restart(self):
         self.environment.close()
         self.environment = self.opened()
+        list(self.environment.verify())
         self.turn = copy.deepcopy(self.disk)
         self.dirty = False
 

@@ -235,6 +235,7 @@ class Store(RuleBasedStateMachine):
     def restart(self):
         self.environment.close()
         self.environment = self.opened()
+        list(self.environment.verify())
         self.turn = copy.deepcopy(self.disk)
 
     @invariant()
