@@ -25,8 +25,8 @@ from quorate.core.limits import (
 from quorate.core.records import Parameters
 from quorate.node import certificates, exit_codes, organisation
 from quorate.node.config import load_config
-from quorate.node.core_process import open_environment
 from quorate.node.organisation import Organisation, read_genesis
+from quorate.node.store import open_environment
 from quorate.proofs.signing import SigningKey, sign_envelope
 
 pytestmark = pytest.mark.cluster

@@ -17,28 +17,32 @@ from quorate.cli.output import ExitCode, Output, OutputOption, print_error
 from quorate.core.errors import ConfigurationError
 from quorate.node import exit_codes
 
-_MEMBERSHIP: Final = ("init", "add", "promote", "demote", "retire", "list")
+_MODULES: Final = {
+    **dict.fromkeys(("init", "add", "promote", "demote", "retire", "list"), "membership"),
+    **dict.fromkeys(("backup", "restore", "rejoin", "verify"), "store"),
+}
+"""Where the commands are that this module does not have."""
 
 
 class NodeGroup(TyperGroup):
-    """Imports `quorate.cli.membership` when one of its commands is used."""
+    """Imports the module of a command when it is used."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [*super().list_commands(ctx), *_MEMBERSHIP]
+        return [*super().list_commands(ctx), *_MODULES]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in _MEMBERSHIP:
+        if cmd_name not in _MODULES:
             return super().get_command(ctx, cmd_name)
-        membership: Any = typer.main.get_command(
-            importlib.import_module("quorate.cli.membership").app
-        )
-        return membership.get_command(ctx, cmd_name)
+        module = importlib.import_module(f"quorate.cli.{_MODULES[cmd_name]}")
+        group: Any = typer.main.get_command(module.app)
+        return group.get_command(ctx, cmd_name)
 
 
 app = typer.Typer(
     cls=NodeGroup,
     add_completion=False,
-    help="Run a node; make, add, promote, demote, retire and list nodes.",
+    help="Run a node; make, add, promote, demote, retire and list nodes; back up, restore, begin "
+    "again and verify the store of one.",
 )
 
 

@@ -55,5 +55,5 @@ class StorageDamagedError(StorageError):
 
     hint = (
         "stop the node and keep its data directory as evidence; a voter that starts from an empty "
-        "or an older one can break what it has promised"
+        "or an older one can break what it has promised (docs/recovery.md)"
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections import deque
 from collections.abc import Sequence
 
 import structlog
@@ -23,7 +22,6 @@ from quorate.core.errors import (
     StorageDamagedError,
 )
 from quorate.core.genesis import Descriptor, Genesis
-from quorate.core.transitions import install_genesis
 from quorate.lease.clock import SystemClock, boot_id
 from quorate.lease.word import AuthorityWord
 from quorate.node import exit_codes
@@ -34,8 +32,8 @@ from quorate.node.identity import TlsIdentity, load_signing_key, load_tls_identi
 from quorate.node.organisation import read_genesis
 from quorate.node.peering import Peering
 from quorate.node.process import parse_options, stop_event
+from quorate.node.store import open_environment
 from quorate.proofs.signing import SigningKey
-from quorate.storage import Environment
 from quorate.telemetry import Metrics, configure_logging, open_metrics
 
 log = structlog.get_logger(__name__)
@@ -65,22 +63,6 @@ def check_membership(
             hint="have the domain's CA issue a new one",
         )
     return descriptor
-
-
-def open_environment(config: NodeConfig, genesis: Genesis) -> Environment:
-    """The node's store, checked, with the genesis in it. Raises ConfigurationError or
-    StorageError."""
-    environment = Environment.open(
-        config.node.data_dir / "ledger", map_size_bytes=config.storage.map_size_bytes
-    )
-    environment.initialise(genesis.hash, config.node.id)
-    deque(environment.check(), maxlen=0)  # nothing else runs yet
-    turn = environment.turn
-    if turn.ledger_size == 0:
-        turn.append_ledger(install_genesis(turn.state, genesis))
-        environment.commit()
-    environment.abort()
-    return environment
 
 
 async def serve(

@@ -34,10 +34,10 @@ from quorate.node.config import NodeConfig, load_config
 from quorate.node.identity import load_tls_identity
 from quorate.node.organisation import read_genesis
 from quorate.node.process import parse_options, stop_event
+from quorate.node.store import store_path
 from quorate.storage import Environment
 from quorate.telemetry import DenialLog, Metrics, configure_logging, open_metrics
 
-LEDGER_DIRECTORY: Final = "ledger"
 OPEN_RETRY_S: Final = 0.05
 """How often the edge looks for a store that its core process has yet to make."""
 
@@ -48,7 +48,7 @@ class EdgeStore:
     """The node's store as an edge has it: absent, until the core process has made it."""
 
     def __init__(self, config: NodeConfig, genesis: Genesis) -> None:
-        self._path = config.node.data_dir / LEDGER_DIRECTORY
+        self._path = store_path(config)
         self._map_size_bytes = config.storage.map_size_bytes
         self._node_id = config.node.id
         self._genesis_hash = genesis.hash

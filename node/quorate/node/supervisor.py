@@ -13,7 +13,6 @@ core is started on the same directory before the last one is gone. An edge write
 
 from __future__ import annotations
 
-import fcntl
 import os
 import selectors
 import signal
@@ -33,14 +32,13 @@ from quorate.core.errors import ConfigurationError
 from quorate.lease.word import AuthorityWord
 from quorate.node import exit_codes
 from quorate.node.config import load_config
+from quorate.node.locks import CORE_LOCK, NODE_LOCK, hold
 from quorate.telemetry.logs import configure_logging
 
 log = structlog.get_logger(__name__)
 
 CORE_MODULE: Final = "quorate.node.core_process"
 EDGE_MODULE: Final = "quorate.node.edge_process"
-NODE_LOCK: Final = "node.lock"
-CORE_LOCK: Final = "core.lock"
 
 _RESTART_FIRST_S: Final = 0.2
 _RESTART_MOST_S: Final = 5.0
@@ -191,38 +189,6 @@ def _signals() -> Iterator[int]:
         os.close(writer)
 
 
-@contextmanager
-def _lock(data_dir: Path, name: str, wait_s: float) -> Iterator[int]:
-    """A lock in the data directory, which whoever inherits the descriptor holds too. Raises
-    ConfigurationError when somebody else holds it for longer than `wait_s`."""
-    hint = "give the node a data directory of its own, in which its user may write"
-    try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(data_dir / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise ConfigurationError(f"{data_dir} cannot be used: {error}", hint=hint) from error
-    try:
-        until_s = time.monotonic() + wait_s
-        while not _locked(lock):
-            if time.monotonic() >= until_s:
-                raise ConfigurationError(
-                    f"another node runs in {data_dir}",
-                    hint="stop it first, or give this one its own",
-                )
-            time.sleep(_HANDOVER_POLL_S)
-        yield lock
-    finally:
-        os.close(lock)
-
-
-def _locked(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _await_free(address: str, wait_s: float) -> None:
     """Raises ConfigurationError when somebody listens there for longer than `wait_s`, which the
     processes of a supervisor that was killed do not. The edges of a node share their port, so that
@@ -273,8 +239,8 @@ def run(config_path: Path) -> int:
     configure_logging(config.log.level, config.log.format)
     with ExitStack() as stack:
         data_dir = config.node.data_dir
-        stack.enter_context(_lock(data_dir, NODE_LOCK, 0.0))
-        core_lock = stack.enter_context(_lock(data_dir, CORE_LOCK, _HANDOVER_S))
+        stack.enter_context(hold(data_dir, NODE_LOCK))
+        core_lock = stack.enter_context(hold(data_dir, CORE_LOCK, _HANDOVER_S))
         for address in (config.listen.peer, config.listen.governance, config.listen.lease):
             _await_free(address, _HANDOVER_S)
         word = AuthorityWord.create()
