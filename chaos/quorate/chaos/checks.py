@@ -72,12 +72,11 @@ class _Tree:
 
 
 def open_node_checkpoint(operator: Operator, genesis: Genesis) -> Checkpoint:
-    """The node's newest checkpoint, its signature verified with the log key in the genesis.
+    """The node's newest checkpoint, its signature verified with the node's own log key.
 
     Raises MalformedError.
     """
-    [log_key] = [d.node.log_key for d in genesis.descriptors if d.domain == operator.domain]
-    return open_checkpoint(operator.checkpoint(), genesis.origin, log_key)
+    return open_checkpoint(operator.checkpoint(), genesis.origin, operator.log_key)
 
 
 def read_ledger(operator: Operator, genesis: Genesis) -> NodeLedger:

@@ -1,79 +1,68 @@
 """A federation of real nodes on this machine.
 
-Owns its directory (keys, genesis and configuration are made by the `quorate` command line, as a
-person would), its processes, and the links between them. Does not govern it beyond what starting
-needs: that is an operator's (`quorate.chaos.operator`).
+Owns its processes, the links between its nodes, and which nodes there are. Keys, genesis and
+configuration are made by the `quorate` command line (`quorate.chaos.members`). Does not govern the
+federation beyond what starting and replacing nodes needs: that is an operator's
+(`quorate.chaos.operator`).
 
     directory/bank.example/          what `quorate init` made; data/ and node.log beside it
     directory/clinic.example/ ...
+    directory/bank.example-2/        what `quorate node init` made: the node `bank.example/2`
     directory/genesis.json
 """
 
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import itertools
-import shutil
-import subprocess
-import sys
-import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from quorate.chaos.links import Links
+from quorate.chaos.members import (
+    CLI_TIMEOUT_S,
+    ClusterError,
+    Maker,
+    Member,
+    Settings,
+    cli_command,
+    configure,
+    node_id,
+    node_name,
+    run_cli,
+)
 from quorate.chaos.operator import NodeSilentError, Operator
-from quorate.chaos.ports import Ports
 from quorate.chaos.processes import (
     DeadlineError,
     ProcessError,
     ProcessGroup,
     Warden,
-    clean_environment,
     wait_until,
 )
-from quorate.chaos.toml import to_toml
-from quorate.core.errors import QuorateError
 from quorate.core.genesis import Genesis
-from quorate.node.organisation import Organisation
+from quorate.node.config import load_config
+from quorate.node.organisation import NODE_FILE, Organisation, read_node
 from quorate.v1 import node_pb2
+
+__all__ = ["Cluster", "ClusterError", "Member", "Settings", "cli_command"]
 
 DEFAULT_DOMAINS: Final = ("bank.example", "clinic.example", "freight.example")
 DEFAULT_ORIGIN: Final = "quorate.example/federation-1"
-CLI_TIMEOUT_S: Final = 60.0
 READY_TIMEOUT_S: Final = 60.0
-
-Settings = Mapping[str, Mapping[str, str | int | bool]]
-
-
-class ClusterError(QuorateError):
-    """The federation could not be made, started or reached."""
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One organisation's node: who and where it is."""
-
-    domain: str
-    node_id: str
-    directory: Path
-    peer_address: str
-    governance_address: str
-    lease_address: str
-
-    @property
-    def log(self) -> Path:
-        return self.directory / "node.log"
 
 
 class Cluster:
-    """Starts, hurts and ends a federation. Nodes are named by their domains.
+    """Starts, hurts and ends a federation. An organisation's first node is named by its domain, a
+    further one `bank.example/2`.
 
     directory: new or empty; it is not removed.
     settings: additions to every node.toml, by section.
+    spares: for so many further nodes of each organisation the others are told from the start to
+        dial them through links; a node that is added beyond them is dialled directly.
     progress: is told what is being done, in words.
     """
 
@@ -84,19 +73,23 @@ class Cluster:
         *,
         origin: str = DEFAULT_ORIGIN,
         settings: Settings | None = None,
+        spares: int = 0,
         progress: Callable[[str], None] = lambda _words: None,
     ) -> None:
         self.directory = directory.absolute()
         self.origin = origin
+        self.domains = tuple(domains)
         self.links = Links()
         self.warden = Warden()
         self.members: dict[str, Member] = {}
-        self._domains = tuple(domains)
+        """By name; those that were retired, too."""
         self._settings = settings or {}
+        self._spares = spares
         self._progress = progress
-        self._ports = Ports()
+        self._maker = Maker(self.directory)
         self._nodes: dict[str, ProcessGroup] = {}
         self._operators: dict[str, Operator] = {}
+        self._retired: set[str] = set()
         self._closed = False
         atexit.register(self.close)
 
@@ -129,7 +122,7 @@ class Cluster:
         finally:
             self.warden.close()
             self.links.close()
-            self._ports.close()
+            self._maker.close()
 
     # -- making it ---------------------------------------------------------------------------
 
@@ -140,187 +133,216 @@ class Cluster:
             raise ClusterError(
                 f"{self.directory} is not empty", hint="give a directory that is new or empty"
             )
-        self._progress(f"making the keys and certificates of {len(self._domains)} organisations")
-        with ThreadPoolExecutor(len(self._domains)) as together:
-            made = list(together.map(self._init, self._domains))
-        self.members = {member.domain: member for member in made}
+        self._progress(f"making the keys and certificates of {len(self.domains)} organisations")
+        with ThreadPoolExecutor(len(self.domains)) as together:
+            founders = list(together.map(self._maker.found, self.domains))
+        self.members = {member.name: member for member in founders}
         self._progress("drafting the genesis; each organisation signs it")
-        genesis = self.directory / "genesis.json"
-        descriptors = [str(member.directory / "descriptor.json") for member in made]
-        self.cli("genesis", "draft", "--origin", self.origin, "--out", str(genesis), *descriptors)
-        for member in made:
-            self.cli("genesis", "sign", "--yes", str(member.directory), str(genesis))
-        self.cli("genesis", "verify", str(genesis))
-        for member in made:
-            shutil.copy(genesis, member.directory / "genesis.json")
-        for one, other in itertools.permutations(made, 2):
-            self.links.add(one.domain, other.domain, other.peer_address)
-        for member in made:
+        self._maker.agree(founders, self.origin)
+        for one, other in itertools.permutations(self._linked_names(), 2):
+            self.links.add(one, other, self._maker.peer_address(other))
+        for member in founders:
             self._configure(member)
 
     def cli(self, *arguments: str) -> str:
         """Runs the `quorate` command line and returns what it printed. Raises ClusterError."""
-        done = subprocess.run(
-            [*cli_command(), *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=CLI_TIMEOUT_S,
-            cwd=self.directory,
-            env=clean_environment({"NO_COLOR": "1"}),
-        )
-        if done.returncode != 0:
-            raise ClusterError(
-                f"quorate {' '.join(arguments)}: exit code {done.returncode}: "
-                f"{done.stderr.strip() or done.stdout.strip()}"
-            )
-        return done.stdout
+        return run_cli(self.directory, *arguments)
 
-    def issue_executor(self, domain: str, path: str) -> Path:
-        """A client directory for the executor spiffe://domain/path, by its domain's own CA."""
-        out = self.directory / "executors" / domain / path.replace("/", "-")
+    def cli_at(self, name: str, *arguments: str) -> str:
+        """The same, of a command that speaks to a node: as its organisation, to that very node."""
+        member = self.members[name]
+        where = ("--org", str(member.organisation), "--address", member.governance_address)
+        return run_cli(self.directory, *arguments, *where, environment=member.as_target)
+
+    def issue_executor(self, name: str, path: str) -> Path:
+        """A client directory for the executor spiffe://domain/path, by its domain's own CA, bound
+        to the node of this name."""
+        member = self.members[name]
+        out = self.directory / "executors" / member.directory.name / path.replace("/", "-")
         out.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.cli("executor", "issue", str(self.members[domain].directory), path, "--out", str(out))
+        run_cli(
+            self.directory,
+            *("executor", "issue", str(member.organisation), path, "--out", str(out)),
+            *("--lease-address", member.lease_address),
+            *("--governance-address", member.governance_address),
+            environment=member.as_target,
+        )
         return out
 
-    def _init(self, domain: str) -> Member:
-        peer, governance, lease = (self._ports.address() for _ in range(3))
-        directory = self.directory / domain
-        self.cli(
-            *("init", str(directory), "--domain", domain),
-            *("--peer-address", peer),
-            *("--governance-address", governance),
-            *("--lease-address", lease),
-        )
-        node_id = f"spiffe://{domain}/node/1"
-        return Member(domain, node_id, directory, peer, governance, lease)
+    def configure(self, name: str, settings: Settings) -> None:
+        """Adds to one node's configuration, from its next start on."""
+        configure(self.members[name], settings)
+
+    def _linked_names(self) -> list[str]:
+        numbers = range(1, 2 + self._spares)
+        return [node_name(domain, number) for domain in self.domains for number in numbers]
 
     def _configure(self, member: Member) -> None:
-        """The node.toml that `quorate init` made, with every peer dialled through its link."""
-        file = member.directory / "node.toml"
-        document = tomllib.loads(file.read_text())
-        document["peers"] = {
-            other.node_id: self.links.address(member.domain, other.domain)
-            for other in self.members.values()
-            if other is not member
+        """Every other node is dialled through the link to it, if there is one."""
+        linked = self._linked_names()
+        peers = {
+            node_id(other): self.links.address(member.name, other)
+            for other in linked
+            if other != member.name and member.name in linked
         }
-        for section, values in self._settings.items():
-            document.setdefault(section, {}).update(values)
-        file.write_text(to_toml(document))
+        configure(member, {**self._settings, "peers": peers})
+
+    # -- its nodes ---------------------------------------------------------------------------
+
+    @property
+    def names(self) -> list[str]:
+        """Every node that was not retired."""
+        return [name for name in self.members if name not in self._retired]
+
+    def make_node(self, domain: str) -> str:
+        """Makes the keys and configuration of one more node of an organisation; returns its name.
+        It is no member yet, and does not run."""
+        number = 1 + sum(member.domain == domain for member in self.members.values())
+        name = node_name(domain, number)
+        self._progress(f"making the node {name}")
+        self.members[name] = self._maker.make_node(self.members[domain], name)
+        self._configure(self.members[name])
+        return name
+
+    def add_node(self, domain: str, *, through: str = "") -> str:
+        """Makes one more node of an organisation, adds it to the federation as an observer, and
+        starts it; returns its name. through: the organisation's node that takes the command, its
+        first one by default."""
+        name = self.make_node(domain)
+        self.cli_at(through or domain, "node", "add", str(self.members[name].directory))
+        self.start([name])
+        return name
+
+    def promote(self, name: str, *, through: str = "") -> None:
+        """Lets a node vote. through: as in `add_node`; the node itself by default."""
+        self.cli_at(through or name, "node", "promote", self.members[name].node_id)
+
+    def demote(self, name: str, *, through: str = "") -> None:
+        """Lets a node vote no more."""
+        self.cli_at(through or name, "node", "demote", self.members[name].node_id)
+
+    def retire(self, name: str, *, through: str = "") -> None:
+        """Takes a node out of the federation for ever. It is not stopped."""
+        self.cli_at(through or name, "node", "retire", self.members[name].node_id)
+        self.forget(name)
+
+    def forget(self, name: str) -> None:
+        """A node was retired, by whomever: it is not waited for any more."""
+        self._retired.add(name)
 
     # -- running it --------------------------------------------------------------------------
 
-    def start(self, domains: Sequence[str] | None = None) -> None:
+    def start(self, names: Sequence[str] | None = None) -> None:
         """Starts nodes, all by default. Does not wait until they are ready."""
-        for domain in domains or self._domains:
-            running = self._nodes.get(domain)
-            assert running is None or not running.is_running(), f"{domain} runs already"
-            member = self.members[domain]
-            self._progress(f"starting the node of {domain}")
-            self._nodes[domain] = self.warden.spawn(
-                domain,
+        for name in names or self.names:
+            running = self._nodes.get(name)
+            assert running is None or not running.is_running(), f"{name} runs already"
+            member = self.members[name]
+            self._progress(f"starting the node of {name}")
+            self._nodes[name] = self.warden.spawn(
+                name,
                 [*cli_command(), "node", "run", "--config", str(member.directory / "node.toml")],
                 log=member.log,
                 directory=member.directory,
             )
 
     def wait_ready(
-        self, domains: Sequence[str] | None = None, *, timeout_s: float = READY_TIMEOUT_S
+        self, names: Sequence[str] | None = None, *, timeout_s: float = READY_TIMEOUT_S
     ) -> float:
         """Waits until each of these nodes says that it has authority; returns the seconds.
 
         Raises ProcessError as soon as one of them has ended instead.
         """
-        waiting = set(domains or self._domains)
+        waiting = set(names or self.names)
 
         def ready() -> bool:
-            for domain in sorted(waiting):
-                self._expect_running(domain)
-                status = self.status_or_none(domain)
+            for name in sorted(waiting):
+                self._expect_running(name)
+                status = self.status_or_none(name)
                 if status is not None and status.has_authority:
-                    waiting.discard(domain)
+                    waiting.discard(name)
             return not waiting
 
         try:
             return wait_until("authority at every node", ready, timeout_s)
         except DeadlineError as error:
-            tails = "\n".join(f"--- {d}\n{self._nodes[d].log_tail(8)}" for d in sorted(waiting))
+            tails = "\n".join(f"--- {n}\n{self._nodes[n].log_tail(8)}" for n in sorted(waiting))
             raise ClusterError(f"{error}: {', '.join(sorted(waiting))}\n{tails}") from error
 
-    def operator(self, domain: str) -> Operator:
-        """The operator of one organisation, connected to its own node."""
-        if domain not in self._operators:
-            organisation = Organisation.load(self.members[domain].directory)
-            self._operators[domain] = Operator(organisation, self.origin)
-        return self._operators[domain]
+    def operator(self, name: str) -> Operator:
+        """The operator of a node's organisation, connected to that node."""
+        if name not in self._operators:
+            member = self.members[name]
+            organisation = Organisation.load(member.organisation)
+            log_key = organisation.descriptor().node.log_key
+            if member.directory != member.organisation:
+                organisation = dataclasses.replace(organisation, config=load_config(member.config))
+                log_key = read_node(member.directory / NODE_FILE).log_key
+            self._operators[name] = Operator(organisation, self.origin, log_key=log_key)
+        return self._operators[name]
 
     def operators(self) -> list[Operator]:
-        return [self.operator(domain) for domain in self._domains]
+        """Of every node that was not retired."""
+        return [self.operator(name) for name in self.names]
 
     def genesis(self) -> Genesis:
         """The federation's genesis, every signature verified."""
-        return self.operator(self._domains[0]).organisation.genesis()
+        return self.operator(self.domains[0]).organisation.genesis()
 
-    def status(self, domain: str) -> node_pb2.GetStatusResponse:
+    def status(self, name: str) -> node_pb2.GetStatusResponse:
         """Raises NodeSilentError."""
-        return self.operator(domain).status()
+        return self.operator(name).status()
 
-    def status_or_none(self, domain: str) -> node_pb2.GetStatusResponse | None:
+    def status_or_none(self, name: str) -> node_pb2.GetStatusResponse | None:
         """None when the node does not answer."""
         try:
-            return self.status(domain)
+            return self.status(name)
         except NodeSilentError:
             return None
 
     def leader(self) -> str:
-        """The domain of the node that leads. Raises ClusterError when no node says that it does."""
-        for domain in self._domains:
-            status = self.status_or_none(domain)
+        """The node that leads, in the latest term of which one says so. Raises ClusterError when
+        none does."""
+        leading = {}
+        for name in self.names:
+            status = self.status_or_none(name)
             if status is not None and status.role == node_pb2.ROLE_LEADER:
-                return domain
-        raise ClusterError("no node leads")
+                leading[name] = status.term
+        if not leading:
+            raise ClusterError("no node leads")
+        return max(leading, key=lambda name: leading[name])
 
     # -- hurting it --------------------------------------------------------------------------
 
-    def kill(self, domain: str) -> None:
+    def kill(self, name: str) -> None:
         """SIGKILL to every process of a node; returns when none is left."""
-        self._nodes[domain].kill()
+        self._nodes[name].kill()
 
-    def stop(self, domain: str) -> int:
+    def stop(self, name: str) -> int:
         """SIGTERM; returns the exit status when every process of the node has ended."""
-        return self._nodes[domain].stop()
+        return self._nodes[name].stop()
 
-    def restart(self, domain: str) -> None:
+    def restart(self, name: str) -> None:
         """Starts a node that was killed or stopped, or stops it first."""
-        if self._nodes[domain].is_running():
-            self.stop(domain)
-        self.start([domain])
+        if self._nodes[name].is_running():
+            self.stop(name)
+        self.start([name])
 
-    def pause(self, domain: str) -> None:
+    def pause(self, name: str) -> None:
         """SIGSTOP to every process of a node."""
-        self._nodes[domain].pause()
+        self._nodes[name].pause()
 
-    def resume(self, domain: str) -> None:
+    def resume(self, name: str) -> None:
         """SIGCONT to every process of a node."""
-        self._nodes[domain].resume()
+        self._nodes[name].resume()
 
-    def processes(self, domain: str) -> ProcessGroup:
-        return self._nodes[domain]
+    def processes(self, name: str) -> ProcessGroup:
+        return self._nodes[name]
 
-    def _expect_running(self, domain: str) -> None:
-        node = self._nodes[domain]
+    def _expect_running(self, name: str) -> None:
+        node = self._nodes[name]
         if not node.is_running():
             raise ProcessError(
-                f"the node of {domain} has ended by itself\n{node.log_tail()}",
+                f"the node of {name} has ended by itself\n{node.log_tail()}",
                 hint=f"its log: {node.log}",
             )
-
-
-def cli_command() -> list[str]:
-    """The `quorate` command line of this very installation."""
-    return [
-        sys.executable,
-        "-P",
-        "-c",
-        "import sys; from quorate.cli import main; sys.exit(main())",
-    ]

@@ -38,7 +38,7 @@ class CrewError(QuorateError):
 
 
 class Worker:
-    """The executor of one organisation, connected to its own node."""
+    """The executor of one organisation, connected to a node of it."""
 
     def __init__(self, domain: str, client: Path) -> None:
         self.domain = domain
@@ -83,7 +83,8 @@ class Worker:
 
 
 class Probing:
-    """A probe that runs (`quorate.chaos.probe`), and what it has written."""
+    """A probe that runs (`quorate.chaos.probe`), and what it has written. domain: the node that it
+    asks."""
 
     def __init__(self, domain: str, process: ProcessGroup, journal: Path) -> None:
         self.domain = domain
@@ -92,12 +93,13 @@ class Probing:
 
 
 class Crew:
-    """The executors of all organisations of a cluster that is running."""
+    """The executors of all organisations of a cluster that is running. workers: by the node that
+    each is connected to."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._probes = 0
-        domains = list(cluster.members)
+        domains = list(cluster.domains)
         with ThreadPoolExecutor(len(domains)) as together:
             clients = together.map(lambda d: cluster.issue_executor(d, WORKER_PATH), domains)
             self.workers = {d: Worker(d, c) for d, c in zip(domains, clients, strict=True)}
@@ -117,6 +119,13 @@ class Crew:
             for worker in self.workers.values():
                 self.grant(owner, f"for-{worker.domain}", worker)
 
+    def join(self, name: str) -> Worker:
+        """Connects the executor of an organisation to a further node of it, too."""
+        domain = self._cluster.members[name].domain
+        worker = Worker(domain, self._cluster.issue_executor(name, WORKER_PATH))
+        self.workers[name] = worker
+        return worker
+
     def grant(self, owner: str, name: str, worker: Worker, path: str = "records/*") -> str:
         """Lets a worker act on an organisation's records; returns the grant's id."""
         self._cluster.operator(owner).order(
@@ -134,31 +143,33 @@ class Crew:
         )
         return f"{owner}/{name}"
 
-    def probe(self, domain: str, lease_id: str) -> Probing:
-        """Starts a process that checks a lease of a domain's worker without pause."""
+    def probe(self, name: str, lease_id: str) -> Probing:
+        """Starts a process that checks a lease at a node, as its worker, without pause."""
         self._probes += 1
         directory = self._cluster.directory / "probes"
         directory.mkdir(mode=0o700, exist_ok=True)
-        journal = directory / f"{self._probes}-{domain}.txt"
-        worker = self.workers[domain]
+        stem = f"{self._probes}-{self._cluster.members[name].directory.name}"
+        journal = directory / f"{stem}.txt"
+        worker = self.workers[name]
         module = ["-P", "-m", "quorate.chaos.probe"]
         process = self._cluster.warden.spawn(
-            f"the probe of {domain}",
+            f"the probe of {name}",
             [sys.executable, *module, str(worker.client), lease_id, str(journal)],
-            log=directory / f"{self._probes}-{domain}.log",
+            log=directory / f"{stem}.log",
             directory=directory,
         )
-        return Probing(domain, process, journal)
+        return Probing(name, process, journal)
 
-    def probe_all(self, domains: Sequence[str] = ()) -> list[Probing]:
-        """A probe for each organisation, of a lease on its neighbour's records."""
-        names = list(self.workers)
-        probes = []
-        for domain in domains or names:
-            neighbour = names[(names.index(domain) + 1) % len(names)]
-            lease = self.workers[domain].lease(f"//{neighbour}/records/probed")
-            probes.append(self.probe(domain, lease.id))
-        return probes
+    def probe_all(self, names: Sequence[str] = ()) -> list[Probing]:
+        """A probe at each node, or at these, of a lease on the records of its neighbour."""
+        return [self.probe_neighbour(name) for name in names or list(self.workers)]
+
+    def probe_neighbour(self, name: str) -> Probing:
+        """A probe at a node, of a lease on the records of the next organisation."""
+        domains = self._cluster.domains
+        worker = self.workers[name]
+        neighbour = domains[(domains.index(worker.domain) + 1) % len(domains)]
+        return self.probe(name, worker.lease(f"//{neighbour}/records/probed").id)
 
     def close(self) -> None:
         for worker in self.workers.values():

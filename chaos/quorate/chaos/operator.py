@@ -74,11 +74,16 @@ class Revocation:
 
 
 class Operator:
-    """The operator of the organisation in a directory. Safe to use from several threads."""
+    """The operator of the organisation in a directory, connected to the node that its configuration
+    names. Safe to use from several threads.
 
-    def __init__(self, organisation: Organisation, origin: str) -> None:
+    log_key: with which that node signs its checkpoints.
+    """
+
+    def __init__(self, organisation: Organisation, origin: str, *, log_key: bytes) -> None:
         self.organisation = organisation
         self.origin = origin
+        self.log_key = log_key
         self.acknowledged: list[Acknowledged] = []
         self._lock = threading.Lock()
         self._key = organisation.governance_key()
