@@ -21,7 +21,7 @@ import structlog
 
 from quorate.consensus import PeerError, Replica
 from quorate.consensus.configuration import Configuration
-from quorate.consensus.limits import MAX_CHUNK_BYTES
+from quorate.consensus.limits import MAX_CHUNK_BYTES, MAX_CHUNK_ITEMS
 from quorate.consensus.messages import (
     Message,
     SnapshotChunk,
@@ -112,10 +112,12 @@ class SnapshotSender:
         pairs: tuple[tuple[bytes, bytes], ...] = ()
         entries: tuple[bytes, ...] = ()
         if pull.is_ledger:
-            entries = tuple(snapshot.ledger_page(pull.ledger_from, size, MAX_CHUNK_BYTES))
+            page = snapshot.ledger_page(pull.ledger_from, size, MAX_CHUNK_BYTES)
+            entries = tuple(page[:MAX_CHUNK_ITEMS])
             is_last = pull.ledger_from + len(entries) >= size
         else:
-            pairs = tuple(snapshot.state_page(pull.state_after or None, MAX_CHUNK_BYTES))
+            state = snapshot.state_page(pull.state_after or None, MAX_CHUNK_BYTES)
+            pairs = tuple(state[:MAX_CHUNK_ITEMS])
             is_last = not pairs or not snapshot.state_page(pairs[-1][0], 1)
         return SnapshotChunk(
             term=pull.term,

@@ -109,6 +109,25 @@ def test_a_transfer_goes_on_where_a_link_broke(
     assert len(set(pulled)) >= len(pulled) - 2, "no part but the one under way is sent again"
 
 
+def test_a_chunk_of_small_records_holds_no_more_than_a_peer_takes(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """256 KiB can hold more records than a receiver lets in."""
+    monkeypatch.setattr(snapshots, "MAX_CHUNK_ITEMS", 7)
+    sizes: list[int] = []
+    on_chunk = SnapshotReceiver.on_chunk
+
+    def watch(receiver: SnapshotReceiver, peer: str, chunk: SnapshotChunk) -> None:
+        sizes.append(max(len(chunk.pairs), len(chunk.entries)))
+        on_chunk(receiver, peer, chunk)
+
+    monkeypatch.setattr(SnapshotReceiver, "on_chunk", watch)
+    behind = lagging(nodes)
+    nodes.isolate()
+    nodes.until(lambda: same(nodes) and behind.word_holds())
+    assert max(sizes) == 7
+
+
 def test_a_proposal_that_a_snapshot_skips_has_its_outcome(nodes: Nodes) -> None:
     assert nodes.leader is not None
     leader, behind = nodes.leader, nodes.others()[0]
