@@ -91,8 +91,6 @@ class Soak:
                 elapsed_s = time.monotonic() - start
                 era, era_until_s = era + 1, elapsed_s + era_s(elapsed_s, self._seconds)
         self._compare_all()
-        logs = [member.log for member in self._cluster.members.values()]
-        self.found.snapshots = sum(snapshots_installed(log) for log in logs)
 
     def _round(self, spared: str, *, end_of_era: bool = False) -> None:
         self.found.rounds += 1
@@ -177,9 +175,11 @@ class Soak:
         found.entries = self._mirror.catch_up(LEVEL_TIMEOUT_S)
         self._acknowledged += told
         self._look_for(told)
+        logs = [member.log for member in self._cluster.members.values()]
+        found.snapshots = sum(snapshots_installed(log) for log in logs)
         self._tell(
             f"round {found.rounds}: {found.entries:,} entries, the same at every node; "
-            f"{found.acknowledged:,} acknowledged commands"
+            f"{found.acknowledged:,} acknowledged commands, {found.snapshots} snapshots installed"
         )
 
     def _look_for(self, told: list[Acknowledged]) -> None:

@@ -40,12 +40,14 @@ class MemorySample:
 
 @dataclass(frozen=True, slots=True)
 class DiskSample:
-    """One node's store at one moment. used_bytes: of the pages in use, the log's among them."""
+    """One node's store at one moment. used_bytes: of the pages in use, all of them; state_bytes,
+    log_bytes: of those that hold the state, and the log."""
 
     at_s: float
     domain: str
     file_bytes: int
     used_bytes: int
+    state_bytes: int
     log_bytes: int
     log_entries: int
     ledger_entries: int
@@ -134,6 +136,7 @@ def read_store(path: Path, domain: str, at_s: float) -> DiskSample:
         domain=domain,
         file_bytes=(path / layout.DATA_FILE).stat().st_size,
         used_bytes=sum(pages.values()),
+        state_bytes=sum(size for name, size in pages.items() if name.startswith(b"state")),
         log_bytes=pages[b"log"],
         log_entries=stats[b"log"]["entries"],
         ledger_entries=stats[b"ledger"]["entries"],
