@@ -82,9 +82,11 @@ def _write(env: lmdb.Environment, data: Path, progress: Callable[[Progress], Non
     worker = threading.Thread(target=work, name="copy")
     worker.start()
     try:
-        while worker.is_alive():
+        while True:
             worker.join(PROGRESS_EVERY_S)
             progress(Progress(WHAT, os.fstat(descriptor).st_size, total))
+            if not worker.is_alive():
+                break
     finally:
         worker.join()  # the descriptor is its own until then, whatever `progress` has raised
         try:
