@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import grpc
 import structlog
 from grpc import aio
 
+from quorate.consensus import tasks
 from quorate.consensus.limits import (
     MAX_FRAME_BYTES,
     MAX_FRAME_MESSAGES,
@@ -47,16 +48,25 @@ _CHANNEL_OPTIONS: Final = (
 
 _EOF: Final[object] = aio.EOF
 _CLOSED: Final = "the peer closed the stream"
+_CANCELLED: Final = "the stream was cancelled"
 log = structlog.get_logger(__name__)
 
 
 class Link:
     """The sending side towards one peer: a bounded queue, and a task that keeps a stream open."""
 
-    def __init__(self, identity: LocalIdentity, peer: Peer, handler: Handler) -> None:
+    def __init__(
+        self,
+        identity: LocalIdentity,
+        peer: Peer,
+        handler: Handler,
+        own_address: Callable[[], str],
+    ) -> None:
+        """own_address: where the peer may dial this node, as far as that is known."""
         self.peer = peer
         self._identity = identity
         self._handler = handler
+        self._own_address = own_address
         self._queue: deque[pb.PeerMessage] = deque()
         self._queued_bytes = 0
         self._wake = asyncio.Event()
@@ -79,7 +89,12 @@ class Link:
     async def run(self) -> None:
         """Keeps dialling until cancelled."""
         while True:
-            problem = await self._connect_once()
+            try:
+                problem = await self._connect_once()
+            except asyncio.CancelledError:
+                if _is_cancelled():
+                    raise
+                problem = _CANCELLED
             if problem != self._last_problem:
                 log.info("peer.link_down", peer=self.peer.node_id, problem=problem)
                 self._last_problem = problem
@@ -91,7 +106,9 @@ class Link:
             self.peer.ca_certificate, self._identity.private_key, self._identity.certificate
         )
         options = [*_CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", self.peer.server_name)]
-        channel = aio.secure_channel(self.peer.address, credentials, options=options)
+        # With its scheme: a host may be called like one (`unix`), and would be taken for it.
+        target = f"dns:///{self.peer.address}"
+        channel = aio.secure_channel(target, credentials, options=options)
         try:
             stub: Any = peer_pb2_grpc.PeerServiceStub(channel)
             call = stub.Exchange()
@@ -116,20 +133,20 @@ class Link:
         self._handler.connected(self.peer.node_id)
         acked = _Acked()
         # The reader first: it is told why a stream has ended, the writer only that it has.
-        tasks = [
+        both = [
             asyncio.create_task(self._read_acks(call, acked)),
             asyncio.create_task(self._write(call, acked)),
         ]
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._is_up = False
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-            self._queue.clear()
-            self._handler.disconnected(self.peer.node_id)
-        return _reason(tasks)
+            try:
+                await tasks.end(both)
+            finally:
+                self._queue.clear()
+                self._handler.disconnected(self.peer.node_id)
+        return _reason(both)
 
     async def _write(self, call: Any, acked: _Acked) -> str:
         loop = asyncio.get_running_loop()
@@ -174,6 +191,7 @@ class Link:
             receiver=self.peer.node_id,
             genesis_hash=self._identity.genesis_hash,
             protocol_version=PROTOCOL_VERSION,
+            address=self._own_address(),
         )
 
 
@@ -194,14 +212,21 @@ class _Acked:
         return bool(self._inflight) and now - self._inflight[0][1] > _LINK_TIMEOUT_S
 
 
-def _reason(tasks: Iterable[asyncio.Task[str]]) -> str:
+def _is_cancelled() -> bool:
+    """Whether somebody has cancelled the running task: the library cancels the users of a call
+    when that ends, which is no reason for a link to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _reason(ended: Iterable[asyncio.Task[str]]) -> str:
     """Why a conversation is over, from its ended tasks. Raises what is no end of a stream.
 
     A task that counts as cancelled tells nothing: the library also reports the end of one call as
     the cancellation of whoever uses it, and taking that for our own would end the link for good.
     """
     reasons = []
-    for task in tasks:
+    for task in ended:
         if task.cancelled():
             continue
         error = task.exception()
@@ -211,7 +236,7 @@ def _reason(tasks: Iterable[asyncio.Task[str]]) -> str:
             reasons.append(_problem(error))
         else:
             raise error
-    return reasons[0] if reasons else "the stream was cancelled"
+    return reasons[0] if reasons else _CANCELLED
 
 
 def _problem(error: TimeoutError | aio.AioRpcError | asyncio.InvalidStateError) -> str:

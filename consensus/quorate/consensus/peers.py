@@ -8,12 +8,12 @@ from typing import Final, Protocol
 
 from quorate.v1 import peer_pb2 as pb
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Another member, and how to reach it.
+    """Another node, and how to reach it.
 
     address: host:port to dial. server_name: the DNS name in its certificate.
     ca_certificate: PEM of its own domain's authority; no other may vouch for it.
@@ -33,6 +33,29 @@ class LocalIdentity:
     certificate: bytes
     private_key: bytes
     genesis_hash: bytes
+
+
+class Directory(Protocol):
+    """What this node knows, at the moment of asking, of who belongs to the federation. All calls
+    come from the event loop."""
+
+    def authorities(self) -> Iterable[bytes]:
+        """PEM of the CA of every domain that is known here, this node's own among them."""
+        ...
+
+    def authority_of(self, node_id: str) -> bytes | None:
+        """PEM of the CA that alone may vouch for a node: its own domain's. None when the domain is
+        not known here, or the node belongs to the federation no longer. The node itself need not be
+        known: this node may lag behind."""
+        ...
+
+    def address_of(self, node_id: str) -> str | None:
+        """Where to dial a node, when that was configured here: host:port."""
+        ...
+
+    def own_address(self) -> str:
+        """Where others dial this node, host:port; empty while that is not known."""
+        ...
 
 
 class Handler(Protocol):

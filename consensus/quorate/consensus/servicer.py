@@ -1,21 +1,26 @@
 """The receiving side of the streams between nodes.
 
 Owns the question who a peer is: whoever its certificate says, issued by *its own* domain's
-authority, and only while it is a member; and the limits and acknowledgements of frames. Does not
-own what messages mean.
+authority, and only while that domain is known and the node is not retired; and the limits and
+acknowledgements of frames. The node need not be known: this one may lag behind. Does not own what
+messages mean, nor whom this node dials.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Container, Coroutine
+from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
 import structlog
 
+from quorate.consensus import tasks
 from quorate.consensus.limits import MAX_FRAME_MESSAGES
-from quorate.consensus.peers import PROTOCOL_VERSION, Handler, LocalIdentity, Peer
+from quorate.consensus.peers import PROTOCOL_VERSION, Directory, Handler, LocalIdentity
+from quorate.core import ids
+from quorate.core.errors import MalformedError
 from quorate.v1 import peer_pb2 as pb
 from quorate.v1 import peer_pb2_grpc
 
@@ -28,85 +33,157 @@ log = structlog.get_logger(__name__)
 
 
 class _Rejected(Exception):  # noqa: N818 - not an error of this node
-    """A stream that is not admitted, and what its dialler is told."""
+    """A stream that is not let in, or no longer, and what its dialler is told."""
 
     def __init__(self, code: grpc.StatusCode, message: str) -> None:
         super().__init__(message)
         self.code = code
 
 
-class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
-    """The receiving side: admits members' streams, hands on their messages, acknowledges frames.
+_Ending = tuple[grpc.StatusCode, str]
+_CANCELLED: Final[_Ending] = grpc.StatusCode.ABORTED, "the stream was cancelled"
+_REPLACED: Final[_Ending] = grpc.StatusCode.ABORTED, "a newer stream has taken its place"
+_GONE: Final[_Ending] = grpc.StatusCode.PERMISSION_DENIED, "no longer a peer of this node"
+_CLOSED: Final[_Ending] = grpc.StatusCode.UNAVAILABLE, "this node takes no streams now"
 
-    is_issued_by: (leaf PEM, authority PEM) -> bool, the check of a certificate's direct issuer.
-    """
+
+@dataclass(eq=False, slots=True)
+class _Stream:
+    """A stream that was let in. authority: the CA that vouched for its peer.
+    ending: why this node has ended it."""
+
+    peer: str
+    authority: bytes
+    reader: asyncio.Task[None]
+    ending: _Ending = _CANCELLED
+
+
+class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
+    """The receiving side: admits peers' streams, hands on their messages, acknowledges frames."""
 
     def __init__(
         self,
         identity: LocalIdentity,
-        members: Callable[[], dict[str, Peer]],
+        directory: Directory,
         handler: Handler,
         is_issued_by: Callable[[bytes, bytes], bool],
+        *,
+        met: Callable[[str, str, bytes], bool],
+        parted: Callable[[str], None],
     ) -> None:
+        """is_issued_by: (leaf PEM, authority PEM) -> bool, whether it is the direct issuer.
+        met: (peer, its address or "", its authority) -> whether it may have a stream; told just
+        before a stream is let in. parted: told when that stream is over.
+        """
         self._identity = identity
-        self._members = members
+        self._directory = directory
         self._handler = handler
         self._is_issued_by = is_issued_by
-        self._streams: dict[str, asyncio.Task[None]] = {}
+        self._met = met
+        self._parted = parted
+        self._streams: dict[str, _Stream] = {}
         self._readers: set[asyncio.Task[None]] = set()
-        self._is_stopping = False
+        self._is_open = True
 
     async def Exchange(  # noqa: N802
         self,
         request_iterator: AsyncIterator[pb.ExchangeRequest],
         context: Any,  # the library's own stubs differ from release to release
     ) -> AsyncIterator[pb.ExchangeResponse]:
+        received = _Received()
         try:
-            peer = self._authenticate(context)
-            self._check_hello(peer, await _first(request_iterator))
+            peer, leaf = self._identify(context)
+            self._vouching(peer, leaf)  # before anything that it says is listened to
+            hello = self._check_hello(peer, await _first(request_iterator))
+            await self._end_older(peer)
+            reading = self._read(peer, request_iterator, received)
+            stream = self._admit(peer, leaf, hello.address, reading)
         except _Rejected as rejected:
             log.warning("peer.rejected", peer=context.peer(), reason=str(rejected))
             await context.abort(rejected.code, str(rejected))
-        await self._replace_older_stream(peer)
-        received = _Received()
-        reader = asyncio.create_task(self._read(peer, request_iterator, received))
-        self._readers.add(reader)
-        reader.add_done_callback(self._readers.discard)
-        self._streams[peer] = reader
         try:
             yield pb.ExchangeResponse(received_frame=0)
-            while not reader.done():
-                if await received.wait_for_news(reader):
+            while not stream.reader.done():
+                if await received.wait_for_news(stream.reader):
                     yield pb.ExchangeResponse(received_frame=received.frame)
-            if reader.cancelled() and self._is_stopping:
-                return
-            if reader.cancelled():
-                raise _Rejected(grpc.StatusCode.ABORTED, "a newer stream has taken its place")
-            await reader
-        except _Rejected as rejected:
-            log.warning("peer.rejected", peer=peer, reason=str(rejected))
-            await context.abort(rejected.code, str(rejected))
+            await self._finish(stream, context)
         finally:
-            reader.cancel()
-            await asyncio.wait([reader])
-            if self._streams.get(peer) is reader:
-                del self._streams[peer]
+            self._remove(stream)
+            await tasks.end([stream.reader])
 
-    async def stop(self) -> None:
+    async def _finish(self, stream: _Stream, context: Any) -> None:
+        """Tells the dialler why its stream is over, unless it has closed it itself."""
+        if stream.reader.cancelled():
+            code, reason = stream.ending
+            log.info("peer.stream_ended", peer=stream.peer, reason=reason)
+            await context.abort(code, reason)
+        try:
+            await stream.reader
+        except _Rejected as rejected:
+            log.warning("peer.rejected", peer=stream.peer, reason=str(rejected))
+            await context.abort(rejected.code, str(rejected))
+
+    def recheck(self, gone: Container[str]) -> None:
+        """What the directory says may have changed: ends the streams of those that are gone, and of
+        those that their domain's authority of now does not vouch for."""
+        for stream in list(self._streams.values()):
+            if stream.peer in gone or self._directory.authority_of(stream.peer) != stream.authority:
+                self._end(stream, _GONE)
+
+    def open(self) -> None:
+        """Streams may come in from now on."""
+        self._is_open = True
+
+    async def close(self) -> None:
         """Ends every stream in good order, before the server is stopped: what the library cancels
-        it reports as a fault."""
-        self._is_stopping = True
-        while self._readers:
-            for reader in self._readers:
-                reader.cancel()
-            await asyncio.wait(self._readers)
+        it reports as a fault. None comes in from now on."""
+        self._is_open = False
+        for stream in list(self._streams.values()):
+            self._end(stream, _CLOSED)
+        await tasks.ended(list(self._readers))
 
-    async def _replace_older_stream(self, peer: str) -> None:
-        """A member has one stream to this node: a new one ends the one before, whose messages
+    # -- the streams that are let in ---------------------------------------------------------
+
+    def _admit(
+        self, peer: str, leaf: bytes, address: str, reading: Coroutine[Any, Any, None]
+    ) -> _Stream:
+        """Lets a stream in. Who vouches for its peer is asked again: an update may have come since.
+        Nothing is waited for between that and the stream's entry here, where updates find it."""
+        try:
+            authority = self._vouching(peer, leaf)
+            if not self._is_open:
+                raise _Rejected(*_CLOSED)
+            if not self._met(peer, address, authority):
+                raise _Rejected(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    f"{peer} is not known here yet, and too many others are not either",
+                )
+        except _Rejected:
+            reading.close()
+            raise
+        reader = asyncio.create_task(reading)
+        self._readers.add(reader)
+        reader.add_done_callback(self._readers.discard)
+        self._streams[peer] = stream = _Stream(peer, authority, reader)
+        return stream
+
+    def _end(self, stream: _Stream, why: _Ending) -> None:
+        """Ends a stream: from here on, nothing of it is handed on."""
+        stream.ending = why
+        stream.reader.cancel()
+        self._remove(stream)
+
+    def _remove(self, stream: _Stream) -> None:
+        if self._streams.get(stream.peer) is stream:
+            del self._streams[stream.peer]
+            self._parted(stream.peer)
+
+    async def _end_older(self, peer: str) -> None:
+        """A peer has one stream to this node: a new one ends the one before, whose messages
         could otherwise arrive behind newer ones. While it waits, yet another may come in."""
-        while (older := self._streams.pop(peer, None)) is not None:
-            older.cancel()
-            await asyncio.wait([older])
+        while (older := self._streams.get(peer)) is not None:
+            self._end(older, _REPLACED)
+            await asyncio.wait([older.reader])
 
     async def _read(
         self, peer: str, frames: AsyncIterator[pb.ExchangeRequest], received: _Received
@@ -119,26 +196,40 @@ class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
             await self._handler.messages(peer, frame.messages)
             received.count()
 
-    def _authenticate(self, context: Any) -> str:
-        """Who dials: the SPIFFE ID of a certificate that the member's own domain has issued."""
+    # -- who dials ---------------------------------------------------------------------------
+
+    def _identify(self, context: Any) -> tuple[str, bytes]:
+        """Whom the dialler's certificate names, and the certificate, PEM."""
         auth = context.auth_context()
-        ids, leaves = auth.get("peer_spiffe_id", ()), auth.get("x509_pem_cert", ())
-        if len(ids) != 1 or len(leaves) != 1:
+        names, leaves = auth.get("peer_spiffe_id", ()), auth.get("x509_pem_cert", ())
+        if len(names) != 1 or len(leaves) != 1:
             raise _Rejected(
                 grpc.StatusCode.UNAUTHENTICATED, "the certificate names no single SPIFFE ID"
             )
-        node_id = str(ids[0], "utf-8", "replace")
-        member = self._members().get(node_id)
-        if member is None or node_id == self._identity.node_id:
-            raise _Rejected(grpc.StatusCode.PERMISSION_DENIED, f"{node_id} is not a member")
-        if not self._is_issued_by(leaves[0], member.ca_certificate):
+        node_id, leaf = str(names[0], "utf-8", "replace"), bytes(leaves[0])
+        try:
+            ids.check_node(node_id)
+        except MalformedError:
+            raise _Rejected(
+                grpc.StatusCode.PERMISSION_DENIED, f"{node_id[:255]} is no node's id"
+            ) from None
+        return node_id, leaf
+
+    def _vouching(self, node_id: str, leaf: bytes) -> bytes:
+        """The authority that vouches for a node: its own domain's, which has issued this leaf."""
+        authority = self._directory.authority_of(node_id)
+        if authority is None or node_id == self._identity.node_id:
+            raise _Rejected(
+                grpc.StatusCode.PERMISSION_DENIED, f"{node_id} can be no peer of this node"
+            )
+        if not self._is_issued_by(leaf, authority):
             raise _Rejected(
                 grpc.StatusCode.PERMISSION_DENIED,
                 f"the certificate for {node_id} was not issued by its own domain",
             )
-        return node_id
+        return authority
 
-    def _check_hello(self, peer: str, frame: pb.ExchangeRequest | None) -> None:
+    def _check_hello(self, peer: str, frame: pb.ExchangeRequest | None) -> pb.PeerHello:
         if frame is None or not frame.HasField("hello"):
             raise _Rejected(grpc.StatusCode.INVALID_ARGUMENT, "the first frame must be a hello")
         hello = frame.hello
@@ -155,6 +246,14 @@ class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
             )
         if hello.protocol_version != PROTOCOL_VERSION:
             raise _Rejected(grpc.StatusCode.FAILED_PRECONDITION, "another protocol version")
+        if hello.address:
+            try:
+                ids.check_address(hello.address)
+            except MalformedError:
+                raise _Rejected(
+                    grpc.StatusCode.INVALID_ARGUMENT, "the hello's address is none"
+                ) from None
+        return hello
 
 
 class _Received:

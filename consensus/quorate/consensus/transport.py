@@ -1,26 +1,22 @@
 """A node's streams to and from its peers: gRPC over mutual TLS, one stream a direction.
 
-Owns the server and the links' lives. Who is admitted is `servicer`'s, what a link does is `link`'s.
+Owns what follows when the peers change. Who is admitted is `servicer`'s, which links are kept is
+`links`', what a link does is `link`'s, the port is `server`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import Final, NoReturn
+from typing import NoReturn
 
-import grpc
-from grpc import aio
-
-from quorate.consensus.limits import MAX_PEER_MESSAGE_BYTES
 from quorate.consensus.link import Link
-from quorate.consensus.peers import Handler, LocalIdentity, Peer
+from quorate.consensus.links import Links
+from quorate.consensus.peers import Directory, Handler, LocalIdentity, Peer
+from quorate.consensus.server import PeerServer
 from quorate.consensus.servicer import PeerServicer
+from quorate.core.ids import dns_name
 from quorate.v1 import peer_pb2 as pb
-from quorate.v1 import peer_pb2_grpc
-
-MAX_STREAMS: Final = 64
-"""Streams in progress, those that are not yet admitted among them; more are refused at once."""
 
 
 class Transport:
@@ -29,73 +25,67 @@ class Transport:
     def __init__(
         self,
         identity: LocalIdentity,
-        peers: Iterable[Peer],
+        directory: Directory,
         handler: Handler,
         is_issued_by: Callable[[bytes, bytes], bool],
     ) -> None:
-        self._identity = identity
-        self._peers = {peer.node_id: peer for peer in peers}
-        self._links = {peer.node_id: Link(identity, peer, handler) for peer in self._peers.values()}
-        self._servicer = PeerServicer(identity, lambda: self._peers, handler, is_issued_by)
-        self._tasks: list[asyncio.Task[None]] = []
-        self._server: aio.Server | None = None
+        """is_issued_by: (leaf PEM, authority PEM) -> bool, whether it is the direct issuer."""
+        self._directory = directory
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._links = Links(
+            lambda peer: Link(identity, peer, handler, directory.own_address), self._ended
+        )
+        self._servicer = PeerServicer(
+            identity, directory, handler, is_issued_by, met=self._met, parted=self._links.forget
+        )
+        self._server = PeerServer(identity, self._servicer)
+        self._is_stopping = False
 
     async def start(self, listen_address: str) -> int:
-        """Serves and starts to dial; returns the port, 0 without peers. Raises OSError when it
-        cannot listen."""
-        if not self._peers:
-            return 0  # a federation of one
-        roots = b"\n".join(peer.ca_certificate for peer in self._peers.values())
-        credentials = grpc.ssl_server_credentials(
-            [(self._identity.private_key, self._identity.certificate)],
-            root_certificates=roots,
-            require_client_auth=True,
-        )
-        self._server = aio.server(
-            maximum_concurrent_rpcs=MAX_STREAMS,
-            options=[
-                ("grpc.max_receive_message_length", MAX_PEER_MESSAGE_BYTES),
-                ("grpc.max_concurrent_streams", 16),
-                ("grpc.so_reuseport", 0),
-            ],
-        )
-        peer_pb2_grpc.add_PeerServiceServicer_to_server(self._servicer, self._server)
-        try:
-            port = self._server.add_secure_port(listen_address, credentials)
-        except RuntimeError as error:
-            raise OSError(f"cannot listen for peers on {listen_address}") from error
-        await self._server.start()
-        self._dial()
+        """Serves and starts to dial; returns the port. Raises OSError when it cannot listen."""
+        self._server.trust(self._directory.authorities())
+        port, following = await self._server.start(listen_address)
+        following.add_done_callback(self._ended)
+        self._links.dial()
         return port
 
-    def _dial(self) -> None:
-        self._tasks = [asyncio.create_task(link.run()) for link in self._links.values()]
-        for task in self._tasks:
-            task.add_done_callback(self._link_ended)
+    def update(self, peers: Iterable[Peer]) -> None:
+        """These are the peers to keep links to from now on; call it whenever what the directory
+        says has changed, too. The links and streams of those that are gone end at once."""
+        if self._is_stopping:
+            return
+        before = self._links.named
+        self._links.name(peers)
+        self._servicer.recheck(gone=before - self._links.named)
+        self._server.trust(self._directory.authorities())
 
-    def _link_ended(self, task: asyncio.Task[None]) -> None:
+    def _met(self, node_id: str, address: str, authority: bytes) -> bool:
+        """A stream is about to be let in: dials a node back that is not named. False when there
+        are too many such nodes."""
+        if node_id in self._links.named:
+            return True
+        configured = self._directory.address_of(node_id)
+        return self._links.learn(Peer(node_id, configured or address, dns_name(node_id), authority))
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
         if error is not None and not self._failed.done():
             self._failed.set_exception(error)
 
     async def failure(self) -> NoReturn:
-        """Waits until a link fails by a fault of the program, and raises it: a node that has lost a
-        link for good must not go on as if it were whole."""
+        """Waits until a link or the server fails by a fault of the program or for want of its port,
+        and raises it: a node that has lost one for good must not go on as if it were whole."""
         await asyncio.shield(self._failed)
         raise AssertionError("only an exception ends the wait")
 
     def send(self, peer: str, messages: Iterable[pb.PeerMessage]) -> None:
-        self._links[peer].send(messages)
+        """Queues messages while the link to `peer` is up; else, or without one, drops them."""
+        self._links.send(peer, messages)
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-        await self._servicer.stop()
-        if self._server is not None:
-            await self._server.stop(grace=0.2)
+        self._is_stopping = True
+        await self._links.stop()
+        await self._server.stop()
 
 
-__all__ = ["LocalIdentity", "Peer", "Transport"]
+__all__ = ["Directory", "LocalIdentity", "Peer", "Transport"]

@@ -4,211 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
-import socket
-from collections.abc import AsyncIterator, Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from grpc import aio
+from tests.integration.transport.stage import (
+    TIMEOUT_S,
+    Member,
+    Stack,
+    Stranger,
+    forge,
+    frame,
+    hello,
+    made,
+    numbered,
+    start,
+)
 
 from quorate.consensus import link as linking
 from quorate.consensus import servicer
 from quorate.consensus.limits import MAX_FRAME_BYTES, MAX_FRAME_MESSAGES, MAX_PEER_MESSAGE_BYTES
-from quorate.consensus.peers import PROTOCOL_VERSION
-from quorate.consensus.transport import LocalIdentity, Peer, Transport
-from quorate.core.ids import dns_name
-from quorate.node.certificates import KeyPair, issue_executor, issue_node, issued_by, make_ca
+from quorate.node.certificates import KeyPair, issue_executor, issue_operator
 from quorate.v1 import peer_pb2 as pb
-from quorate.v1 import peer_pb2_grpc
-
-GENESIS = b"\x01" * 32
-TIMEOUT_S = 10
-
-
-class Handler:
-    """The node above a transport. `open`: whether it takes messages in."""
-
-    def __init__(self) -> None:
-        self.received: list[tuple[str, int]] = []
-        self.links: list[tuple[str, bool]] = []
-        self.open = asyncio.Event()
-        self.open.set()
-        self._news = asyncio.Condition()
-
-    async def messages(self, peer: str, messages: Iterable[pb.PeerMessage]) -> None:
-        await self.open.wait()
-        self.received += [(peer, message.confirm.round) for message in messages]
-        await self._tell()
-
-    def connected(self, peer: str) -> None:
-        self._link(peer, True)
-
-    def disconnected(self, peer: str) -> None:
-        self._link(peer, False)
-
-    def _link(self, peer: str, is_up: bool) -> None:
-        self.links.append((peer, is_up))
-        self._telling = asyncio.ensure_future(self._tell())
-
-    async def _tell(self) -> None:
-        async with self._news:
-            self._news.notify_all()
-
-    async def until(self, reached: Callable[[], bool]) -> None:
-        async with asyncio.timeout(TIMEOUT_S), self._news:
-            await self._news.wait_for(reached)
-
-    def rounds(self, peer: str) -> list[int]:
-        return [number for sender, number in self.received if sender == peer]
-
-
-@dataclass
-class Member:
-    """A domain with one node."""
-
-    domain: str
-    ca: KeyPair
-    tls: KeyPair
-    port: int
-    handler: Handler = field(default_factory=Handler)
-
-    @property
-    def node_id(self) -> str:
-        return f"spiffe://{self.domain}/node/1"
-
-    @property
-    def peer(self) -> Peer:
-        address = f"127.0.0.1:{self.port}"
-        return Peer(self.node_id, address, dns_name(self.node_id), self.ca.certificate)
-
-    @property
-    def identity(self) -> LocalIdentity:
-        return LocalIdentity(self.node_id, self.tls.certificate, self.tls.private_key, GENESIS)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def make_member(domain: str) -> Member:
-    ca = make_ca(domain)
-    return Member(domain, ca, issue_node(ca, f"spiffe://{domain}/node/1"), free_port())
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {
-        "_IDLE_FRAME_S": 0.05,
-        "_LINK_TIMEOUT_S": 0.5,
-        "_REDIAL_S": 0.05,
-    }.items():
-        monkeypatch.setattr(linking, name, value)
-    monkeypatch.setattr(servicer, "_ACK_PERIOD_S", 0.02)
-
-
-@pytest.fixture
-async def a() -> Member:
-    return make_member("a.example")
-
-
-@pytest.fixture
-async def b() -> Member:
-    return make_member("b.example")
-
-
-@pytest.fixture
-async def c() -> Member:
-    return make_member("c.example")
-
-
-@pytest.fixture
-async def tasks() -> AsyncIterator[contextlib.AsyncExitStack]:
-    """Stops what was started, and sees that nothing is left running."""
-    before = asyncio.all_tasks()
-    async with contextlib.AsyncExitStack() as stack:
-        yield stack
-    async with asyncio.timeout(TIMEOUT_S):
-        while left := asyncio.all_tasks() - before - {asyncio.current_task()}:
-            names = {getattr(task.get_coro(), "__qualname__", "") for task in left}
-            ours = {name for name in names if name.startswith(("Link", "Transport", "PeerServ"))}
-            assert not ours, f"tasks left behind: {ours}"
-            await asyncio.wait(left, timeout=0.1)
-
-
-Stack = contextlib.AsyncExitStack
-
-
-async def start(stack: Stack, member: Member, *peers: Member, **changes: Any) -> Transport:
-    identity = replace(member.identity, **changes)
-    made = Transport(identity, [peer.peer for peer in peers], member.handler, issued_by)
-    await made.start(f"127.0.0.1:{member.port}")
-    stack.push_async_callback(made.stop)
-    return made
-
-
-def numbered(*numbers: int) -> list[pb.PeerMessage]:
-    return [pb.PeerMessage(confirm=pb.Confirm(round=number)) for number in numbers]
-
-
-@dataclass
-class Stranger:
-    """A dialler of any kind: its own certificate, its own hello, its own frames."""
-
-    tls: KeyPair
-    to: Member
-
-    @contextlib.asynccontextmanager
-    async def stream(self) -> AsyncIterator[Any]:
-        credentials = grpc.ssl_channel_credentials(
-            self.to.ca.certificate, self.tls.private_key, self.tls.certificate
-        )
-        options = [
-            ("grpc.ssl_target_name_override", dns_name(self.to.node_id)),
-            ("grpc.use_local_subchannel_pool", 1),
-        ]
-        async with aio.secure_channel(
-            self.to.peer.address, credentials, options=options
-        ) as channel:
-            stub: Any = peer_pb2_grpc.PeerServiceStub(channel)
-            call = stub.Exchange(timeout=TIMEOUT_S)
-            yield call
-            call.cancel()
-
-    async def refusal(self, *frames: pb.ExchangeRequest) -> tuple[grpc.StatusCode, str]:
-        """Sends the frames, and returns how the stream ends."""
-        async with self.stream() as call:
-            with contextlib.suppress(aio.AioRpcError, asyncio.InvalidStateError):
-                for frame in frames:
-                    await call.write(frame)
-            try:
-                while await call.read() != aio.EOF:
-                    pass
-            except aio.AioRpcError as error:
-                return error.code(), error.details() or ""
-            return await call.code(), ""
-
-
-def hello(by: Member, to: Member, **changes: Any) -> pb.ExchangeRequest:
-    said = {
-        "sender": by.node_id,
-        "receiver": to.node_id,
-        "genesis_hash": GENESIS,
-        "protocol_version": PROTOCOL_VERSION,
-    }
-    return pb.ExchangeRequest(hello=pb.PeerHello(**(said | changes)))
-
-
-def frame(number: int, *rounds: int) -> pb.ExchangeRequest:
-    return pb.ExchangeRequest(frame=number, messages=numbered(*rounds))
-
 
 # -- two members ---------------------------------------------------------------------------------
 
@@ -277,7 +96,7 @@ async def test_a_slow_member_costs_bounded_memory(
     await start(tasks, b, a)
     await a.handler.until(lambda: (b.node_id, True) in a.handler.links)
     b.handler.open.clear()
-    link = from_a._links[b.node_id]
+    link = from_a._links._links[b.node_id]
     sent = 0
     async with asyncio.timeout(TIMEOUT_S):
         while (b.node_id, False) not in a.handler.links:
@@ -303,20 +122,27 @@ async def refused(
     return answer
 
 
-async def test_a_node_that_is_no_member_is_refused(
-    tasks: Stack, a: Member, b: Member, c: Member
-) -> None:
-    """Its authority is known, its name is not."""
-    other = issue_node(a.ca, "spiffe://a.example/node/2")
-    code, why = await refused(tasks, b, [a], other, hello(a, b))
-    assert code is grpc.StatusCode.PERMISSION_DENIED
-    assert "spiffe://a.example/node/2 is not a member" in why
-
-
 async def test_an_executor_of_a_member_is_refused(tasks: Stack, a: Member, b: Member) -> None:
+    """Its domain vouches for it, but it is no node."""
     executor = issue_executor(a.ca, "spiffe://a.example/agent/payments")
-    code, _ = await refused(tasks, b, [a], executor, hello(a, b))
-    assert code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
+    said = hello(a, b, sender="spiffe://a.example/agent/payments")
+    code, why = await refused(tasks, b, [a], executor, said)
+    assert code is grpc.StatusCode.PERMISSION_DENIED
+    assert "is no node's id" in why
+
+
+async def test_an_operator_of_a_member_is_refused(tasks: Stack, a: Member, b: Member) -> None:
+    operator = issue_operator(a.ca, "spiffe://a.example/operator/admin")
+    said = hello(a, b, sender="spiffe://a.example/operator/admin")
+    code, why = await refused(tasks, b, [a], operator, said)
+    assert code is grpc.StatusCode.PERMISSION_DENIED
+    assert "is no node's id" in why
+
+
+async def test_a_node_does_not_let_itself_in(tasks: Stack, a: Member, b: Member) -> None:
+    code, why = await refused(tasks, b, [a], b.tls, hello(b, b))
+    assert code is grpc.StatusCode.PERMISSION_DENIED
+    assert "can be no peer of this node" in why
 
 
 async def test_an_authority_that_nobody_knows_is_refused(
@@ -336,31 +162,6 @@ async def test_a_member_cannot_name_another_members_node(
     assert "not issued by its own domain" in why
 
 
-def forge(ca: KeyPair, node_id: str) -> KeyPair:
-    """A certificate for a node of another domain: what `issue_node` itself refuses to make."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    issuer = x509.load_pem_x509_certificate(ca.certificate)
-    signer: Any = serialization.load_pem_private_key(ca.private_key, None)
-    now = datetime.datetime.now(datetime.UTC)
-    names = [x509.UniformResourceIdentifier(node_id), x509.DNSName(dns_name(node_id))]
-    leaf = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([]))
-        .issuer_name(issuer.subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=True)
-        .sign(signer, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(
-        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return KeyPair(leaf.public_bytes(pem), private)
-
-
 @pytest.mark.parametrize(
     ("changes", "answer"),
     [
@@ -370,6 +171,10 @@ def forge(ca: KeyPair, node_id: str) -> KeyPair:
         ({"genesis_hash": b"\x02" * 32}, ("FAILED_PRECONDITION", "another federation")),
         ({"genesis_hash": b""}, ("FAILED_PRECONDITION", "another federation")),
         ({"protocol_version": 99}, ("FAILED_PRECONDITION", "another protocol version")),
+        ({"address": "a.example"}, ("INVALID_ARGUMENT", "the hello's address is none")),
+        ({"address": "unix:/run/x"}, ("INVALID_ARGUMENT", "the hello's address is none")),
+        ({"address": "127.0.0.1:0"}, ("INVALID_ARGUMENT", "the hello's address is none")),
+        ({"address": "x" * 5000}, ("INVALID_ARGUMENT", "the hello's address is none")),
     ],
 )
 async def test_a_hello_that_does_not_fit_is_refused(
@@ -518,7 +323,8 @@ async def test_of_many_streams_at_once_one_is_left(tasks: Stack, a: Member, b: M
             and "PeerServicer" in getattr(task.get_coro(), "__qualname__", "")
         ]
         assert len(readers) == 1
-        assert receiver._servicer._streams == {a.node_id: readers[0]}
+        admitted = receiver._servicer._streams.values()
+        assert [stream.reader for stream in admitted] == readers
         b.handler.open.set()
 
 
@@ -529,16 +335,10 @@ async def test_a_port_that_is_taken_is_an_error_of_the_operating_system(
     tasks: Stack, a: Member, b: Member
 ) -> None:
     await start(tasks, b, a)
-    second = Transport(b.identity, [a.peer], b.handler, issued_by)
+    second = made(b, a)
     with pytest.raises(OSError, match="cannot listen for peers"):
-        await second.start(f"127.0.0.1:{b.port}")
+        await second.start(b.address)
     await second.stop()
-
-
-async def test_a_federation_of_one_neither_listens_nor_dials(tasks: Stack, a: Member) -> None:
-    alone = Transport(a.identity, [], a.handler, issued_by)
-    assert await alone.start(f"127.0.0.1:{a.port}") == 0
-    await alone.stop()
 
 
 async def test_stopping_tells_that_the_links_are_gone(tasks: Stack, a: Member, b: Member) -> None:

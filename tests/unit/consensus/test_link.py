@@ -9,8 +9,10 @@ import grpc
 import pytest
 from grpc import aio
 
+from quorate.consensus import link as linking
 from quorate.consensus.link import Link
-from quorate.consensus.transport import LocalIdentity, Peer, Transport
+from quorate.consensus.links import Links
+from quorate.consensus.peers import LocalIdentity, Peer
 from quorate.v1 import peer_pb2 as pb
 
 PEER = Peer("spiffe://b.example/node/1", "127.0.0.1:1", "1.node.b.example", b"")
@@ -101,7 +103,7 @@ CASES = {
 @pytest.mark.parametrize(("read", "write", "reason"), CASES.values(), ids=CASES.keys())
 async def test_every_end_of_a_stream_is_a_reason_to_dial_again(read, write, reason):
     handler = Handler()
-    link = Link(ME, PEER, handler)
+    link = Link(ME, PEER, handler, lambda: "")
     conversation = asyncio.create_task(link._converse(Call(read, write)))
     await handler.up.wait()
     link.send([pb.PeerMessage()])
@@ -111,32 +113,87 @@ async def test_every_end_of_a_stream_is_a_reason_to_dial_again(read, write, reas
 
 async def test_a_fault_of_the_program_ends_the_link_loudly():
     handler = Handler()
-    link = Link(ME, PEER, handler)
+    link = Link(ME, PEER, handler, lambda: "")
     with pytest.raises(ZeroDivisionError):
         await link._converse(Call(raises(ZeroDivisionError()), never))
 
 
-async def test_the_transport_tells_of_a_link_that_failed(monkeypatch):
+def links(ended: list[asyncio.Task[None]]) -> Links:
+    made = Links(lambda peer: Link(ME, peer, Handler(), lambda: ""), ended.append)
+    made.name([PEER])
+    made.dial()
+    return made
+
+
+async def test_a_link_that_failed_is_told_of(monkeypatch):
     async def fail(_self: Link) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(Link, "run", fail)
-    transport = Transport(ME, [PEER], Handler(), lambda _leaf, _ca: False)
-    failing = asyncio.create_task(transport.failure())
-    transport._dial()
-    with pytest.raises(ZeroDivisionError):
-        await asyncio.wait_for(failing, 5)
-    await transport.stop()
+    ended: list[asyncio.Task[None]] = []
+    made = links(ended)
+    await asyncio.wait(list(made._tasks))
+    await made.stop()
+    assert [type(task.exception()) for task in ended] == [ZeroDivisionError]
 
 
-async def test_a_transport_that_is_stopped_reports_no_failure(monkeypatch):
+async def test_links_that_are_stopped_report_no_failure(monkeypatch):
     async def run(_self: Link) -> None:
         await never()
 
     monkeypatch.setattr(Link, "run", run)
-    transport = Transport(ME, [PEER], Handler(), lambda _leaf, _ca: False)
-    failing = asyncio.create_task(transport.failure())
-    transport._dial()
-    await transport.stop()
-    assert not failing.done()
-    failing.cancel()
+    ended: list[asyncio.Task[None]] = []
+    made = links(ended)
+    await asyncio.sleep(0)
+    await made.stop()
+    await asyncio.sleep(0)
+    assert [task.cancelled() for task in ended] == [True]
+
+
+async def test_the_library_cancels_a_link_that_nobody_else_has_cancelled(monkeypatch):
+    """It must be dialled again: nobody would notice that its task is over."""
+    monkeypatch.setattr(linking, "_REDIAL_S", 0)
+    dialled = []
+
+    async def cancelled_by_the_library(self: Link) -> str:
+        dialled.append(self.peer)
+        if len(dialled) < 3:
+            raise asyncio.CancelledError
+        again.set()
+        await never()
+        return ""
+
+    again = asyncio.Event()
+    monkeypatch.setattr(Link, "_connect_once", cancelled_by_the_library)
+    ended: list[asyncio.Task[None]] = []
+    made = links(ended)
+    await asyncio.wait_for(again.wait(), 5)
+    await made.stop()
+    assert [task.cancelled() for task in ended] == [True]
+
+
+async def test_what_follows_an_end_waits_for_it_though_it_is_cancelled():
+    """The node hears that a link is down, whatever else ends meanwhile."""
+    handler = Handler()
+    link = Link(ME, PEER, handler, lambda: "")
+    letting_go = asyncio.Event()
+
+    async def slow_to_end() -> object:
+        try:
+            await never()
+        finally:
+            await letting_go.wait()
+        return aio.EOF
+
+    conversation = asyncio.create_task(link._converse(Call(slow_to_end, raises(broken()))))
+    await handler.up.wait()
+    link.send([pb.PeerMessage()])  # the write fails; the read takes its time
+    while link._is_up:  # noqa: ASYNC110
+        await asyncio.sleep(0)  # nobody is told yet
+    conversation.cancel()
+    await asyncio.sleep(0)
+    assert handler.seen == ["connected"]
+    letting_go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await conversation
+    assert handler.seen == ["connected", "disconnected"]
