@@ -11,7 +11,7 @@ import contextlib
 import functools
 import random
 import secrets
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Final
 
@@ -59,8 +59,10 @@ class CoreLoop:
     ) -> None:
         self.node_id = node_id
         self._environment = environment
+        self._election_min_s = settings.election_min_s
         self._transport: Transport | None = None
-        self._inbox_drained = Bell()
+        self._members_changed: Callable[[], None] = lambda: None
+        self._turned = Bell()
         self._wake = asyncio.Event()
         self._grown = Bell()
         self._outcomes = OutcomeWaiters()
@@ -81,19 +83,22 @@ class CoreLoop:
 
     # -- the loop ----------------------------------------------------------------------------
 
-    async def run(self, transport: Transport) -> None:
+    async def run(self, transport: Transport, members_changed: Callable[[], None]) -> None:
         """Runs until cancelled. Raises what must stop the node: a damaged store, a replica that
-        contradicts itself, a fault of the program. In each case authority is given up first."""
-        self._transport = transport
+        contradicts itself, a fault of the program. In each case authority is given up first.
+
+        members_changed: is called when the state's nodes or domains may be others than before.
+        """
+        self._transport, self._members_changed = transport, members_changed
         try:
             while True:
                 if self._core.storage_problem:
                     await asyncio.sleep(STORAGE_PROBE_S)
                     self._core.probe_storage()
-                    self._inbox_drained.ring()
+                    self._turned.ring()
                     continue
                 self._core.turn()
-                self._inbox_drained.ring()
+                self._turned.ring()
                 self._send()
                 await self._rest()
         finally:
@@ -120,6 +125,25 @@ class CoreLoop:
         for peer, messages in by_peer.items():
             self._transport.send(peer, messages)
 
+    async def hand_over(self) -> None:
+        """Before a planned stop: if this node leads, lets another lead. Returns when that is heard,
+        and after the shortest election timeout at the latest: then nobody could take over in time.
+        Call it while the loop runs."""
+        if self._core.storage_problem or not self._core.hand_over():
+            return
+        self._wake.set()
+        try:
+            async with asyncio.timeout(self._election_min_s):
+                await self._turned.wait_until(self._hears_another_leader)
+        except TimeoutError:
+            log.warning("leadership.not_handed_over")
+        else:
+            replica = self._core.replica
+            log.info("leadership.handed_over", leader=replica.leader, term=replica.term)
+
+    def _hears_another_leader(self) -> bool:
+        return self._core.replica.leader not in (None, self.node_id)
+
     # -- the core's observer -----------------------------------------------------------------
 
     def executed(self, key: bytes, outcome: Outcome) -> None:
@@ -135,7 +159,7 @@ class CoreLoop:
         self._outcomes.release_all()
 
     def members_changed(self) -> None:
-        """The state's nodes or domains may be others than before."""
+        self._members_changed()
 
     @staticmethod
     def refused(peer: str, error: PeerError) -> None:
@@ -145,7 +169,7 @@ class CoreLoop:
 
     async def messages(self, peer: str, messages: Iterable[pb.PeerMessage]) -> None:
         """Takes in a peer's messages; while the loop is behind, the peer's stream waits."""
-        await self._inbox_drained.wait_until(lambda: self._core.has_room)
+        await self._turned.wait_until(lambda: self._core.has_room)
         for message in messages:
             self._core.deliver(peer, message)
         self._wake.set()

@@ -21,48 +21,21 @@ from quorate.core.errors import (
     QuorateError,
     StorageDamagedError,
 )
-from quorate.core.genesis import Descriptor, Genesis
 from quorate.lease.clock import SystemClock, boot_id
 from quorate.lease.word import AuthorityWord
 from quorate.node import exit_codes
 from quorate.node.certificates import issued_by
 from quorate.node.config import NodeConfig, load_config
 from quorate.node.core_loop import CoreLoop
-from quorate.node.identity import TlsIdentity, load_signing_key, load_tls_identity
+from quorate.node.identity import load_signing_key, load_tls_identity
 from quorate.node.organisation import read_genesis
 from quorate.node.peering import Peering
 from quorate.node.process import parse_options, stop_event
+from quorate.node.standing import check_genesis, check_ledger
 from quorate.node.store import open_environment
-from quorate.proofs.signing import SigningKey
 from quorate.telemetry import Metrics, configure_logging, open_metrics
 
 log = structlog.get_logger(__name__)
-
-
-def check_membership(
-    config: NodeConfig, genesis: Genesis, tls: TlsIdentity, signing: SigningKey, log_key: SigningKey
-) -> Descriptor:
-    """This node's descriptor in the genesis. Raises ConfigurationError when the node is none of
-    its members, or holds other keys than those that the members signed for."""
-    for descriptor in genesis.descriptors:
-        if descriptor.node.id == config.node.id:
-            break
-    else:
-        raise ConfigurationError(
-            f"{config.node.id} is not a member of {genesis.origin}",
-            hint="check node.id and node.genesis in the configuration",
-        )
-    if descriptor.node.signing_key != signing.public or descriptor.node.log_key != log_key.public:
-        raise ConfigurationError(
-            "the node's keys are not those in the genesis",
-            hint="use the keys that `quorate init` made with the signed descriptor",
-        )
-    if not issued_by(tls.pair.certificate, descriptor.ca_certificate.encode()):
-        raise ConfigurationError(
-            "the node's certificate was not issued by its domain's authority in the genesis",
-            hint="have the domain's CA issue a new one",
-        )
-    return descriptor
 
 
 async def serve(
@@ -74,8 +47,9 @@ async def serve(
         config.tls.certificate, config.tls.private_key, expected_id=config.node.id
     )
     signing, log_key = load_signing_key(config.keys.signing), load_signing_key(config.keys.log)
-    descriptor = check_membership(config, genesis, tls, signing, log_key)
+    descriptor = check_genesis(config, genesis, tls, signing, log_key)
     environment = open_environment(config, genesis)
+    check_ledger(environment, config.node.id, signing, log_key)
     peering = Peering(environment, config)
     core = CoreLoop(
         node_id=config.node.id,
@@ -92,8 +66,15 @@ async def serve(
     )
     transport = Transport(identity, peering, core, issued_by)
     transport.update(peering.peers())
+
+    def follow_members() -> None:
+        if peering.refresh():
+            check_ledger(environment, config.node.id, signing, log_key)
+            transport.update(peering.peers())
+
     stopped = stop_event(lifeline_fd)
-    loop_task = asyncio.create_task(core.run(transport), name="core loop")
+    running = core.run(transport, members_changed=follow_members)
+    loop_task = asyncio.create_task(running, name="core loop")
     try:
         await transport.start(config.listen.peer)
         servers = await start_core_servers(
@@ -102,6 +83,8 @@ async def serve(
         log.info("core.serving", node=config.node.id, origin=genesis.origin)
         ends = [asyncio.create_task(end) for end in (stopped.wait(), transport.failure())]
         await asyncio.wait([loop_task, *ends], return_when=asyncio.FIRST_COMPLETED)
+        if not loop_task.done():
+            await core.hand_over()  # while callers are still served: they notice nothing
         await servers.stop()
         for end in ends:
             if end.done():

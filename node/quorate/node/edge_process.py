@@ -34,6 +34,7 @@ from quorate.node.config import NodeConfig, load_config
 from quorate.node.identity import load_tls_identity
 from quorate.node.organisation import read_genesis
 from quorate.node.process import parse_options, stop_event
+from quorate.node.standing import own_domain
 from quorate.node.store import store_path
 from quorate.storage import Environment
 from quorate.telemetry import DenialLog, Metrics, configure_logging, open_metrics
@@ -84,18 +85,6 @@ class EdgeStore:
             self.environment = None
 
 
-def own_ca(config: NodeConfig, genesis: Genesis) -> bytes:
-    """The certificate of the node's own domain, as the federation knows it. Raises
-    ConfigurationError for a node that the genesis does not name."""
-    for descriptor in genesis.descriptors:
-        if descriptor.node.id == config.node.id:
-            return descriptor.ca_certificate.encode("ascii")
-    raise ConfigurationError(
-        f"{config.node.id} is not a node of {genesis.origin}",
-        hint="check node.id and node.genesis in the configuration",
-    )
-
-
 async def serve(
     config: NodeConfig, word: AuthorityWord, lifeline_fd: int, metrics: Metrics
 ) -> None:
@@ -105,7 +94,7 @@ async def serve(
     """
     stopped = stop_event(lifeline_fd)
     genesis = read_genesis(config.node.genesis)
-    client_ca = own_ca(config, genesis)
+    client_ca = own_domain(config, genesis).ca_certificate.encode("ascii")
     identity = load_tls_identity(
         config.tls.certificate, config.tls.private_key, expected_id=config.node.id
     )

@@ -1,0 +1,69 @@
+"""Who a node is in its federation: of which domain, and with which keys.
+
+Owns the checks that a node's keys and certificate are those that the others expect of it. The
+genesis names the first node of each domain; a further one is named by the ledger, which it may not
+hold yet, when its domain has added it. Does not own whether a node may take part: that is the
+ledger's and the other nodes'.
+"""
+
+from __future__ import annotations
+
+from quorate.core.errors import ConfigurationError
+from quorate.core.genesis import Descriptor, Genesis
+from quorate.core.ids import SpiffeId
+from quorate.core.state import StateView
+from quorate.node.certificates import issued_by
+from quorate.node.config import NodeConfig
+from quorate.node.identity import TlsIdentity
+from quorate.proofs.signing import SigningKey
+from quorate.storage import Environment
+
+
+def own_domain(config: NodeConfig, genesis: Genesis) -> Descriptor:
+    """The descriptor of the node's own domain. Raises ConfigurationError when the domain is none of
+    the federation's."""
+    domain = SpiffeId.parse(config.node.id).trust_domain
+    for descriptor in genesis.descriptors:
+        if descriptor.domain == domain:
+            return descriptor
+    raise ConfigurationError(
+        f"{config.node.id} is not a node of {genesis.origin}: {domain} is none of its domains",
+        hint="check node.id and node.genesis in the configuration",
+    )
+
+
+def check_genesis(
+    config: NodeConfig, genesis: Genesis, tls: TlsIdentity, signing: SigningKey, log_key: SigningKey
+) -> Descriptor:
+    """The descriptor of the node's domain, which has vouched for it. Raises ConfigurationError when
+    it has not, or when the node holds other keys than the genesis says."""
+    descriptor = own_domain(config, genesis)
+    named = descriptor.node
+    if config.node.id == named.id and (
+        (named.signing_key, named.log_key) != (signing.public, log_key.public)
+    ):
+        raise ConfigurationError(
+            "the node's keys are not those in the genesis",
+            hint="use the keys that `quorate init` made with the signed descriptor",
+        )
+    if not issued_by(tls.pair.certificate, descriptor.ca_certificate.encode()):
+        raise ConfigurationError(
+            "the node's certificate was not issued by its domain's authority in the genesis",
+            hint="have the domain's CA issue a new one",
+        )
+    return descriptor
+
+
+def check_ledger(
+    environment: Environment, node_id: str, signing: SigningKey, log_key: SigningKey
+) -> None:
+    """Raises ConfigurationError when the ledger, as far as this node has it, knows the node with
+    other keys: what it signs would be worth nothing."""
+    with environment.read() as snapshot:
+        node = StateView(snapshot.state).node(node_id)
+    keys = signing.public.hex(), log_key.public.hex()
+    if node is not None and (node.signing_key, node.log_key) != keys:
+        raise ConfigurationError(
+            f"the keys of {node_id} are not those with which its domain added it",
+            hint="use the directory whose node.json was given to `quorate node add`",
+        )
