@@ -77,7 +77,7 @@ class SnapshotSender:
         self._end(peer)
         if len(self._sending) >= MAX_SENDING:
             return None
-        snapshot = self._environment.read()
+        snapshot = self._environment.read_aside()  # for as long as the follower needs
         snapshot.__enter__()
         offer = self._describe(snapshot, term)
         self._sending[peer] = _Sending(snapshot, offer, self._clock())

@@ -6,6 +6,9 @@ what it does not know, it does not report.
 
 from __future__ import annotations
 
+import os
+from collections import Counter
+from collections.abc import Iterable
 from typing import Final
 
 from quorate.core.errors import StorageDamagedError
@@ -44,9 +47,13 @@ class Enforcement:
         return self._through
 
 
-def oldest_reader(table: str, *, ignored_pid: int | None = None) -> int | None:
-    """The smallest transaction id in the text of `lmdb.Environment.readers`, but for those of the
-    process `ignored_pid`; None: no reader.
+def oldest_reader(
+    table: str, *, ignored_pid: int | None = None, aside: Iterable[int] = ()
+) -> int | None:
+    """The smallest transaction id in the text of `lmdb.Environment.readers`; None: no reader.
+
+    Two kinds of reader are left out, because nobody is permitted anything by what they read: those
+    of the process `ignored_pid`, and one of this process for each of the transactions `aside`.
 
     A slot whose transaction is `-` is not in use. Raises `StorageDamagedError` for a table that is
     not what LMDB prints: to guess would be to claim that a revocation holds.
@@ -56,11 +63,17 @@ def oldest_reader(table: str, *, ignored_pid: int | None = None) -> int | None:
     heading, *rows = table.splitlines()
     if heading.split() != ["pid", "thread", "txnid"]:
         raise StorageDamagedError(f"unknown form of the reader table: {heading!r}")
+    left_out = Counter((str(os.getpid()), str(txn_id)) for txn_id in aside)
     ids = []
     for row in rows:
         fields = row.split()
         if len(fields) != 3 or not (fields[2] == "-" or fields[2].isdecimal()):
             raise StorageDamagedError(f"unknown form of the reader table: {row!r}")
-        if fields[2] != "-" and fields[0] != str(ignored_pid):
-            ids.append(int(fields[2]))
+        pid, _, txn_id = fields
+        if txn_id == "-" or pid == str(ignored_pid):
+            continue
+        if left_out[pid, txn_id]:
+            left_out[pid, txn_id] -= 1
+        else:
+            ids.append(int(txn_id))
     return min(ids, default=None)

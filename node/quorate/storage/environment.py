@@ -52,6 +52,7 @@ class Environment:
         self._turn = Turn(self._begin, dbs, health)
         self._read_only = read_only
         self._path = Path(env.path())
+        self._aside_txns: list[int] = []
         self.commits = 0
         """How many turns were made durable: one fsync each."""
         with self.read() as snapshot:
@@ -152,6 +153,11 @@ class Environment:
         """A snapshot of the newest commit: `with environment.read() as snapshot`."""
         return Snapshot(self._lmdb, self._dbs, self._health)
 
+    def read_aside(self) -> Snapshot:
+        """As `read`, for what takes long and permits nobody anything, such as sending a snapshot to
+        another node: no revocation waits for it (`enforced_through`)."""
+        return Snapshot(self._lmdb, self._dbs, self._health, self._aside_txns)
+
     # -- writing ------------------------------------------------------------------------------
 
     @property
@@ -232,7 +238,7 @@ class Environment:
     def _pinned(self) -> Iterator[tuple[Snapshot, Iterator[Progress]]]:
         """A snapshot, and the walk of its pages, begun before they could be overtaken."""
         for _ in range(_TRIES_TO_PIN):
-            with self.read() as snapshot:
+            with self.read_aside() as snapshot:
                 walk = pages.check_file(self._path / layout.DATA_FILE, pinned=snapshot.txn_id)
                 try:
                     first = next(walk)
@@ -290,9 +296,10 @@ class Environment:
             except lmdb.Error as error:
                 raise self._health.failure(error) from error
             table = self._readers()
-            # In this order: who is in the table and declared now was declared, or is dead.
+            # In this order: who is in the table and declared now was declared, or is dead; and
+            # what began aside since the table was read shows the newest commit.
             pid = bystander.declared_pid(self._path)
-            oldest = enforced.oldest_reader(table, ignored_pid=pid)
+            oldest = enforced.oldest_reader(table, ignored_pid=pid, aside=self._aside_txns)
         return self._enforcement.through(oldest)
 
     def _readers(self) -> str:

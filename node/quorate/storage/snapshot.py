@@ -18,11 +18,19 @@ from quorate.storage.reads import Reads
 class Snapshot(Reads):
     """One commit, to read: a context manager, entered once."""
 
-    __slots__ = ("_env", "_txn", "txn_id")
+    __slots__ = ("_aside", "_env", "_txn", "txn_id")
 
-    def __init__(self, env: lmdb.Environment, dbs: Databases, health: Health) -> None:
+    def __init__(
+        self,
+        env: lmdb.Environment,
+        dbs: Databases,
+        health: Health,
+        aside: list[int] | None = None,
+    ) -> None:
+        """aside: where it is on record that this one decides nothing, while it is open."""
         super().__init__(dbs, health)
         self._env = env
+        self._aside = aside
         self._txn: lmdb.Transaction[bytes] | None = None
         self.txn_id = 0
         """The LMDB transaction whose commit this shows."""
@@ -35,6 +43,8 @@ class Snapshot(Reads):
             self.txn_id = self._txn.id()
         except lmdb.Error as error:
             raise self._health.failure(error) from error
+        if self._aside is not None:
+            self._aside.append(self.txn_id)
         return self
 
     def __exit__(
@@ -44,6 +54,8 @@ class Snapshot(Reads):
         trace: TracebackType | None,
     ) -> None:
         assert self._txn is not None
+        if self._aside is not None:
+            self._aside.remove(self.txn_id)  # first: for a moment, it counts
         self._txn.abort()  # its slot of the reader table goes back to the pool
         self._txn = None
 

@@ -134,6 +134,38 @@ def test_a_stalled_reader_s_own_commit_is_never_thinned_away():
             assert enforcement.through(5) == 50
 
 
+def test_a_snapshot_aside_holds_nothing_back(environment):
+    """It may take minutes to send it to another node."""
+    apply(environment, 1)
+    with environment.read_aside() as aside:
+        apply(environment, 2)
+        assert environment.enforced_through() == 2
+        assert environment.oldest_reader_txn() == aside.txn_id
+        assert aside.applied_index == 1
+    assert environment.enforced_through() == 2
+
+
+def test_a_snapshot_aside_hides_no_other_of_the_same_commit(environment):
+    apply(environment, 1)
+    with environment.read_aside(), environment.read(), environment.read_aside():
+        apply(environment, 2)
+        assert environment.enforced_through() == 1
+    with environment.read_aside(), environment.read_aside():
+        apply(environment, 3)
+        with environment.read():
+            apply(environment, 4)
+            assert environment.enforced_through() == 3
+    assert environment._aside_txns == []
+
+
+def test_what_is_aside_here_is_not_aside_in_another_process(environment, path, child):
+    apply(environment, 1)
+    with child(READER, path) as reader, environment.read_aside():
+        assert reader.ask() == "1"
+        apply(environment, 2)
+        assert environment.enforced_through() == 1
+
+
 @pytest.mark.parametrize(
     ("table", "oldest"),
     [
