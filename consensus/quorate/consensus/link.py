@@ -33,6 +33,8 @@ _IDLE_FRAME_S: Final = 0.5
 _LINK_TIMEOUT_S: Final = 1.5
 """A frame that is not acknowledged for this long ends its link."""
 _REDIAL_S: Final = 0.25
+_REFUSED_REDIAL_S: Final = 2.0
+"""A peer that has said no is asked again more rarely."""
 _DIAL_TIMEOUT_S: Final = 2.0
 
 _CHANNEL_OPTIONS: Final = (
@@ -49,6 +51,7 @@ _CHANNEL_OPTIONS: Final = (
 _EOF: Final[object] = aio.EOF
 _CLOSED: Final = "the peer closed the stream"
 _CANCELLED: Final = "the stream was cancelled"
+_REFUSED: Final = (grpc.StatusCode.PERMISSION_DENIED.name, grpc.StatusCode.FAILED_PRECONDITION.name)
 log = structlog.get_logger(__name__)
 
 
@@ -98,7 +101,8 @@ class Link:
             if problem != self._last_problem:
                 log.info("peer.link_down", peer=self.peer.node_id, problem=problem)
                 self._last_problem = problem
-            await asyncio.sleep(_REDIAL_S)
+            is_refused = problem.startswith(_REFUSED)
+            await asyncio.sleep(_REFUSED_REDIAL_S if is_refused else _REDIAL_S)
 
     async def _connect_once(self) -> str:
         """One stream, from dialling to its end; returns why it ended."""

@@ -87,9 +87,11 @@ class CoreLoop:
         """Runs until cancelled. Raises what must stop the node: a damaged store, a replica that
         contradicts itself, a fault of the program. In each case authority is given up first.
 
-        members_changed: is called when the state's nodes or domains may be others than before.
+        members_changed: is called when the nodes or domains of the state, or the configuration in
+        force, may be others than before.
         """
         self._transport, self._members_changed = transport, members_changed
+        configuration = None
         try:
             while True:
                 if self._core.storage_problem:
@@ -98,6 +100,9 @@ class CoreLoop:
                     self._turned.ring()
                     continue
                 self._core.turn()
+                if configuration is not self._core.replica.configuration:
+                    configuration = self._core.replica.configuration
+                    self.members_changed()
                 self._turned.ring()
                 self._send()
                 await self._rest()
@@ -124,6 +129,10 @@ class CoreLoop:
             by_peer.setdefault(peer, []).append(message)
         for peer, messages in by_peer.items():
             self._transport.send(peer, messages)
+
+    def members(self) -> tuple[str, ...]:
+        """The voters and learners of the configuration in force."""
+        return self._core.replica.members
 
     async def hand_over(self) -> None:
         """Before a planned stop: if this node leads, lets another lead. Returns when that is heard,

@@ -50,7 +50,6 @@ async def serve(
     descriptor = check_genesis(config, genesis, tls, signing, log_key)
     environment = open_environment(config, genesis)
     check_ledger(environment, config.node.id, signing, log_key)
-    peering = Peering(environment, config)
     core = CoreLoop(
         node_id=config.node.id,
         settings=RaftSettings(**config.raft.model_dump()),
@@ -64,6 +63,7 @@ async def serve(
     identity = LocalIdentity(
         config.node.id, tls.pair.certificate, tls.pair.private_key, genesis.hash
     )
+    peering = Peering(environment, config, core.members)
     transport = Transport(identity, peering, core, issued_by)
     transport.update(peering.peers())
 

@@ -1,12 +1,12 @@
 """Who a node's peers are, from its own state: the transport's directory.
 
-Owns what follows from the replicated state and the configuration for the links between nodes, and
-when that has changed. Decides nothing about members: they are the ledger's.
+Owns what follows from the replicated state and from Raft's configuration for the links between
+nodes, and when that has changed. Decides nothing about members: they are the ledger's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from quorate.consensus.peers import Peer
 from quorate.core.ids import SpiffeId, dns_name
@@ -19,8 +19,8 @@ from quorate.storage import Environment
 def peers_of_state(
     nodes: Iterable[Node], domains: Iterable[Domain], config: NodeConfig
 ) -> list[Peer]:
-    """The nodes that this one keeps links to: all of `nodes` but itself. Each is dialled where the
-    configuration says, else where its domain says, and vouched for by its domain's authority."""
+    """Links to all of `nodes` but this one. Each is dialled where the configuration says, else
+    where its domain says, and vouched for by its domain's authority."""
     authorities = {domain.id: domain.ca_certificate.encode("ascii") for domain in domains}
     return [
         Peer(
@@ -35,28 +35,43 @@ def peers_of_state(
 
 
 class Peering:
-    """This node's peers, as of the last `refresh`; the transport's `Directory`."""
+    """This node's peers, as of the last `refresh`; the transport's `Directory`.
 
-    def __init__(self, environment: Environment, config: NodeConfig) -> None:
+    A retired node is a peer as long as Raft's configuration in force names it: until it is removed
+    there, its vote may be needed for removing it.
+    """
+
+    def __init__(
+        self, environment: Environment, config: NodeConfig, members: Callable[[], Collection[str]]
+    ) -> None:
+        """members: of the configuration in force, voters and learners."""
         self._environment = environment
         self._config = config
+        self._members = members
         self._nodes: dict[str, Node] = {}
         self._domains: dict[str, Domain] = {}
+        self._gone: frozenset[str] = frozenset()
         self.refresh()
 
     def refresh(self) -> bool:
         """Reads the state; returns whether the peers, or who may vouch for them, have changed."""
+        members = self._members()
         with self._environment.read() as snapshot:
             view = StateView(snapshot.state)
-            nodes = {node.id: node for node in view.active_nodes()}
+            nodes = {node.id: node for node in view.nodes()}
             domains = {domain.id: domain for domain in view.domains()}
-        if (nodes, domains) == (self._nodes, self._domains):
+        gone = frozenset(node.id for node in nodes.values() if node.retired) - set(members)
+        if (nodes, domains, gone) == (self._nodes, self._domains, self._gone):
             return False
-        self._nodes, self._domains = nodes, domains
+        self._nodes, self._domains, self._gone = nodes, domains, gone
         return True
 
     def peers(self) -> list[Peer]:
-        return peers_of_state(self._nodes.values(), self._domains.values(), self._config)
+        """Whom this node dials; nobody, once it is gone itself."""
+        if self._config.node.id in self._gone:
+            return []
+        nodes = [node for node in self._nodes.values() if node.id not in self._gone]
+        return peers_of_state(nodes, self._domains.values(), self._config)
 
     # -- the transport's directory -----------------------------------------------------------
 
@@ -64,7 +79,7 @@ class Peering:
         return [domain.ca_certificate.encode("ascii") for domain in self._domains.values()]
 
     def authority_of(self, node_id: str) -> bytes | None:
-        if node_id not in self._nodes:
+        if node_id in self._gone:
             return None
         domain = self._domains.get(SpiffeId.parse(node_id).trust_domain)
         return None if domain is None else domain.ca_certificate.encode("ascii")

@@ -19,6 +19,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         "_IDLE_FRAME_S": 0.05,
         "_LINK_TIMEOUT_S": 0.5,
         "_REDIAL_S": 0.05,
+        "_REFUSED_REDIAL_S": 0.05,
     }.items():
         monkeypatch.setattr(linking, name, value)
     monkeypatch.setattr(servicer, "_ACK_PERIOD_S", 0.02)

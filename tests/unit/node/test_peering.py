@@ -1,0 +1,154 @@
+"""Whom a node dials and lets in follows from its state, and from the configuration in force."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from quorate.consensus.peers import Peer
+from quorate.core import state
+from quorate.core.records import Domain, Node, Role
+from quorate.core.status import Status
+from quorate.node.config import NodeConfig
+from quorate.node.peering import Peering, peers_of_state
+from quorate.storage import Environment
+
+ME, OTHER, THIRD = (f"spiffe://{name}.example/node/1" for name in ("a", "b", "c"))
+SECOND = "spiffe://b.example/node/2"
+FOREIGN = "spiffe://x.example/node/1"
+
+
+def node(node_id: str, status: Status = Status.ACTIVE) -> Node:
+    domain = node_id.split("/")[2]
+    number = node_id[-1]
+    return Node(node_id, domain, f"{domain}:740{number}", "00", "11", Role.VOTER, status, changed=1)
+
+
+def domain(node_id: str) -> Domain:
+    name = node_id.split("/")[2]
+    return Domain(name, Status.ACTIVE, "", "22", "33", f"the CA of {name}", changed=1)
+
+
+def config(**peers: str) -> NodeConfig:
+    return NodeConfig.model_validate(
+        {
+            "node": {"id": ME, "data_dir": "data", "genesis": "genesis.json"},
+            "listen": {"peer": "h:1", "governance": "h:2", "lease": "h:3"},
+            "tls": {"certificate": "c", "private_key": "k"},
+            "keys": {"signing": "s", "log": "l"},
+            "peers": peers,
+        }
+    )
+
+
+class Stage:
+    """A node's store, and the configuration that is in force there."""
+
+    def __init__(self, directory: Path, settings: NodeConfig) -> None:
+        self.environment = Environment.open(directory, map_size_bytes=2**22)
+        self.environment.initialise(bytes(32), ME)
+        for node_id in (ME, OTHER, THIRD):
+            state.save_domain(self.environment.turn.state, domain(node_id))
+        self.members = [ME, OTHER, THIRD]
+        self.save(*(node(node_id) for node_id in self.members))
+        self.peering = Peering(self.environment, settings, lambda: self.members)
+
+    def save(self, *nodes: Node) -> None:
+        for each in nodes:
+            state.save_node(self.environment.turn.state, each)
+        self.environment.commit()
+
+    def dialled(self) -> list[str]:
+        return [peer.node_id for peer in self.peering.peers()]
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    made = Stage(tmp_path / "store", config())
+    yield made
+    made.environment.close()
+
+
+def test_the_peers_are_all_nodes_but_this_one() -> None:
+    settings = config(**{THIRD: "proxy:1"})
+    nodes = [node(ME), node(OTHER), node(THIRD)]
+    assert peers_of_state(nodes, [domain(each.id) for each in nodes], settings) == [
+        Peer(OTHER, "b.example:7401", "1.node.b.example", b"the CA of b.example"),
+        Peer(THIRD, "proxy:1", "1.node.c.example", b"the CA of c.example"),
+    ]
+
+
+def test_nothing_new_is_no_change(stage: Stage) -> None:
+    assert stage.dialled() == [OTHER, THIRD]
+    assert not stage.peering.refresh()
+    stage.members = [ME, OTHER]
+    assert not stage.peering.refresh(), "who is not a member yet is a peer all the same"
+    assert stage.dialled() == [OTHER, THIRD]
+
+
+def test_a_node_that_was_added_is_a_peer(stage: Stage) -> None:
+    stage.save(node(SECOND))
+    assert stage.peering.refresh()
+    assert stage.dialled() == [OTHER, SECOND, THIRD]
+
+
+def test_each_domain_vouches_for_its_nodes_known_or_not(stage: Stage) -> None:
+    assert set(stage.peering.authorities()) == {
+        f"the CA of {name}.example".encode() for name in "abc"
+    }
+    for node_id in (OTHER, SECOND):
+        assert stage.peering.authority_of(node_id) == b"the CA of b.example"
+    assert stage.peering.authority_of("spiffe://a.example/node/9") == b"the CA of a.example"
+    assert stage.peering.authority_of(FOREIGN) is None
+
+
+def test_a_retired_node_is_a_peer_until_it_is_no_member_any_more(stage: Stage) -> None:
+    """In a federation of two, the other's vote is needed for removing it."""
+    stage.save(node(OTHER, Status.REVOKED))
+    assert stage.peering.refresh()
+    assert stage.dialled() == [OTHER, THIRD]
+    assert stage.peering.authority_of(OTHER) is not None
+    stage.members = [ME, THIRD]
+    assert stage.peering.refresh()
+    assert stage.dialled() == [THIRD]
+    assert stage.peering.authority_of(OTHER) is None
+    assert stage.peering.authority_of(SECOND) is not None, "the domain has other nodes"
+    stage.members = [ME, OTHER, THIRD]  # that configuration was never committed, and is undone
+    assert stage.peering.refresh()
+    assert stage.dialled() == [OTHER, THIRD]
+
+
+def test_who_is_retired_and_removed_itself_dials_nobody(stage: Stage) -> None:
+    stage.save(node(ME, Status.REVOKED))
+    stage.peering.refresh()
+    assert stage.dialled() == [OTHER, THIRD]
+    stage.members = [OTHER, THIRD]
+    assert stage.peering.refresh()
+    assert stage.dialled() == []
+
+
+def test_what_a_node_says_of_its_own_address(stage: Stage) -> None:
+    assert stage.peering.own_address() == "a.example:7401"
+
+
+def test_a_node_that_is_not_added_yet_says_nothing_of_its_address(tmp_path: Path) -> None:
+    joiner = config()
+    joiner = joiner.model_copy(update={"node": joiner.node.model_copy(update={"id": SECOND})})
+    stage = Stage(tmp_path / "store", joiner)
+    assert stage.peering.own_address() == ""
+    assert stage.dialled() == [ME, OTHER, THIRD]
+    stage.save(replace(node(SECOND), peer_address="b.example:7499"))
+    stage.peering.refresh()
+    assert stage.peering.own_address() == "b.example:7499"
+    assert stage.dialled() == [ME, OTHER, THIRD]
+    stage.environment.close()
+
+
+def test_the_configuration_says_where_to_dial(tmp_path: Path) -> None:
+    stage = Stage(tmp_path / "store", config(**{SECOND: "proxy:2"}))
+    assert stage.peering.address_of(SECOND) == "proxy:2"
+    assert stage.peering.address_of(OTHER) is None
+    stage.environment.close()
