@@ -206,10 +206,10 @@ class Cluster:
 
     def add_node(self, domain: str, *, through: str = "") -> str:
         """Makes one more node of an organisation, adds it to the federation as an observer, and
-        starts it; returns its name. through: the organisation's node that takes the command, its
-        first one by default."""
+        starts it; returns its name. through: the organisation's node that takes the command."""
+        through = through or next(n for n in self.names if self.members[n].domain == domain)
         name = self.make_node(domain)
-        self.cli_at(through or domain, "node", "add", str(self.members[name].directory))
+        self.cli_at(through, "node", "add", str(self.members[name].directory))
         self.start([name])
         return name
 

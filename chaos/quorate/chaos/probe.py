@@ -35,8 +35,8 @@ _OK: Final = "OK"
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One question and its answer. code: the gRPC status; verdict and reason only mean something
-    when it is OK. ttl_ms: a permit's life from `sent_ns`."""
+    """One question and its answer. code: the gRPC status; the rest only means something when it is
+    OK. ttl_ms: a permit's life from `sent_ns`. size: of the ledger that was decided on."""
 
     sent_ns: int
     answered_ns: int
@@ -44,6 +44,7 @@ class Asked:
     verdict: str
     reason: str
     ttl_ms: int
+    size: int = 0
 
     @property
     def is_permit(self) -> bool:
@@ -59,13 +60,13 @@ class Asked:
         return self.sent_ns + self.ttl_ms * NS_PER_MS
 
     def line(self) -> str:
-        fields = (self.sent_ns, self.answered_ns, self.code, self.verdict, self.reason, self.ttl_ms)
-        return " ".join(map(str, fields)) + "\n"
+        fields = (self.sent_ns, self.answered_ns, self.code, self.verdict, self.reason)
+        return " ".join(map(str, (*fields, self.ttl_ms, self.size))) + "\n"
 
     @classmethod
     def parse(cls, line: str) -> Asked:
-        sent, answered, code, verdict, reason, ttl = line.split(" ")
-        return cls(int(sent), int(answered), code, verdict, reason, int(ttl))
+        sent, answered, code, verdict, reason, ttl, size = line.split(" ")
+        return cls(int(sent), int(answered), code, verdict, reason, int(ttl), int(size))
 
 
 def boottime_ns() -> int:
@@ -122,6 +123,7 @@ def ask_for_ever(client: Path, lease_id: str, stopping: threading.Event) -> Iter
                 decision_pb2.Verdict.Name(answer.verdict),
                 decision_pb2.Reason.Name(answer.reason).removeprefix("REASON_"),
                 answer.ttl_ms,
+                answer.position.size,
             )
 
 
