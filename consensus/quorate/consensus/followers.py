@@ -56,6 +56,7 @@ class Followers:
         known, self._progress = self._progress, {}
         for peer in peers:
             self._progress[peer] = known.get(peer) or Progress(next_index)
+        self._tokens = {peer: token for peer, token in self._tokens.items() if peer in peers}
 
     def end(self) -> bool:
         """The leadership is over. Returns whether there was one."""
@@ -74,6 +75,9 @@ class Followers:
     def acknowledged(self, peer: str, reply: AppendReply) -> bool:
         """Takes in a reply of this leadership. Returns whether `peer` can be sent more at once.
         Raises PeerError when no correct peer can have sent it."""
+        if reply.probation and reply.probation != self.token(peer):
+            # Its store is another one than before: what it was known to hold, it may have lost.
+            self._progress[peer] = Progress(self._journal.last_index() + 1)
         progress = self._progress[peer]
         self._tokens[peer] = reply.probation
         return progress.acknowledged(reply) and self._lacks(progress)
@@ -81,6 +85,10 @@ class Followers:
     def token(self, peer: str) -> str:
         """With which token `peer` says that it is on probation; empty when it is not."""
         return self._tokens.get(peer, "")
+
+    def has_answered(self, peer: str) -> bool:
+        """Whether `peer` has answered anything in this leadership."""
+        return peer in self._tokens
 
     def knows(self, peer: str) -> bool:
         return peer in self._progress

@@ -6,7 +6,13 @@ import random
 
 from quorate.consensus import RaftSettings, Replica
 from quorate.consensus.configuration import Configuration
-from quorate.consensus.messages import PreVoteReply, PreVoteRequest, VoteReply, VoteRequest
+from quorate.consensus.messages import (
+    AppendReply,
+    PreVoteReply,
+    PreVoteRequest,
+    VoteReply,
+    VoteRequest,
+)
 from quorate.testing.raft_disk import MemoryLogStore
 
 
@@ -14,11 +20,12 @@ class Node:
     def __init__(self) -> None:
         self.now = 100.0
         self.may_lead = True
+        self.settings = RaftSettings()
         self.store = MemoryLogStore()
         self.replica = Replica(
             node_id="a",
             initial=Configuration(("a", "b", "c")),
-            settings=RaftSettings(),
+            settings=self.settings,
             store=self.store,
             apply=lambda _index, _payload: None,
             stamp=lambda payload: payload,
@@ -70,3 +77,15 @@ def test_a_leader_that_may_not_lead_any_more_steps_down_at_its_next_turn():
     assert not node.replica.is_leader
     assert node.replica.leader is None
     assert not node.replica.propose(b"k", b"p") or not node.replica.forget(b"k"), "nothing is taken"
+
+
+def test_a_leader_takes_nobody_for_present_that_has_not_answered_it():
+    """Whoever decides that so many are there, because a leadership has just begun, may give up the
+    voter that the others cannot do without."""
+    node = Node()
+    node.become_leader()
+    assert not node.replica.is_responsive("b"), "it has voted, and said nothing since"
+    node.replica.receive("b", AppendReply(1, 1, True, 2, 0, 1, 0))
+    assert node.replica.is_responsive("b")
+    node.turn(after_s=node.settings.election_min_s)
+    assert not node.replica.is_responsive("b")
