@@ -1,0 +1,233 @@
+"""A simulated edge: the real check path, stopped where it hurts, and the executors that ask it.
+
+Owns when checks are made, and where one is held up: after the word was read, after the snapshot was
+opened, and before the clock is read for the last time. An edge outlives its node's core. What is
+learnt of each check goes to a watcher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Final, Protocol
+
+from quorate.core.outcome import Permit, Reason
+from quorate.lease.check import CheckQuery, LeaseChecker
+from quorate.lease.word import AuthorityRecord
+from quorate.storage import Environment, Snapshot
+from quorate.testing.simulation.world import NS_PER_MS, World
+
+if TYPE_CHECKING:
+    from quorate.testing.simulation.machine import Machine
+
+_WAY_NS: Final = 3 * NS_PER_MS
+"""How long a request is on its way from executor to edge, at most, when nothing is wrong."""
+
+
+class Step(Enum):
+    """Where in a check an edge can be stopped."""
+
+    WORD_READ = "after the word"
+    SNAPSHOT_OPENED = "after the snapshot"
+    BEFORE_CLOCK = "before the clock"
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A permit. Times are true ones: when the executor sent its request, and until when it may act,
+    by the slowest clock that the assumptions allow it."""
+
+    machine: Machine
+    lease_id: str
+    depends_on: tuple[str, ...]
+    applied_index: int
+    sent: int
+    expires: int
+
+
+@dataclass(eq=False)
+class Reading:
+    """A check in progress, after its snapshot was opened: the record it goes by, until when that
+    could permit in true time, and the state that it decides on."""
+
+    record: AuthorityRecord
+    expires: int
+    applied_index: int
+
+
+class CheckWatcher(Protocol):
+    """Is told what edges say."""
+
+    def permitted(self, granted: Granted) -> None: ...
+
+    def denied(self, edge: Edge, holder: Holder, reason: Reason) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """An executor with its lease."""
+
+    executor: str
+    lease_id: str
+
+
+class Edge:
+    """One edge process of a machine."""
+
+    def __init__(
+        self,
+        *,
+        world: World,
+        machine: Machine,
+        domain: str,
+        watcher: CheckWatcher,
+        next_holder: Callable[[Edge], Holder | None],
+        every_ns: int,
+        rho_ppm: int,
+    ) -> None:
+        """next_holder: whose lease is checked next; None: nobody asks."""
+        self.machine = machine
+        self.domain = domain
+        self.readings: list[Reading] = []
+        self.pauses: list[tuple[Step, int]] = []
+        """Where the checks to come are held up, and for how long."""
+        self._world = world
+        self._watcher = watcher
+        self._next_holder = next_holder
+        self._every_ns = every_ns
+        self._rho_ppm = rho_ppm
+        self._chance = world.stream(f"edge {machine.name}")
+        self._generation = 0
+        self._environment: Environment | None = None
+        self._open: Snapshot | None = None
+        self._record: AuthorityRecord | None = None
+        self._reading: Reading | None = None
+        self._is_busy = False
+        self._checker: LeaseChecker | None = None
+
+    def start(self) -> None:
+        self._generation += 1
+        self._environment = self.machine.disk.reader()
+        boot_id, store = self.machine.boot_id, _Store(self)
+        self._checker = LeaseChecker(_Word(self), lambda: store, _Clock(self), boot_id)
+        self._again(self._generation)
+
+    def end(self) -> None:
+        """The process is killed, in the middle of whatever it does."""
+        self._generation += 1
+        self._environment = None
+        self.readings.clear()
+        if self._open is not None:
+            snapshot, self._open = self._open, None
+            snapshot.__exit__(None, None, None)
+
+    def _again(self, generation: int) -> None:
+        delay = self._chance.randrange(2 * self._every_ns)
+        self._world.after(delay, lambda: self._look(generation))
+
+    def _look(self, generation: int) -> None:
+        if self._generation != generation:
+            return
+        holder = None if self._is_busy else self._next_holder(self)
+        if holder is not None:
+            self.check(holder)
+        self._again(generation)
+
+    # -- one check ---------------------------------------------------------------------------
+
+    def check(self, holder: Holder) -> None:
+        """Checks a lease for an executor. Takes simulated time when the edge is to be stopped."""
+        world, generation, checker = self._world, self._generation, self._checker
+        assert checker is not None, "an edge that was started"
+        sent = world.now - self._chance.randrange(_WAY_NS)
+        self._is_busy = True
+        checked = checker.check(CheckQuery(holder.lease_id, holder.executor, "", ""))
+        self._is_busy = False
+        reading, self._reading = self._reading, None
+        if reading in self.readings:
+            self.readings.remove(reading)
+        if self._generation != generation:
+            return  # the process that made this check is gone
+        if not isinstance(checked.decision, Permit):
+            self._watcher.denied(self, holder, checked.decision.reason)
+            return
+        assert reading is not None, "a permit rests on a snapshot"
+        lasts = checked.ttl_ms * NS_PER_MS
+        self._watcher.permitted(
+            Granted(
+                machine=self.machine,
+                lease_id=holder.lease_id,
+                depends_on=checked.decision.depends_on,
+                applied_index=reading.applied_index,
+                sent=sent,
+                expires=sent + lasts + lasts * self._rho_ppm // 1_000_000,
+            )
+        )
+
+    def _pause(self, step: Step) -> None:
+        if self.pauses and self.pauses[0][0] is step:
+            _, ns = self.pauses.pop(0)
+            world = self._world
+            world.trace.note(world.now, self.machine.name, "edge held", step.value)
+            world.run_for(ns)
+
+    # -- what the check path reads -------------------------------------------------------------
+
+    def read_word(self) -> AuthorityRecord | None:
+        word = self.machine.word
+        self._record = None if word is None else word.read()
+        self._pause(Step.WORD_READ)
+        return self._record
+
+    @contextmanager
+    def read_store(self) -> Iterator[Snapshot]:
+        environment, record = self._environment, self._record
+        if environment is None or record is None:
+            raise ProcessLookupError("this edge has been killed")
+        snapshot = self._open = environment.read()
+        snapshot.__enter__()
+        expires = self.machine.clock.true_at(record.deadline_ns)
+        self._reading = Reading(record, expires, snapshot.applied_index)
+        self.readings.append(self._reading)
+        self._pause(Step.SNAPSHOT_OPENED)
+        try:
+            yield snapshot
+        finally:
+            if self._open is snapshot:
+                self._open = None
+                snapshot.__exit__(None, None, None)
+
+    def read_clock(self) -> None:
+        """The clocks are about to be read."""
+        if self._open is not None:
+            self._pause(Step.BEFORE_CLOCK)
+
+
+class _Word:
+    def __init__(self, edge: Edge) -> None:
+        self._edge = edge
+
+    def read(self) -> AuthorityRecord | None:
+        return self._edge.read_word()
+
+
+class _Store:
+    def __init__(self, edge: Edge) -> None:
+        self._edge = edge
+
+    def read(self) -> AbstractContextManager[Snapshot]:
+        return self._edge.read_store()
+
+
+class _Clock:
+    def __init__(self, edge: Edge) -> None:
+        self._edge = edge
+
+    def realtime_ns(self) -> int:
+        self._edge.read_clock()
+        return self._edge.machine.clock.realtime_ns()
+
+    def boottime_ns(self) -> int:
+        return self._edge.machine.clock.boottime_ns()

@@ -1,0 +1,238 @@
+"""Raft's promises, looked at after every durable turn and with every message that leaves.
+
+Owns the checks of the Raft paper's Figure 3 and what this project adds: terms and votes, one leader
+a term, one log, commits that a quorum holds on its disks, one ledger, and nothing said that is not
+durable. Looks at what is on the disks (`disk.Shadow`) and at what the replicas say of themselves.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from quorate.testing.simulation.disk import Shadow
+from quorate.testing.simulation.world import require
+from quorate.v1 import peer_pb2 as pb
+
+if TYPE_CHECKING:
+    from quorate.testing.simulation.machine import Machine
+
+
+@dataclass
+class _Seen:
+    """What a machine has shown so far. `held`: up to here its disk holds the committed log."""
+
+    term: int = 0
+    applied: int = 0
+    commit: int = 0
+    ledger: int = 0
+    held: int = 0
+    was_leader: bool = False
+    voters: tuple[str, ...] = ()
+    replica: object = None
+    disk: object = None
+
+
+class RaftPromises:
+    """Watches all machines. `committed` is the log that nobody may ever contradict."""
+
+    def __init__(self, sometimes: Counter[str]) -> None:
+        self.committed: list[tuple[int, bytes]] = []
+        """(term, command) by index, from 1 on."""
+        self.ledger: list[bytes] = []
+        """The entries of the one ledger."""
+        self.leaders: dict[int, str] = {}
+        self._committed_in: list[int] = []
+        self._sometimes = sometimes
+        self._machines: dict[str, Machine] = {}
+        self._seen: dict[str, _Seen] = {}
+        self._votes: dict[tuple[str, int], str] = {}
+        self._entries: dict[tuple[int, int], tuple[bytes, int]] = {}
+
+    def started(self, machine: Machine) -> None:
+        """A core was built on what the disk holds."""
+        self._machines[machine.node_id] = machine
+        seen = self._seen.setdefault(machine.node_id, _Seen())
+        if seen.disk is not machine.disk:  # a new machine, or one that has lost everything
+            seen = self._seen[machine.node_id] = _Seen(disk=machine.disk)
+        machine.disk.compare(machine.name)
+        shadow = machine.disk.shadow
+        require(shadow.applied >= seen.applied, "what is applied survives", machine.name)
+        require(shadow.term >= seen.term, "terms survive", machine.name)
+        self._rebuilt(machine, seen)
+
+    @staticmethod
+    def _rebuilt(machine: Machine, seen: _Seen) -> None:
+        """A replica begins with what the disk says: it knows of no commit beyond that."""
+        seen.replica = machine.running.replica
+        seen.commit = machine.running.replica.commit_index
+        seen.voters = machine.running.replica.voters
+        seen.was_leader = False
+
+    def settled(self, machine: Machine, wrote: bool) -> bool:
+        """A turn is durable. Returns whether more is known to be committed than before."""
+        seen, shadow = self._seen[machine.node_id], machine.disk.shadow
+        replica = machine.running.replica
+        if replica is not seen.replica:
+            self._rebuilt(machine, seen)
+        if wrote:
+            self._check_term_and_vote(machine, seen, shadow)
+        lowest = machine.disk.lowest_change
+        if lowest is not None:
+            self._check_log(machine, seen, shadow, lowest)
+        require(shadow.term == replica.term, "the term is durable", machine.name, replica.term)
+        self._check_leader(machine, seen)
+        grown = False
+        if replica.commit_index != seen.commit or wrote:
+            grown = self._check_commit(machine, seen, shadow)
+            self._check_ledger(machine, seen, shadow)
+        machine.disk.take_change()
+        seen.voters = replica.voters
+        return grown
+
+    # -- the parts ---------------------------------------------------------------------------
+
+    def _check_term_and_vote(self, machine: Machine, seen: _Seen, shadow: Shadow) -> None:
+        require(shadow.term >= seen.term, "terms never fall", machine.name, shadow.term)
+        seen.term = shadow.term
+        if shadow.voted_for is not None:
+            self._count_vote(machine, shadow.term, shadow.voted_for)
+
+    def _count_vote(self, machine: Machine, term: int, candidate: str) -> None:
+        first = self._votes.setdefault((machine.node_id, term), candidate)
+        require(first == candidate, "one vote a term", machine.name, term, first, candidate)
+
+    def _check_log(self, machine: Machine, seen: _Seen, shadow: Shadow, lowest: int) -> None:
+        """Log matching, by induction: an (index, term) has one command and one predecessor."""
+        first = max(lowest, shadow.base + 1)
+        for index in range(first, shadow.last_index + 1):
+            term, command = shadow.entries[index - shadow.base]
+            before = shadow.entries[index - 1 - shadow.base][0]
+            known = self._entries.setdefault((index, term), (command, before))
+            require(known == (command, before), "log matching", machine.name, index, term)
+        if lowest <= seen.held:
+            seen.held = min(seen.held, max(lowest - 1, shadow.base))
+            self._follow_committed(seen, shadow)
+            require(
+                seen.held >= min(seen.commit, len(self.committed)),
+                "what is committed stays on the disks that held it",
+                machine.name,
+                seen.held,
+            )
+
+    def _check_leader(self, machine: Machine, seen: _Seen) -> None:
+        replica = machine.running.replica
+        if not replica.is_leader:
+            if seen.was_leader:
+                seen.was_leader = False
+                self._sometimes["leader stepped down"] += 1
+            return
+        term = replica.term
+        if term not in self.leaders:
+            self._sometimes["leader elected"] += 1
+            shadow = machine.disk.shadow
+            for index in range(shadow.base + 1, len(self.committed) + 1):
+                if self._committed_in[index - 1] > term:
+                    continue  # by a later leader: this one's election was only seen late
+                require(
+                    shadow.entry(index) == self.committed[index - 1],
+                    "leader completeness",
+                    machine.name,
+                    f"term {term}, index {index}",
+                )
+        seen.was_leader = True
+        first = self.leaders.setdefault(term, machine.node_id)
+        require(first == machine.node_id, "election safety", term, first, machine.node_id)
+
+    def _check_commit(self, machine: Machine, seen: _Seen, shadow: Shadow) -> bool:
+        commit = machine.running.replica.commit_index
+        require(commit >= seen.commit, "commits never fall", machine.name, commit, seen.commit)
+        require(commit <= shadow.last_index, "commits are in the log", machine.name, commit)
+        seen.commit = commit
+        grown = len(self.committed) < commit
+        while len(self.committed) < commit:
+            index = len(self.committed) + 1
+            entry = shadow.entry(index)
+            assert entry is not None, "whoever commits first has it, or has just dropped it"
+            if index > 1:  # the first entry is everybody's from the start
+                self._check_quorum(machine, index, entry)
+            self.committed.append(entry)
+            self._committed_in.append(machine.running.replica.term)
+        self._follow_committed(seen, shadow)
+        require(seen.held >= commit, "one committed log", machine.name, seen.held + 1, commit)
+        return grown
+
+    def _check_quorum(self, machine: Machine, index: int, entry: tuple[int, bytes]) -> None:
+        """By the configuration that was in force when the turn began, or by the one that it may
+        have put in force since."""
+        holders = {
+            node
+            for node, other in self._machines.items()
+            if other.disk.shadow.entry(index) == entry or other.disk.shadow.base >= index
+        }
+        now, before = machine.running.replica.voters, self._seen[machine.node_id].voters
+        require(
+            any(2 * len(holders.intersection(voters)) > len(voters) for voters in (before, now)),
+            "a commit is on the disks of a quorum",
+            machine.name,
+            f"index {index} on {sorted(holders)}, voters {before}, then {now}",
+        )
+
+    def _follow_committed(self, seen: _Seen, shadow: Shadow) -> None:
+        """Moves `held` on as far as the disk holds the committed log."""
+        seen.held = max(seen.held, min(shadow.base, len(self.committed)))
+        end = min(shadow.last_index, len(self.committed))
+        while seen.held < end:
+            if shadow.entry(seen.held + 1) != self.committed[seen.held]:
+                return
+            seen.held += 1
+
+    def _check_ledger(self, machine: Machine, seen: _Seen, shadow: Shadow) -> None:
+        """State machine safety: everybody has the same entries, in the same order, for good."""
+        require(len(shadow.ledger) >= seen.ledger, "what is in the ledger stays", machine.name)
+        known = min(len(shadow.ledger), len(self.ledger))
+        require(
+            shadow.ledger[seen.ledger : known] == self.ledger[seen.ledger : known],
+            "state machine safety: one ledger",
+            machine.name,
+            f"{seen.ledger}..{known}",
+        )
+        self.ledger.extend(shadow.ledger[known:])
+        seen.ledger = len(shadow.ledger)
+        require(shadow.applied >= seen.applied, "what is applied never falls", machine.name)
+        seen.applied = shadow.applied
+        require(shadow.applied <= seen.commit, "applied after committed", machine.name)
+
+    # -- messages ----------------------------------------------------------------------------
+
+    def sent(self, machine: Machine, peer: str, message: pb.PeerMessage) -> None:
+        """Persist, then send: what a message says is on the disk that it speaks for."""
+        shadow = machine.disk.shadow
+        match message.WhichOneof("body"):
+            case "append_reply":
+                reply = message.append_reply
+                if reply.success:
+                    term = reply.request_term
+                    durable = shadow.term > term or (
+                        shadow.term == term and shadow.last_index >= reply.match_index
+                    )
+                    require(durable, "an acknowledged entry is durable", machine.name, message)
+            case "append_request":
+                request = message.append_request
+                if request.entries and shadow.term == request.term:
+                    last = request.entries[-1].index
+                    require(shadow.last_index >= last, "a sent entry is durable", machine.name)
+            case "vote_reply":
+                if message.vote_reply.granted:
+                    self._check_vote(machine, message.vote_reply.voted_term, peer)
+            case "vote_request":
+                self._check_vote(machine, message.vote_request.term, machine.node_id)
+
+    def _check_vote(self, machine: Machine, term: int, candidate: str) -> None:
+        """Votes are rare, and read back from the disk itself."""
+        self._count_vote(machine, term, candidate)
+        with machine.disk.reader().read() as snapshot:
+            held_term, voted_for = snapshot.term(), snapshot.voted_for()
+        durable = held_term > term or (held_term == term and voted_for == candidate)
+        require(durable, "a vote is durable before it is sent", machine.name, term, candidate)
