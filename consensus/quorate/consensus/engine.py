@@ -353,11 +353,9 @@ class Engine(SyncObj):  # type: ignore[misc]
         return self._followers.token(peer)
 
     def heard_within(self, peer: str, seconds: float) -> bool:
-        """Whether this leader had an answer of `peer` within the last `seconds`. The engine counts
-        everybody as heard when a leadership begins, which says nothing of who is there."""
-        heard = self._SyncObj__lastResponseTime.get(Member(peer))
-        has_answered = self._followers.has_answered(peer)
-        return has_answered and heard is not None and self._clock() - float(heard) < seconds
+        """Whether this leader had an answer of `peer` within the last `seconds`."""
+        heard = self._SyncObj__lastResponseTime.get(Member(peer), 0.0)  # begins with its own rise
+        return self._followers.has_answered(peer) and self._clock() - float(heard) < seconds
 
     @property
     def has_more(self) -> bool:
