@@ -1,4 +1,5 @@
-"""Somebody who writes without pause, whatever happens to the nodes, and remembers what was told.
+"""Somebody who writes without pause, whatever happens to the nodes, and remembers what was told;
+and somebody who writes much at once.
 
 Owns a stream of numbered commands through nodes chosen at random, repeats of earlier ones, and the
 settling of those whose outcome nobody told. Judges nothing but its own answers: two answers about
@@ -12,7 +13,7 @@ import random
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import grpc
 
@@ -25,9 +26,35 @@ from quorate.v1 import decision_pb2, governance_pb2
 
 ATTEMPT_MS: Final = 2_000
 ATTEMPT_MARGIN_S: Final = 1.0
+SUBMIT_ALL_MS: Final = 30_000
 SETTLE_TIMEOUT_S: Final = 60.0
 REPEAT_CHANCE: Final = 0.15
 _AGAIN_S: Final = 0.2
+
+
+def submit_all(
+    node: Operator,
+    envelopes: Sequence[bytes],
+    *,
+    in_flight: int = 256,
+    attempt_ms: int = SUBMIT_ALL_MS,
+) -> list[decision_pb2.Outcome | None]:
+    """Submits each envelope once, many at a time; their outcomes, or None where none was told."""
+    outcomes: list[decision_pb2.Outcome | None] = [None] * len(envelopes)
+    room = threading.Semaphore(in_flight)
+    calls = []
+    for envelope in envelopes:
+        room.acquire()
+        request = governance_pb2.SubmitRequest(envelope=envelope, timeout_ms=attempt_ms)
+        # Of a stub's method, which the type stubs call a plain function.
+        method: Any = node.governance.Submit
+        call = method.future(request, timeout=attempt_ms / 1_000 + ATTEMPT_MARGIN_S)
+        call.add_done_callback(lambda _call: room.release())
+        calls.append(call)
+    for number, call in enumerate(calls):
+        if call.exception() is None and call.result().HasField("outcome"):
+            outcomes[number] = call.result().outcome
+    return outcomes
 
 
 def command_id_of(envelope: bytes) -> str:

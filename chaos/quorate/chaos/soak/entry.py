@@ -19,13 +19,11 @@ from quorate.chaos.polite import INTERRUPTED, PoliteEnd
 from quorate.chaos.soak.bounds import LOG_SLACK_ENTRIES, Bounds, disk_claims, memory_claims
 from quorate.chaos.soak.report import Teller, document, found_claims
 from quorate.chaos.soak.run import Found, Soak
-from quorate.chaos.soak.samples import Sampler
+from quorate.chaos.soak.samples import MAP_BYTES, Sampler
 from quorate.core.errors import QuorateError
 
 MOST_SAMPLES: Final = 600
 LEAST_PERIOD_S: Final = 1.0
-MAP_BYTES: Final = 16 * 1024**3
-"""No store shall be full before the soak is over."""
 
 
 def run(

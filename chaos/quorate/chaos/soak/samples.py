@@ -23,6 +23,8 @@ from quorate.storage import layout
 
 PARTS: Final = (CORE, EDGE)
 KIB: Final = 1024
+MAP_BYTES: Final = 16 * 1024**3
+"""Of the nodes' stores in a soak: none shall be full before it is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,12 @@ def read_process(pid: int) -> tuple[str, int] | None:
 def read_store(path: Path, domain: str, at_s: float) -> DiskSample:
     """The pages of a node's store. Raises lmdb.Error."""
     env = lmdb.open(
-        str(path), readonly=True, create=False, max_dbs=len(layout.DATABASES), readahead=False
+        str(path),
+        map_size=MAP_BYTES,  # a smaller one is outgrown between this call and the next
+        readonly=True,
+        create=False,
+        max_dbs=len(layout.DATABASES),
+        readahead=False,
     )
     try:
         databases = {name: env.open_db(name, create=False) for name in layout.DATABASES}
