@@ -19,6 +19,7 @@ from quorate.chaos.cluster import Cluster
 from quorate.chaos.crew import CALL_TIMEOUT_S
 from quorate.chaos.processes import wait_until
 from quorate.consensus.limits import MAX_FRAME_MESSAGES, MAX_PEER_MESSAGE_BYTES
+from quorate.consensus.peers import PROTOCOL_VERSION
 from quorate.core import codec
 from quorate.node import certificates
 from quorate.node.certificates import KeyPair
@@ -178,12 +179,12 @@ class PeerSide:
             (directory / "node/tls.crt").read_bytes(), (directory / "node/tls.key").read_bytes()
         )
 
-    def hello(self, sender: str, receiver: str = FREIGHT, **changes: object) -> pb.ExchangeRequest:
+    def hello(self, domain: str, receiver: str = FREIGHT, **changes: object) -> pb.ExchangeRequest:
         fields: dict[str, object] = {
-            "sender": f"spiffe://{sender}/node/1",
+            "sender": f"spiffe://{domain}/node/1",
             "receiver": f"spiffe://{receiver}/node/1",
             "genesis_hash": self.genesis_hash,
-            "protocol_version": 1,
+            "protocol_version": PROTOCOL_VERSION,
         }
         return pb.ExchangeRequest(hello=pb.PeerHello(**(fields | changes)))
 
@@ -222,13 +223,13 @@ def side(cluster: Cluster, strangers, refused) -> PeerSide:
     return PeerSide(cluster, strangers, refused)
 
 
-def test_only_members_certified_by_their_own_domain_are_peers(cluster: Cluster, side: PeerSide):
+def test_only_nodes_certified_by_their_own_domain_are_peers(cluster: Cluster, side: PeerSide):
     bank, clinic = ca_of(cluster, BANK), ca_of(cluster, CLINIC)
     member = f"spiffe://{BANK}/node/1"
     cases = [
-        (certificates.issue_node(bank, f"spiffe://{BANK}/node/9"), "is not a member"),
-        (certificates.issue_executor(bank, AGENT), "is not a member"),
-        (cluster.operator(BANK).organisation.operator().pair, "is not a member"),
+        (certificates.issue_executor(bank, AGENT), "is no node's id"),
+        (cluster.operator(BANK).organisation.operator().pair, "is no node's id"),
+        (side.node_pair(FREIGHT), "can be no peer of this node"),
         # The clinic's CA may say who is of the clinic; never who is of the bank.
         (forged(clinic, member), "was not issued by its own domain"),
     ]
@@ -240,13 +241,43 @@ def test_only_members_certified_by_their_own_domain_are_peers(cluster: Cluster, 
     assert found.code is UNAUTHENTICATED
 
 
+def test_a_node_that_nobody_has_added_is_let_in_and_proposes_nothing(
+    cluster: Cluster, side: PeerSide, mirror
+):
+    """Its domain vouches for it, and this node may lag behind the command that added it: it is let
+    in. It is no member for that."""
+    stranger = f"spiffe://{BANK}/node/9"
+    pair = certificates.issue_node(ca_of(cluster, BANK), stranger)
+    log = cluster.members[FREIGHT].log
+    refused = f"{stranger} is not a member".encode()
+    said = [
+        pb.PeerMessage(propose=pb.Propose(id=b"x" * 16, payload=b"y")),
+        pb.PeerMessage(authority_ask=pb.AuthorityAsk(seq=1)),
+    ]
+    frames = [side.hello(BANK, sender=stranger), pb.ExchangeRequest(frame=1, messages=said)]
+    call = side.stream(pair, frames)
+    assert next(call).received_frame == 0
+    assert next(call).received_frame == 1
+    wait_until(
+        "refusals in the node's log",
+        lambda: refused in log.read_bytes(),
+        CALL_TIMEOUT_S,
+    )
+    call.cancel()
+    mirror.catch_up()
+
+
 def test_a_member_must_mean_this_node_and_this_federation(side: PeerSide):
     pair = side.node_pair(BANK)
     cases = [
         ((side.hello(CLINIC),), PERMISSION_DENIED, "names another node"),
         ((side.hello(BANK, CLINIC),), FAILED_PRECONDITION, f"this is spiffe://{FREIGHT}/node/1"),
         ((side.hello(BANK, genesis_hash=b"\0" * 32),), FAILED_PRECONDITION, "genesis differs"),
-        ((side.hello(BANK, protocol_version=2),), FAILED_PRECONDITION, "protocol version"),
+        (
+            (side.hello(BANK, protocol_version=PROTOCOL_VERSION - 1),),
+            FAILED_PRECONDITION,
+            "protocol version",
+        ),
         ((pb.ExchangeRequest(frame=1),), INVALID_ARGUMENT, "first frame must be a hello"),
         ((side.hello(BANK), pb.ExchangeRequest(frame=2)), INVALID_ARGUMENT, "out of order"),
         ((side.hello(BANK), side.hello(BANK)), INVALID_ARGUMENT, "beyond the limits"),
