@@ -627,9 +627,10 @@ class Engine(SyncObj):  # type: ignore[misc]
         if reply.match_index > self.journal.last_index():
             raise PeerError(f"{peer} acknowledges entries that were never sent")
         can_send_more = self._followers.acknowledged(peer, reply)
-        if not reply.probation:  # else it may have promised more to a later leader, and forgotten
+        if counts := not reply.probation:  # else it may have promised more to a later leader
             self._SyncObj__lastResponseTime[Member(peer)] = self._clock()
-            self._SyncObj__raftMatchIndex[Member(peer)] = self._followers.match_index(peer)
+        match_index = self._followers.match_index(peer) if counts else 0
+        self._SyncObj__raftMatchIndex[Member(peer)] = match_index
         if can_send_more:
             self._followers.send_more(peer, self._leading)
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.unit.node.nodes import Node, Nodes
+from tests.unit.node.nodes import MAP_SIZE_BYTES, Node, Nodes
 
+from quorate.consensus import RaftSettings
 from quorate.consensus.messages import PreVoteReply, PreVoteRequest, VoteReply, VoteRequest
 from quorate.consensus.wire import decode, encode
 from quorate.core.errors import ProbationError
+from quorate.core.transitions import install_genesis
 from quorate.lease.authority import Ask
 from quorate.lease.confirm import ConfirmReply
 from quorate.node.authority_wire import decode as decode_authority
+from quorate.storage import Environment
 from quorate.v1.peer_pb2 import PeerMessage
 
 DOMAINS = ("bank.example", "clinic.example", "port.example")
@@ -136,6 +140,48 @@ def test_it_is_readmitted_and_permits_and_votes_again(nodes: Nodes, restored: No
     leader = nodes.leader
     assert leader is not None
     nodes.register(CLINIC, 1, leader)
+
+
+def begin_again(nodes: Nodes, node: Node) -> None:
+    """Its store is gone, and it starts on an empty one, under the leader of before."""
+    nodes.isolate(node.node_id)
+    path = node.environment._path
+    node.environment.abort()
+    node.core.close()
+    node.environment.close()
+    shutil.rmtree(path)
+    node.environment = Environment.open(path, map_size_bytes=MAP_SIZE_BYTES)
+    genesis = nodes.federation.parsed_genesis()
+    node.environment.initialise(genesis.hash, node.node_id)
+    turn = node.environment.turn
+    turn.append_ledger(install_genesis(turn.state, genesis))
+    node.environment.commit()
+    node.environment.mark_probation(secrets.token_hex(16))
+    node.start()
+
+
+@pytest.mark.parametrize("log_tail_entries", [1_000, 5])
+def test_a_store_that_is_begun_again_is_filled_by_the_leader_of_before(
+    tmp_path: Path, log_tail_entries: int
+) -> None:
+    """By log or by snapshot: the leader knows that the node held more, and that it is gone."""
+    nodes = Nodes(tmp_path, DOMAINS, RaftSettings(log_tail_entries=log_tail_entries))
+    for domain in DOMAINS:
+        nodes.add(nodes.federation[domain].node)
+    nodes.until(lambda: nodes.leader is not None)
+    leader = nodes.leader
+    assert leader is not None
+    nodes.register(BANK, 60, leader)
+    nodes.run_ms(1_000)
+    again = nodes.others()[0]
+    begin_again(nodes, again)
+    nodes.register(BANK, 1, leader)
+    nodes.isolate()
+    nodes.until(lambda: not again.core.is_on_probation)
+    nodes.until(lambda: len(leader.voters) == 3 and again.word_holds())
+    assert again.ledger() == leader.ledger()
+    assert nodes.leader is leader
+    nodes.close()
 
 
 def test_probation_outlasts_a_restart(nodes: Nodes, restored: Node) -> None:
