@@ -1,5 +1,5 @@
-"""`quorate node init`, `add`, `promote`, `demote`, `retire`, `list`: the nodes of the federation,
-and which of them vote.
+"""`quorate node init`, `add`, `promote`, `demote`, `retire`, `submit`, `list`: the nodes of the
+federation, and which of them vote.
 
 Owns what these say. `quorate.cli.node` is where they hang, and loads this module only for them.
 """
@@ -24,7 +24,8 @@ from quorate.cli.options import (
 )
 from quorate.cli.output import Output, OutputOption, facts, show, table
 from quorate.cli.queries import read_records
-from quorate.cli.submit import govern
+from quorate.cli.submit import govern, hand_in
+from quorate.cli.submit import save as save_command
 from quorate.core import ids
 from quorate.core.dsse import key_id
 from quorate.core.errors import ConfigurationError, MalformedError
@@ -39,6 +40,15 @@ NodeArgument = Annotated[
     str,
     typer.Argument(
         metavar="NODE", help="A node's SPIFFE ID, or the name of one of the own organisation: 2."
+    ),
+]
+SaveOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--save",
+        metavar="FILE",
+        help="Sign the command, submit it nowhere, and keep it in a new file: for another "
+        "organisation to submit.",
     ),
 ]
 
@@ -122,6 +132,7 @@ def add(
             "--role", help="A voter at once only where the organisation has no other; see promote."
         ),
     ] = Role.OBSERVER,
+    save: SaveOption = None,
     timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
     address: AddressOption = "",
     output: OutputOption = Output.TEXT,
@@ -145,7 +156,10 @@ def add(
         "log_key": node.log_key.hex(),
         "role": role.value,
     }
-    govern(org, "node.add", body, timeout_ms=timeout, output=output, address=address)
+    if save is not None:
+        save_command(org, "node.add", body, save, output)
+    else:
+        govern(org, "node.add", body, timeout_ms=timeout, output=output, address=address)
 
 
 @app.command("promote")
@@ -180,12 +194,35 @@ def retire(
     node: NodeArgument,
     *,
     org: OrgOption,
+    save: SaveOption = None,
     timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
     address: AddressOption = "",
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Take a node out of the federation, for ever: its id and keys can never be added again."""
-    _about("retire", node, org=org, timeout=timeout, address=address, output=output)
+    if save is not None:
+        body = {"node": node_id(Organisation.load(org), node)}
+        save_command(org, "node.retire", body, save, output)
+    else:
+        _about("retire", node, org=org, timeout=timeout, address=address, output=output)
+
+
+@app.command("submit")
+def submit(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="What `quorate node retire --save` made.")
+    ],
+    *,
+    org: OrgOption,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Submit another organisation's signed command, when it has no node of its own to do so.
+
+    Nothing about it can be changed: the ledger decides about it as its issuer's.
+    """
+    hand_in(org, file, timeout_ms=timeout, output=output, address=address)
 
 
 @app.command("list")

@@ -18,7 +18,7 @@ from quorate.core.errors import ConfigurationError
 from quorate.node import exit_codes
 
 _MODULES: Final = {
-    **dict.fromkeys(("init", "add", "promote", "demote", "retire", "list"), "membership"),
+    **dict.fromkeys(("init", "add", "promote", "demote", "retire", "submit", "list"), "membership"),
     **dict.fromkeys(("backup", "restore", "rejoin", "verify"), "store"),
 }
 """Where the commands are that this module does not have."""

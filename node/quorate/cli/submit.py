@@ -23,10 +23,16 @@ from rich.markup import escape
 from quorate.cli.connection import Connection, operator_target, read_json
 from quorate.cli.errors import InterruptedOutcomeError, UnknownOutcomeError, interruptions
 from quorate.cli.options import now_ms
-from quorate.cli.output import ExitCode, Output, facts, show
-from quorate.core import ids
-from quorate.core.errors import ConfigurationError, QuorateError
-from quorate.core.limits import MAX_COMMAND_LIFETIME_MS, MAX_PROPOSAL_TIMEOUT_MS
+from quorate.cli.output import ExitCode, Output, facts, moment, show
+from quorate.core import dsse, ids
+from quorate.core.commands import parse_command
+from quorate.core.errors import ConfigurationError, MalformedError, QuorateError
+from quorate.core.limits import (
+    MAX_COMMAND_LIFETIME_MS,
+    MAX_ENVELOPE_BYTES,
+    MAX_PROPOSAL_TIMEOUT_MS,
+)
+from quorate.node.identity import read_public, write_public
 from quorate.node.organisation import Organisation
 from quorate.proofs.commands import build_command
 from quorate.v1 import decision_pb2, governance_pb2, node_pb2
@@ -34,6 +40,8 @@ from quorate.v1 import decision_pb2, governance_pb2, node_pb2
 COMMAND_MARGIN_MS: Final = 600_000
 """A command outlives the waiting for it by this much: clocks differ, and it is repeated."""
 NONCE_BYTES: Final = 16
+SAVED_LIFETIME_MS: Final = 6 * 3_600_000
+"""Of a command that people bring to another organisation."""
 QUERY_TIMEOUT_MS: Final = 2_000
 ANSWER_MARGIN_MS: Final = 500
 """What the node may take to say, after its own timeout, that the outcome is unknown."""
@@ -302,6 +310,59 @@ def govern(
         raise typer.Exit(ExitCode.DENIED)
     if _fell_short(settled, wait):
         raise typer.Exit(ExitCode.UNKNOWN)
+
+
+def save(
+    directory: Path, kind: str, body: Mapping[str, object], file: Path, output: Output
+) -> None:
+    """Builds and signs a command of the organisation, and keeps it in a new file: for an
+    organisation whose own node cannot take it, so that another's does (`hand_in`)."""
+    organisation = Organisation.load(directory)
+    nonce = secrets.token_hex(NONCE_BYTES)
+    not_after = now_ms() + SAVED_LIFETIME_MS
+    envelope = build_command(
+        origin=organisation.genesis().origin,
+        issuer=organisation.domain,
+        command_type=kind,
+        body=body,
+        nonce=nonce,
+        not_after=not_after,
+        key=organisation.governance_key(),
+    )
+    write_public(file, envelope)
+    command_id = ids.command_id(organisation.domain, nonce)
+    value = {"type": kind, "file": str(file), "command_id": command_id, "not_after_ms": not_after}
+
+    def people(console: Console) -> None:
+        console.print(f"[bold green]signed[/] {kind}, and not submitted: {escape(str(file))}")
+        console.print(facts([("command", command_id), ("expires", moment(not_after))]))
+        console.print(
+            "Next: another organisation runs `quorate node submit FILE --org DIR`.", style="dim"
+        )
+
+    show(output, value, people)
+
+
+def hand_in(
+    directory: Path, file: Path, *, timeout_ms: int, output: Output, address: str = ""
+) -> None:
+    """Submits a command that its issuer has signed and kept in a file, through this organisation's
+    node, and prints what became of it."""
+    envelope = read_public(file, MAX_ENVELOPE_BYTES)
+    try:
+        command = parse_command(dsse.parse(envelope, MAX_ENVELOPE_BYTES).payload)
+    except MalformedError as error:
+        raise ConfigurationError(
+            f"{file} is no signed command: {error}",
+            hint="give the file that a command with --save has made",
+        ) from error
+    with Connection(operator_target(Organisation.load(directory), address)) as connection:
+        signed = SignedCommand(envelope, command.command_id)
+        settled = submit(connection, signed, timeout_ms)
+    value = {"type": command.verb, "issuer": command.issuer, **settled.to_json()}
+    show(output, value, lambda console: _print_settled(console, command.verb, settled, None))
+    if not settled.accepted:
+        raise typer.Exit(ExitCode.DENIED)
 
 
 def _sign(

@@ -223,3 +223,33 @@ def test_commands_are_given_to_another_node_of_the_organisation(
     assert run(*ask).exit_code == 5
     monkeypatch.setenv("QUORATE_NODE__ID", str(identity))
     assert run(*ask).exit_code == 0
+
+
+def test_an_organisation_without_a_node_has_its_command_submitted_by_another(
+    run: Any, federation: Any, serving: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "retire.json"
+    saved = run("node", "retire", "1", "--org", federation.org(), "--save", file, "-o", "json")
+    assert saved.exit_code == 0, saved.stderr
+    again = run("node", "retire", "1", "--org", federation.org(), "--save", file)
+    assert again.exit_code == 1, "nothing is overwritten"
+    clinic = serving.start("clinic.example")
+    handed_in = run(
+        *("node", "submit", file, "--org", federation.org("clinic.example")), *("-o", "json")
+    )
+    assert handed_in.exit_code == 0, handed_in.stderr
+    assert handed_in.json["command_id"] == saved.json["command_id"]
+    assert (handed_in.json["issuer"], handed_in.json["accepted"]) == ("bank.example", True)
+    assert clinic.view.node(FIRST).retired
+
+
+def test_what_is_no_command_is_not_submitted(
+    run: Any, federation: Any, node: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "command.json"
+    for content in (b"", b"{}", (federation.org() / "descriptor.json").read_bytes()):
+        file.write_bytes(content)
+        ran = run("node", "submit", file, "--org", federation.org(), "-o", "json")
+        assert ran.exit_code == 1
+        assert "no signed command" in ran.error["message"]
+    assert node.requests == []
