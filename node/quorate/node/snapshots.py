@@ -29,7 +29,7 @@ from quorate.consensus.messages import (
     SnapshotOffer,
     SnapshotPull,
 )
-from quorate.core.errors import MalformedError
+from quorate.core.errors import MalformedError, StorageDamagedError
 from quorate.core.records import Node
 from quorate.core.state import StateView
 from quorate.proofs.checkpoint import Checkpoint, open_checkpoint
@@ -282,10 +282,12 @@ class SnapshotReceiver:
             raise PeerError("a snapshot whose state is not the one that was announced")
         if not view.installed():
             raise PeerError("a snapshot of no federation")
-        federation = view.federation()
+        try:
+            federation, sender = view.federation(), view.node(peer)
+        except StorageDamagedError as error:  # of what was sent: this node's own state is whole
+            raise PeerError(f"a snapshot with a record that is none: {error}") from error
         if (federation.origin, federation.genesis_hash) != (self._origin, self._genesis_hash):
             raise PeerError("a snapshot of another federation")
-        sender = view.node(peer)
         if sender is None:
             raise PeerError("a snapshot in which its sender is no member")
         checkpoint = self._checkpoint(offer, bytes.fromhex(sender.log_key))

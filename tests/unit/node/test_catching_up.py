@@ -9,6 +9,9 @@ import pytest
 from tests.unit.node.nodes import Node, Nodes
 
 from quorate.consensus.messages import SnapshotChunk
+from quorate.core.errors import StorageDamagedError
+from quorate.core.records import Federation
+from quorate.core.state import StateView
 from quorate.node import snapshots
 from quorate.node.snapshots import SnapshotReceiver
 
@@ -176,6 +179,25 @@ def test_what_is_not_what_was_announced_is_not_used(
         patch.setattr(snapshots.SnapshotSender, "on_pull", lies)
         nodes.isolate()
         nodes.until(lambda: behind.problems)
+        assert behind.core.durable_applied == before
+        assert not behind.word_holds()
+    nodes.until(lambda: same(nodes) and behind.word_holds())
+
+
+def test_records_that_cannot_be_read_are_the_senders_fault_and_stop_nobody(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unreadable(StateView):
+        def federation(self) -> Federation:
+            raise StorageDamagedError("the record of the federation is damaged")
+
+    behind = lagging(nodes)
+    before = behind.core.durable_applied
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshots, "StateView", Unreadable)
+        nodes.isolate()
+        nodes.until(lambda: behind.problems)
+        assert "a record that is none" in behind.problems[0]
         assert behind.core.durable_applied == before
         assert not behind.word_holds()
     nodes.until(lambda: same(nodes) and behind.word_holds())
