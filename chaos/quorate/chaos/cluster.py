@@ -61,6 +61,7 @@ class Cluster:
 
     directory: new or empty; it is not removed.
     settings: additions to every node.toml, by section.
+    parameters: of the federation, as options of `quorate genesis draft`.
     spares: for so many further nodes of each organisation the others are told from the start to
         dial them through links; a node that is added beyond them is dialled directly.
     progress: is told what is being done, in words.
@@ -73,6 +74,7 @@ class Cluster:
         *,
         origin: str = DEFAULT_ORIGIN,
         settings: Settings | None = None,
+        parameters: Sequence[str] = (),
         spares: int = 0,
         progress: Callable[[str], None] = lambda _words: None,
     ) -> None:
@@ -84,6 +86,7 @@ class Cluster:
         self.members: dict[str, Member] = {}
         """By name; those that were retired, too."""
         self._settings = settings or {}
+        self._parameters = tuple(parameters)
         self._spares = spares
         self._progress = progress
         self._maker = Maker(self.directory)
@@ -138,7 +141,7 @@ class Cluster:
             founders = list(together.map(self._maker.found, self.domains))
         self.members = {member.name: member for member in founders}
         self._progress("drafting the genesis; each organisation signs it")
-        self._maker.agree(founders, self.origin)
+        self._maker.agree(founders, self.origin, self._parameters)
         for one, other in itertools.permutations(self._linked_names(), 2):
             self.links.add(one, other, self._maker.peer_address(other))
         for member in founders:

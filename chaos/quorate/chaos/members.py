@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -139,12 +139,13 @@ class Maker:
         run_cli(self._directory, "node", "init", str(directory), *options)
         return member
 
-    def agree(self, founders: list[Member], origin: str) -> None:
-        """Drafts the genesis; every organisation signs it, and puts it beside its node.toml."""
+    def agree(self, founders: Sequence[Member], origin: str, parameters: Sequence[str]) -> None:
+        """Drafts the genesis; every organisation signs it, and puts it beside its node.toml.
+        parameters: further options of the draft."""
         genesis = str(self._directory / GENESIS_FILE)
         descriptors = [str(member.directory / "descriptor.json") for member in founders]
-        draft = ("genesis", "draft", "--origin", origin, "--out", genesis, *descriptors)
-        run_cli(self._directory, *draft)
+        draft = ("genesis", "draft", "--origin", origin, "--out", genesis, *parameters)
+        run_cli(self._directory, *draft, *descriptors)
         for member in founders:
             run_cli(self._directory, "genesis", "sign", "--yes", str(member.directory), genesis)
         run_cli(self._directory, "genesis", "verify", genesis)
