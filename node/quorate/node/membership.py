@@ -95,8 +95,9 @@ def _removal(view: LeaderView, nodes: Mapping[str, Node]) -> Step | None:
         if not _is_retired(nodes.get(member)):
             continue
         if member == view.node_id:
-            return HandOver()
-        if view.has_lapsed(member) and _can_decide(view, wanted := now.without(member)):
+            if _has_heir(view):
+                return HandOver()
+        elif view.has_lapsed(member) and _can_decide(view, wanted := now.without(member)):
             return wanted
     return None
 
@@ -108,8 +109,9 @@ def _demotion(view: LeaderView, nodes: Mapping[str, Node]) -> Step | None:
         if node is None or _is_retired(node) or node.role is Role.VOTER:
             continue
         if member == view.node_id:
-            return HandOver()
-        if _can_decide(view, wanted := now.with_learner(member)):
+            if _has_heir(view):
+                return HandOver()
+        elif _can_decide(view, wanted := now.with_learner(member)):
             return wanted
     return None
 
@@ -133,6 +135,13 @@ def _promotion(view: LeaderView, nodes: Mapping[str, Node]) -> Step | None:
         if is_near and view.is_responsive(member):
             return now.with_voter(member)
     return None
+
+
+def _has_heir(view: LeaderView) -> bool:
+    """Whether another voter is there to lead. As long as none is, the other steps go on: they may
+    be what makes one."""
+    voters = view.configuration.voters
+    return any(voter != view.node_id and view.is_responsive(voter) for voter in voters)
 
 
 def _is_retired(node: Node | None) -> bool:
