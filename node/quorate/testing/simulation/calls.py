@@ -136,6 +136,10 @@ class Calls:
         world.after(patience, partial(self._time_out, call, machine, machine.generation))
         machine.wake()
 
+    def is_settled(self, call: Call) -> bool:
+        """Whether it is known what became of the command, or that nothing will."""
+        return call.key in self._told or call.key in self.never
+
     def force(self, machine: Machine, envelope: bytes) -> None:
         """Has a node propose what it would have refused, as a node of a careless or lying member
         may. Nobody waits for the outcome, and it must not be accepted."""

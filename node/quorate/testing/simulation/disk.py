@@ -217,6 +217,8 @@ class Disk:
         """Called after every commit; may raise, as if the process ended there."""
         self.lowest_change: int | None = None
         """The lowest index at which the log has changed since somebody looked."""
+        self.was_lost = False
+        """Whether it stands in the place of one that was lost."""
         self.truncations = 0
         self.installations = 0
 

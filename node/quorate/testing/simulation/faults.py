@@ -34,13 +34,16 @@ class Faults:
         *,
         rho_ppm: int,
         new_disk: Callable[[str, str], Disk],
+        are_members_calm: Callable[[], bool],
         sometimes: Counter[str],
     ) -> None:
-        """new_disk: (node, token of probation) -> an empty disk for a node whose own is lost."""
+        """new_disk: (node, token of probation) -> an empty disk for a node whose own is lost.
+        are_members_calm: whether nobody wants, or may yet get, other members."""
         self._world = world
         self._machines = machines
         self._network = network
         self._new_disk = new_disk
+        self._are_members_calm = are_members_calm
         self._slowest_ppm = -(1_000_000 * rho_ppm // (1_000_000 + rho_ppm))
         self._sometimes = sometimes
         self._wrong: set[str] = set()
@@ -234,10 +237,12 @@ class Faults:
 
     def _lose_disk(self, machine: Machine, event: Planned, chance: random.Random) -> None:
         """The machine comes back with an empty disk, where that costs the federation nothing: most
-        voters are there, and remember what they promised."""
+        voters are there, remember what they promised, and are to go on voting."""
         running = [each for each in self._machines if each.core is not None]
         leading = [each.running.replica for each in running if each.running.replica.is_leader]
         if not leading or machine not in running or machine.running.is_on_probation:
+            return
+        if not self._are_members_calm():
             return
         voters = leading[-1].voters
         others = [each for each in running if each is not machine and each.node_id in voters]

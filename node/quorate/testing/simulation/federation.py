@@ -92,6 +92,7 @@ class SimulatedFederation:
             self.network,
             rho_ppm=plan.rho_ppm,
             new_disk=self.new_disk,
+            are_members_calm=self.are_members_calm,
             sometimes=self.sometimes,
         )
         self._disks = 0
@@ -140,6 +141,7 @@ class SimulatedFederation:
         environment.commit()
         if probation:
             environment.mark_probation(probation)
+            disk.was_lost = True
         return disk
 
     def _build_core(self, machine: Machine) -> NodeCore:
@@ -183,6 +185,16 @@ class SimulatedFederation:
         self.world.is_over = True
         for machine in self.machines:
             machine.close()
+
+    def are_members_calm(self) -> bool:
+        """Whether the configuration in force is what the ledger says, and nobody wants another."""
+        cores = [machine.core for machine in self.machines if machine.core is not None]
+        leading = [core for core in cores if core.replica.is_leader]
+        if len(leading) != 1 or not self.workload.are_members_calm():
+            return False
+        nodes = leading[0].nodes.values()
+        voters = tuple(sorted(node.id for node in nodes if node.votes))
+        return leading[0].replica.voters == voters
 
     def take_away(self, machine: Machine) -> None:
         """Whoever runs a node that is retired switches it off for good; not before everybody that

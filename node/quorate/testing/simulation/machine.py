@@ -157,6 +157,11 @@ class Machine:
         self.disk = disk
         disk.committed = self._committed
 
+    @property
+    def is_forgetful(self) -> bool:
+        """Whether its node's disk was lost, and it is not known to be whole again."""
+        return self.disk.was_lost and (self.core is None or self.core.is_on_probation)
+
     # -- power and processes -----------------------------------------------------------------
 
     def boot(self) -> None:

@@ -121,6 +121,7 @@ class Workload:
         for organisation in federation.organisations.values():
             self._domains[organisation.domain].nodes.append(organisation.node)
         self._recent: deque[Call] = deque(maxlen=_KEPT_CALLS)
+        self._about_members: list[Call] = []
         self._names = 0
         self._nodes = 0
 
@@ -351,13 +352,23 @@ class Workload:
             return
         if not domain.nodes:
             return
+        if any(machine.is_forgetful for machine in self._all_machines()):
+            return  # nobody takes voters away while one of them is being made whole
         node = chance.choice(domain.nodes)
         if kind == "assign role":
             verb = chance.choice(("node.promote", "node.demote"))
-            self._order(domain, verb, {"node": node}, chance)
+            call = self._order(domain, verb, {"node": node}, chance)
         elif len(domain.nodes) > 1 or chance.random() < 0.3:
             call = self._order(domain, "node.retire", {"node": node}, chance)
             call.on_accepted = lambda _: self._retired(domain, node, chance)
+        else:
+            return
+        self._about_members.append(call)
+
+    def are_members_calm(self) -> bool:
+        """Whether nothing that was wanted of members is still to come."""
+        self._about_members = [c for c in self._about_members if not self._calls.is_settled(c)]
+        return not self._about_members
 
     def _add_node(self, domain: _Domain, chance: random.Random) -> None:
         self._nodes += 1
@@ -367,6 +378,7 @@ class Workload:
         )
         call = self._order(domain, "node.add", body, chance)
         call.on_accepted = lambda _: self._added(domain, node)
+        self._about_members.append(call)
 
     def _added(self, domain: _Domain, node: str) -> None:
         if node not in domain.nodes:
