@@ -18,8 +18,6 @@ from quorate.chaos.parts import CORE, EDGE
 from quorate.chaos.soak.samples import DiskSample, MemorySample
 
 MIB: Final = 1024 * 1024
-SETTLED_S: Final = 10.0
-"""Into its life, a process has imported and opened everything. Growth is counted from here."""
 LIFE_GROWTH_BYTES: Final = {CORE: 24 * MIB, EDGE: 8 * MIB}
 """A core keeps the newest 8 MiB of commands of its log, which take more as Python's objects; the
 rest is the allocator's."""
@@ -68,7 +66,7 @@ def memory_claims(samples: Sequence[MemorySample], bounds: Bounds) -> list[Claim
         claims += [
             at_most(
                 f"memory.{part}.life",
-                f"{part}: most that one process grew in its life, after {SETTLED_S:g} s",
+                f"{part}: most that one process grew after it had settled",
                 max((_growth(life) for life in lives), default=0) / MIB,
                 LIFE_GROWTH_BYTES[part] / MIB,
                 "MiB",
@@ -149,7 +147,7 @@ def _lives(samples: Iterable[MemorySample]) -> list[list[MemorySample]]:
 def _growth(life: Sequence[MemorySample]) -> float:
     """From when it had settled to the middle of the last third of its life, bytes. A single high
     sample is no growth; it counts for the peak."""
-    settled = [sample.anon_bytes for sample in life if sample.age_s >= SETTLED_S]
+    settled = [sample.anon_bytes for sample in life if sample.settled]
     if not settled:
         return 0.0
     return median(settled[len(settled) * 2 // 3 :]) - settled[0]
@@ -160,11 +158,7 @@ def _newborn_claims(
 ) -> list[Claim]:
     """Processes of the last third of the soak when they had just settled, against those of the
     first third."""
-    born = [
-        next(sample for sample in life if sample.age_s >= SETTLED_S)
-        for life in lives
-        if life[-1].age_s >= SETTLED_S
-    ]
+    born = [next(sample for sample in life if sample.settled) for life in lives if life[-1].settled]
     early = _sizes(born, lambda at_s: at_s < bounds.seconds / 3)
     late = _sizes(born, lambda at_s: at_s >= bounds.seconds * 2 / 3)
     return [

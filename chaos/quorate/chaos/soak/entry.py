@@ -104,8 +104,9 @@ def _soak(
 ) -> tuple[Found, str]:
     """What was found, and why it could not go on; empty when it could."""
     crew = Crew(cluster)
-    soak = Soak(cluster, crew, seed=seed, seconds=seconds, tell=teller.tell)
+    soak = Soak(cluster, crew, seed=seed, seconds=seconds, tell=teller.tell, on_whole=sampler.whole)
     sampler.start()
+    sampler.whole()
     problem = ""
     try:
         soak.run()

@@ -63,14 +63,23 @@ class Soak:
     """One soak of a federation that runs and is whole."""
 
     def __init__(
-        self, cluster: Cluster, crew: Crew, *, seed: int, seconds: float, tell: Tell
+        self,
+        cluster: Cluster,
+        crew: Crew,
+        *,
+        seed: int,
+        seconds: float,
+        tell: Tell,
+        on_whole: Callable[[], None],
     ) -> None:
+        """on_whole: is called whenever every node is at work."""
         self.found = Found()
         self._cluster = cluster
         self._crew = crew
         self._seed = seed
         self._seconds = seconds
         self._tell = tell
+        self._on_whole = on_whole
         self._plan = Plan(list(cluster.members), seed)
         self._chance = random.Random(seed)  # noqa: S311 - which proofs are asked for
         self._operators = cluster.operators()
@@ -154,6 +163,7 @@ class Soak:
                 self._cluster.start([domain])
         took_s = self._cluster.wait_ready(timeout_s=READY_TIMEOUT_S)
         self.found.longest_mending_s = max(self.found.longest_mending_s, took_s)
+        self._on_whole()
 
     # -- comparing -----------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from quorate.storage import layout
 
 PARTS: Final = (CORE, EDGE)
 KIB: Final = 1024
+SETTLED_S: Final = 10.0
 MAP_BYTES: Final = 16 * 1024**3
 """Of the nodes' stores in a soak: none shall be full before it is over."""
 
@@ -30,13 +31,15 @@ MAP_BYTES: Final = 16 * 1024**3
 @dataclass(frozen=True, slots=True)
 class MemorySample:
     """One process at one moment. process: its id and start time, which together are its alone.
-    age_s: since it was first seen."""
+    age_s: since it was first seen. settled: it has been seen for SETTLED_S, and since then every
+    node was seen at work: it has imported and opened everything, however slow the machine is."""
 
     at_s: float
     domain: str
     part: str
     process: str
     age_s: float
+    settled: bool
     anon_bytes: int
 
 
@@ -66,6 +69,7 @@ class Sampler:
         self._every_s = every_s
         self._start = time.monotonic()
         self._born: dict[str, float] = {}
+        self._whole_s = 0.0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
 
@@ -76,6 +80,10 @@ class Sampler:
         """Returns when the last sample has been taken."""
         self._stopping.set()
         self._thread.join()
+
+    def whole(self) -> None:
+        """Every node is at work at this moment."""
+        self._whole_s = time.monotonic() - self._start
 
     def to_json(self) -> dict[str, list[dict[str, Any]]]:
         return {
@@ -101,8 +109,11 @@ class Sampler:
                 if part is None or found is None:
                     continue
                 process, anon_bytes = found
-                age_s = at_s - self._born.setdefault(process, at_s)
-                self.memory.append(MemorySample(at_s, domain, part, process, age_s, anon_bytes))
+                born_s = self._born.setdefault(process, at_s)
+                age_s = at_s - born_s
+                settled = age_s >= SETTLED_S and born_s < self._whole_s
+                sample = MemorySample(at_s, domain, part, process, age_s, settled, anon_bytes)
+                self.memory.append(sample)
             organisation = self._cluster.operator(domain).organisation
             self.disk.append(read_store(organisation.config.node.data_dir / "ledger", domain, at_s))
 

@@ -28,6 +28,7 @@ from quorate.chaos.soak.samples import DiskSample, MemorySample
 SECONDS = 1_800.0
 EVERY_S = 3
 COMMANDS_A_SECOND = 40
+SLOW_START_S = 18
 BOUNDS = Bounds(SECONDS, log_tail=8_000, max_log_entries=10_000)
 
 Grown = Callable[[float, float], float]
@@ -48,8 +49,9 @@ def samples(part: str, grown: Grown, *, births: tuple[int, ...] = (0, 60, 100, 1
             age_s = at_s - born
             usual = 40 * MIB + (8 * MIB * min(1.0, age_s / 300) if part == CORE else 0)
             size = usual + chance.uniform(0, MIB) + grown(born, age_s)
-            anon = int(size) if age_s >= 6 else 5 * MIB
-            yield MemorySample(at_s, "bank.example", part, f"{number}", age_s, anon)
+            anon = int(size) if age_s >= SLOW_START_S else 5 * MIB
+            settled = age_s > SLOW_START_S
+            yield MemorySample(at_s, "bank.example", part, f"{number}", age_s, settled, anon)
 
 
 def both(core: Grown = no_leak, edge: Grown = no_leak) -> list[MemorySample]:

@@ -6,8 +6,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-from quorate.chaos.soak.samples import read_process, read_store
+import pytest
+
+from quorate.chaos.parts import EDGE
+from quorate.chaos.soak import samples
+from quorate.chaos.soak.samples import Sampler, read_process, read_store
 from quorate.storage import layout
 
 MIB = 1024 * 1024
@@ -92,3 +98,37 @@ def test_a_stores_log_and_ledger_are_counted_beside_its_writer(tmp_path: Path) -
     assert 300_000 < full.log_bytes < full.used_bytes <= full.file_bytes
     assert full.file_bytes == (path / layout.DATA_FILE).stat().st_size
     assert full.used_bytes - full.log_bytes > 200 * 500
+
+
+class Nodes:
+    """A cluster of one node, of one process that looks like an edge."""
+
+    def __init__(self, directory: Path, pid: int) -> None:
+        self.members = {"bank.example": None}
+        self._pid = pid
+        node = SimpleNamespace(data_dir=directory)
+        self._organisation = SimpleNamespace(config=SimpleNamespace(node=node))
+
+    def processes(self, _domain: str) -> SimpleNamespace:
+        return SimpleNamespace(members=lambda: [self._pid])
+
+    def operator(self, _domain: str) -> SimpleNamespace:
+        return SimpleNamespace(organisation=self._organisation)
+
+
+def test_a_process_has_settled_when_it_is_old_enough_and_every_node_was_at_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(samples, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(samples, "read_store", lambda *_: None)
+    monkeypatch.setattr(samples, "part_of", lambda _pid: EDGE)
+    nodes: Any = Nodes(tmp_path, os.getpid())
+    sampler = Sampler(nodes, 1.0)
+    sampler.whole()
+    for now in (101.0, 120.0, 121.0, 122.0):
+        if now == 121.0:
+            sampler.whole()
+        sampler.take()
+    assert [sample.age_s for sample in sampler.memory] == [0, 19, 20, 21]
+    assert [sample.settled for sample in sampler.memory] == [False, False, True, True]
