@@ -133,7 +133,7 @@ class _File:
         is_there = position + size_bytes <= self.size_bytes
         data = os.pread(self._descriptor, size_bytes, position) if is_there else b""
         if len(data) != size_bytes:
-            raise self.damaged(page, "is behind the end of the file, which is cut off")
+            raise self.damaged(page, "is not in the file: it is cut off, or the page does not exist")
         return data
 
     def damaged(self, page: int, problem: str) -> StorageDamagedError:
@@ -177,8 +177,8 @@ class _File:
         if page == _NOWHERE:
             return None
         for _ in range(min(tree.depth, _MAX_DEPTH) - 1):
-            below = [node for node in self.nodes(page, _BRANCH)[1:] if node[0] <= key]
-            page = (below or self.nodes(page, _BRANCH))[-1 if below else 0][2]
+            nodes = self.nodes(page, _BRANCH)
+            page = [nodes[0], *(node for node in nodes[1:] if node[0] <= key)][-1][2]
         for found, flags, size, data_at in self.nodes(page, _LEAF):
             if found == key and not flags & _BIG:
                 return self.read(page, self.page_bytes)[data_at : data_at + size]
