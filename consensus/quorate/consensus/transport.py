@@ -39,7 +39,6 @@ class Transport:
             identity, directory, handler, is_issued_by, met=self._met, parted=self._links.forget
         )
         self._server = PeerServer(identity, self._servicer)
-        self._is_stopping = False
 
     async def start(self, listen_address: str) -> int:
         """Serves and starts to dial; returns the port. Raises OSError when it cannot listen."""
@@ -52,8 +51,6 @@ class Transport:
     def update(self, peers: Iterable[Peer]) -> None:
         """These are the peers to keep links to from now on; call it whenever what the directory
         says has changed, too. The links and streams of those that are gone end at once."""
-        if self._is_stopping:
-            return
         before = self._links.named
         self._links.name(peers)
         self._servicer.recheck(gone=before - self._links.named)
@@ -83,7 +80,7 @@ class Transport:
         self._links.send(peer, messages)
 
     async def stop(self) -> None:
-        self._is_stopping = True
+        """Ends links and streams; what is updated from now on is dialled no more."""
         await self._links.stop()
         await self._server.stop()
 

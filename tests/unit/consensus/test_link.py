@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -197,3 +198,52 @@ async def test_what_follows_an_end_waits_for_it_though_it_is_cancelled():
     with pytest.raises(asyncio.CancelledError):
         await conversation
     assert handler.seen == ["connected", "disconnected"]
+
+
+async def test_a_peer_that_moves_is_dialled_anew_when_its_old_link_is_over(monkeypatch):
+    """The node must hear that the one is down before it hears that the other is up."""
+    told = []
+    letting_go = asyncio.Event()
+
+    async def run(self: Link) -> None:
+        told.append(("begins", self.peer.address))
+        try:
+            await never()
+        finally:
+            await letting_go.wait()
+            told.append(("over", self.peer.address))
+
+    monkeypatch.setattr(Link, "run", run)
+    made = links([])
+    await asyncio.sleep(0)
+    for address in ("127.0.0.1:2", "127.0.0.1:3"):
+        made.name([replace(PEER, address=address)])
+        await asyncio.sleep(0)
+    assert told == [("begins", "127.0.0.1:1")]
+    letting_go.set()
+    async with asyncio.timeout(5):
+        while len(told) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0)  # nobody is told
+    await made.stop()
+    assert told == [
+        ("begins", "127.0.0.1:1"),
+        ("over", "127.0.0.1:1"),
+        ("begins", "127.0.0.1:3"),
+        ("over", "127.0.0.1:3"),
+    ]
+
+
+async def test_a_host_that_is_called_like_a_scheme_is_a_host(monkeypatch):
+    """`unix:7401` is a fine address; the library would take it for a socket in the file system."""
+    targets = []
+
+    def dial(target: str, *_args: object, **_options: object) -> None:
+        targets.append(target)
+        raise TimeoutError
+
+    monkeypatch.setattr(aio, "secure_channel", dial)
+    monkeypatch.setattr(linking, "_REDIAL_S", 0)
+    link = Link(ME, replace(PEER, address="unix:7401"), Handler(), lambda: "")
+    with pytest.raises(TimeoutError):
+        await link._connect_once()
+    assert targets == ["dns:///unix:7401"]
