@@ -133,7 +133,7 @@ class _File:
         is_there = position + size_bytes <= self.size_bytes
         data = os.pread(self._descriptor, size_bytes, position) if is_there else b""
         if len(data) != size_bytes:
-            raise self.damaged(page, "is not in the file: it is cut off, or the page does not exist")
+            raise self.damaged(page, "is not in the file: cut off, or no page of it")
         return data
 
     def damaged(self, page: int, problem: str) -> StorageDamagedError:
