@@ -110,6 +110,27 @@ async def test_a_slow_member_costs_bounded_memory(
     b.handler.open.set()
 
 
+async def test_what_a_node_does_not_take_in_stays_with_its_sender(
+    tasks: Stack, a: Member, b: Member
+) -> None:
+    """While a node is behind, its peer's stream is not read: what waits here is bounded."""
+    await start(tasks, b, a)
+    b.handler.open.clear()
+    filling = pb.PeerMessage(propose=pb.Propose(payload=bytes(MAX_FRAME_BYTES)))
+    async with Stranger(a.tls, b).stream() as call:
+        await call.write(hello(a, b))
+        await call.read()
+        sent = 0
+        with pytest.raises(TimeoutError):
+            while sent < 200:
+                async with asyncio.timeout(1):
+                    await call.write(pb.ExchangeRequest(frame=sent + 1, messages=[filling]))
+                sent += 1
+        assert sent < 32, f"{sent} frames of a megabyte have left the sender"
+        assert b.handler.waiting == 1
+    b.handler.open.set()
+
+
 # -- who is let in -------------------------------------------------------------------------------
 
 
