@@ -56,6 +56,7 @@ class AuthorityKeeper:
         self._peers = tuple(peers)
         self._other_voters = tuple(peers)
         self._askers = frozenset((node_id, *peers))
+        self._members = (*peers, node_id)
         self._retired: frozenset[str] = frozenset()
         self._terms = terms
         self._clock = clock
@@ -140,9 +141,10 @@ class AuthorityKeeper:
         # not know it, and would not wait for its authority to lapse.
         askers = frozenset(raft.members) & frozenset(raft.committed_members) - self._retired
         other_voters = tuple(voter for voter in raft.voters if voter != self._node_id)
-        if askers == self._askers and other_voters == self._other_voters:
+        is_known = (askers, other_voters) == (self._askers, self._other_voters)
+        if is_known and raft.members == self._members:
             return
-        self._askers, self._other_voters = askers, other_voters
+        self._askers, self._other_voters, self._members = askers, other_voters, raft.members
         self._peers = tuple(member for member in raft.members if member != self._node_id)
         self._rounds.reconfigure(other_voters, askers)
         self._enforcement.reconfigure(raft.members)

@@ -349,3 +349,20 @@ def test_a_turn_is_due_for_the_next_ask_and_for_a_leader_to_retry(node: Node):
     node.lead()
     node.turn()
     assert node.keeper.next_timer_ns(node.raft) == now + 100 * MS
+
+
+def test_a_new_leader_waits_for_a_retired_member_that_it_was_not_told_of_when_it_started(
+    word: AuthorityWord,
+):
+    """The state names it no more, the configuration still does: it may hold authority yet."""
+    node = Node(word, peers=())
+    node.raft.members = node.raft.committed_members = ("a", "c")
+    node.keeper.retire(["c"])
+    node.lead()
+    node.turn()
+    assert node.keeper.watermark == 0
+    node.turn(("c", EnforcedReport(9)))
+    assert node.keeper.watermark == 9
+    node.clock.advance_ms(PERIOD_MS + 10)
+    node.turn()
+    assert node.keeper.watermark == 10
