@@ -142,9 +142,10 @@ class AuthorityKeeper:
         askers = frozenset(raft.members) & frozenset(raft.committed_members) - self._retired
         other_voters = tuple(voter for voter in raft.voters if voter != self._node_id)
         is_known = (askers, other_voters) == (self._askers, self._other_voters)
-        if is_known and raft.members == self._members:
+        if is_known and tuple(raft.members) == self._members:
             return
-        self._askers, self._other_voters, self._members = askers, other_voters, raft.members
+        self._askers, self._other_voters = askers, other_voters
+        self._members = tuple(raft.members)
         self._peers = tuple(member for member in raft.members if member != self._node_id)
         self._rounds.reconfigure(other_voters, askers)
         self._enforcement.reconfigure(raft.members)
