@@ -53,10 +53,11 @@ def await_roles(cluster: Cluster, wanted: dict[str, str], at: Iterable[str]) -> 
         )
 
 
-def register(operator: Operator) -> int:
-    """A command that succeeds; its place in the ledger."""
+def register(operator: Operator) -> str:
+    """A command that succeeds; the executor that it registers."""
     executor = f"spiffe://{operator.domain}/agent/{secrets.token_hex(8)}"
-    return operator.order("executor.register", {"executor": executor}).ledger_index
+    operator.order("executor.register", {"executor": executor})
+    return executor
 
 
 def registrations(operator: Operator, count: int) -> list[bytes]:
@@ -70,16 +71,17 @@ def registrations(operator: Operator, count: int) -> list[bytes]:
     ]
 
 
-def large_grants(operator: Operator, count: int) -> list[bytes]:
-    """So many commands that are as large as they may be, and stay in the state when their executor
-    is registered: each is about 6 KiB there, 9 in the log and 12 in the ledger."""
+def large_grants(operator: Operator, count: int, executor: str = "") -> list[bytes]:
+    """So many commands that are nearly as large as they may be: each is about 6 KiB in the state, 9
+    in the log and 12 in the ledger. Without an executor that is registered they are denied."""
     owner = operator.domain
+    executor = executor or f"spiffe://{owner}/agent/nobody"
     return [
         operator.sign(
             "grant.issue",
             {
                 "grant": name,
-                "executor": f"spiffe://{owner}/agent/worker",
+                "executor": executor,
                 "actions": ["records.*"],
                 "resources": [
                     f"//{owner}/{name}/{n:02d}/{'x' * RESOURCE_CHARS}" for n in range(RESOURCES)
@@ -94,13 +96,13 @@ def large_grants(operator: Operator, count: int) -> list[bytes]:
     ]
 
 
-def write_all(node: Operator, envelopes: Sequence[bytes], *, in_flight: int = 128) -> int:
-    """Has all of these executed through one node; returns their bytes."""
+def write_all(node: Operator, envelopes: Sequence[bytes], *, accepted: bool = True) -> int:
+    """Has all of these decided through one node, as expected; returns their bytes."""
     left = list(envelopes)
     while left:  # what was told nothing about is submitted again, which executes nothing twice
-        outcomes = submit_all(node, left, in_flight=in_flight)
+        outcomes = submit_all(node, left)
         for outcome in outcomes:
-            assert outcome is None or outcome.accepted, outcome
+            assert outcome is None or outcome.accepted is accepted, outcome
         left = [each for each, outcome in zip(left, outcomes, strict=True) if outcome is None]
     return sum(map(len, envelopes))
 
