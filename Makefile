@@ -18,6 +18,7 @@ help:
 	@echo "make verify-proto  fails when the generated code is not what the contract makes"
 	@echo "make bench         the benchmarks, beside peers and ceilings (etcd if it is installed)"
 	@echo "make soak          half an hour of kills under load: no loss, bounded memory and disk"
+	@echo "make sim           simulated federations on all cores, held to every promise"
 	@echo "make sim-bare      the engine as it comes and ours, in the same simulated faults, as a table"
 	@echo "make lock          remakes requirements.lock"
 	@echo "make clean         removes .venv and caches"
@@ -76,6 +77,10 @@ bench: $(STAMP)
 .PHONY: soak
 soak: $(STAMP)
 	@$(BIN)/quorate chaos soak $(SOAK_ARGS)
+
+.PHONY: sim
+sim: $(STAMP)
+	@$(BIN)/quorate chaos sim $(SIM_ARGS)
 
 .PHONY: sim-bare
 sim-bare: $(STAMP)

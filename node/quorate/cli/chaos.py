@@ -70,3 +70,64 @@ def soak(
         max_log_entries=max_log_entries,
     )
     raise typer.Exit(int(code))
+
+
+@app.command("sim")
+def sim(
+    *,
+    seeds: Annotated[
+        str,
+        typer.Option("--seeds", metavar="A-B|N", help="These seeds; or so many fresh ones."),
+    ] = "100",
+    profile: Annotated[
+        str, typer.Option("--profile", help="What kind of runs; docs/simulation.md lists them.")
+    ] = "mixed",
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Runs at a time; else one a core.")
+    ] = None,
+    replay: Annotated[
+        int | None, typer.Option("--replay", metavar="SEED", help="Show all of this seed's run.")
+    ] = None,
+    shrink: Annotated[
+        int | None,
+        typer.Option("--shrink", metavar="SEED", help="Look for less that breaks the same."),
+    ] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option("--plan", metavar="FILE", help="Replay what --shrink has written."),
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=1.0, help="How long --shrink looks.")
+    ] = 120.0,
+    patches: Annotated[
+        str,
+        typer.Option("--patches", metavar="MODULE:FUNCTION", help="Break a part on purpose."),
+    ] = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Simulate whole federations, one for each seed, and hold them to every promise.
+
+    Exits 0 if all held, 1 if one was broken.
+    """
+    module = importlib.import_module("quorate.chaos.simulate")
+    if profile not in module.PROFILES:
+        names = ", ".join(module.PROFILES)
+        raise typer.BadParameter(f"{profile} is none of: {names}", param_hint="--profile")
+    if plan is not None:
+        code = module.replay(module.read_plan(plan), output=output.value, patches=patches)
+    elif replay is not None:
+        wanted = module.plan_of(replay, profile)
+        code = module.replay(wanted, output=output.value, patches=patches)
+    elif shrink is not None:
+        code = module.shrink_plan(
+            module.plan_of(shrink, profile),
+            seconds=seconds,
+            file=Path(f"quorate-{profile}-{shrink}.json"),
+            output=output.value,
+            patches=patches,
+        )
+    else:
+        code = module.run_seeds(
+            seeds=seeds, jobs=jobs, profile=profile, output=output.value, patches=patches
+        )
+    raise typer.Exit(int(code))

@@ -284,6 +284,13 @@ class Calls:
             return
         self._authority.revocation_enforced(call.revokes)
         self._sometimes["revocation enforced"] += 1
+        members = machine.running.replica.members
+        behind = [
+            other
+            for other in machine.others
+            if other.node_id in members and other.disk.shadow.applied < index
+        ]
+        self._sometimes["revocation enforced without a member"] += bool(behind)
         if call.level > Level.ENFORCED:
             drain_ns = int(machine.running.drain_s * NS_PER_S)
             drained_at = machine.clock.true_at(machine.clock.boottime_ns() + drain_ns)

@@ -8,6 +8,7 @@ everything that was not committed, which is all that a process loses.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -206,10 +207,11 @@ class SimulatedEnvironment(Environment):
 class Disk:
     """One machine's disk."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, sometimes: Counter[str]) -> None:
         opened = Environment.open(path, map_size_bytes=_MAP_BYTES)
         self.lmdb, self.dbs = opened._lmdb, opened._dbs
         self._opened = opened
+        self._sometimes = sometimes
         self.shadow = Shadow()
         self.full = Full.NOT
         self.environment: SimulatedEnvironment | None = None
@@ -219,8 +221,6 @@ class Disk:
         """The lowest index at which the log has changed since somebody looked."""
         self.was_lost = False
         """Whether it stands in the place of one that was lost."""
-        self.truncations = 0
-        self.installations = 0
 
     def mount(self) -> SimulatedEnvironment:
         """For a new process: what was not committed is gone."""
@@ -246,12 +246,15 @@ class Disk:
         """A transaction was committed."""
         shadow = self.shadow
         if lowest is not None:
-            self.truncations += lowest <= shadow.last_index and not installed
+            is_truncated = lowest <= shadow.last_index and not installed
+            self._sometimes["uncommitted entries truncated"] += is_truncated
             known = self.lowest_change
             self.lowest_change = lowest if known is None else min(known, lowest)
-        self.installations += installed
+        self._sometimes["snapshot installed"] += installed
+        base = shadow.base
         for change in changes:
             change(shadow)
+        self._sometimes["log compacted"] += shadow.base > base and not installed
         self.committed()
 
     def take_change(self) -> int | None:

@@ -7,6 +7,7 @@ learnt of each check goes to a watcher.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -86,6 +87,7 @@ class Edge:
         next_holder: Callable[[Edge], Holder | None],
         every_ns: int,
         rho_ppm: int,
+        sometimes: Counter[str],
     ) -> None:
         """next_holder: whose lease is checked next; None: nobody asks."""
         self.machine = machine
@@ -98,6 +100,7 @@ class Edge:
         self._next_holder = next_holder
         self._every_ns = every_ns
         self._rho_ppm = rho_ppm
+        self._sometimes = sometimes
         self._chance = world.stream(f"edge {machine.name}")
         self._generation = 0
         self._environment: Environment | None = None
@@ -171,6 +174,7 @@ class Edge:
             _, ns = self.pauses.pop(0)
             world = self._world
             world.trace.note(world.now, self.machine.name, "edge held", step.value)
+            self._sometimes["edge held up in a check"] += 1
             world.run_for(ns)
 
     # -- what the check path reads -------------------------------------------------------------

@@ -121,6 +121,7 @@ class SimulatedFederation:
             disk=self.new_disk(node_id),
             build_core=self._build_core,
             watcher=self,
+            sometimes=self.sometimes,
         )
         machine.fsync_ns = USUAL_FSYNC_NS
         machine.others = self.machines
@@ -134,7 +135,7 @@ class SimulatedFederation:
     def new_disk(self, node_id: str, probation: str = "") -> Disk:
         """A disk with nothing on it but the genesis, for this node."""
         self._disks += 1
-        disk = Disk(self._directory / str(self._disks))
+        disk = Disk(self._directory / str(self._disks), self.sometimes)
         environment = disk.mount()
         environment.initialise(self._genesis.hash, node_id)
         environment.turn.append_ledger(install_genesis(environment.turn.state, self._genesis))
@@ -175,6 +176,7 @@ class SimulatedFederation:
             next_holder=partial(self.workload.next_holder, domain, chance),
             every_ns=self.plan.check_every_ns,
             rho_ppm=self.plan.rho_ppm,
+            sometimes=self.sometimes,
         )
 
     def boot(self) -> None:

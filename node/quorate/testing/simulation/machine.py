@@ -8,6 +8,7 @@ machine's power; clocks, the word and the edges outlive the core.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -119,6 +120,7 @@ class Machine:
         disk: Disk,
         build_core: BuildCore,
         watcher: Watcher,
+        sometimes: Counter[str],
     ) -> None:
         self.world = world
         self.name = name
@@ -140,6 +142,7 @@ class Machine:
         """Between which bounds a commit's duration lies."""
         self.turns = 0
         self.generation = 0
+        self._sometimes = sometimes
         self._build_core = build_core
         self._watcher = watcher
         self._turn_at: int | None = None
@@ -160,7 +163,7 @@ class Machine:
     @property
     def is_forgetful(self) -> bool:
         """Whether its node's disk was lost, and it is not known to be whole again."""
-        return self.disk.was_lost and (self.core is None or self.core.is_on_probation)
+        return self.disk.was_lost
 
     # -- power and processes -----------------------------------------------------------------
 
@@ -318,6 +321,7 @@ class Machine:
         self.disruption = None
         if disruption.ends:
             self.world.trace.note(self.world.now, self.name, "ends", stage.value)
+            self._sometimes["core killed in a turn"] += 1
             self.crash_core()
             return True
         self.world.trace.note(self.world.now, self.name, "held up", stage.value)
@@ -381,6 +385,9 @@ class Machine:
             return
         if not core.storage_problem:
             self._watcher.settled(self, core.environment.commits > commits)
+            if self.disk.was_lost and not core.is_on_probation:
+                self.disk.was_lost = False
+                self._sometimes["probation over"] += 1
             self._watcher.enforced(self, core.keeper.watermark)
         if self._is_disrupted(Stage.BEFORE_SEND, self._finish):
             return
@@ -395,6 +402,7 @@ class Machine:
         generation = self.generation
         if disruption.ends:
             self.world.trace.note(self.world.now, self.name, "ends", Stage.AFTER_COMMIT.value)
+            self._sometimes["core killed in a turn"] += 1
             self.crash_core()
         else:
             # The world goes on around the turn, which this call is in the middle of.

@@ -88,7 +88,9 @@ class RaftPromises:
             grown = self._check_commit(machine, seen, shadow)
             self._check_ledger(machine, seen, shadow)
         machine.disk.take_change()
-        seen.voters = replica.voters
+        if seen.voters != replica.voters:
+            seen.voters = replica.voters
+            self._sometimes["voters changed"] += 1
         return grown
 
     # -- the parts ---------------------------------------------------------------------------
