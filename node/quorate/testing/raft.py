@@ -1,8 +1,8 @@
 """A small cluster of `Replica`s in one process: a fake clock, a seeded network, disks in memory.
 
 Owns the world around replicas: time, links, crashes, pauses, and what a disk keeps. One seed gives
-one trace, in every process. Does not own what is tried (`quorate.testing.raft_safety` draws faults
-and checks Raft's invariants), nor the node around a replica.
+one trace, in every process. Does not own what is tried (`raft_runs` draws faults, `raft_safety`
+checks Raft's invariants), nor what a node does around a replica (`raft_members` does a little).
 
 The network does what `quorate.consensus.transport` does: messages of a link arrive in order, and
 are lost only together with the link, which its sender is told. `rough` makes it worse than that:
@@ -22,8 +22,8 @@ from typing import Protocol
 
 from quorate.consensus import PeerError, RaftSettings, Replica
 from quorate.consensus.configuration import Configuration
-from quorate.consensus.messages import Message
-from quorate.testing.raft_disk import MemoryLogStore
+from quorate.consensus.messages import Message, SnapshotOffer
+from quorate.testing.raft_disk import Image, MemoryLogStore
 
 _REDIAL_S = 0.25
 _LINK_TIMEOUT_S = 1.5
@@ -72,13 +72,15 @@ class _Link:
 class Watcher(Protocol):
     """Looks on. `turn_durable` after each commit, with how many entries of the log and the ledger
     were on the disk before; `sent` for each message as it leaves; `started` when a replica was
-    built on a host's disk."""
+    built on a disk; `went_back` when the disk of a host that is down is an older one again."""
 
     def started(self, host: Host) -> None: ...
 
     def turn_durable(self, host: Host, unchanged: int, applied: int) -> None: ...
 
     def sent(self, host: Host, peer: str, message: Message) -> None: ...
+
+    def went_back(self, host: Host, before: Image) -> None: ...
 
 
 class RaftCluster:
@@ -105,11 +107,11 @@ class RaftCluster:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._counter = 0
         ids = [f"n{number}" for number in range(1, size + 1)]
-        self.hosts = {
-            name: Host(name, MemoryLogStore(), self.chance.uniform(0.98, 1.02)) for name in ids
-        }
         self.initial = Configuration(tuple(ids))
-        self._links = {(a, b): _Link() for a in ids for b in ids if a != b}
+        self.hosts: dict[str, Host] = {}
+        self._links: dict[tuple[str, str], _Link] = {}
+        for name in ids:
+            self.add_host(name)
         for name in ids:
             self.start(name)
 
@@ -153,6 +155,12 @@ class RaftCluster:
 
     # -- machines ----------------------------------------------------------------------------
 
+    def add_host(self, name: str) -> None:
+        """One more machine, off, with an empty disk, and links with all others."""
+        for other in self.hosts:
+            self._links[other, name], self._links[name, other] = _Link(), _Link()
+        self.hosts[name] = Host(name, MemoryLogStore(), self.chance.uniform(0.98, 1.02))
+
     def start(self, name: str) -> None:
         """Boots a machine that is down."""
         host = self.hosts[name]
@@ -176,6 +184,8 @@ class RaftCluster:
             clock=lambda: self.clock(host),
             wall_clock_ms=lambda: _WALL_CLOCK_MS + int(self.now * 1000),
             chance=random.Random(self.chance.random()),  # noqa: S311
+            offer=lambda peer, term: self.offer(host, peer, term),
+            probation=lambda: host.store.turn.meta.probation,
         )
         up = (b for (a, b), link in self._links.items() if a == host.node_id and link.up)
         host.inbox = [(peer, True) for peer in up]
@@ -242,7 +252,23 @@ class RaftCluster:
         elif host.turn_at == when:
             host.turn_at = float("inf")
 
+    # What a node does around its replica; a plain cluster does nothing.
+
+    def offer(self, host: Host, peer: str, term: int) -> SnapshotOffer | None:
+        """The snapshot that `host`, leading in `term`, has for `peer`."""
+        return None
+
+    def begin_turn(self, host: Host) -> None:
+        """What comes before the turn's messages; may put another replica in the place of this."""
+
+    def take_in(self, host: Host, peer: str, message: Message) -> None:
+        host.live.receive(peer, message)
+
+    def end_turn(self, host: Host) -> None:
+        """What follows the replica's tick, in the same transaction."""
+
     def _turn(self, host: Host) -> None:
+        self.begin_turn(host)
         replica = host.live
         inbox, host.inbox = host.inbox, []
         for peer, what in inbox:
@@ -252,10 +278,11 @@ class RaftCluster:
                 replica.disconnected(peer)
             else:
                 try:
-                    replica.receive(peer, what)
+                    self.take_in(host, peer, what)
                 except PeerError as error:
                     self.peer_errors.append(f"{host.node_id}: {error}")
         replica.tick()
+        self.end_turn(host)
         fault, host.turn_fault = host.turn_fault, None
         self.finish_turn(host, fault)
         host.turn_at = float("inf")

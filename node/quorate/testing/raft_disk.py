@@ -6,16 +6,35 @@ The ledger beside the log stands for the state machine: what was applied, in ord
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quorate.storage.layout import BASE_COMMAND
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Meta:
+    """probation: the node's token while it may have forgotten promises, else empty."""
+
     term: int = 0
     voted_for: str | None = None
     applied: int = 0
+    probation: str = ""
+
+
+@dataclass(frozen=True)
+class Image:
+    """What a disk held at some moment: a backup of it."""
+
+    entries: tuple[tuple[int, bytes], ...]
+    ledger: tuple[tuple[int, bytes], ...]
+    members: tuple[tuple[int, bytes], ...]
+    meta: _Meta
+    base: int
+
+    def entry(self, index: int) -> tuple[int, bytes] | None:
+        """(term, command) at `index`, or None."""
+        at = index - self.base
+        return self.entries[at] if 0 <= at < len(self.entries) else None
 
 
 class MemoryTurn:
@@ -94,7 +113,7 @@ class MemoryTurn:
 
     def set_term_and_vote(self, term: int, voted_for: str | None) -> None:
         assert term >= self.meta.term, "a term is never taken back"
-        self.meta = _Meta(term, voted_for, self.meta.applied)
+        self.meta = replace(self.meta, term=term, voted_for=voted_for)
 
     @property
     def applied_index(self) -> int:
@@ -102,12 +121,31 @@ class MemoryTurn:
 
     def set_applied(self, index: int) -> None:
         assert index >= self.meta.applied, "an entry is applied once"
-        self.meta = _Meta(self.meta.term, self.meta.voted_for, index)
+        self.meta = replace(self.meta, applied=index)
+
+    def set_probation(self, token: str) -> None:
+        self.meta = replace(self.meta, probation=token)
+
+    def install_snapshot(
+        self, index: int, term: int, configuration: bytes, ledger: tuple[tuple[int, bytes], ...]
+    ) -> None:
+        """As `quorate.storage`'s, but that what is installed is given, not staged."""
+        assert list(ledger[: len(self.ledger)]) == self.ledger, "a snapshot continues the ledger"
+        self.ledger.extend(ledger[len(self.ledger) :])
+        self.set_applied(index)
+        held = self.log_get(index)
+        if held is not None and held[0] == term:
+            self.log_drop_below(index, len(self.entries))
+            self.drop_configurations_below(index)
+        else:
+            self.log_reset(index, term)
+            self.members = []
+        self.put_configuration(index, configuration)
 
 
 class MemoryLogStore:
     """A disk in memory: what is committed stays, the rest of the turn is lost by `abort`. `base` is
-    the index of the first of `entries`."""
+    the index of the first of `entries`; `dropped` is what the last commit took away before it."""
 
     def __init__(self) -> None:
         self.turn = MemoryTurn()
@@ -116,10 +154,33 @@ class MemoryLogStore:
         self.members: list[tuple[int, bytes]] = []
         self.meta = _Meta()
         self.base = 1
+        self.dropped: list[tuple[int, bytes]] = []
         self.commits = 0
+
+    @property
+    def last_index(self) -> int:
+        return self.base + len(self.entries) - 1
+
+    def entry(self, index: int) -> tuple[int, bytes] | None:
+        """(term, command) at `index`, or None; of the base only the term is the log's own."""
+        return self.entries[index - self.base] if self.base <= index <= self.last_index else None
+
+    def image(self) -> Image:
+        """A copy of what is durable."""
+        entries, ledger, members = tuple(self.entries), tuple(self.ledger), tuple(self.members)
+        return Image(entries, ledger, members, self.meta, self.base)
+
+    def go_back(self, image: Image, token: str) -> None:
+        """The disk is what it was at `image`, and says that it may have forgotten promises."""
+        self.entries[:], self.ledger[:] = image.entries, image.ledger
+        self.members, self.base = list(image.members), image.base
+        self.meta = replace(image.meta, probation=token)
+        self.turn.ledger[:] = image.ledger
+        self.abort()
 
     def commit(self) -> None:
         turn = self.turn
+        self.dropped = self.entries[: turn.base - self.base]
         del self.entries[: turn.base - self.base]
         self.base = turn.base
         kept = max(0, turn.unchanged + 1 - self.base)
@@ -127,7 +188,7 @@ class MemoryLogStore:
         self.ledger.extend(turn.ledger[len(self.ledger) :])
         self.members = turn.members
         self.meta = turn.meta
-        turn.unchanged = self.base + len(self.entries) - 1
+        turn.unchanged = self.last_index
         self.commits += 1
 
     def abort(self) -> None:
@@ -136,4 +197,4 @@ class MemoryLogStore:
         del turn.ledger[len(self.ledger) :]
         turn.members = self.members
         turn.meta = self.meta
-        turn.unchanged = self.base + len(self.entries) - 1
+        turn.unchanged = self.last_index

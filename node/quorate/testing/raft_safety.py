@@ -1,35 +1,35 @@
-"""Raft's invariants, checked after every durable turn and on every message, and seeded runs.
+"""Raft's invariants, checked after every durable turn and on every message.
 
-Owns the checks (Raft paper, Figure 3, and what this project adds: persist before send, no commit
-without a durable quorum) and the drawing of faults. Does not own the simulated world (`raft`).
+Owns the checks: Raft paper, Figure 3; thesis, chapter 4, for clusters whose members change; and
+what this project adds: persist before send, no commit without a durable quorum, logs that begin
+later than at their first entry. Does not own the simulated world (`raft`, `raft_members`) nor what
+is tried in it (`raft_runs`).
 """
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass, field
 
-from quorate.consensus import RaftSettings
+from quorate.consensus.configuration import CONFIGURATION, Configuration
 from quorate.consensus.messages import (
     AppendReply,
     AppendRequest,
     Message,
+    SnapshotOffer,
     VoteReply,
     VoteRequest,
 )
-from quorate.testing.raft import Host, RaftCluster, TurnFault
+from quorate.testing.raft import Host
+from quorate.testing.raft_disk import Image, MemoryLogStore
 
-FORGOTTEN_ONE_IN = 10
-LIVENESS_S = 20.0
-KEY_BYTES = 16
-HEALED_DELAY_S = (0.001, 0.01)
+_REGULAR = b"\x00"
 
 
 class ViolationError(AssertionError):
     """One of Raft's promises was broken."""
 
 
-def _require(holds: bool, promise: str, *details: object) -> None:
+def require(holds: bool, promise: str, *details: object) -> None:
     if not holds:
         raise ViolationError(f"{promise}: {' '.join(map(str, details))}")
 
@@ -47,7 +47,11 @@ class _Seen:
 
 @dataclass
 class SafetyChecker:
-    """Looks on (`quorate.testing.raft.Watcher`) and raises ViolationError."""
+    """Looks on (`quorate.testing.raft.Watcher`) and raises ViolationError.
+
+    committed: (term, command) by index, from 1 on: the log that nobody may ever contradict.
+    committed_in: the term of the leader that committed it. ledger: what it says to apply.
+    """
 
     hosts: dict[str, Host] = field(default_factory=dict)
     seen: dict[str, _Seen] = field(default_factory=dict)
@@ -55,292 +59,216 @@ class SafetyChecker:
     votes: dict[tuple[str, int], str] = field(default_factory=dict)
     entries: dict[tuple[int, int], tuple[bytes, int]] = field(default_factory=dict)
     committed: list[tuple[int, bytes]] = field(default_factory=list)
-    applied: dict[int, bytes] = field(default_factory=dict)
-    elections: int = 0
+    committed_in: list[int] = field(default_factory=list)
+    ledger: list[tuple[int, bytes]] = field(default_factory=list)
+    applied: int = 0
+    """Of the ledger, how much somebody has applied."""
+    forgotten: dict[str, Image] = field(default_factory=dict)
+    """What the disk of a host held before it went back."""
+
+    @property
+    def elections(self) -> int:
+        """How many candidates won."""
+        return len(self.leaders)
 
     def started(self, host: Host) -> None:
         self.hosts[host.node_id] = host
-        self.committed = self.committed or host.store.turn.entries[:1]  # committed from the start
+        if not self.committed:  # the first entry is everybody's from the start
+            self.committed, self.committed_in = host.store.turn.entries[:1], [0]
         seen = self.seen.setdefault(host.node_id, _Seen())
-        _require(host.store.meta.applied >= seen.applied, "applied entries survive", host.node_id)
+        require(host.store.meta.applied >= seen.applied, "applied entries survive", host.node_id)
+        require(host.store.meta.term >= seen.term, "terms survive", host.node_id)
         seen.commit = host.live.commit_index
 
-    def turn_durable(self, host: Host, unchanged: int, _applied: int) -> None:
-        self._check_term_and_vote(host)
-        self._check_log(host, unchanged)
-        self._check_leader(host)
-        self._check_commit(host)
-        self._check_ledger(host)
+    def went_back(self, host: Host, before: Image) -> None:
+        """What the host showed before, it may have forgotten."""
+        self.forgotten[host.node_id] = before
+        self.seen[host.node_id] = _Seen()
+        self.votes = {key: vote for key, vote in self.votes.items() if key[0] != host.node_id}
 
-    def _check_term_and_vote(self, host: Host) -> None:
-        meta, seen = host.store.meta, self.seen[host.node_id]
-        _require(meta.term >= seen.term, "terms never fall", host.node_id, meta.term)
-        _require(meta.term == host.live.term, "the term is durable", host.node_id, meta)
+    def turn_durable(self, host: Host, unchanged: int, _applied: int) -> None:
+        seen, store = self.seen[host.node_id], host.store
+        self._check_term_and_vote(host, seen)
+        self._check_log(host, unchanged)
+        self._check_kept(host, seen, unchanged)
+        self._check_leader(host)
+        self._check_commit(host, seen, unchanged)
+        self._check_base(host, seen)
+        self._check_held(host, seen)
+        self._check_ledger(host, seen)
+        require(
+            store.members[0][0] <= store.meta.applied,
+            "the configuration of the applied state is kept",
+            host.node_id,
+            store.meta.applied,
+        )
+
+    def _check_term_and_vote(self, host: Host, seen: _Seen) -> None:
+        meta = host.store.meta
+        require(meta.term >= seen.term, "terms never fall", host.node_id, meta.term)
+        require(meta.term == host.live.term, "the term is durable", host.node_id, meta)
         seen.term = meta.term
         if meta.voted_for is not None:
             self._count_vote(host.node_id, meta.term, meta.voted_for)
 
     def _count_vote(self, voter: str, term: int, candidate: str) -> None:
         first = self.votes.setdefault((voter, term), candidate)
-        _require(first == candidate, "one vote a term", voter, term, first, candidate)
+        require(first == candidate, "one vote a term", voter, term, first, candidate)
 
     def _check_log(self, host: Host, unchanged: int) -> None:
         """Log matching, by induction: an (index, term) has one command and one predecessor."""
-        log, seen = host.store.entries, self.seen[host.node_id]
-        for index in range(unchanged + 1, len(log) + 1):
-            term, command = log[index - 1]
-            before = log[index - 2][0] if index > 1 else 0
+        store = host.store
+        for index in range(max(unchanged, store.base) + 1, store.last_index + 1):
+            term, command = _entry(store, index)
+            before, _ = _entry(store, index - 1)
             first = self.entries.setdefault((index, term), (command, before))
-            _require(first == (command, before), "log matching", host.node_id, index, term)
-        if unchanged < seen.held:
-            _require(
-                log[unchanged : seen.held] == self.committed[unchanged : seen.held],
-                "what is committed stays on the disks that held it",
-                host.node_id,
-                f"{unchanged + 1}..{seen.held}",
-            )
+            require(first == (command, before), "log matching", host.node_id, index, term)
+            if command[:1] == CONFIGURATION:
+                self._check_configuration(host, index, command[1:])
+
+    def _check_configuration(self, host: Host, index: int, data: bytes) -> None:
+        kept = [each for each in host.store.members if each[0] <= index]
+        if not kept:
+            return  # it came with a later one, and both are committed
+        require(kept[-1] == (index, data), "configurations lie beside the log", host.node_id)
+        if len(kept) > 1:
+            before, after = Configuration.decode(kept[-2][1]), Configuration.decode(data)
+            require(before.is_one_step_to(after), "one voter at a time", host.node_id, index)
+
+    def _check_base(self, host: Host, seen: _Seen) -> None:
+        """A log begins with its first entry, or with a committed one that is applied."""
+        base, term = host.store.base, host.store.entries[0][0]
+        require(base <= host.store.meta.applied, "only what is applied is compacted", host.node_id)
+        require(base <= len(self.committed), "a log begins with what is committed", host.node_id)
+        require(
+            term == self.committed[base - 1][0], "a log begins as it was", host.node_id, base, term
+        )
+        seen.held = max(seen.held, base)
 
     def _check_leader(self, host: Host) -> None:
         if not host.live.is_leader:
             return
         term = host.live.term
         if term not in self.leaders:
-            self.elections += 1
-            committed = self.committed
-            _require(host.store.entries[: len(committed)] == committed, "leader completeness", term)
+            for index in range(host.store.base + 1, len(self.committed) + 1):
+                require(
+                    self.committed_in[index - 1] >= term
+                    or host.store.entry(index) == self.committed[index - 1],
+                    "leader completeness",
+                    host.node_id,
+                    f"term {term}, index {index}",
+                )
         first = self.leaders.setdefault(term, host.node_id)
-        _require(first == host.node_id, "election safety", term, first, host.node_id)
+        require(first == host.node_id, "election safety", term, first, host.node_id)
 
-    def _check_commit(self, host: Host) -> None:
-        seen, log, commit = self.seen[host.node_id], host.store.entries, host.live.commit_index
-        _require(commit >= seen.commit, "commits never fall", host.node_id, commit)
-        _require(commit <= len(log), "commits are in the log", host.node_id, commit)
+    def _check_commit(self, host: Host, seen: _Seen, unchanged: int) -> None:
+        commit = host.live.commit_index
+        require(commit >= seen.commit, "commits never fall", host.node_id, commit)
+        require(commit <= host.store.last_index, "commits are in the log", host.node_id, commit)
         seen.commit = commit
         while len(self.committed) < commit:
             index = len(self.committed) + 1
-            entry = log[index - 1]
-            holders = sum(
-                len(other.store.entries) >= index and other.store.entries[index - 1] == entry
-                for other in self.hosts.values()
-            )
-            _require(
-                holders * 2 > len(self.hosts),
-                "a commit is on the disks of a quorum",
-                index,
-                holders,
-            )
+            entry = _entry_before(host.store, index)
+            self._check_quorum(host, index, entry, unchanged)
             self.committed.append(entry)
-        _require(
-            log[seen.held : commit] == self.committed[seen.held : commit],
-            "one committed log",
-            host.node_id,
-            commit,
-        )
-        while seen.held < min(len(log), len(self.committed)):
-            if log[seen.held] != self.committed[seen.held]:
-                break
-            seen.held += 1
+            self.committed_in.append(host.live.term)
+            if entry[1][:1] == _REGULAR:
+                self.ledger.append((index, entry[1][1:]))
 
-    def _check_ledger(self, host: Host) -> None:
-        """State machine safety: everybody applies the same at an index, in order, durably."""
-        seen, ledger = self.seen[host.node_id], host.store.ledger
-        _require(len(ledger) >= seen.ledger, "what is applied stays", host.node_id)
-        for position in range(seen.ledger, len(ledger)):
-            index, payload = ledger[position]
-            first = self.applied.setdefault(index, payload)
-            _require(first == payload, "state machine safety", host.node_id, index)
-            _require(
-                position == 0 or ledger[position - 1][0] < index, "applied in order", host.node_id
+    def _check_quorum(
+        self, host: Host, index: int, entry: tuple[int, bytes], unchanged: int
+    ) -> None:
+        """Who commits first is a leader, by the configuration that was in force in its turn: one
+        that it has made itself comes after its commits."""
+        members = host.store.members
+        is_new = members[-1][0] > unchanged and host.live.is_leader and len(members) > 1
+        voters = Configuration.decode(members[-2 if is_new else -1][1]).voters
+        holders = [
+            voter
+            for voter in voters
+            if voter in self.hosts and self._holds(self.hosts[voter], index, entry)
+        ]
+        require(
+            len(holders) * 2 > len(voters),
+            "a commit is on the disks of a quorum",
+            host.node_id,
+            f"index {index} on {holders} of {voters}",
+        )
+
+    def _holds(self, host: Host, index: int, entry: tuple[int, bytes]) -> bool:
+        """Who is on probation counts for nothing but what it promised before: as it votes for
+        nobody meanwhile, that stands until a majority without it has readmitted it."""
+        disk: Image | MemoryLogStore = host.store
+        if host.store.meta.probation:
+            disk = self.forgotten[host.node_id]
+        return disk.base > index or disk.entry(index) == entry
+
+    def _check_kept(self, host: Host, seen: _Seen, unchanged: int) -> None:
+        for index in range(max(unchanged, host.store.base) + 1, seen.held + 1):
+            require(
+                host.store.entry(index) == self.committed[index - 1],
+                "what is committed stays on the disks that held it",
+                host.node_id,
+                index,
             )
-            _require(self.committed[index - 1][1][1:] == payload, "only what is committed", index)
+
+    def _check_held(self, host: Host, seen: _Seen) -> None:
+        store = host.store
+        end = min(store.last_index, len(self.committed))
+        while seen.held < end and store.entry(seen.held + 1) == self.committed[seen.held]:
+            seen.held += 1
+        require(seen.held >= seen.commit, "one committed log", host.node_id, seen.held + 1)
+
+    def _check_ledger(self, host: Host, seen: _Seen) -> None:
+        """State machine safety: everybody applies the same, in order, leaves nothing out, and
+        keeps it."""
+        store, ledger = host.store, host.store.ledger
+        require(len(ledger) >= seen.ledger, "what is applied stays", host.node_id)
+        require(
+            ledger[seen.ledger :] == self.ledger[seen.ledger : len(ledger)],
+            "state machine safety",
+            host.node_id,
+            f"{seen.ledger}..{len(ledger)}",
+        )
         seen.ledger = len(ledger)
-        _require(host.store.meta.applied >= seen.applied, "applied never falls", host.node_id)
-        seen.applied = host.store.meta.applied
-        _require(seen.applied <= host.live.commit_index, "applied after committed", host.node_id)
+        self.applied = max(self.applied, seen.ledger)
+        applied = store.meta.applied
+        require(applied >= seen.applied, "applied never falls", host.node_id)
+        require(applied <= host.live.commit_index, "applied after committed", host.node_id)
+        is_whole = seen.ledger == len(self.ledger) or self.ledger[seen.ledger][0] > applied
+        require(is_whole, "all that is committed is applied", host.node_id, applied)
+        seen.applied = applied
 
     def sent(self, host: Host, peer: str, message: Message) -> None:
         """Persist, then send: what a message says is on the disk that it speaks for."""
-        meta, log = host.store.meta, host.store.entries
+        meta, last_index = host.store.meta, host.store.last_index
         match message:
             case VoteReply(granted=True, voted_term=term):
                 self._count_vote(host.node_id, term, peer)
                 durable = meta.term > term or (meta.term == term and meta.voted_for == peer)
-                _require(durable, "a vote is durable before it is sent", host.node_id, term)
+                require(durable, "a vote is durable before it is sent", host.node_id, term)
             case VoteRequest(term=term):
                 durable = meta.term > term or meta.voted_for == host.node_id
-                _require(meta.term >= term and durable, "a candidacy is durable", host.node_id)
+                require(meta.term >= term and durable, "a candidacy is durable", host.node_id)
             case AppendReply(success=True, request_term=term, match_index=match):
-                durable = meta.term > term or (meta.term == term and len(log) >= match)
-                _require(durable, "an acknowledged entry is durable", host.node_id, match)
+                durable = meta.term > term or (meta.term == term and last_index >= match)
+                require(durable, "an acknowledged entry is durable", host.node_id, match)
             case AppendRequest(term=term, entries=entries) if meta.term == term and entries:
-                _require(
-                    len(log) >= entries[-1].index, "a sent entry is durable", host.node_id, term
+                require(
+                    last_index >= entries[-1].index, "a sent entry is durable", host.node_id, term
                 )
+            case SnapshotOffer(index=index):
+                require(index <= meta.applied, "an offered state is durable", host.node_id, index)
 
 
-@dataclass(frozen=True)
-class Profile:
-    """What a seeded run may do. `fault_every_s`: the mean time between faults; 0: none."""
-
-    size: int = 3
-    seconds: float = 20.0
-    fault_every_s: float = 0.7
-    propose_every_s: float = 0.03
-    rough: bool = False
-    delay_s: tuple[float, float] = (0.001, 0.03)
-    settings: RaftSettings | None = None
+def _entry(store: MemoryLogStore, index: int) -> tuple[int, bytes]:
+    entry = store.entry(index)
+    assert entry is not None, f"the log has no entry {index}"
+    return entry
 
 
-class SafetyRun:
-    """One seed: proposals and faults for a while, then everything is healed and must settle."""
-
-    def __init__(
-        self, seed: int, profile: Profile, cluster_type: type[RaftCluster] = RaftCluster
-    ) -> None:
-        self.profile = profile
-        self.chance = random.Random(seed)  # noqa: S311 - a simulation's chance, no secret
-        self.checker = SafetyChecker()
-        self.cluster = cluster_type(
-            seed,
-            profile.size,
-            settings=profile.settings,
-            delay_s=profile.delay_s,
-            rough=profile.rough,
-            watchers=(self.checker, self),
-        )
-        self.proposed = 0
-        self.faults = 0
-        self.finished: set[tuple[str, bytes]] = set()
-        self.never: set[bytes] = set()
-        self._is_over = False
-
-    def run(self) -> None:
-        cluster = self.cluster
-        self._propose_later()
-        if self.profile.fault_every_s:
-            self._fault_later()
-        cluster.run_for(self.profile.seconds)
-        self._is_over = True
-        self._heal()
-        self._check_liveness()
-
-    # -- the proposers: they look on, and forget what has its outcome ---------------------------
-
-    def started(self, host: Host) -> None:
-        """A new replica waits for nothing."""
-
-    def sent(self, host: Host, peer: str, message: Message) -> None:
-        """Messages are the checker's business."""
-
-    def turn_durable(self, host: Host, _unchanged: int, applied: int) -> None:
-        for _, payload in host.store.ledger[applied:]:
-            host.live.forget(payload[:KEY_BYTES])
-            self.finished.add((host.node_id, payload))
-
-    def _propose_later(self) -> None:
-        when = self.cluster.now + self.chance.expovariate(1 / self.profile.propose_every_s)
-        self.cluster.at(when, self._propose)
-
-    def _propose(self) -> None:
-        if self._is_over:
-            return
-        self._propose_later()
-        host = self.chance.choice(list(self.cluster.hosts.values()))
-        if host.replica is None or host.paused:
-            return
-        key = self._next_key()
-        payload = key * self.chance.choice((1, 1, 1, 1, 50))
-        self.cluster.propose(host.node_id, key, payload)
-        if self.chance.randrange(FORGOTTEN_ONE_IN) == 0:
-            replica, when = host.replica, self.cluster.now + self.chance.uniform(0, 1)
-            self.cluster.at(when, lambda: self._forget(host, replica, key, payload))
-
-    def _next_key(self) -> bytes:
-        self.proposed += 1
-        return b"%0*d" % (KEY_BYTES, self.proposed)
-
-    def _forget(self, host: Host, replica: object, key: bytes, payload: bytes) -> None:
-        if host.replica is not replica or (host.node_id, payload) in self.finished:
-            return
-        if not host.live.forget(key):
-            self.never.add(payload)
-
-    def _fault_later(self) -> None:
-        when = self.cluster.now + self.chance.expovariate(1 / self.profile.fault_every_s)
-        self.cluster.at(when, self._fault)
-
-    def _fault(self) -> None:
-        if self._is_over:
-            return
-        self._fault_later()
-        self.faults += 1
-        cluster, chance = self.cluster, self.chance
-        names = list(cluster.hosts)
-        a, *others = chance.sample(names, len(names))
-        leader = cluster.leader()
-        if leader is not None and chance.random() < 0.4:
-            a, others = leader.node_id, [name for name in others if name != leader.node_id] or []
-        running = cluster.hosts[a].replica is not None
-        draw = chance.randrange(9)
-        if not running:
-            cluster.start(a)
-        elif draw == 0:
-            cluster.crash(a)
-            cluster.at(cluster.now + chance.uniform(0.01, 3), lambda: self._restart(a))
-        elif draw in (1, 2, 3):
-            cluster.hosts[a].turn_fault = list(TurnFault)[draw - 1]
-        elif draw == 4:
-            cluster.pause(a, chance.uniform(0.05, 3))
-        elif draw == 5 and others:
-            cluster.isolate(a, *others[: chance.randrange(len(others))])
-        elif draw == 6 and others:
-            cluster.cut(a, chance.choice(others))
-        elif draw == 7 and others:
-            cluster.reset_link(a, chance.choice(others))
-        else:
-            cluster.heal()
-
-    def _restart(self, name: str) -> None:
-        if self.cluster.hosts[name].replica is None:
-            self.cluster.start(name)
-
-    def _heal(self) -> None:
-        cluster = self.cluster
-        cluster.rough, cluster.delay_s = False, HEALED_DELAY_S
-        cluster.heal()
-        for host in cluster.hosts.values():
-            host.turn_fault = None
-            if host.replica is None:
-                cluster.start(host.node_id)
-            elif host.paused:
-                cluster.resume(host.node_id)
-
-    def _check_liveness(self) -> None:
-        """Healed, every node takes proposals, and all apply the same."""
-        cluster = self.cluster
-        last = {name: self._next_key() for name in cluster.hosts}
-        for name, key in last.items():
-            cluster.propose(name, key, key)
-
-        def settled() -> bool:
-            hosts = list(cluster.running())
-            ledgers = [host.store.ledger for host in hosts]
-            return (
-                set(last.values()) <= {payload for _, payload in ledgers[0]}
-                and all(ledger == ledgers[0] for ledger in ledgers)
-                and all(host.store.entries == hosts[0].store.entries for host in hosts)
-            )
-
-        _require(cluster.run_until(settled, LIVENESS_S), "a healed cluster settles")
-        _require(not cluster.peer_errors, "correct peers are not accused", *cluster.peer_errors[:3])
-        executed = {payload for _, payload in cluster.hosts["n1"].store.ledger}
-        _require(not executed & self.never, "what was refused for good is not executed")
-
-
-def run_seed(
-    seed: int, profile: Profile, cluster_type: type[RaftCluster] = RaftCluster
-) -> SafetyRun:
-    """One seeded run. Raises ViolationError, or whatever a replica raised."""
-    run = SafetyRun(seed, profile, cluster_type)
-    run.run()
-    return run
+def _entry_before(store: MemoryLogStore, index: int) -> tuple[int, bytes]:
+    """The entry at `index`, also when the last commit compacted it."""
+    if index >= store.base:
+        return _entry(store, index)
+    return store.dropped[index - store.base]

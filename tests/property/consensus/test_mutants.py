@@ -28,7 +28,8 @@ from quorate.consensus.messages import AppendReply, AppendRequest, VoteReply
 from quorate.consensus.rules import Accepted, Conflict
 from quorate.testing.raft import Host, RaftCluster, TurnFault
 from quorate.testing.raft_disk import MemoryLogStore, MemoryTurn
-from quorate.testing.raft_safety import Profile, SafetyChecker, ViolationError, run_seed
+from quorate.testing.raft_runs import Profile, run_seed
+from quorate.testing.raft_safety import SafetyChecker, ViolationError
 
 Patch = pytest.MonkeyPatch
 FIVE = Profile(size=5, fault_every_s=0.4, seconds=12)
