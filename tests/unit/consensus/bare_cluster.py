@@ -2,10 +2,12 @@
 
 `BareCluster` is `quorate.testing.raft.RaftCluster` with bare engines in the place of our replicas:
 the same time, links, crashes and pauses, drawn from the same seed. `OurCluster` shows the same of
-ours. Where the simulation cannot be alike, it is kinder to the bare engine: a link that breaks is
-noticed as early as with our transport (1.5 s, the engine's own needs 3.5 s) and is up again within
-0.25 s (its own: 5 s); a crash keeps everything that was written, as kill -9 does and a power cut
-does not; messages arrive once, in order, or are lost with the link, in both directions at once.
+ours, `CompactingCluster` when they keep a log of five entries and send snapshots.
+
+Where the simulation cannot be alike, it is kinder to the bare engine: a link that breaks is noticed
+as early as with our transport (1.5 s, the engine's own needs 3.5 s) and is up again within 0.25 s
+(its own: 5 s); a crash keeps everything that was written, as kill -9 does and a power cut does not;
+messages arrive once, in order, or are lost with the link, in both directions at once.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from tests.unit.consensus.bare import (
 
 from quorate.consensus import Replica
 from quorate.testing.raft import Host, RaftCluster
+from quorate.testing.raft_members import MembersCluster
 
 FAIL_REASON = engine.FAIL_REASON
 _CALLS = 200
@@ -250,3 +253,7 @@ class OurCluster(_Observed):
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+class CompactingCluster(OurCluster, MembersCluster):
+    """Ours with logs that are compacted, and snapshots for whoever needs what is gone."""
