@@ -16,6 +16,8 @@ from quorate.consensus.limits import MAX_MEMBER_ID_BYTES, MAX_MEMBERS, MAX_TOKEN
 from quorate.core import codec
 from quorate.core.errors import MalformedError
 
+COMMAND: Final = b"\x00"
+"""The first byte of a log entry that carries a command; the rest is what is applied."""
 CONFIGURATION: Final = b"\x02"
 """The first byte of a log entry that carries a configuration."""
 

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn
 
-from quorate.consensus.configuration import CONFIGURATION, Configuration
+from quorate.consensus.configuration import COMMAND, CONFIGURATION, Configuration
 from quorate.consensus.elections import Elections
 from quorate.consensus.errors import PeerError, SafetyViolationError
 from quorate.consensus.followers import Followers, Leading
@@ -64,7 +64,6 @@ from quorate.consensus.settings import RaftSettings
 FOLLOWER: Final = 0
 CANDIDATE: Final = 1
 LEADER: Final = 2
-_REGULAR: Final = b"\x00"
 _NO_OP: Final = b"\x01"
 
 Apply = Callable[[int, bytes], None]
@@ -211,7 +210,7 @@ class Engine(SyncObj):  # type: ignore[misc]
             self._become_follower()
         if self.elections.is_called and self.role != FOLLOWER:
             self.elections.over()
-        self.journal.settle_configurations(self.commit_index)
+        self.journal.settle_configurations(self.last_applied)
         if self.is_leader and (self._want_send or self.commit_index > commit_index):
             self._followers.spread(self._leading, self.connected_ids)
         if self.is_leader:
@@ -379,7 +378,7 @@ class Engine(SyncObj):  # type: ignore[misc]
     # -- overridden: applying ----------------------------------------------------------------
 
     def _SyncObj__doApplyCommand(self, command: bytes) -> None:  # noqa: N802
-        if command[:1] == _REGULAR:
+        if command[:1] == COMMAND:
             self._apply_payload(self.last_applied + 1, command[1:])
 
     def _SyncObj__getEntries(  # noqa: N802
@@ -401,7 +400,7 @@ class Engine(SyncObj):  # type: ignore[misc]
         for _ in range(min(len(self._proposals), MAX_APPENDS_PER_TURN)):
             payload = self._proposals.popleft()
             self._proposal_bytes -= len(payload)
-            command = _REGULAR + self._stamp(payload)
+            command = COMMAND + self._stamp(payload)
             self.journal.add(command, self.journal.last_index() + 1, self.term)
             self._want_send = True
 
@@ -484,6 +483,7 @@ class Engine(SyncObj):  # type: ignore[misc]
         """Asks whether a majority would vote for this replica; the engine campaigns only then."""
         if self.elections.is_called or not self.other_voters:
             return
+        self._SyncObj__raftLeader = None  # not heard for so long
         request = self.elections.ask(self.term, self.journal)
         self._SyncObj__raftElectionDeadline = self._clock() + self.elections.ask_again_s()
         for peer in self.other_voters:
@@ -589,7 +589,8 @@ class Engine(SyncObj):  # type: ignore[misc]
 
     def _on_snapshot_pull(self, peer: str, pull: SnapshotPull) -> None:
         """A follower that takes in a snapshot is a follower that is heard."""
-        if self.is_leader and pull.term == self.term and not self._followers.token(peer):
+        counts = self._followers.knows(peer) and not self._followers.token(peer)
+        if self.is_leader and pull.term == self.term and counts:
             self._SyncObj__lastResponseTime[Member(peer)] = self._clock()
 
     def _on_snapshot_chunk(self, peer: str, chunk: SnapshotChunk) -> None:

@@ -27,6 +27,7 @@ _GROUPS: Final = {
     "init": "init:app",
     "genesis": "genesis:app",
     "node": "node:app",
+    "federation": "federation:app",
     "status": "status:status_app",
     "members": "status:members_app",
     "domain": "domain:app",

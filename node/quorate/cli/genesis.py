@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import replace
@@ -37,7 +35,7 @@ from quorate.core.limits import (
 )
 from quorate.core.records import Parameters
 from quorate.node.certificates import check_ca, parse_certificate
-from quorate.node.identity import PUBLIC_FILE_MODE, read_public, write_public
+from quorate.node.identity import read_public, replace_public, write_public
 from quorate.node.organisation import Organisation, read_descriptor
 from quorate.proofs.signing import SigningKey, sign_envelope
 
@@ -217,22 +215,7 @@ def _add_signature(file: Path, genesis: Genesis, signed: Sequence[str], key: Sig
     order = [dsse.key_id(item.governance_key) for item in genesis.descriptors]
     signatures = tuple(by_key[keyid] for keyid in order if keyid in by_key)
     assert len(signatures) == len(signed) + 1
-    _replace(file, replace(genesis.envelope, signatures=signatures).to_bytes())
-
-
-def _replace(file: Path, data: bytes) -> None:
-    """Whole or not at all: a signature of somebody else's is in there."""
-    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fchmod(descriptor, PUBLIC_FILE_MODE)
-            os.fsync(descriptor)
-        Path(name).replace(file)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    replace_public(file, replace(genesis.envelope, signatures=signatures).to_bytes())
 
 
 def _summary(genesis: Genesis, signed: Sequence[str]) -> dict[str, object]:

@@ -14,11 +14,12 @@ from typing import Any, Final
 
 from quorate.cli.connection import Connection
 from quorate.cli.errors import VerificationError
-from quorate.core import codec, dsse, ids
+from quorate.core import codec, dsse, entries, ids
 from quorate.core.commands import AddNode, Command, RetireNode, parse_command
 from quorate.core.errors import MalformedError
 from quorate.core.genesis import Genesis
 from quorate.core.limits import MAX_ENTRY_BYTES
+from quorate.core.recovery import Recovery
 from quorate.proofs import merkle
 from quorate.proofs.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
 from quorate.proofs.note import parse_note
@@ -56,7 +57,8 @@ class Keys:
         self._issuers = {item.domain: item.governance_key for item in genesis.descriptors}
         self._logs: dict[str, bytes] = {}
         for item in genesis.descriptors:
-            self._add(item.node.id, item.node.signing_key, item.node.log_key)
+            if not isinstance(genesis, Recovery) or item.domain in genesis.survivors:
+                self._add(item.node.id, item.node.signing_key, item.node.log_key)
 
     def check(self, command: Command, envelope: dsse.Envelope) -> None:
         """Raises MalformedError unless its issuer, as known by now, has signed the command."""
@@ -158,10 +160,10 @@ def check_ledger(
     says of members up to its end."""
     note, keys = _newest_note(connection, timeout_ms), Keys(genesis)
     size = _claimed_size(note)
-    tree, entries, signatures = _Tree(), [], 0
+    tree, leaves, signatures = _Tree(), [], 0
     for index, data in enumerate(fetch_entries(connection, 0, size, timeout_ms)):
         tree.add(data)
-        entries.append(merkle.leaf_hash(data))
+        leaves.append(merkle.leaf_hash(data))
         signatures += _check_entry(data, index, genesis, keys)
         progress(index, 2 * size)
     # Only now: the entries may have added the node that has signed.
@@ -172,10 +174,10 @@ def check_ledger(
             f"the {tree.size} entries have root {root.hex()}, "
             f"the node signed {checkpoint.root.hex()}"
         )
-    for index, digest in enumerate(entries):
+    for index, digest in enumerate(leaves):
         _check_inclusion(connection, checkpoint, index, digest, timeout_ms)
         progress(checkpoint.size + index, 2 * checkpoint.size)
-    return Checked(checkpoint.size, root, len(entries), signatures), keys
+    return Checked(checkpoint.size, root, len(leaves), signatures), keys
 
 
 def _check_inclusion(
@@ -204,11 +206,12 @@ def _check_entry(data: bytes, index: int, genesis: Genesis, keys: Keys) -> int:
         if entry.get("seq") != index or entry.get("origin") != genesis.origin:
             raise MalformedError("of another place or ledger")
         if index == 0:
-            expected = ("genesis", "accepted", genesis.created, genesis.envelope.to_json())
+            kind = entries.RECOVERY if isinstance(genesis, Recovery) else entries.GENESIS
+            expected = (kind, "accepted", genesis.created, genesis.envelope.to_json())
             actual = tuple(entry.get(name) for name in ("type", "decision", "time", "command"))
             if actual != expected:
                 raise MalformedError("not the genesis that this ledger is verified against")
-            return len(genesis.descriptors)
+            return len(genesis.envelope.signatures)
         if entry.get("decision") != "accepted":
             return 0  # a denied command may be signed by anybody, or be no command at all
         _check_command(entry, genesis, keys)

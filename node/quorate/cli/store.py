@@ -48,7 +48,7 @@ def backup(
     The copy is of one moment, and needs no more than what is in use of the store's file. Nothing of
     the node's keys is in it.
     """
-    with _progress(output) as tell, _damage():
+    with progress(output) as tell, damage():
         holding = store_care.backup(load_config(config), directory, tell)
     value = {"directory": str(directory), **asdict(holding)}
 
@@ -74,7 +74,7 @@ def restore(
     The node then is on probation: it neither votes nor permits before the others have readmitted
     it, because it has forgotten what it promised since.
     """
-    with _progress(output) as tell, _damage():
+    with progress(output) as tell, damage():
         replaced = store_care.restore(load_config(config), directory, tell, replace=replace)
     _tell_replaced(output, replaced, "restored")
 
@@ -91,7 +91,7 @@ def rejoin(
     The node then is on probation, as after `quorate node restore`. A node that was never started
     needs none of this.
     """
-    with _progress(output) as tell, _damage():
+    with progress(output) as tell, damage():
         replaced = store_care.rejoin(load_config(config), tell, replace=replace)
     _tell_replaced(output, replaced, "begun again")
 
@@ -100,7 +100,7 @@ def rejoin(
 def verify(*, config: ConfigOption, output: OutputOption = Output.TEXT) -> None:
     """Verify every page, value and leaf in the store of a stopped node. Exits 6 when it is damaged,
     and names what is."""
-    with _progress(output) as tell, _damage():
+    with progress(output) as tell, damage():
         holding = store_care.verify(load_config(config), tell)
 
     def people(on: Console) -> None:
@@ -135,7 +135,7 @@ def _facts(holding: Holding) -> object:
 
 
 @contextmanager
-def _damage() -> Iterator[None]:
+def damage() -> Iterator[None]:
     """Damage is what these look for: it has the exit code of all that does not verify."""
     try:
         yield
@@ -144,7 +144,7 @@ def _damage() -> Iterator[None]:
 
 
 @contextmanager
-def _progress(output: Output) -> Iterator[Callable[[Progress], None]]:
+def progress(output: Output) -> Iterator[Callable[[Progress], None]]:
     """A bar for each piece of work, for people at a terminal."""
     stream = console(error=True)
     is_quiet = output is Output.JSON or not stream.is_terminal

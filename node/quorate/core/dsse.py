@@ -25,6 +25,7 @@ from quorate.core.limits import MAX_SIGNATURES
 COMMAND_TYPE: Final = "application/vnd.quorate.command.v1+json"
 DESCRIPTOR_TYPE: Final = "application/vnd.quorate.descriptor.v1+json"
 GENESIS_TYPE: Final = "application/vnd.quorate.genesis.v1+json"
+RECOVERY_TYPE: Final = "application/vnd.quorate.recovery.v1+json"
 
 PUBLIC_KEY_BYTES: Final = 32
 SIGNATURE_BYTES: Final = 64

@@ -16,6 +16,7 @@ from quorate.core.outcome import Outcome
 
 MALFORMED: Final = "malformed"
 GENESIS: Final = "genesis"
+RECOVERY: Final = "recovery"
 POLICY_VERSION: Final = 0
 """Of the policies that a decision was taken under; there are none yet."""
 

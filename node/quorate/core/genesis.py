@@ -144,7 +144,7 @@ def parse_descriptor(data: bytes) -> Descriptor:
 
 def parse_node(data: bytes) -> NodeDescriptor:
     """Parses the description of one node, by itself and unsigned. Raises MalformedError."""
-    return _read_node(Fields(codec.decode(data, MAX_DESCRIPTOR_BYTES)))
+    return read_node(Fields(codec.decode(data, MAX_DESCRIPTOR_BYTES)))
 
 
 def parse_genesis(data: bytes) -> Genesis:
@@ -172,35 +172,37 @@ def parse_draft(data: bytes) -> tuple[Genesis, tuple[str, ...]]:
 
 
 def _read_genesis(envelope: dsse.Envelope, digest: bytes) -> Genesis:
-    _check_type(envelope, dsse.GENESIS_TYPE)
+    check_type(envelope, dsse.GENESIS_TYPE)
     fields = Fields(codec.decode(envelope.payload, MAX_GENESIS_BYTES))
     fields.integer("v", PROTOCOL_VERSION, PROTOCOL_VERSION)
     origin = fields.text("origin", ids.check_origin)
     created = fields.integer("created")
-    parameters = _read_parameters(fields.nested("parameters"))
+    parameters = read_parameters(fields.nested("parameters"))
     items = fields.objects("descriptors", 1, MAX_DOMAINS)
     fields.done()
     descriptors = tuple(
         _verified_descriptor(dsse.from_json(item, f"descriptors[{index}]"), f"descriptors[{index}]")
         for index, item in enumerate(items)
     )
-    _check_together(descriptors)
+    check_together(descriptors)
     return Genesis(origin, created, parameters, descriptors, envelope, digest)
 
 
-def _check_together(descriptors: tuple[Descriptor, ...]) -> None:
+def check_together(descriptors: tuple[Descriptor, ...], field: str = "descriptors") -> None:
+    """What descriptors of several domains must be to each other. Raises MalformedError."""
     names = [item.domain for item in descriptors]
     if names != sorted(set(names)):
-        raise MalformedError("must be sorted by domain, each once", field="descriptors")
+        raise MalformedError("must be sorted by domain, each once", field=field)
     keys = [key for item in descriptors for key in item.keys]
     if len(set(keys)) != len(keys):
-        raise MalformedError("a key serves two purposes", field="descriptors")
+        raise MalformedError("a key serves two purposes", field=field)
     addresses = [item.node.peer_address for item in descriptors]
     if len(set(addresses)) != len(addresses):
-        raise MalformedError("two nodes have one peer address", field="descriptors")
+        raise MalformedError("two nodes have one peer address", field=field)
 
 
-def _read_parameters(fields: Fields) -> Parameters:
+def read_parameters(fields: Fields) -> Parameters:
+    """Raises MalformedError."""
     values = {name: fields.integer(name, *span) for name, span in PARAMETER_RANGES.items()}
     fields.done()
     parameters = Parameters(**values)
@@ -223,41 +225,44 @@ def _verified_descriptor(envelope: dsse.Envelope, path: str) -> Descriptor:
 
 
 def _read_descriptor(envelope: dsse.Envelope) -> Descriptor:
-    _check_type(envelope, dsse.DESCRIPTOR_TYPE)
+    check_type(envelope, dsse.DESCRIPTOR_TYPE)
     fields = Fields(codec.decode(envelope.payload, MAX_DESCRIPTOR_BYTES))
     fields.integer("v", PROTOCOL_VERSION, PROTOCOL_VERSION)
     domain = fields.text("domain", ids.check_domain)
-    governance_key = _read_key(fields, "governance_key")
-    cosigner_key = _read_key(fields, "cosigner_key")
-    ca_certificate = fields.text("ca_certificate", _check_certificate)
-    node = _read_node(fields.nested("node"))
+    governance_key = read_key(fields, "governance_key")
+    cosigner_key = read_key(fields, "cosigner_key")
+    ca_certificate = fields.text("ca_certificate", check_certificate)
+    node = read_node(fields.nested("node"))
     fields.done()
     if ids.SpiffeId.parse(node.id).trust_domain != domain:
         raise MalformedError(f"must be a node of {domain}", field="node.id")
     return Descriptor(domain, governance_key, cosigner_key, ca_certificate, node, envelope)
 
 
-def _read_node(fields: Fields) -> NodeDescriptor:
+def read_node(fields: Fields) -> NodeDescriptor:
+    """Raises MalformedError."""
     node = NodeDescriptor(
         id=fields.text("id", ids.check_node),
         peer_address=fields.text("peer_address", ids.check_address),
-        signing_key=_read_key(fields, "signing_key"),
-        log_key=_read_key(fields, "log_key"),
+        signing_key=read_key(fields, "signing_key"),
+        log_key=read_key(fields, "log_key"),
     )
     fields.done()
     return node
 
 
-def _read_key(fields: Fields, name: str) -> bytes:
+def read_key(fields: Fields, name: str) -> bytes:
+    """A public key, fit to verify with. Raises MalformedError."""
     return bytes.fromhex(fields.text(name, dsse.parse_public_key))
 
 
-def _check_type(envelope: dsse.Envelope, expected: str) -> None:
+def check_type(envelope: dsse.Envelope, expected: str) -> None:
+    """Raises MalformedError for an envelope of something else."""
     if envelope.payload_type != expected:
         raise MalformedError(f"must be {expected}", field="payloadType")
 
 
-def _check_certificate(text: str) -> None:
+def check_certificate(text: str) -> None:
     """Exactly one certificate: whatever follows a first one would be trusted by nobody, and seen
     by everybody."""
     if _PEM_RE.fullmatch(text) is None:

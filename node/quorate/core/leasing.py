@@ -32,7 +32,7 @@ def acquire_lease(turn: Turn, body: AcquireLease) -> Verdict:
         resource=body.resource,
         grant=route.grant.id,
         trust_edge=route.edge.id if route.edge else "",
-        fence=turn.seq,
+        fence=turn.view.federation().fence_base + turn.seq,
         acquired_at=turn.ledger_time,
         expires_at=_expiry(turn, route.grant, body.ttl_ms),
         status=LeaseStatus.ACTIVE,

@@ -92,7 +92,8 @@ class Parameters:
 
 @dataclass(frozen=True, slots=True)
 class Federation:
-    """ledger_time: milliseconds since the epoch; never goes back."""
+    """ledger_time: milliseconds since the epoch; never goes back.
+    fence_base: what the fences of leases are counted from; 0, but after a recovery."""
 
     kind: ClassVar[Kind] = Kind.FEDERATION
 
@@ -101,6 +102,7 @@ class Federation:
     created: int
     parameters: Parameters
     ledger_time: int
+    fence_base: int = 0
 
     @property
     def id(self) -> str:
@@ -114,6 +116,7 @@ class Federation:
             "created": self.created,
             "parameters": self.parameters.to_json(),
             "ledger_time": self.ledger_time,
+            "fence_base": self.fence_base,
         }
 
     @classmethod
@@ -125,6 +128,7 @@ class Federation:
             created=row.number("created"),
             parameters=Parameters.from_json(row.nested("parameters")),
             ledger_time=row.number("ledger_time"),
+            fence_base=row.number("fence_base"),
         )
 
 
@@ -328,7 +332,8 @@ class Lease(_Record):
     """A right to act for a while.
 
     grant: `<issuer>/<grant>`. trust_edge: `<truster>/<edge>`, or empty within one domain.
-    fence: the ledger index of its acquisition; a later lease has a greater one.
+    fence: the ledger index of its acquisition, beyond the federation's fence_base; a later lease
+    has a greater one.
     acquired_at, expires_at: ledger time; at expires_at it is over.
     depends_on: `<kind>:<id>` of everything that must stay active for it to hold.
     """

@@ -80,6 +80,7 @@ class StateView:
             created=base.created,
             parameters=base.parameters,
             ledger_time=self.ledger_time(),
+            fence_base=base.fence_base,
         )
 
     def installed(self) -> bool:

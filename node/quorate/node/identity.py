@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +37,7 @@ __all__ = [
     "load_tls_identity",
     "read_private",
     "read_public",
+    "replace_public",
     "save_signing_key",
     "spiffe_id",
     "write_private",
@@ -57,6 +59,21 @@ def write_private(path: Path, data: bytes) -> None:
 def write_public(path: Path, data: bytes) -> None:
     """Makes a new file that others may read. Raises ConfigurationError if it exists."""
     _write_new(path, data, PUBLIC_FILE_MODE)
+
+
+def replace_public(path: Path, data: bytes) -> None:
+    """Puts a file that others may read in the place of another: whole, or not at all."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fchmod(descriptor, PUBLIC_FILE_MODE)
+            os.fsync(descriptor)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
 
 
 def _write_new(path: Path, data: bytes, mode: int) -> None:

@@ -26,8 +26,8 @@ from quorate.core.genesis import (
     parse_descriptor,
     parse_node,
 )
-from quorate.core.genesis import parse_genesis as _parse_genesis
 from quorate.core.limits import MAX_DESCRIPTOR_BYTES, MAX_GENESIS_BYTES
+from quorate.core.recovery import parse_founding
 from quorate.node import certificates
 from quorate.node.certificates import KeyPair
 from quorate.node.config import NodeConfig, load_config
@@ -126,14 +126,15 @@ def read_node(path: Path) -> NodeDescriptor:
 
 
 def read_genesis(path: Path) -> Genesis:
-    """Raises ConfigurationError unless every organisation in it has signed."""
+    """A genesis, or the recovery document in its place. Raises ConfigurationError unless every
+    organisation has signed that has to."""
     if not path.is_file():
         raise ConfigurationError(
             f"there is no genesis at {path}",
             hint="copy the genesis.json that every organisation has signed to this path",
         )
     try:
-        return _parse_genesis(read_public(path, MAX_GENESIS_BYTES))
+        return parse_founding(read_public(path, MAX_GENESIS_BYTES))
     except MalformedError as error:
         raise ConfigurationError(
             f"{path} is not a genesis that everybody signed: {error}",

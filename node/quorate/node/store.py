@@ -9,12 +9,15 @@ break what it has promised. What is done about that is `quorate.node.store_care`
 from __future__ import annotations
 
 import os
+import secrets
 from collections import deque
 from pathlib import Path
 from typing import Final
 
 from quorate.core.errors import ConfigurationError, StorageDamagedError
 from quorate.core.genesis import Genesis
+from quorate.core.recovering import begin_without
+from quorate.core.recovery import Recovery
 from quorate.core.transitions import install_genesis
 from quorate.node.config import NodeConfig
 from quorate.node.identity import write_public
@@ -23,6 +26,7 @@ from quorate.storage import Environment
 STORE: Final = "ledger"
 """The store's directory in the node's data directory."""
 DATA_FILE: Final = "data.mdb"
+TOKEN_BYTES: Final = 16
 _MARK_DIGITS: Final = 16
 
 
@@ -88,9 +92,19 @@ def begin(environment: Environment, config: NodeConfig, genesis: Genesis) -> Non
     deque(environment.check(), maxlen=0)  # nothing else runs yet
     turn = environment.turn
     if turn.ledger_size == 0:
-        turn.append_ledger(install_genesis(turn.state, genesis))
+        if isinstance(genesis, Recovery):
+            # The state that was carried over is with the others: alone, this node knows nothing.
+            turn.append_ledger(begin_without(turn.state, genesis))
+            turn.set_probation(new_token())
+        else:
+            turn.append_ledger(install_genesis(turn.state, genesis))
         environment.commit()
     environment.abort()
+
+
+def new_token() -> str:
+    """Names one time at which a store was put on probation."""
+    return secrets.token_hex(TOKEN_BYTES)
 
 
 def sync_directory(directory: Path) -> None:

@@ -10,7 +10,6 @@ copy itself, nor what is verified (`quorate.storage`), nor how a node is readmit
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -31,6 +30,7 @@ from quorate.node.store import (
     begin,
     has_store,
     leave_mark,
+    new_token,
     store_path,
     sync_directory,
 )
@@ -39,7 +39,6 @@ from quorate.storage import Environment, Progress
 
 Tell = Callable[[Progress], None]
 
-TOKEN_BYTES: Final = 16
 COPY: Final = "copy"
 _COPY_BYTES: Final = 1024 * 1024
 _MAP_ROOM_BYTES: Final = 16 * 1024 * 1024
@@ -117,12 +116,12 @@ def restore(config: NodeConfig, source: Path, tell: Tell, *, replace: bool) -> R
             f"there is no backup in {source}",
             hint="give the directory that `quorate node backup` made",
         )
-    with hold_all(config.node.data_dir), _incoming(config, replace=replace) as incoming:
-        _copy(source / DATA_FILE, incoming / DATA_FILE, tell)
-        _verified(incoming, config, genesis, tell, what=f"the backup in {source}")
-        with _opened(incoming, config, tell) as environment:
+    with hold_all(config.node.data_dir), incoming(config, replace=replace) as place:
+        _copy(source / DATA_FILE, place / DATA_FILE, tell)
+        _verified(place, config, genesis, tell, what=f"the backup in {source}")
+        with opened(place, config, tell) as environment:
             _put_on_probation(environment)
-        former = _put_in_place(config, incoming, genesis)
+        former = put_in_place(config, place, genesis)
         holding = _verified(store_path(config), config, genesis, tell, what="what was restored")
     return Replaced(holding, former)
 
@@ -130,11 +129,11 @@ def restore(config: NodeConfig, source: Path, tell: Tell, *, replace: bool) -> R
 def rejoin(config: NodeConfig, tell: Tell, *, replace: bool) -> Replaced:
     """Begins the store again, empty and on probation. As `restore` otherwise."""
     genesis = read_genesis(config.node.genesis)
-    with hold_all(config.node.data_dir), _incoming(config, replace=replace) as incoming:
-        with _opened(incoming, config, tell) as environment:
+    with hold_all(config.node.data_dir), incoming(config, replace=replace) as place:
+        with opened(place, config, tell) as environment:
             begin(environment, config, genesis)
             _put_on_probation(environment)
-        former = _put_in_place(config, incoming, genesis)
+        former = put_in_place(config, place, genesis)
         holding = _verified(store_path(config), config, genesis, tell, what="the new store")
     return Replaced(holding, former)
 
@@ -168,7 +167,8 @@ def _refuse_within(config: NodeConfig, to: Path) -> None:
 
 
 @contextmanager
-def _opened(path: Path, config: NodeConfig, tell: Tell) -> Iterator[Environment]:
+def opened(path: Path, config: NodeConfig, tell: Tell) -> Iterator[Environment]:
+    """A store, or a copy of one, that nobody else has open; its pages are walked first."""
     data = path / DATA_FILE
     size_bytes = data.stat().st_size if data.exists() else 0
     environment = Environment.open(
@@ -187,7 +187,7 @@ def _verified(
 ) -> Holding:
     """Reads all of a store that nobody else has open."""
     try:
-        with _opened(path, config, tell) as environment:
+        with opened(path, config, tell) as environment:
             environment.verify_identity(genesis.hash, config.node.id)
             for step in environment.verify():
                 tell(step)
@@ -230,11 +230,11 @@ def _tidy(directory: Path) -> None:
 
 def _put_on_probation(environment: Environment) -> None:
     """Under a new token: what was readmitted under an older one says nothing about this store."""
-    environment.mark_probation(secrets.token_hex(TOKEN_BYTES))
+    environment.mark_probation(new_token())
 
 
 @contextmanager
-def _incoming(config: NodeConfig, *, replace: bool) -> Iterator[Path]:
+def incoming(config: NodeConfig, *, replace: bool) -> Iterator[Path]:
     """A directory to make the new store in. Whatever happens, it is gone afterwards; no node runs
     on it before it is in its place."""
     store = store_path(config)
@@ -243,15 +243,15 @@ def _incoming(config: NodeConfig, *, replace: bool) -> Iterator[Path]:
             f"there is a store in {store}",
             hint="with --replace it is moved aside, and nothing of it is deleted",
         )
-    incoming = store.with_name(store.name + _INCOMING)
-    shutil.rmtree(incoming, ignore_errors=True)  # of a run that was interrupted
+    place = store.with_name(store.name + _INCOMING)
+    shutil.rmtree(place, ignore_errors=True)  # of a run that was interrupted
     try:
-        incoming.mkdir(mode=0o700)
-        yield incoming
+        place.mkdir(mode=0o700)
+        yield place
     except OSError as error:
         raise StorageError(f"the store cannot be put in place: {error}") from error
     finally:
-        shutil.rmtree(incoming, ignore_errors=True)
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _copy(source: Path, to: Path, tell: Tell) -> None:
@@ -266,16 +266,19 @@ def _copy(source: Path, to: Path, tell: Tell) -> None:
         os.fsync(writing.fileno())
 
 
-def _put_in_place(config: NodeConfig, incoming: Path, genesis: Genesis) -> Path | None:
-    """The mark first: from here on, a node that finds no store knows that it had one."""
+def put_in_place(config: NodeConfig, place: Path, genesis: Genesis) -> Path | None:
+    """Makes what is in `place` the node's store; returns where the one of before was moved to.
+
+    The mark first: from here on, a node that finds no store knows that it had one.
+    """
     leave_mark(config, genesis.hash)
-    _tidy(incoming)
+    _tidy(place)
     store = store_path(config)
     former = None
     if store.exists() and any(store.iterdir()):
         former = _unused(store)
         store.rename(former)
-    incoming.rename(store)
+    place.rename(store)
     sync_directory(store.parent)
     return former
 

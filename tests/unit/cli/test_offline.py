@@ -229,7 +229,10 @@ def test_a_node_that_is_not_there_is_unreachable(run: Any, federation: Any) -> N
 def commands() -> list[tuple[str, ...]]:
     groups = {
         "genesis": ("draft", "sign", "verify"),
-        "node": ("run", "init", "add", "promote", "demote", "retire", "list"),
+        "node": (
+            *("run", "init", "add", "promote", "demote", "retire", "submit", "list"),
+            *("backup", "restore", "rejoin", "verify"),
+        ),
         "domain": ("suspend", "reinstate", "list"),
         "executor": ("issue", "register", "suspend", "reinstate", "revoke", "list"),
         "trust": ("open", "close", "list"),
@@ -237,7 +240,9 @@ def commands() -> list[tuple[str, ...]]:
         "lease": ("acquire", "check", "renew", "release", "watch"),
         "ledger": ("show", "verify"),
     }
-    alone = [("init",), ("status",), ("members",), ("outcome",), ("demo",)]
+    alone: list[tuple[str, ...]] = [("init",), ("status",), ("members",), ("outcome",), ("demo",)]
+    steps = ("summary", "propose", "sign", "verify", "install")
+    alone += [("federation", "recover", step) for step in steps]
     return alone + [(group, command) for group, names in groups.items() for command in names]
 
 

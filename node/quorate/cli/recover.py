@@ -1,0 +1,261 @@
+"""`quorate federation recover`: how the survivors go on when the quorum is lost for good.
+
+Owns what the steps say and what a person signs. `quorate.cli.federation` is where they hang; what
+they do is in `quorate.node.recover`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from quorate.cli.errors import VerificationError
+from quorate.cli.output import Output, OutputOption, console, facts, moment, show
+from quorate.cli.store import ConfigOption, damage, progress
+from quorate.core import dsse
+from quorate.core.errors import ConfigurationError
+from quorate.core.recovery import Recovery
+from quorate.node import recover
+from quorate.node.config import load_config
+from quorate.node.identity import replace_public, write_public
+from quorate.node.organisation import Organisation, read_genesis
+from quorate.node.survivors import read_summary, summarise
+from quorate.proofs.signing import SigningKey
+
+app = typer.Typer(
+    add_completion=False,
+    help="Go on without a quorum that is lost for good: a new ledger, begun by all who survive.",
+)
+
+DirectoryArgument = Annotated[
+    Path,
+    typer.Argument(metavar="DIR", help="What `quorate federation recover propose` made."),
+]
+
+
+@app.command("summary")
+def summary(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file.")],
+    *,
+    config: ConfigOption,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Say how far the store of a stopped node goes, for whoever is to propose the recovery."""
+    with progress(output) as tell, damage():
+        found = summarise(load_config(config), tell)
+    write_public(file, found.to_bytes())
+    value = {"file": str(file), **asdict(found)}
+    show(output, value, lambda on: on.print(facts(value.items())))
+
+
+@app.command("propose")
+def propose(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A new directory.")],
+    *,
+    config: ConfigOption,
+    origin: Annotated[
+        str, typer.Option("--origin", help="The new ledger's name, another than before.")
+    ],
+    survivors: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--survivor",
+            metavar="FILE",
+            help="The summary of another organisation's node that survives. Repeatable.",
+        ),
+    ] = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Make the recovery document and what it commits to, on the stopped node whose log goes
+    furthest.
+
+    Refused while the survivors are a quorum, and while anybody who is not among them answers at the
+    address of a member.
+    """
+    others = [read_summary(path) for path in survivors or ()]
+    with progress(output) as tell, damage():
+        recovery = recover.propose(load_config(config), directory, origin, others, tell)
+    value = {"directory": str(directory), **_summary(recovery, ())}
+
+    def people(on: Console) -> None:
+        _review(on, recovery, ())
+        on.print(
+            f"Next: every survivor runs `quorate federation recover sign ORGDIR {directory}`.",
+            style="dim",
+        )
+
+    show(output, value, people)
+
+
+@app.command("sign")
+def sign(
+    org: Annotated[Path, typer.Argument(metavar="ORGDIR", help="The organisation's directory.")],
+    directory: DirectoryArgument,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Sign without asking.")] = False,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Verify a recovery document, show what it says, and add the organisation's signature to it."""
+    organisation = Organisation.load(org)
+    file = directory / recover.DOCUMENT
+    recovery, signed = recover.read_draft(file)
+    _check(organisation, recovery)
+    if organisation.domain not in signed:
+        _review(console(error=output is Output.JSON), recovery, signed)
+        if not yes:
+            typer.confirm(f"Sign this as {organisation.domain}?", abort=True, err=True)
+        _add_signature(file, recovery, organisation.governance_key())
+        recovery, signed = recover.read_draft(file)
+    value = {"signed_as": organisation.domain, **_summary(recovery, signed)}
+
+    def people(on: Console) -> None:
+        missing = [domain for domain in recovery.survivors if domain not in signed]
+        state = f"still to sign: {', '.join(missing)}" if missing else "every survivor has signed"
+        on.print(f"[bold green]signed[/] as {organisation.domain}; {state}")
+
+    show(output, value, people)
+
+
+@app.command("verify")
+def verify(
+    directory: DirectoryArgument,
+    *,
+    genesis: Annotated[
+        Path | None,
+        typer.Option("--genesis", metavar="FILE", help="The former genesis.json, to compare with."),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="A node.toml: also verify the base, entry by entry, against the document.",
+        ),
+    ] = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Verify that every survivor has signed, and what the document commits to. Exits 6 if not."""
+    try:
+        recovery = recover.read_recovery(directory / recover.DOCUMENT)
+        if genesis is not None:
+            recover.check_former(read_genesis(genesis), recovery)
+        if config is not None:
+            with progress(output) as tell, damage():
+                recover.check_commitment(load_config(config), directory, recovery, tell)
+    except ConfigurationError as error:
+        raise VerificationError(str(error), hint=error.hint) from error
+    value = {"valid": True, **_summary(recovery, recovery.survivors)}
+
+    def people(on: Console) -> None:
+        _review(on, recovery, recovery.survivors)
+        on.print("[bold green]valid[/]: every survivor has signed")
+
+    show(output, value, people)
+
+
+@app.command("install")
+def install(
+    directory: DirectoryArgument,
+    *,
+    config: ConfigOption,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Go on in the new ledger: on the stopped node of each survivor.
+
+    The store and the genesis of before are kept beside the new ones. Every lease has ended; holders
+    acquire anew.
+    """
+    with progress(output) as tell, damage():
+        recovery, former = recover.install(load_config(config), directory, tell)
+    value = {
+        "former_store": None if former is None else str(former),
+        **_summary(recovery, recovery.survivors),
+    }
+
+    def people(on: Console) -> None:
+        on.print(f"[bold green]installed[/]: {escape(recovery.origin)}")
+        if former is not None:
+            on.print(f"the former store is in {escape(str(former))}")
+        on.print(
+            "Next: start the node when the other survivors have installed it too.", style="dim"
+        )
+
+    show(output, value, people)
+
+
+def _check(organisation: Organisation, recovery: Recovery) -> None:
+    """What a survivor must not sign. Raises VerificationError."""
+    genesis = organisation.genesis()
+    try:
+        if genesis.hash != recovery.hash:
+            recover.check_former(genesis, recovery)
+    except ConfigurationError as error:
+        raise VerificationError(str(error), hint=error.hint) from error
+    if organisation.domain not in recovery.survivors:
+        raise VerificationError(
+            f"{organisation.domain} does not go on by this document",
+            hint="give a summary of its node to whoever proposes",
+        )
+    own = next(item for item in recovery.descriptors if item.domain == organisation.domain)
+    if organisation.governance_key().public != own.governance_key:
+        raise ConfigurationError(
+            "governance.key is not the key that the federation knows",
+            hint="restore the directory as `quorate init` made it",
+        )
+
+
+def _add_signature(file: Path, recovery: Recovery, key: SigningKey) -> None:
+    message = dsse.pae(dsse.RECOVERY_TYPE, recovery.envelope.payload)
+    mine = dsse.Signature(key.keyid, key.sign(message))
+    by_key = {item.keyid: item for item in (*recovery.envelope.signatures, mine)}
+    # In the order of the domains: whoever signs last, the hash comes out the same.
+    order = [dsse.key_id(item.governance_key) for item in recovery.descriptors]
+    signatures = tuple(by_key[keyid] for keyid in order if keyid in by_key)
+    replace_public(file, replace(recovery.envelope, signatures=signatures).to_bytes())
+
+
+def _summary(recovery: Recovery, signed: tuple[str, ...]) -> dict[str, object]:
+    complete = set(signed) == set(recovery.survivors)
+    return {
+        "origin": recovery.origin,
+        "created_ms": recovery.created,
+        "hash": recovery.hash.hex() if complete else None,
+        "complete": complete,
+        "former": recovery.former.to_json(),
+        "fence_base": recovery.fence_base,
+        "survivors": list(recovery.survivors),
+        "nodes": list(recovery.nodes),
+        "signed": list(signed),
+    }
+
+
+def _review(on: Console, recovery: Recovery, signed: tuple[str, ...]) -> None:
+    """Everything that a signature is given for."""
+    former = recovery.former
+    on.print(f"[bold]recovery of[/] {escape(former.origin)} [bold]as[/] {escape(recovery.origin)}")
+    on.print(
+        facts(
+            [
+                ("created", moment(recovery.created)),
+                ("former genesis", former.genesis_hash),
+                ("former ledger", f"{former.ledger_size} entries"),
+                ("former root", former.root),
+                ("log", f"up to entry {former.log_index} of term {former.log_term}"),
+                ("state", former.state),
+                ("fences begin at", recovery.fence_base),
+            ]
+        )
+    )
+    for item in recovery.descriptors:
+        survives = item.domain in recovery.survivors
+        on.print(f"[bold]{escape(item.domain)}[/] {'goes on' if survives else 'is lost'}")
+        shown = [("node", item.node.id), ("governance key id", dsse.key_id(item.governance_key))]
+        if survives:
+            shown += [("peer address", item.node.peer_address)]
+            shown += [("signed", "yes" if item.domain in signed else "no")]
+        on.print(facts(shown))

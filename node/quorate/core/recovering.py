@@ -1,0 +1,135 @@
+"""The state as a recovery leaves it.
+
+Owns what is carried over and what is not. Domains, executors, trust, grants, and what is remembered
+of commands stay as they were. Each surviving domain goes on with one node, which votes; every other
+node is retired. Every lease that was in force is ended: the quorum may have ended it already, or
+given its place to another, and nobody is left to ask. Does not own who may decide on a recovery
+(`quorate.core.recovery`), nor where state and ledger lie.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from quorate.core import entries, state
+from quorate.core.errors import MalformedError, StorageDamagedError
+from quorate.core.genesis import Descriptor
+from quorate.core.outcome import Outcome
+from quorate.core.records import Domain, Federation, LeaseStatus, Node, Role
+from quorate.core.recovery import FENCE_MARGIN, Recovery
+from quorate.core.state import StateView
+from quorate.core.status import Status
+from quorate.core.store import Writer
+
+
+def first_leaf(recovery: Recovery) -> bytes:
+    """Leaf 0 of the new ledger."""
+    return entries.entry(
+        origin=recovery.origin,
+        kind=entries.RECOVERY,
+        outcome=Outcome(True, None, "", 0, recovery.hash.hex()),
+        ledger_time=recovery.created,
+        command=entries.of_envelope(recovery.envelope),
+    )
+
+
+def next_fence_base(former: Federation, ledger_size: int) -> int:
+    """Beyond every fence that the former ledger gave, lost entries and all."""
+    return former.fence_base + ledger_size + FENCE_MARGIN
+
+
+def check_carried(view: StateView, recovery: Recovery) -> None:
+    """Raises MalformedError unless the document is about this very state: its federation, with
+    these domains and nodes, and no fence or moment of it comes again."""
+    federation, former = view.federation(), recovery.former
+    if (federation.origin, federation.genesis_hash) != (former.origin, former.genesis_hash):
+        raise MalformedError("is about another federation", field="former")
+    if federation.parameters != recovery.parameters:
+        raise MalformedError("are not those of the federation", field="parameters")
+    if recovery.created < federation.ledger_time:
+        raise MalformedError("is before the former ledger's time", field="created")
+    if recovery.fence_base != next_fence_base(federation, former.ledger_size):
+        raise MalformedError("does not follow from the former ledger", field="fence_base")
+    if [item.domain for item in recovery.descriptors] != [item.id for item in view.domains()]:
+        raise MalformedError("are not those of the state", field="domains")
+    for item in recovery.descriptors:
+        _check_domain(view, item, survives=item.domain in recovery.survivors)
+
+
+def _check_domain(view: StateView, item: Descriptor, *, survives: bool) -> None:
+    domain, node = view.domain(item.domain), view.node(item.node.id)
+    assert domain is not None
+    known = domain.governance_key, domain.cosigner_key, domain.ca_certificate
+    if known != (item.governance_key.hex(), item.cosigner_key.hex(), item.ca_certificate):
+        raise MalformedError(f"describes {item.domain} otherwise than the state", field="domains")
+    if node is None or (
+        (node.signing_key, node.log_key) != (item.node.signing_key.hex(), item.node.log_key.hex())
+    ):
+        raise MalformedError(f"describes {item.node.id} otherwise than the state", field="domains")
+    if survives and node.retired:
+        raise MalformedError(f"{item.node.id} is retired", field="domains")
+
+
+def carry_over(store: Writer, recovery: Recovery) -> bytes:
+    """Makes the former state, which `store` holds, that of the new ledger; returns leaf 0. Raises
+    MalformedError, with nothing written, when the document is not about it."""
+    view = StateView(store)
+    check_carried(view, recovery)
+    goes_on = {item.node.id: item.node for item in recovery.descriptors}
+    for name in set(goes_on) - set(recovery.nodes):
+        del goes_on[name]
+    for node in view.nodes():
+        if node.id in goes_on:
+            address = goes_on[node.id].peer_address
+            kept = replace(node, peer_address=address, role=Role.VOTER, changed=0)
+            state.save_node(store, kept)
+        elif not node.retired:
+            state.save_node(store, replace(node, status=Status.REVOKED, changed=0))
+    for lease in list(view.leases()):
+        if lease.status is LeaseStatus.ACTIVE and not lease.expired(recovery.created):
+            state.save_lease(store, replace(lease, status=LeaseStatus.RELEASED, changed=0), lease)
+    state.save_federation(store, _federation(recovery))
+    return first_leaf(recovery)
+
+
+def begin_without(store: Writer, recovery: Recovery) -> bytes:
+    """What the document alone says of the federation, in an empty store; returns leaf 0. For a node
+    that is sent the state by the others, and decides nothing before it has it."""
+    if StateView(store).installed():
+        raise StorageDamagedError("the store has a federation already")
+    state.save_federation(store, _federation(recovery))
+    for item in recovery.descriptors:
+        survives = item.domain in recovery.survivors
+        domain = Domain(
+            domain=item.domain,
+            status=Status.ACTIVE,
+            suspended_by="",
+            governance_key=item.governance_key.hex(),
+            cosigner_key=item.cosigner_key.hex(),
+            ca_certificate=item.ca_certificate,
+            changed=0,
+        )
+        node = Node(
+            node=item.node.id,
+            domain=item.domain,
+            peer_address=item.node.peer_address,
+            signing_key=item.node.signing_key.hex(),
+            log_key=item.node.log_key.hex(),
+            role=Role.VOTER,
+            status=Status.ACTIVE if survives else Status.REVOKED,
+            changed=0,
+        )
+        state.save_domain(store, domain)
+        state.save_node(store, node)
+    return first_leaf(recovery)
+
+
+def _federation(recovery: Recovery) -> Federation:
+    return Federation(
+        origin=recovery.origin,
+        genesis_hash=recovery.hash.hex(),
+        created=recovery.created,
+        parameters=recovery.parameters,
+        ledger_time=recovery.created,
+        fence_base=recovery.fence_base,
+    )

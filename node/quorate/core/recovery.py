@@ -1,0 +1,234 @@
+"""How a federation goes on that has lost its quorum for good: the recovery document.
+
+Owns the document: building its payload, parsing and verifying it. It is what the genesis is to a
+new federation, so that a `Recovery` is a `Genesis`: leaf 0 of a new ledger, signed by every domain
+that survives. It commits to the former ledger (size and root), and to the state that is carried
+over (`docs/adr/0013`). Does not own what becomes of that state (`quorate.core.recovering`), nor
+whether the quorum is really lost, which nobody can prove.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from quorate.core import codec, dsse, ids
+from quorate.core.errors import MalformedError
+from quorate.core.fields import Fields
+from quorate.core.genesis import (
+    Descriptor,
+    Genesis,
+    check_certificate,
+    check_together,
+    check_type,
+    parse_genesis,
+    read_key,
+    read_node,
+    read_parameters,
+)
+from quorate.core.limits import MAX_DOMAINS, MAX_GENESIS_BYTES, PROTOCOL_VERSION
+from quorate.core.records import Parameters
+
+FENCE_MARGIN: Final = 2**32
+"""How many entries may have been lost with the quorum: the new ledger's fences begin beyond them
+all. Entries have 200 bytes at the least, so that no disk of today holds so many."""
+
+_HASH: Final = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Former:
+    """Where the former ledger ends.
+
+    genesis_hash, root, state: SHA-256 in lower-case hex; `state` as `state_hash` makes it.
+    log_index, log_term: the last entry of the replicated log that was executed.
+    """
+
+    origin: str
+    genesis_hash: str
+    ledger_size: int
+    root: str
+    log_index: int
+    log_term: int
+    state: str
+
+    def to_json(self) -> dict[str, codec.JsonValue]:
+        return {
+            "origin": self.origin,
+            "genesis_hash": self.genesis_hash,
+            "ledger_size": self.ledger_size,
+            "root": self.root,
+            "log_index": self.log_index,
+            "log_term": self.log_term,
+            "state": self.state,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery(Genesis):
+    """A verified recovery document.
+
+    descriptors: all domains of the state, each with its last voter, or the node that it goes on
+    with. survivors: the domains that go on, and have signed. fence_base: what the fences of the new
+    ledger are counted from.
+    """
+
+    former: Former
+    survivors: tuple[str, ...]
+    fence_base: int
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The nodes that go on: one for each surviving domain."""
+        return tuple(d.node.id for d in self.descriptors if d.domain in self.survivors)
+
+
+def state_hash(pairs: Iterable[tuple[bytes, bytes]]) -> str:
+    """SHA-256, in hex, over the pairs of a state in ascending order of key: for each key and value
+    its length in 4 bytes, big-endian, and it."""
+    digest = hashlib.sha256()
+    for pair in pairs:
+        for part in pair:
+            digest.update(len(part).to_bytes(4, "big"))
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def build_recovery_payload(
+    *,
+    origin: str,
+    created_ms: int,
+    parameters: Parameters,
+    fence_base: int,
+    former: Former,
+    descriptors: Sequence[Descriptor],
+    survivors: Iterable[str],
+) -> bytes:
+    """What every surviving domain signs. The domains may come in any order. Raises
+    MalformedError."""
+    goes_on = set(survivors)
+    payload = codec.encode(
+        {
+            "v": PROTOCOL_VERSION,
+            "origin": origin,
+            "created": created_ms,
+            "parameters": parameters.to_json(),
+            "fence_base": fence_base,
+            "former": former.to_json(),
+            "domains": [
+                {
+                    "domain": item.domain,
+                    "survives": item.domain in goes_on,
+                    "governance_key": item.governance_key.hex(),
+                    "cosigner_key": item.cosigner_key.hex(),
+                    "ca_certificate": item.ca_certificate,
+                    "node": item.node.to_json(),
+                }
+                for item in sorted(descriptors, key=lambda item: item.domain)
+            ],
+        }
+    )
+    _read(dsse.Envelope(payload, dsse.RECOVERY_TYPE, ()), b"")
+    return payload
+
+
+def parse_recovery(data: bytes) -> Recovery:
+    """Parses a recovery document and verifies every signature. Raises MalformedError."""
+    envelope = dsse.parse(data, MAX_GENESIS_BYTES)
+    recovery = _read(envelope, hashlib.sha256(data).digest())
+    signers = [item for item in recovery.descriptors if item.domain in recovery.survivors]
+    for item in signers:
+        if not envelope.verify(item.governance_key):
+            raise MalformedError(f"not signed by {item.domain}", field="signatures")
+    if len(envelope.signatures) != len(signers):
+        raise MalformedError("signed by somebody who does not go on", field="signatures")
+    return recovery
+
+
+def parse_recovery_draft(data: bytes) -> tuple[Recovery, tuple[str, ...]]:
+    """A recovery document that need not be signed by all yet, and the domains that have signed it.
+    Raises MalformedError."""
+    envelope = dsse.parse(data, MAX_GENESIS_BYTES, draft=True)
+    recovery = _read(envelope, hashlib.sha256(data).digest())
+    signed = tuple(
+        item.domain
+        for item in recovery.descriptors
+        if item.domain in recovery.survivors and envelope.verify(item.governance_key)
+    )
+    if len(envelope.signatures) != len(signed):
+        raise MalformedError("signed by somebody who does not go on", field="signatures")
+    return recovery, signed
+
+
+def parse_founding(data: bytes) -> Genesis:
+    """What a ledger begins with: a genesis, or a recovery document. Raises MalformedError."""
+    if dsse.parse(data, MAX_GENESIS_BYTES).payload_type == dsse.RECOVERY_TYPE:
+        return parse_recovery(data)
+    return parse_genesis(data)
+
+
+def _read(envelope: dsse.Envelope, digest: bytes) -> Recovery:
+    check_type(envelope, dsse.RECOVERY_TYPE)
+    fields = Fields(codec.decode(envelope.payload, MAX_GENESIS_BYTES))
+    fields.integer("v", PROTOCOL_VERSION, PROTOCOL_VERSION)
+    origin = fields.text("origin", ids.check_origin)
+    created = fields.integer("created")
+    parameters = read_parameters(fields.nested("parameters"))
+    fence_base = fields.integer("fence_base")
+    former = _read_former(fields.nested("former"))
+    items = fields.objects("domains", 1, MAX_DOMAINS)
+    fields.done()
+    read = [_read_domain(Fields(item, f"domains[{n}]"), envelope) for n, item in enumerate(items)]
+    descriptors = tuple(descriptor for descriptor, _ in read)
+    survivors = tuple(descriptor.domain for descriptor, survives in read if survives)
+    check_together(descriptors, "domains")
+    if not survivors:
+        raise MalformedError("nobody goes on", field="domains")
+    if origin == former.origin:
+        raise MalformedError("must be another than before", field="origin")
+    if fence_base < former.ledger_size + FENCE_MARGIN:
+        raise MalformedError("must be beyond every fence of before", field="fence_base")
+    return Recovery(
+        origin, created, parameters, descriptors, envelope, digest, former, survivors, fence_base
+    )
+
+
+def _read_former(fields: Fields) -> Former:
+    former = Former(
+        origin=fields.text("origin", ids.check_origin),
+        genesis_hash=fields.text("genesis_hash", _check_hash),
+        ledger_size=fields.integer("ledger_size", 1),
+        root=fields.text("root", _check_hash),
+        log_index=fields.integer("log_index"),
+        log_term=fields.integer("log_term"),
+        state=fields.text("state", _check_hash),
+    )
+    fields.done()
+    return former
+
+
+def _read_domain(fields: Fields, envelope: dsse.Envelope) -> tuple[Descriptor, bool]:
+    domain = fields.text("domain", ids.check_domain)
+    survives = fields.take("survives")
+    if not isinstance(survives, bool):
+        raise MalformedError("must be true or false", field=fields.at("survives"))
+    descriptor = Descriptor(
+        domain=domain,
+        governance_key=read_key(fields, "governance_key"),
+        cosigner_key=read_key(fields, "cosigner_key"),
+        ca_certificate=fields.text("ca_certificate", check_certificate),
+        node=read_node(fields.nested("node")),
+        envelope=envelope,
+    )
+    fields.done()
+    if ids.SpiffeId.parse(descriptor.node.id).trust_domain != domain:
+        raise MalformedError(f"must be a node of {domain}", field=fields.at("node.id"))
+    return descriptor, survives
+
+
+def _check_hash(text: str) -> None:
+    if _HASH.fullmatch(text) is None:
+        raise MalformedError("must be 64 lower-case hex digits")

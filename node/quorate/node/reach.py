@@ -1,0 +1,45 @@
+"""Whether a node answers at its address.
+
+Owns one question, asked over TLS: is there anybody at the peer address of a node who holds that
+node's certificate? Nothing is said to it beyond the handshake. In doubt the answer is yes: who asks
+wants to know that a node is gone.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import Final
+
+from quorate.core.ids import dns_name
+from quorate.node.config import NodeConfig
+
+TIMEOUT_S: Final = 3.0
+_PROTOCOL: Final = "h2"
+
+
+def answers(config: NodeConfig, node_id: str, address: str, ca_certificate: str) -> bool:
+    """Whether the node `node_id` is there, as seen from the machine of the node of `config`.
+
+    address: where its domain says that it listens; the configuration's `peers` win over it. False:
+    nobody is there, or somebody else.
+    """
+    host, _, port = config.peers.get(node_id, address).rpartition(":")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=ca_certificate)
+    context.load_cert_chain(config.tls.certificate, config.tls.private_key)
+    context.set_alpn_protocols([_PROTOCOL])
+    try:
+        link = socket.create_connection((host.strip("[]"), int(port)), TIMEOUT_S)
+    except OSError:
+        return False
+    with link:
+        try:
+            with context.wrap_socket(link, server_hostname=dns_name(node_id)):
+                return True
+        except ssl.SSLCertVerificationError:
+            return False  # somebody else has the address now
+        except TimeoutError:
+            return True  # it takes connections and is silent: a process that hangs, perhaps
+        except OSError:
+            return False  # closed at once: whoever forwards to it finds nobody

@@ -1,0 +1,494 @@
+"""`quorate federation recover`: two organisations of five voters are left, and go on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quorate.consensus.configuration import COMMAND, CONFIGURATION, Configuration
+from quorate.core import codec
+from quorate.core.state import StateView
+from quorate.core.status import Status
+from quorate.node import certificates
+from quorate.node.config import NodeConfig
+from quorate.node.locks import NODE_LOCK, hold
+from quorate.node.machine import LedgerMachine
+from quorate.node.organisation import Organisation, read_genesis
+from quorate.node.store import open_environment, store_path
+from quorate.proofs.commands import build_command
+from quorate.storage import Environment
+
+BANK, CLINIC, LOST = "bank.example", "clinic.example", "logistics.example"
+NEW = "quorate.example/recovered-1"
+TERM = 7
+AGENT = f"spiffe://{BANK}/agent/payments"
+MAP_BYTES = 8 * 1024 * 1024
+
+
+@dataclass
+class Left:
+    """What is left of the federation. commands: what its log holds, in order."""
+
+    root: Path
+    run: Callable[..., Any]
+    commands: list[bytes]
+
+    def org(self, domain: str) -> Organisation:
+        return Organisation.load(self.root / domain)
+
+    def config(self, domain: str) -> NodeConfig:
+        return self.org(domain).config
+
+    def recover(self, *arguments: object, domain: str = "") -> Any:
+        config = ("--config", self.root / domain / "node.toml") if domain else ()
+        return self.run("federation", "recover", *arguments, *config, "-o", "json")
+
+    def grow(self, domain: str, entries: int, executed: int, term: int = TERM) -> None:
+        """A store whose log has so many of the commands, the first `executed` of them executed."""
+        config = self.config(domain)
+        environment = open_environment(config, read_genesis(config.node.genesis))
+        turn, machine = environment.turn, LedgerMachine(environment)
+        voters = [self.config(each).node.id for each in (BANK, CLINIC, LOST)]
+        voters += [f"spiffe://{name}.example/node/1" for name in ("gone", "lost")]
+        configuration = Configuration(tuple(sorted(voters))).encode()
+        turn.log_append(1, 0, CONFIGURATION + configuration)
+        turn.put_configuration(1, configuration)
+        turn.set_applied(1)
+        for index, command in enumerate(self.commands[:entries], start=2):
+            turn.log_append(index, term, COMMAND + command)
+            if index - 1 <= executed:
+                machine.apply(index, command)
+                turn.set_applied(index)
+        turn.set_term_and_vote(term, config.node.id)
+        environment.commit()
+        environment.close()
+
+    def propose(self, directory: Path) -> Any:
+        """By the bank, with the clinic."""
+        summary = self.root / f"summary-{time.monotonic_ns()}.json"
+        assert self.recover("summary", summary, domain=CLINIC).exit_code == 0
+        made = ("--origin", NEW, "--survivor", summary)
+        return self.recover("propose", directory, *made, domain=BANK)
+
+    def agreed(self) -> Path:
+        """A recovery that both survivors have signed."""
+        directory = self.root / "recovery"
+        ran = self.propose(directory)
+        assert ran.exit_code == 0, ran.stderr
+        for domain in (BANK, CLINIC):
+            ran = self.recover("sign", self.root / domain, directory, "--yes")
+            assert ran.exit_code == 0, ran.stderr
+        return directory
+
+    @contextmanager
+    def view(self, domain: str) -> Iterator[tuple[Any, StateView]]:
+        """Snapshot and state of a node's store."""
+        with ExitStack() as stack:
+            path = store_path(self.config(domain))
+            environment = Environment.open(path, map_size_bytes=MAP_BYTES)
+            stack.callback(environment.close)
+            snapshot = stack.enter_context(environment.read())
+            yield snapshot, StateView(snapshot.state)
+
+
+@pytest.fixture
+def left(federation: Any, run: Any) -> Left:
+    for domain in (BANK, CLINIC, LOST):
+        file = federation.org(domain) / "node.toml"
+        text = file.read_text().replace("# [storage]", f"[storage]\nmap_size_bytes = {MAP_BYTES}")
+        file.write_text(text)
+    made = Left(federation.root, run, [])
+    created = federation.genesis.created
+    key = made.org(BANK).governance_key()
+    wanted = [("executor.register", AGENT), ("executor.suspend", AGENT)]
+    wanted += [("executor.register", f"{AGENT}-2"), ("executor.revoke", AGENT)]
+    for number, (kind, executor) in enumerate(wanted):
+        envelope = build_command(
+            origin=federation.genesis.origin,
+            issuer=BANK,
+            command_type=kind,
+            body={"executor": executor},
+            nonce=f"{number:032x}",
+            not_after=created + 3_600_000,
+            key=key,
+        )
+        made.commands.append(codec.stamp(created + number, envelope))
+    made.grow(BANK, entries=4, executed=3)
+    made.grow(CLINIC, entries=3, executed=2)
+    return made
+
+
+# -- proposing -------------------------------------------------------------------------------
+
+
+def test_all_of_the_longest_log_is_executed(left: Left, tmp_path: Path) -> None:
+    ran = left.propose(tmp_path / "recovery")
+    assert ran.exit_code == 0, ran.stderr
+    former = ran.json["former"]
+    assert (former["log_index"], former["log_term"], former["ledger_size"]) == (5, TERM, 5)
+    assert ran.json["survivors"] == [BANK, CLINIC]
+    assert ran.json["fence_base"] == 5 + 2**32
+    assert ran.json["complete"] is False
+    assert sorted(each.name for each in (tmp_path / "recovery").iterdir()) == [
+        "base",
+        "recovery.json",
+    ]
+    with left.view(BANK) as (snapshot, _):
+        assert snapshot.applied_index == 4, "the node's own store stays as it is"
+
+
+def test_only_the_node_whose_log_goes_furthest_proposes(left: Left, tmp_path: Path) -> None:
+    summary = tmp_path / "bank.json"
+    assert left.recover("summary", summary, domain=BANK).json["log_index"] == 5
+    arguments = ("propose", tmp_path / "r", "--origin", NEW, "--survivor", summary)
+    ran = left.recover(*arguments, domain=CLINIC)
+    assert ran.exit_code == 1
+    assert f"the log of spiffe://{BANK}/node/1 goes further" in ran.error["message"]
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_later_term_goes_further_than_a_longer_log(left: Left, tmp_path: Path) -> None:
+    shutil.rmtree(left.config(CLINIC).node.data_dir)
+    for mark in (left.root / CLINIC / "node").glob("*.mark"):
+        mark.unlink()
+    left.grow(CLINIC, entries=2, executed=2, term=TERM + 1)
+    ran = left.propose(tmp_path / "r")
+    assert (ran.exit_code, "goes further" in ran.error["message"]) == (1, True)
+
+
+def test_a_quorum_that_is_left_is_not_recovered(left: Left, tmp_path: Path) -> None:
+    left.grow(LOST, entries=0, executed=0)
+    given = []
+    for domain in (CLINIC, LOST):
+        file = tmp_path / f"{domain}.json"
+        left.recover("summary", file, domain=domain)
+        given += ["--survivor", file]
+    ran = left.recover("propose", tmp_path / "r", "--origin", NEW, *given, domain=BANK)
+    assert ran.exit_code == 1
+    assert "3 of 5 voters are left, and they are a quorum" in ran.error["message"]
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"origin": "quorate.example/another"}, "another federation"),
+        ({"genesis_hash": "0" * 64}, "another federation"),
+        ({"node": f"spiffe://{BANK}/node/9"}, "of one organisation"),
+        ({"node": f"spiffe://{CLINIC}/node/9"}, "is no member"),
+        ({"more": 1}, "is no summary"),
+    ],
+)
+def test_summaries_that_do_not_fit_are_refused(
+    left: Left, tmp_path: Path, change: dict[str, object], words: str
+) -> None:
+    file = tmp_path / "clinic.json"
+    left.recover("summary", file, domain=CLINIC)
+    file.write_bytes(codec.encode(json.loads(file.read_bytes()) | change))
+    arguments = ("propose", tmp_path / "r", "--origin", NEW, "--survivor", file)
+    ran = left.recover(*arguments, domain=BANK)
+    assert (ran.exit_code, words in ran.error["message"]) == (1, True), ran.error
+
+
+def test_a_node_that_runs_does_not_take_part(left: Left, tmp_path: Path) -> None:
+    directory = left.agreed()
+    with hold(left.config(BANK).node.data_dir, NODE_LOCK):
+        for arguments in (
+            ("summary", tmp_path / "s"),
+            ("propose", tmp_path / "r", "--origin", NEW),
+            ("install", directory),
+        ):
+            ran = left.recover(*arguments, domain=BANK)
+            assert (ran.exit_code, "runs in" in ran.error["message"]) == (1, True)
+
+
+# -- who answers -----------------------------------------------------------------------------
+
+
+@contextmanager
+def listening(serve: Callable[[socket.socket], None]) -> Iterator[str]:
+    """Somebody at an address; `serve` is what becomes of one connection."""
+    server = socket.create_server(("127.0.0.1", 0))
+    done = threading.Event()
+
+    def accept() -> None:
+        while not done.is_set():
+            try:
+                link, _ = server.accept()
+            except OSError:
+                return
+            with link:
+                serve(link)
+
+    thread = threading.Thread(target=accept)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+    finally:
+        done.set()
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
+        thread.join()
+
+
+def with_certificate(pair: certificates.KeyPair, directory: Path) -> Callable[[Any], None]:
+    """Somebody who shows this certificate."""
+    (directory / "shown.pem").write_bytes(pair.certificate + pair.private_key)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(directory / "shown.pem")
+
+    def serve(link: socket.socket) -> None:
+        with suppress(OSError), context.wrap_socket(link, server_side=True) as made:
+            made.recv(1)
+
+    return serve
+
+
+def dial(left: Left, address: str) -> None:
+    """The bank dials the lost node there."""
+    file = left.root / BANK / "node.toml"
+    file.write_text(f'{file.read_text()}\n[peers]\n"spiffe://{LOST}/node/1" = "{address}"\n')
+
+
+def test_a_member_that_answers_is_not_lost(left: Left, tmp_path: Path) -> None:
+    node = left.config(LOST).tls
+    pair = certificates.KeyPair(node.certificate.read_bytes(), node.private_key.read_bytes())
+    with listening(with_certificate(pair, tmp_path)) as address:
+        dial(left, address)
+        ran = left.propose(tmp_path / "r")
+    assert ran.exit_code == 1
+    assert f"spiffe://{LOST}/node/1 is not lost: it answers at {address}" in ran.error["message"]
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_member_that_answers_again_stops_the_installation(left: Left, tmp_path: Path) -> None:
+    directory = left.agreed()
+    node = left.config(LOST).tls
+    pair = certificates.KeyPair(node.certificate.read_bytes(), node.private_key.read_bytes())
+    with listening(with_certificate(pair, tmp_path)) as address:
+        dial(left, address)
+        ran = left.recover("install", directory, domain=BANK)
+    assert (ran.exit_code, "is not lost" in ran.error["message"]) == (1, True)
+    assert read_genesis(left.config(BANK).node.genesis).origin != NEW
+
+
+def test_somebody_else_at_its_address_is_not_the_member(left: Left, tmp_path: Path) -> None:
+    stranger = certificates.issue_node(certificates.make_ca(LOST), f"spiffe://{LOST}/node/1")
+    with listening(with_certificate(stranger, tmp_path)) as address:
+        dial(left, address)
+        assert left.propose(tmp_path / "r").exit_code == 0
+
+
+def test_who_hangs_is_not_known_to_be_lost(
+    left: Left, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quorate.node.reach.TIMEOUT_S", 0.2)
+    asked = threading.Event()
+
+    def hang(_link: socket.socket) -> None:
+        asked.wait(10)
+
+    with listening(hang) as address:
+        dial(left, address)
+        ran = left.propose(tmp_path / "r")
+        asked.set()
+    assert (ran.exit_code, "is not lost" in ran.error["message"]) == (1, True)
+
+
+# -- signing and verifying -------------------------------------------------------------------
+
+
+def test_only_survivors_sign_and_only_for_their_own_federation(left: Left, tmp_path: Path) -> None:
+    directory = tmp_path / "recovery"
+    left.propose(directory)
+    ran = left.recover("sign", left.root / LOST, directory, "--yes")
+    assert (ran.exit_code, "does not go on" in ran.error["message"]) == (6, True)
+    other = tmp_path / "elsewhere"
+    shutil.copytree(left.root / CLINIC, other)
+    document = json.loads((other / "genesis.json").read_bytes())
+    assert document["signatures"].pop()
+    (other / "genesis.json").write_bytes(codec.encode(document))
+    assert left.recover("sign", other, directory, "--yes").exit_code == 1
+    assert left.recover("verify", directory).exit_code == 6, "nobody has signed yet"
+
+
+def test_signatures_in_any_order_make_one_document(left: Left, tmp_path: Path) -> None:
+    directory, other = tmp_path / "recovery", tmp_path / "other"
+    left.propose(directory)
+    shutil.copytree(directory, other)
+    for place, order in ((directory, (BANK, CLINIC)), (other, (CLINIC, BANK))):
+        for domain in order:
+            ran = left.recover("sign", left.root / domain, place, "--yes")
+        assert ran.json["complete"] is True
+    documents = [(place / "recovery.json").read_bytes() for place in (directory, other)]
+    assert documents[0] == documents[1]
+
+
+def test_what_the_document_commits_to_is_verified(left: Left) -> None:
+    directory = left.agreed()
+    genesis = left.root / "genesis.json"
+    ran = left.recover("verify", directory, "--genesis", genesis, domain=BANK)
+    assert ran.exit_code == 0, ran.stderr
+    shutil.rmtree(directory / "base")
+    shutil.copytree(store_path(left.config(CLINIC)), directory / "base")
+    ran = left.recover("verify", directory, domain=BANK)
+    assert (ran.exit_code, "is not the one" in ran.error["message"]) == (6, True)
+    assert left.recover("verify", directory, "--genesis", genesis).exit_code == 0
+
+
+# -- installing ------------------------------------------------------------------------------
+
+
+def installed(left: Left) -> Path:
+    directory = left.agreed()
+    for domain in (BANK, CLINIC):
+        ran = left.recover("install", directory, domain=domain)
+        assert ran.exit_code == 0, ran.stderr
+    return directory
+
+
+def test_the_survivors_go_on_with_one_state_in_a_new_ledger(left: Left) -> None:
+    installed(left)
+    digests, roots = set(), set()
+    for domain in (BANK, CLINIC):
+        config = left.config(domain)
+        recovery = read_genesis(config.node.genesis)
+        assert recovery.origin == NEW
+        open_environment(config, recovery).close()
+        with left.view(domain) as (snapshot, view):
+            assert snapshot.identity() == (recovery.hash, config.node.id)
+            assert (snapshot.ledger_size, snapshot.applied_index) == (1, 6)
+            assert (snapshot.log_first(), snapshot.log_last()) == (6, (6, TERM + 1))
+            assert (snapshot.term(), snapshot.voted_for()) == (TERM + 1, None)
+            [(index, data)] = snapshot.configurations()
+            voters = tuple(f"spiffe://{each}/node/1" for each in (BANK, CLINIC))
+            assert (index, Configuration.decode(data)) == (6, Configuration(voters))
+            assert snapshot.probation() == ""
+            agent = view.executor(AGENT)
+            assert agent is not None
+            assert agent.status is Status.REVOKED, "the log's last entry counts"
+            assert view.executor(f"{AGENT}-2") is not None
+            assert {node.id for node in view.active_nodes()} == set(voters)
+            digests.add(snapshot.state_digest())
+            roots.add(snapshot.root())
+    assert len(digests) == len(roots) == 1
+
+
+def test_what_was_before_is_kept(left: Left) -> None:
+    genesis = (left.root / BANK / "genesis.json").read_bytes()
+    with left.view(BANK) as (snapshot, _):
+        root = snapshot.root()
+    directory = left.agreed()
+    ran = left.recover("install", directory, domain=BANK)
+    kept = Environment.open(Path(ran.json["former_store"]), map_size_bytes=MAP_BYTES)
+    with kept.read() as snapshot:
+        assert snapshot.root() == root
+    kept.close()
+    [file] = (left.root / BANK).glob("genesis-*.json")
+    assert file.read_bytes() == genesis
+
+
+def test_installing_again_changes_nothing_and_ends_what_was_interrupted(left: Left) -> None:
+    directory = installed(left)
+    genesis = left.root / BANK / "genesis.json"
+    document = genesis.read_bytes()
+    shutil.copy(next((left.root / BANK).glob("genesis-*.json")), genesis)
+    before = (store_path(left.config(BANK)) / "data.mdb").read_bytes()
+    ran = left.recover("install", directory, domain=BANK)
+    assert ran.exit_code == 0, ran.stderr
+    assert ran.json["former_store"] is None
+    assert genesis.read_bytes() == document
+    assert (store_path(left.config(BANK)) / "data.mdb").read_bytes() == before
+
+
+def test_a_survivor_without_a_store_goes_on_too(left: Left) -> None:
+    directory = left.agreed()
+    shutil.rmtree(left.config(CLINIC).node.data_dir)
+    assert left.recover("install", directory, domain=CLINIC).exit_code == 0
+
+
+def refused(left: Left, directory: Path, words: str, domain: str = CLINIC) -> None:
+    store = store_path(left.config(domain)) / "data.mdb"
+    before = store.read_bytes() if store.exists() else b""
+    ran = left.recover("install", directory, domain=domain)
+    assert ran.exit_code == 1
+    assert words in ran.error["message"]
+    assert (store.read_bytes() if store.exists() else b"") == before
+    assert read_genesis(left.config(domain).node.genesis).origin != NEW
+
+
+def test_nobody_installs_what_not_everybody_signed(left: Left, tmp_path: Path) -> None:
+    directory = tmp_path / "recovery"
+    left.propose(directory)
+    left.recover("sign", left.root / BANK, directory, "--yes")
+    refused(left, directory, f"not signed by {CLINIC}")
+
+
+def test_who_was_declared_lost_does_not_install(left: Left) -> None:
+    left.grow(LOST, entries=1, executed=1)
+    refused(left, left.agreed(), "does not go on", LOST)
+
+
+def test_another_base_is_not_installed(left: Left) -> None:
+    directory = left.agreed()
+    shutil.rmtree(directory / "base")
+    refused(left, directory, "there is no base")
+    shutil.copytree(store_path(left.config(BANK)), directory / "base")
+    refused(left, directory, "the base is not the one")
+
+
+def fork(left: Left, commands: Sequence[bytes]) -> None:
+    """The clinic's store turns out to hold something else."""
+    shutil.rmtree(left.config(CLINIC).node.data_dir)
+    for mark in (left.root / CLINIC / "node").glob("*.mark"):
+        mark.unlink()
+    left.commands = list(commands)
+    left.grow(CLINIC, entries=len(commands), executed=len(commands))
+
+
+def test_a_node_that_holds_more_than_the_base_does_not_go_on(left: Left) -> None:
+    directory, commands = left.agreed(), left.commands
+    fork(left, [*commands, commands[0], commands[1]])
+    refused(left, directory, "holds what the base does not")
+
+
+def test_a_node_whose_ledger_is_another_one_does_not_go_on(left: Left) -> None:
+    directory, commands = left.agreed(), left.commands
+    fork(left, commands[2:3])
+    refused(left, directory, "holds what the base does not")
+
+
+def test_who_begins_empty_in_the_new_ledger_is_on_probation(left: Left) -> None:
+    """Or those who survive could start without what is carried over, and agree on that."""
+    installed(left)
+    config = left.config(CLINIC)
+    shutil.rmtree(config.node.data_dir)
+    for mark in (left.root / CLINIC / "node").glob("*.mark"):
+        mark.unlink()
+    open_environment(config, read_genesis(config.node.genesis)).close()
+    with left.view(CLINIC) as (snapshot, _):
+        assert len(snapshot.probation()) == 32
+        theirs = snapshot.root()
+    with left.view(BANK) as (snapshot, _):
+        assert snapshot.root() == theirs, "leaf 0 is the same"
+
+
+def test_a_recovered_federation_can_be_recovered_again(left: Left, tmp_path: Path) -> None:
+    installed(left)
+    ran = left.recover(
+        "propose", tmp_path / "r", "--origin", "quorate.example/recovered-2", domain=BANK
+    )
+    assert ran.exit_code == 0, ran.stderr
+    assert ran.json["fence_base"] == (5 + 2**32) + 1 + 2**32
+    assert ran.json["survivors"] == [BANK]
