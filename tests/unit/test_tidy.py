@@ -23,7 +23,7 @@ MAX_LINES: Final = 450
 MAX_TEST_LINES: Final = 600
 LONGER_WITH_A_REASON: Final = {
     # One class: its methods override the engine's by name, and are read side by side with it.
-    "consensus/quorate/consensus/engine.py": 640,
+    "consensus/quorate/consensus/engine.py": 650,
 }
 MAX_FUNCTION_LINES: Final = 75
 # Written in parts, so that this file does not hold what it looks for.

@@ -194,10 +194,11 @@ class Journal:
         """The newest at or below `index`."""
         return next(each for at, each in reversed(self._configurations) if at <= index)
 
-    def settle_configurations(self, commit_index: int) -> None:
-        """Forgets those that nothing can bring back: all before the newest committed one."""
-        if len(self._configurations) > 1 and self._configurations[1][0] <= commit_index:
-            newest = max(at for at, _ in self._configurations if at <= commit_index)
+    def settle_configurations(self, applied_index: int) -> None:
+        """Forgets those that nothing can bring back: all before the newest that is applied. That
+        one stays: a restart knows no commit beyond it, and a snapshot names it."""
+        if len(self._configurations) > 1 and self._configurations[1][0] <= applied_index:
+            newest = max(at for at, _ in self._configurations if at <= applied_index)
             self._store.turn.drop_configurations_below(newest)
             self._configurations = [each for each in self._configurations if each[0] >= newest]
 

@@ -140,6 +140,8 @@ class Replica:
         self._engine.connected(peer)
 
     def disconnected(self, peer: str) -> None:
+        if peer not in self._engine.peer_ids:
+            self._links.pop(peer, None)
         self._engine.disconnected(peer)
 
     @property

@@ -41,6 +41,8 @@ MAX_SENDING: Final = 2
 """Snapshots that a leader holds open at once, each for one follower; others wait their turn."""
 IDLE_S: Final = 10.0
 """A snapshot that nobody pulls from for this long is given up: it keeps its pages from reuse."""
+MAX_AGE_S: Final = 600.0
+"""However diligently it is pulled: the newest state is offered then, the ledger goes on."""
 MAX_DISCARDED: Final = 1024
 """Entries of the ledger that one turn takes back."""
 PULL_AGAIN_S: Final = 1.0
@@ -51,6 +53,7 @@ PULL_AGAIN_S: Final = 1.0
 class _Sending:
     snapshot: Snapshot
     offer: SnapshotOffer
+    begun_at: float
     used_at: float
 
 
@@ -80,7 +83,7 @@ class SnapshotSender:
         snapshot = self._environment.read_aside()  # for as long as the follower needs
         snapshot.__enter__()
         offer = self._describe(snapshot, term)
-        self._sending[peer] = _Sending(snapshot, offer, self._clock())
+        self._sending[peer] = _Sending(snapshot, offer, self._clock(), self._clock())
         log.info("snapshot.offered", peer=peer, index=offer.index, entries=offer.ledger_size)
         return offer
 
@@ -138,7 +141,8 @@ class SnapshotSender:
         """Gives up what nobody pulls any more. installed: (peer, index) -> whether it has it."""
         now = self._clock()
         for peer, sending in list(self._sending.items()):
-            if now - sending.used_at > IDLE_S or installed(peer, sending.offer.index):
+            is_stale = now - sending.used_at > IDLE_S or now - sending.begun_at > MAX_AGE_S
+            if is_stale or installed(peer, sending.offer.index):
                 self._end(peer)
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.unit.node.nodes import Node, Nodes
@@ -201,3 +202,26 @@ def test_records_that_cannot_be_read_are_the_senders_fault_and_stop_nobody(
         assert behind.core.durable_applied == before
         assert not behind.word_holds()
     nodes.until(lambda: same(nodes) and behind.word_holds())
+
+
+def test_nobody_keeps_a_snapshot_open_for_ever(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A follower that pulls and pulls, and never has enough, would keep pages from reuse."""
+    behind = lagging(nodes)
+    offered: list[int] = []
+    on_offer = SnapshotReceiver.on_offer
+
+    def never_pulls_on(receiver: SnapshotReceiver, peer: str, offer: Any, known: Any) -> None:
+        offered.append(offer.index)
+        on_offer(receiver, peer, offer, known)
+
+    monkeypatch.setattr(SnapshotReceiver, "on_offer", never_pulls_on)
+    monkeypatch.setattr(SnapshotReceiver, "on_chunk", lambda *_: None)
+    monkeypatch.setattr(snapshots, "MAX_AGE_S", 5.0)
+    nodes.isolate()
+    nodes.until(lambda: offered)
+    assert nodes.leader is not None
+    nodes.register(BANK, 30, nodes.leader)
+    nodes.until(lambda: len(set(offered)) > 1)
+    assert not behind.word_holds()
