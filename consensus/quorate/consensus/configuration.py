@@ -8,7 +8,7 @@ when a change is made (`engine`) nor who asks for it (the node, on behalf of the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from quorate.consensus.errors import PeerError
@@ -36,14 +36,14 @@ class Configuration:
     learners: tuple[str, ...] = ()
     readmitted: tuple[tuple[str, str], ...] = ()
 
+    members: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    """Voters and learners, ascending; every turn asks for them."""
+
     def __post_init__(self) -> None:
-        names = self.members
+        names = tuple(sorted((*self.voters, *self.learners)))
         assert self.voters, "somebody has to vote"
         assert len(set(names)) == len(names), "nobody is a member twice"
-
-    @property
-    def members(self) -> tuple[str, ...]:
-        return tuple(sorted((*self.voters, *self.learners)))
+        object.__setattr__(self, "members", names)
 
     def role_of(self, node: str) -> str:
         """`voter`, `learner`, or empty for who is no member."""

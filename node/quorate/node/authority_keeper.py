@@ -54,9 +54,7 @@ class AuthorityKeeper:
         """`first_seq` is for simulations; by default it is drawn anew for each process."""
         self._node_id = node_id
         self._peers = tuple(peers)
-        self._other_voters = tuple(peers)
-        self._askers = frozenset((node_id, *peers))
-        self._members = (*peers, node_id)
+        self._followed: tuple[Collection[str], ...] = ()
         self._retired: frozenset[str] = frozenset()
         self._terms = terms
         self._clock = clock
@@ -120,7 +118,8 @@ class AuthorityKeeper:
             self._outbox.append((raft.leader, ask))
         now = self._clock.boottime_ns()  # after this node's own ask: a grant is never older
         self._outbox.extend(self._rounds.start_round(raft, now))
-        for node, grant in self._rounds.grants(raft, self._ledger_time_ms()):
+        ledger_time_ms = self._ledger_time_ms() if raft.is_leader else 0
+        for node, grant in self._rounds.grants(raft, ledger_time_ms):
             self._enforcement.granted(node, now)
             if node == self._node_id:
                 self._holder.on_grant(self._node_id, grant, raft.term)
@@ -139,13 +138,12 @@ class AuthorityKeeper:
     def _follow_configuration(self, raft: Leadership) -> None:
         # Who is a member only of what is not committed yet is granted nothing: the next leader may
         # not know it, and would not wait for its authority to lapse.
+        followed = raft.members, raft.voters, raft.committed_members, self._retired
+        if followed == self._followed:
+            return
+        self._followed = followed
         askers = frozenset(raft.members) & frozenset(raft.committed_members) - self._retired
         other_voters = tuple(voter for voter in raft.voters if voter != self._node_id)
-        is_known = (askers, other_voters) == (self._askers, self._other_voters)
-        if is_known and tuple(raft.members) == self._members:
-            return
-        self._askers, self._other_voters = askers, other_voters
-        self._members = tuple(raft.members)
         self._peers = tuple(member for member in raft.members if member != self._node_id)
         self._rounds.reconfigure(other_voters, askers)
         self._enforcement.reconfigure(raft.members)

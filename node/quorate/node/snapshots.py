@@ -171,6 +171,7 @@ class SnapshotReceiver:
         self._asked_at = float("-inf")
         self._has_asked = False
         self._is_discarding = False
+        self._is_tidy = False
 
     @property
     def is_receiving(self) -> bool:
@@ -183,6 +184,7 @@ class SnapshotReceiver:
         if self._offer == offer and self._from == peer:
             return
         turn = self._environment.turn
+        self._is_tidy = False
         if self._is_discarding:
             return
         if offer.index <= turn.applied_index or offer.ledger_size < turn.ledger_size:
@@ -304,8 +306,8 @@ class SnapshotReceiver:
         turn = self._environment.turn
         if self._is_discarding:
             self._is_discarding = not turn.discard_staging(MAX_DISCARDED)
-        elif self._offer is None:
-            turn.clear_idle_slot()
+        elif self._offer is None and not self._is_tidy:
+            self._is_tidy = not turn.clear_idle_slot()
 
     def abandon(self) -> None:
         """The link or the leader is gone; what is staged stays for another offer."""
