@@ -128,7 +128,7 @@ def verify_everywhere(cluster: Cluster) -> dict[str, int]:
     sizes = {}
     for name in cluster.names:
         told = json.loads(cluster.cli_at(name, "ledger", "verify", "--output", "json"))
-        assert told["verified"], name
+        assert told["verified"], told
         sizes[name] = told["size"]
     return sizes
 
@@ -168,4 +168,5 @@ def let_pass_until(moment_ns: int) -> None:
 def assert_fresh(probes: Iterable[Probing], committed: Known, period_ms: int) -> None:
     """No permit rested on a state that lacks what was committed more than L before."""
     for probing in probes:
-        assert stale_permits(probing.journal.all(), committed, period_ms) == []
+        stale = stale_permits(probing.journal.all(), committed, period_ms)
+        assert not stale, f"{probing.domain}: {len(stale)} stale permits: {stale[:2]}"

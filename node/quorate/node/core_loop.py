@@ -36,6 +36,9 @@ from quorate.v1 import peer_pb2 as pb
 
 log = structlog.get_logger(__name__)
 
+HAND_OVER_S: Final = 3.0
+"""A stop waits no longer for another leader, however long elections take: the supervisor waits too.
+"""
 _MAX_IDLE_S: Final = 1.0
 _PASSES: Final = 16
 """Of the event loop between two turns. A call takes many to come in and to be answered; with one
@@ -136,13 +139,13 @@ class CoreLoop:
 
     async def hand_over(self) -> None:
         """Before a planned stop: if this node leads, lets another lead. Returns when that is heard,
-        and after the shortest election timeout at the latest: then nobody could take over in time.
-        Call it while the loop runs."""
+        and after the shortest election timeout at the latest, or HAND_OVER_S: then nobody could
+        take over in time. Call it while the loop runs."""
         if self._core.storage_problem or not self._core.hand_over():
             return
         self._wake.set()
         try:
-            async with asyncio.timeout(self._election_min_s):
+            async with asyncio.timeout(min(self._election_min_s, HAND_OVER_S)):
                 await self._turned.wait_until(self._hears_another_leader)
         except TimeoutError:
             log.warning("leadership.not_handed_over")
