@@ -19,6 +19,7 @@ help:
 	@echo "make bench         the benchmarks, beside peers and ceilings (etcd if it is installed)"
 	@echo "make soak          half an hour of kills under load: no loss, bounded memory and disk"
 	@echo "make sim           simulated federations on all cores, held to every promise"
+	@echo "make healing       nodes cut off and brought back, and how long each took to be in step"
 	@echo "make sim-bare      the engine as it comes and ours, in the same simulated faults, as a table"
 	@echo "make lock          remakes requirements.lock"
 	@echo "make clean         removes .venv and caches"
@@ -81,6 +82,10 @@ soak: $(STAMP)
 .PHONY: sim
 sim: $(STAMP)
 	@$(BIN)/quorate chaos sim $(SIM_ARGS)
+
+.PHONY: healing
+healing: $(STAMP)
+	$(BIN)/python -m pytest -s tests/e2e/test_healing.py tests/e2e/test_catching_up.py $(PYTEST_ARGS)
 
 .PHONY: sim-bare
 sim-bare: $(STAMP)
