@@ -111,6 +111,7 @@ class FakeCore:
     fate: str = "apply"
     level: Level = Level.DRAINED
     ledger_time_ms: int = CREATED_MS
+    checkpoint_error: Exception | None = None
     proposed: list[tuple[str, str]] = field(default_factory=list)
     waits: list[tuple[int, Level, int]] = field(default_factory=list)
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
@@ -186,6 +187,8 @@ class FakeCore:
         )
 
     def checkpoint(self) -> str:
+        if self.checkpoint_error is not None:
+            raise self.checkpoint_error
         return "a signed note\n"
 
     async def follow(self) -> AsyncIterator[int]:

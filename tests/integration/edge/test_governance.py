@@ -13,6 +13,7 @@ from grpc_status import rpc_status
 
 from quorate.api.ports import Level
 from quorate.api.servers import CoreServers
+from quorate.core.errors import ProbationError
 from quorate.core.limits import MAX_ENVELOPE_BYTES, MAX_MESSAGE_BYTES
 from quorate.proofs import merkle
 from quorate.testing.builders import grant_body
@@ -422,6 +423,16 @@ async def test_the_checkpoint_is_the_core_s(ledger) -> None:
     assert answer.note == "a signed note\n"
 
 
+async def test_a_node_on_probation_signs_no_checkpoint(core, servers, dial, pki) -> None:
+    core.checkpoint_error = ProbationError("it may have forgotten")
+    ledger = ledger_pb2_grpc.LedgerServiceStub(dial(servers.public.port, pki.operator))
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await ledger.GetCheckpoint(ledger_pb2.GetCheckpointRequest())
+    assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert "it may have forgotten" in str(refused.value.details())
+    assert "docs/recovery.md" in str(refused.value.details())
+
+
 # -- the node -----------------------------------------------------------------------------------
 
 
@@ -438,7 +449,7 @@ async def test_status_and_members(core, servers, dial, pki) -> None:
     assert status.authority_reason == decision_pb2.REASON_STORAGE_FULL
     assert not status.writable
     assert status.storage_problem == "the disk is full"
-    assert (status.clock_offset_ms, status.durable_turns) == (-3, 17)
+    assert (status.clock_offset_ms, status.durable_turns, status.probation) == (-3, 17, True)
     with core.read() as snapshot:
         assert (status.position.size, status.root) == (3, snapshot.root())
     members = await node.ListMembers(node_pb2.ListMembersRequest())
