@@ -2,13 +2,13 @@
 
 Owns the order of the steps, and taking one. Who belongs to the federation, and in which role, is
 decided by governance commands, and stands in the replicated state (`quorate.core.membership`); this
-module compares that with the configuration in force. `next_step` is pure; `follow_ledger` takes the
-step that it names. docs/adr/0011 has the reasons.
+module compares that with the configuration in force. `next_step` is pure; `LedgerFollower` takes
+the step that it names. docs/adr/0011 has the reasons.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -24,6 +24,8 @@ log = structlog.get_logger(__name__)
 
 CAUGHT_UP_ENTRIES: Final = 256
 """A learner that lacks fewer entries than this of what is committed may vote."""
+HAND_OVER_EVERY_S: Final = 5.0
+"""A leader that is to go, and is still there, tries no more often to let another lead."""
 
 
 def first_configuration(nodes: Iterable[Node]) -> Configuration:
@@ -54,10 +56,19 @@ class LeaderView(Protocol):
         """Whether no authority of `peer` can still hold."""
         ...
 
+    @property
+    def may_hand_over(self) -> bool:
+        """Whether it is time to try: the leader takes no commands meanwhile, and an heir may not
+        be able to lead."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class HandOver:
-    """The leader itself is to go, or not to vote any more: another must lead first."""
+    """The leader itself is to go, or not to vote any more: another must lead first, and one that
+    is to stay, or the two would hand over to each other for ever."""
+
+    heir: str
 
 
 Step = Configuration | HandOver
@@ -95,8 +106,8 @@ def _removal(view: LeaderView, nodes: Mapping[str, Node]) -> Step | None:
         if not _is_retired(nodes.get(member)):
             continue
         if member == view.node_id:
-            if _has_heir(view):
-                return HandOver()
+            if (heir := _heir(view, nodes)) is not None:
+                return HandOver(heir)
         elif view.has_lapsed(member) and _can_decide(view, wanted := now.without(member)):
             return wanted
     return None
@@ -109,8 +120,8 @@ def _demotion(view: LeaderView, nodes: Mapping[str, Node]) -> Step | None:
         if node is None or _is_retired(node) or node.role is Role.VOTER:
             continue
         if member == view.node_id:
-            if _has_heir(view):
-                return HandOver()
+            if (heir := _heir(view, nodes)) is not None:
+                return HandOver(heir)
         elif _can_decide(view, wanted := now.with_learner(member)):
             return wanted
     return None
@@ -137,11 +148,16 @@ def _promotion(view: LeaderView, nodes: Mapping[str, Node]) -> Step | None:
     return None
 
 
-def _has_heir(view: LeaderView) -> bool:
-    """Whether another voter is there to lead. As long as none is, the other steps go on: they may
-    be what makes one."""
-    voters = view.configuration.voters
-    return any(voter != view.node_id and view.is_responsive(voter) for voter in voters)
+def _heir(view: LeaderView, nodes: Mapping[str, Node]) -> str | None:
+    """Who can lead instead: a voter that is there, and is to go on voting. As long as there is
+    none, the other steps go on: they may be what makes one."""
+    able = [
+        voter
+        for voter in view.configuration.voters
+        if voter != view.node_id and view.is_responsive(voter)
+    ]
+    staying = [voter for voter in able if (node := nodes.get(voter)) is not None and node.votes]
+    return max(staying, key=view.match_index, default=None) if view.may_hand_over else None
 
 
 def _is_retired(node: Node | None) -> bool:
@@ -157,22 +173,33 @@ def _can_decide(view: LeaderView, wanted: Configuration) -> bool:
 class _LeaderView:
     """A leader's replica and keeper, as `next_step` asks them."""
 
-    def __init__(self, replica: Replica, keeper: AuthorityKeeper) -> None:
+    def __init__(self, replica: Replica, keeper: AuthorityKeeper, *, may_hand_over: bool) -> None:
         self.node_id = replica.node_id
         self.configuration = replica.configuration
         self.commit_index = replica.commit_index
+        self.may_hand_over = may_hand_over
         self.match_index = replica.match_index
         self.is_responsive = replica.is_responsive
         self.probation_of = replica.probation_of
         self.has_lapsed = keeper.has_lapsed
 
 
-def follow_ledger(replica: Replica, keeper: AuthorityKeeper, nodes: Mapping[str, Node]) -> None:
-    """As the leader, takes the next step, if there is one and its time has come."""
-    if not (replica.is_leader and replica.commits_own_term and replica.is_settled):
-        return
-    step = next_step(_LeaderView(replica, keeper), nodes)
-    if isinstance(step, HandOver):
-        replica.hand_over()
-    elif step is not None and replica.change_configuration(step):
-        log.info("membership.changes", voters=step.voters, learners=step.learners)
+class LedgerFollower:
+    """Takes the steps, while this node leads. clock: seconds of the node's boot clock."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._hand_over_from = float("-inf")
+
+    def follow(self, replica: Replica, keeper: AuthorityKeeper, nodes: Mapping[str, Node]) -> None:
+        """Takes the next step, if there is one and its time has come."""
+        if not (replica.is_leader and replica.commits_own_term and replica.is_settled):
+            return
+        now = self._clock()
+        view = _LeaderView(replica, keeper, may_hand_over=now >= self._hand_over_from)
+        step = next_step(view, nodes)
+        if isinstance(step, HandOver):
+            self._hand_over_from = now + HAND_OVER_EVERY_S
+            replica.hand_over(step.heir)
+        elif step is not None and replica.change_configuration(step):
+            log.info("membership.changes", voters=step.voters, learners=step.learners)

@@ -35,7 +35,7 @@ from quorate.node.authority_wire import decode as decode_authority
 from quorate.node.authority_wire import encode as encode_authority
 from quorate.node.ledger_clock import LedgerClock
 from quorate.node.machine import LedgerMachine
-from quorate.node.membership import first_configuration, follow_ledger
+from quorate.node.membership import LedgerFollower, first_configuration
 from quorate.node.snapshots import SnapshotReceiver, Snapshots, SnapshotSender
 from quorate.proofs.checkpoint import Checkpoint, sign_checkpoint
 from quorate.proofs.signing import SigningKey
@@ -148,6 +148,7 @@ class NodeCore:
             ledger_time_ms=self.ledger_clock.now_ms,
             first_seq=first_seq,
         )
+        self._members = LedgerFollower(self.now_s)
         self.keeper.on_probation = lambda: bool(self._probation)
         self._snapshots = Snapshots(
             SnapshotSender(environment, self.now_s, self._sign_checkpoint),
@@ -272,7 +273,7 @@ class NodeCore:
             self._take_in()
             self.replica.tick()
             self.ledger_clock.voters = len(self.replica.voters)
-            follow_ledger(self.replica, self.keeper, self.nodes)
+            self._members.follow(self.replica, self.keeper, self.nodes)
             self._end_probation()
             self._snapshots.tick(self.replica)
             self.replica.compact(self._snapshots.sender.floor(self.replica.applied_index))

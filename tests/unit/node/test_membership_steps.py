@@ -23,6 +23,7 @@ class View:
     behind: set[str] = field(default_factory=set)
     tokens: dict[str, str] = field(default_factory=dict)
     holding: set[str] = field(default_factory=set)
+    may_hand_over: bool = True
 
     def match_index(self, peer: str) -> int:
         return self.commit_index - (CAUGHT_UP_ENTRIES if peer in self.behind else 0)
@@ -68,8 +69,8 @@ def config(voters: str, learners: str = "") -> Configuration:
         (View(config("abc"), holding={"c"}), ledger("ab", retired="c"), None),
         (View(config("abc"), silent={"b"}), ledger("ab", retired="c"), None),
         (View(config("abc"), silent={"b"}), ledger("ab", "c"), None),
-        (View(config("abc")), ledger("bc", retired="a"), HandOver()),
-        (View(config("abc")), ledger("bc", "a"), HandOver()),
+        (View(config("abc")), ledger("bc", retired="a"), HandOver("b")),
+        (View(config("abc"), behind={"b"}), ledger("bc", "a"), HandOver("c")),
     ],
 )
 def test_a_step(view: View, nodes: dict[str, Node], expected: Step | None) -> None:
@@ -81,13 +82,26 @@ def test_the_only_voter_makes_another_before_it_goes() -> None:
     for nodes in (ledger("b", "a"), ledger("b", retired="a")):
         assert next_step(View(config("a")), nodes) == config("a", "b")
         assert next_step(View(config("a", "b")), nodes) == config("ab")
-        assert next_step(View(config("ab")), nodes) == HandOver()
+        assert next_step(View(config("ab")), nodes) == HandOver("b")
 
 
 def test_a_leader_that_is_to_go_hands_over_to_nobody_who_is_away() -> None:
     view = View(config("ab"), silent={"b"})
     assert next_step(view, ledger("b", "a")) is None
     assert next_step(view, ledger("bc", "a")) == config("ab", "c")
+
+
+def test_a_leader_hands_over_to_nobody_who_is_to_go_as_well() -> None:
+    """Two that are to go, and hand over to each other, get nothing else done."""
+    view = View(config("ab", "cd"), holding={"b"})
+    assert next_step(view, ledger("cd", retired="ab")) == config("abc", "d")
+    assert next_step(view, ledger("cd", "ab")) == config("a", "bcd")
+
+
+def test_a_leader_that_has_tried_to_hand_over_does_what_else_there_is() -> None:
+    view = View(config("abc", "d"), may_hand_over=False)
+    assert next_step(view, ledger("bcd", "a")) == config("abcd")
+    assert next_step(View(config("abc"), may_hand_over=False), ledger("bc", "a")) is None
 
 
 def test_who_may_have_forgotten_loses_its_vote_before_anything_else() -> None:
