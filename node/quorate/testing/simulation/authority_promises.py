@@ -193,21 +193,21 @@ class AuthorityPromises:
         """A caller was told that `thing` is suspended, or revoked for good."""
         if is_final:
             self._final.add(thing)
-        if self._is_void(thing):
+        if self._holds(thing, is_final):
             self._revoked.setdefault(thing, self._world.now)
 
-    def revocation_enforced(self, thing: str) -> None:
-        if self._is_void(thing):
+    def revocation_enforced(self, thing: str, *, is_final: bool) -> None:
+        if self._holds(thing, is_final):
             self._enforced.setdefault(thing, self._world.now)
 
-    def _is_void(self, thing: str) -> bool:
-        return thing in self._final or thing not in self._widened
-
-    def revocation_drained(self, thing: str) -> None:
-        if not self._is_void(thing):
-            return
+    def revocation_drained(self, thing: str, *, is_final: bool) -> None:
         require(
-            self._held_until.get(thing, 0) <= self._world.now,
+            not self._holds(thing, is_final) or self._held_until.get(thing, 0) <= self._world.now,
             "I2: nobody holds a permit when a revocation is drained",
             thing,
         )
+
+    def _holds(self, thing: str, is_final: bool) -> bool:
+        """Whether what a caller was told of `thing` is to be true still: until somebody wanted it
+        to be good again, or for ever."""
+        return is_final or thing not in self._widened

@@ -282,7 +282,7 @@ class Calls:
             else:
                 self._sometimes["not enforced in time"] += 1
             return
-        self._authority.revocation_enforced(call.revokes)
+        self._authority.revocation_enforced(call.revokes, is_final=call.is_final)
         self._sometimes["revocation enforced"] += 1
         members = machine.running.replica.members
         behind = [
@@ -298,7 +298,7 @@ class Calls:
 
     def _drained(self, call: Call, machine: Machine, generation: int) -> None:
         if machine.generation == generation:
-            self._authority.revocation_drained(call.revokes)
+            self._authority.revocation_drained(call.revokes, is_final=call.is_final)
             self._sometimes["revocation drained"] += 1
 
 

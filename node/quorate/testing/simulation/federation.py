@@ -124,6 +124,7 @@ class SimulatedFederation:
             sometimes=self.sometimes,
         )
         machine.fsync_ns = USUAL_FSYNC_NS
+        machine.lag_ns = self.plan.lag_ns
         machine.others = self.machines
         machine.network = self.network
         machine.edges.append(self._make_edge(domain, machine))

@@ -138,6 +138,8 @@ class Machine:
         self.is_on = False
         self.is_core_stopped = False
         self.disruption: Disruption | None = None
+        self.lag_ns = 0
+        """After how long the core gets to what has arrived."""
         self.fsync_ns = (50_000, 400_000)
         """Between which bounds a commit's duration lies."""
         self.turns = 0
@@ -273,7 +275,7 @@ class Machine:
         sender = link.sender.node_id
         if len(self._mail) < _MAX_INBOX:
             self._mail.extend((link, sender, message) for message in messages)
-        self.wake()
+        self._turn_by(self.world.now + self.lag_ns)
 
     def told(self, peer: str, *, is_up: bool) -> None:
         """The link to `peer` has come up, or is gone."""

@@ -49,6 +49,7 @@ class Profile:
     sizes: how many organisations, each as likely as it is often in the list.
     fault_every_s: mean time between faults; 0: none.
     roughness: the share of frames with which the network does what no transport does.
+    lag_ms: after how long a node gets to what has arrived, and takes in all of it at once.
     log_tail: how many applied entries a log keeps.
     membership: how often members change, as a factor.
     some_faults: each run has a choice of the faults only, so that rare ones come together.
@@ -61,6 +62,7 @@ class Profile:
     check_every_s: float = 0.25
     delay_ms: tuple[tuple[float, float], ...] = ((0.2, 2.0), (1.0, 20.0), (5.0, 90.0))
     roughness: tuple[float, ...] = (0.0, 0.0, 0.0, 0.1)
+    lag_ms: tuple[float, ...] = (0.0, 1.0, 3.0, 8.0)
     log_tail: tuple[int, ...] = (2, 10, 50, 10_000)
     membership: tuple[float, ...] = (0.0, 1.0, 4.0)
     some_faults: bool = True
@@ -109,6 +111,7 @@ class Plan:
     length: int
     delay_ms: tuple[float, float]
     roughness: float
+    lag_ns: int
     log_tail: int
     check_every_ns: int
     rho_ppm: int
@@ -148,6 +151,7 @@ def make_plan(seed: int, profile: Profile) -> Plan:
         length=length,
         delay_ms=chance.choice(profile.delay_ms),
         roughness=chance.choice(profile.roughness),
+        lag_ns=int(chance.choice(profile.lag_ms) * NS_PER_MS),
         log_tail=chance.choice(profile.log_tail),
         check_every_ns=int(profile.check_every_s * NS_PER_S),
         rho_ppm=10_000,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 KEPT_EVENTS: Final = 400
+_LONGEST: Final = 60
 _NS_PER_S: Final = 1_000_000_000
 
 Event = tuple[int, str, str, Any]
@@ -89,4 +90,5 @@ def _message(message: Any) -> str:
 def _short(value: Any) -> str:
     if isinstance(value, bytes):
         return f"{value[:6].hex()}.. {len(value)} B"
-    return str(value).partition("\n")[0]
+    said = str(value).partition("\n")[0]
+    return said if len(said) <= _LONGEST else f"{said[:_LONGEST]}.."
