@@ -106,7 +106,7 @@ def test_two_at_once_are_no_step() -> None:
 
 
 def encoded(voters: object, learners: object = (), readmitted: object = ()) -> bytes:
-    return codec.encode({"voters": voters, "learners": learners, "readmitted": readmitted})  # type: ignore[dict-item]
+    return codec.encode({"voters": voters, "learners": learners, "readmitted": readmitted})
 
 
 MANY = [f"n{number:03}" for number in range(MAX_MEMBERS + 1)]
