@@ -14,8 +14,14 @@ from hypothesis import strategies as st
 from quorate.consensus.errors import PeerError
 from quorate.consensus.limits import (
     MAX_APPEND_ENTRIES,
+    MAX_CHECKPOINT_BYTES,
+    MAX_CHUNK_ITEMS,
     MAX_COMMAND_BYTES,
     MAX_KEY_BYTES,
+    MAX_LEDGER_ENTRY_BYTES,
+    MAX_STATE_KEY_BYTES,
+    MAX_STATE_VALUE_BYTES,
+    MAX_TOKEN_CHARACTERS,
     MAX_WALL_CLOCK_MS,
 )
 from quorate.consensus.messages import (
@@ -23,9 +29,15 @@ from quorate.consensus.messages import (
     AppendRequest,
     Entry,
     Message,
+    PreVoteReply,
+    PreVoteRequest,
     Propose,
     ProposeReply,
     Refusal,
+    SnapshotChunk,
+    SnapshotOffer,
+    SnapshotPull,
+    TimeoutNow,
     VoteReply,
     VoteRequest,
 )
@@ -35,8 +47,50 @@ from quorate.v1 import peer_pb2 as pb
 numbers = st.integers(0, 2**63 - 1)
 commands = st.binary(min_size=1, max_size=64)
 keys = st.binary(max_size=MAX_KEY_BYTES)
+state_keys = st.binary(max_size=24)
+pairs = st.dictionaries(st.binary(min_size=1, max_size=8), st.binary(max_size=16), max_size=5)
+
+
+@st.composite
+def offers(draw: st.DrawFn) -> SnapshotOffer:
+    term = draw(numbers)
+    return SnapshotOffer(
+        term=term,
+        index=draw(numbers),
+        index_term=draw(st.integers(0, term)),
+        configuration=draw(commands),
+        ledger_size=draw(numbers),
+        checkpoint=draw(st.text(max_size=32)),
+        state_count=draw(numbers),
+        state_digest=draw(st.binary(max_size=64)),
+    )
+
+
+@st.composite
+def chunks(draw: st.DrawFn) -> SnapshotChunk:
+    is_ledger = draw(st.booleans())
+    records = tuple(sorted(draw(pairs).items()))
+    before = b"" if not records else draw(st.sampled_from([b"", records[0][0][:-1]]))
+    return SnapshotChunk(
+        term=draw(numbers),
+        index=draw(numbers),
+        is_ledger=is_ledger,
+        state_after=b"" if is_ledger else before,
+        ledger_from=draw(numbers),
+        pairs=() if is_ledger else records,
+        entries=tuple(draw(st.lists(commands, max_size=5))) if is_ledger else (),
+        is_last=draw(st.booleans()),
+    )
+
+
 messages: st.SearchStrategy[Message] = st.one_of(
-    st.builds(VoteRequest, numbers, numbers, numbers),
+    st.builds(PreVoteRequest, numbers, numbers, numbers),
+    st.builds(PreVoteReply, numbers, st.booleans(), numbers),
+    st.builds(TimeoutNow, numbers),
+    offers(),
+    st.builds(SnapshotPull, numbers, numbers, st.booleans(), state_keys, numbers),
+    chunks(),
+    st.builds(VoteRequest, numbers, numbers, numbers, st.booleans()),
     st.builds(VoteReply, numbers, st.booleans(), numbers),
     st.builds(
         AppendRequest,
@@ -55,6 +109,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
         numbers,
         numbers,
         st.integers(0, MAX_WALL_CLOCK_MS),
+        st.text("0123456789abcdef", max_size=MAX_TOKEN_CHARACTERS),
     ),
     st.builds(Propose, keys, st.binary(max_size=64)),
     st.builds(ProposeReply, keys, st.sampled_from(Refusal)),
@@ -102,6 +157,17 @@ def entry(size: int) -> pb.LogEntry:
     return pb.LogEntry(index=2, term=1, command=bytes(size))
 
 
+def offered(**others: Any) -> pb.PeerMessage:
+    given = {"term": 3, "index": 5, "index_term": 2, "configuration": b"{}", **others}
+    return pb.PeerMessage(snapshot_offer=pb.SnapshotOffer(**given))
+
+
+def chunk(*records: tuple[bytes, bytes], entries: list[bytes] | None = None, **others: Any) -> Any:
+    state = [pb.StateRecord(key=key, value=value) for key, value in records]
+    part = pb.SnapshotChunk(term=3, index=5, records=state, entries=entries or [], **others)
+    return pb.PeerMessage(snapshot_chunk=part)
+
+
 BEYOND: list[Callable[[], Any]] = [
     lambda: pb.PeerMessage(vote_request=pb.VoteRequest(term=2**63)),
     lambda: pb.PeerMessage(vote_request=pb.VoteRequest(last_log_index=2**64 - 1)),
@@ -117,6 +183,35 @@ BEYOND: list[Callable[[], Any]] = [
     lambda: pb.PeerMessage(
         append_request=pb.AppendRequest(entries=[pb.LogEntry(index=2**63, term=1, command=b"x")])
     ),
+    lambda: pb.PeerMessage(append_reply=pb.AppendReply(probation="f" * (MAX_TOKEN_CHARACTERS + 1))),
+    lambda: pb.PeerMessage(pre_vote_request=pb.PreVoteRequest(term=2**63)),
+    lambda: pb.PeerMessage(pre_vote_request=pb.PreVoteRequest(last_log_index=2**63)),
+    lambda: pb.PeerMessage(pre_vote_reply=pb.PreVoteReply(asked_term=2**64 - 1)),
+    lambda: pb.PeerMessage(timeout_now=pb.TimeoutNow(term=2**63)),
+    lambda: offered(index=2**63),
+    lambda: offered(ledger_size=2**63),
+    lambda: offered(state_count=2**63),
+    lambda: offered(index_term=4),
+    lambda: offered(configuration=b""),
+    lambda: offered(configuration=bytes(MAX_COMMAND_BYTES)),
+    lambda: offered(checkpoint="x" * (MAX_CHECKPOINT_BYTES + 1)),
+    lambda: offered(state_digest=bytes(65)),
+    lambda: pb.PeerMessage(snapshot_pull=pb.SnapshotPull(ledger_from=2**63)),
+    lambda: pb.PeerMessage(
+        snapshot_pull=pb.SnapshotPull(state_after=bytes(MAX_STATE_KEY_BYTES + 1))
+    ),
+    lambda: chunk((b"b", b"1"), (b"a", b"2")),
+    lambda: chunk((b"a", b"1"), (b"a", b"2")),
+    lambda: chunk((b"a", b"1"), state_after=b"a"),
+    lambda: chunk((b"", b"1")),
+    lambda: chunk((bytes(MAX_STATE_KEY_BYTES + 1), b"")),
+    lambda: chunk((b"a", bytes(MAX_STATE_VALUE_BYTES + 1))),
+    lambda: chunk((b"a", b"1"), entries=[b"e"]),
+    lambda: chunk(*((b"%06d" % number, b"") for number in range(MAX_CHUNK_ITEMS + 1))),
+    lambda: chunk(entries=[b""]),
+    lambda: chunk(entries=[b"e"] * (MAX_CHUNK_ITEMS + 1)),
+    lambda: chunk(entries=[bytes(MAX_LEDGER_ENTRY_BYTES + 1)]),
+    lambda: chunk(ledger_from=2**63),
     lambda: pb.PeerMessage(propose=pb.Propose(id=bytes(MAX_KEY_BYTES + 1))),
     lambda: pb.PeerMessage(propose=pb.Propose(payload=bytes(MAX_COMMAND_BYTES - 16))),
     lambda: pb.PeerMessage(propose_reply=pb.ProposeReply(refusal=0)),
@@ -134,6 +229,14 @@ def test_what_is_beyond_the_limits_accuses_the_peer(number: int) -> None:
 def test_the_largest_entry_is_within_the_limits() -> None:
     message = AppendRequest(1, 1, 0, 0, (Entry(2, 1, bytes(MAX_COMMAND_BYTES)),))
     assert decode(encode(message)) == message
+
+
+def test_the_largest_parts_of_a_snapshot_are_within_the_limits() -> None:
+    key, value = bytes(MAX_STATE_KEY_BYTES), bytes(MAX_STATE_VALUE_BYTES)
+    state = SnapshotChunk(1, 1, False, b"", 0, ((key, value),), (), True)
+    ledger = SnapshotChunk(1, 1, True, b"", 0, (), (bytes(MAX_LEDGER_ENTRY_BYTES),), True)
+    for message in (state, ledger):
+        assert decode(encode(message)) == message
 
 
 def test_messages_of_other_rooms_pass_by() -> None:
