@@ -45,10 +45,13 @@ terms = st.lists(st.integers(1, 6), max_size=12).map(sorted)
 
 
 @st.composite
-def requests_of(draw: st.DrawFn, leader: list[int], term: int = 9) -> AppendRequest:
-    """Any request that a leader with these terms in its log can have sent, now or earlier."""
+def requests_of(
+    draw: st.DrawFn, leader: list[int], term: int = 9, before: int | None = None
+) -> AppendRequest:
+    """Any request that a leader with these terms in its log can have sent, now or earlier; if so
+    said, one that begins before an index."""
     log = [0, *leader]
-    prev = draw(st.integers(1, len(log)))
+    prev = draw(st.integers(1, (before or len(log) + 1) - 1))
     end = draw(st.integers(prev, len(log)))
     entries = tuple(Entry(index, log[index - 1], b"\x00") for index in range(prev + 1, end + 1))
     return AppendRequest(term, prev, log[prev - 1], draw(st.integers(0, len(log))), entries)
@@ -216,3 +219,107 @@ def test_progress_moves_back_for_a_verified_refusal_only(
         assert progress.next_index > max(progress.match_index, 1)
         assert progress.match_index >= match
         assert 0 <= progress.inflight <= MAX_INFLIGHT_APPENDS
+
+
+# -- logs that begin later than at their first entry -----------------------------------------------
+
+
+class Compacted(Log):
+    """The same log without what lies before `base`."""
+
+    def __init__(self, terms: list[int], base: int) -> None:
+        super().__init__(terms)
+        self.base = base
+
+    def first_index(self) -> int:
+        return self.base
+
+    def term_at(self, index: int) -> int | None:
+        return None if index < self.base else super().term_at(index)
+
+    def take(self, fit: Accepted) -> None:
+        assert fit.truncate_from is None or fit.truncate_from > self.base
+        super().take(fit)
+
+
+@st.composite
+def compacted_logs(draw: st.DrawFn) -> tuple[list[int], int, int, list[int]]:
+    """(a follower's terms, its base, its commit index, the terms of a leader that holds what is
+    committed)."""
+    follower = draw(terms)
+    commit = draw(st.integers(1, 1 + len(follower)))
+    base = draw(st.integers(1, commit))
+    committed = follower[: commit - 1]
+    lowest = committed[-1] if committed else 1
+    leader = committed + sorted(draw(st.lists(st.integers(lowest, 8), max_size=6)))
+    return follower, base, commit, leader
+
+
+@given(compacted_logs(), st.data())
+def test_a_compacted_log_answers_as_the_whole_one_would(
+    case: tuple[list[int], int, int, list[int]], data: st.DataObject
+) -> None:
+    follower, base, commit, leader = case
+    request = data.draw(requests_of(leader))
+    whole = fit_append(request, log=Log(follower), commit_index=commit)
+    fit = fit_append(request, log=Compacted(follower, base), commit_index=commit)
+    if isinstance(whole, Conflict):
+        assert fit == Conflict(max(whole.hint_index, base + 1))
+    else:
+        assert fit == whole
+
+
+@given(compacted_logs(), st.data())
+def test_whatever_a_peer_says_no_log_is_cut_at_its_base_or_before(
+    case: tuple[list[int], int, int, list[int]], data: st.DataObject
+) -> None:
+    follower, base, commit, _ = case
+    request = data.draw(requests_of(data.draw(terms)))
+    log = Compacted(follower, base)
+    try:
+        fit = fit_append(request, log=log, commit_index=commit)
+    except PeerError:
+        return
+    if isinstance(fit, Conflict):
+        assert base < fit.hint_index <= log.last_index() + 1
+        return
+    assert fit.truncate_from is None or fit.truncate_from > commit
+    assert all(entry.index > base for entry in fit.append)
+    before = log.terms[:commit]
+    log.take(fit)
+    assert log.terms[:commit] == before
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=12).map(sorted), st.data())
+def test_a_late_request_from_before_the_base_moves_nothing_of_what_came_since(
+    leader: list[int], data: st.DataObject
+) -> None:
+    """Sent before the follower compacted what it brings."""
+    base = data.draw(st.integers(2, 1 + len(leader)))
+    request = data.draw(requests_of(leader, before=base))
+    log = Compacted(leader, base)
+    fit = fit_append(request, log=log, commit_index=base)
+    assert fit == Accepted(request.prev_log_index + len(request.entries), None, ())
+
+
+@given(compacted_logs())
+def test_following_the_hints_ends_in_common_or_before_the_leaders_own_base(
+    case: tuple[list[int], int, int, list[int]],
+) -> None:
+    """The leader has compacted too: it finds the last entry in common, or offers a snapshot."""
+    follower, base, commit, leader = case
+    log, ours = Compacted(follower, base), [0, *leader]
+    progress = Progress(len(ours) + 1)
+    for _ in range(len(follower) + 3):
+        if progress.next_index <= commit:
+            return  # whatever the leader's base, the follower needs no snapshot for this
+        prev = progress.next_index - 1
+        request = AppendRequest(9, prev, ours[prev - 1], 1, ())
+        fit = fit_append(request, log=log, commit_index=commit)
+        if isinstance(fit, Accepted):
+            assert log.term_at(prev) == ours[prev - 1]
+            return
+        answer = AppendReply(9, 9, False, 0, fit.hint_index, prev, 0)
+        assert progress.acknowledged(answer)
+        assert progress.next_index > base
+    raise AssertionError("the hints go in circles")
