@@ -200,9 +200,10 @@ class SafetyRun:
         def settled() -> bool:
             hosts = self._members()
             ledgers = [host.store.ledger for host in hosts]
+            own = {last[host.node_id] for host in hosts if host.node_id in last}
             return (
-                bool(hosts)
-                and set(last.values()) <= {payload for _, payload in ledgers[0]}
+                bool(own)
+                and own <= {payload for _, payload in ledgers[0]}
                 and all(ledger == ledgers[0] for ledger in ledgers)
                 and all(_same_log(host, hosts[0]) for host in hosts)
             )
