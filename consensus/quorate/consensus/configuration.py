@@ -84,6 +84,11 @@ class Configuration:
         """Whether at most one voter comes or goes: any two majorities then have one in common."""
         return len(set(self.voters) ^ set(other.voters)) <= 1
 
+    @property
+    def is_within_limits(self) -> bool:
+        """Whether others can read it; a leader must not put anything else in force."""
+        return len(self.members) <= MAX_MEMBERS
+
     # -- bytes -------------------------------------------------------------------------------
 
     def encode(self) -> bytes:

@@ -65,6 +65,7 @@ FOLLOWER: Final = 0
 CANDIDATE: Final = 1
 LEADER: Final = 2
 _NO_OP: Final = b"\x01"
+_REPLIES: Final = (VoteReply, PreVoteReply, AppendReply, SnapshotPull)
 
 Apply = Callable[[int, bytes], None]
 """What is done with a committed command: (log index, payload). Must be total."""
@@ -225,12 +226,15 @@ class Engine(SyncObj):  # type: ignore[misc]
 
     def change_configuration(self, wanted: Configuration) -> bool:
         """Puts a configuration in force, as a leader, one voter away from the present one. False:
-        not now (not the leader, or an earlier change is not committed yet)."""
+        not now (not the leader, or an earlier change is not committed yet), or never (it has more
+        members than followers let in)."""
         self._enter()
         assert self.node_id in wanted.voters, "a leader that is to go hands over first"
         assert self.configuration.is_one_step_to(wanted), "voters change one at a time"
         entry = CONFIGURATION + wanted.encode()
         if not self.is_leader or not self.commits_own_term or not self.is_settled:
+            return False
+        if len(entry) > MAX_COMMAND_BYTES or not wanted.is_within_limits:
             return False
         self.journal.add(entry, self.journal.last_index() + 1, self.term)
         self._reconfigure()
@@ -429,7 +433,11 @@ class Engine(SyncObj):  # type: ignore[misc]
         peer = str(node.id)
         if not isinstance(message, RaftMessage):
             raise PeerError("not a message of Raft")
-        if isinstance(message, VoteRequest) and self._is_content and not message.transfer:
+        if isinstance(message, _REPLIES) and peer not in self.peer_ids:
+            return  # to a question that this replica never put to it
+        is_called = isinstance(message, VoteRequest) and message.transfer
+        is_called = is_called and peer in self.other_voters
+        if isinstance(message, VoteRequest) and self._is_content and not is_called:
             # Before its term is: nobody who hears a leader is talked into a newer term.
             self._outbox(peer, VoteReply(self.term, False, message.term))
             return

@@ -120,8 +120,15 @@ class Replica:
                     self._refused.append((retry_at, message.key))
             case _:
                 self._engine.receive(peer, message)
-                if isinstance(message, AppendReply):
+                if isinstance(message, AppendReply) and self._is_of_a_voter(peer, message):
                     self._on_wall_clock(peer, message.wall_clock_ms)
+
+    def _is_of_a_voter(self, peer: str, reply: AppendReply) -> bool:
+        """Whether this answers what this replica asked as the leader that it is: only then do the
+        voters' clocks count, and nobody else's."""
+        engine = self._engine
+        is_answer = engine.is_leader and reply.request_term == engine.term
+        return is_answer and peer in engine.other_voters
 
     def tick(self) -> None:
         """Runs the engine, and sends or sends again what waits for an outcome."""

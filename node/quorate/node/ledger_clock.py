@@ -10,6 +10,7 @@ of this node's own wall clock moves its own distance and no other's.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 from quorate.core.limits import MAX_INTEGER
@@ -32,6 +33,12 @@ class LedgerClock:
         self._held_ms = 0
         self._held_at_ms = 0
         self._told: tuple[int, int] | None = None
+
+    def reconfigure(self, voters: Collection[str]) -> None:
+        """These vote, this node among them or not; nobody else's clock counts."""
+        self.voters = len(voters)
+        if not self._bases.keys() <= set(voters):
+            self._bases = {each: base for each, base in self._bases.items() if each in voters}
 
     def heard(self, voter: str, wall_clock_ms: int) -> None:
         """A voter has told its wall clock. The way it took makes it look late, which only lets

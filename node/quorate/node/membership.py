@@ -16,6 +16,7 @@ import structlog
 
 from quorate.consensus import Replica
 from quorate.consensus.configuration import Configuration
+from quorate.consensus.limits import MAX_MEMBERS
 from quorate.core.records import Node, Role
 from quorate.core.status import Status
 from quorate.node.authority_keeper import AuthorityKeeper
@@ -79,7 +80,7 @@ def next_step(view: LeaderView, nodes: Mapping[str, Node]) -> Step | None:
 
     nodes: all of the state's, retired ones among them.
     """
-    for step in (_readmission, _removal, _demotion, _addition, _promotion):
+    for step in (_readmission, _removal, _demotion, _addition, _promotion, _discharge):
         found = step(view, nodes)
         if found is not None:
             return found
@@ -129,6 +130,8 @@ def _demotion(view: LeaderView, nodes: Mapping[str, Node]) -> Step | None:
 
 def _addition(view: LeaderView, nodes: Mapping[str, Node]) -> Step | None:
     now = view.configuration
+    if len(now.members) >= MAX_MEMBERS:
+        return None  # who was retired has to go first, and that takes its time
     for node in nodes.values():
         if not _is_retired(node) and node.id not in now.members:
             return now.with_learner(node.id)
@@ -145,6 +148,15 @@ def _promotion(view: LeaderView, nodes: Mapping[str, Node]) -> Step | None:
         is_near = view.match_index(member) + CAUGHT_UP_ENTRIES > view.commit_index
         if is_near and view.is_responsive(member):
             return now.with_voter(member)
+    return None
+
+
+def _discharge(view: LeaderView, _nodes: Mapping[str, Node]) -> Step | None:
+    """A learner that is on probation no longer needs no token any more."""
+    now = view.configuration
+    for member in now.learners:
+        if now.token_of(member) and view.is_responsive(member):
+            return now.with_learner(member)
     return None
 
 

@@ -272,7 +272,7 @@ class NodeCore:
                 self._install_snapshot()
             self._take_in()
             self.replica.tick()
-            self.ledger_clock.voters = len(self.replica.voters)
+            self.ledger_clock.reconfigure(self.replica.voters)
             self._members.follow(self.replica, self.keeper, self.nodes)
             self._end_probation()
             self._snapshots.tick(self.replica)

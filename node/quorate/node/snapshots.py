@@ -43,6 +43,9 @@ IDLE_S: Final = 10.0
 """A snapshot that nobody pulls from for this long is given up: it keeps its pages from reuse."""
 MAX_AGE_S: Final = 600.0
 """However diligently it is pulled: the newest state is offered then, the ledger goes on."""
+WANTED_S: Final = 2.0
+"""Who has not been in want of a snapshot for this long waits for none: one is offered with each
+heartbeat."""
 MAX_DISCARDED: Final = 1024
 """Entries of the ledger that one turn takes back."""
 PULL_AGAIN_S: Final = 1.0
@@ -71,6 +74,8 @@ class SnapshotSender:
         self._clock = clock
         self._sign = sign
         self._sending: dict[str, _Sending] = {}
+        self._wanted_at: dict[str, float] = {}
+        self._given_up_at: dict[str, float] = {}
 
     def offer(self, peer: str, term: int) -> SnapshotOffer | None:
         """What `peer` is to install: the newest durable state, or the one that it pulls already."""
@@ -78,7 +83,7 @@ class SnapshotSender:
         if sending is not None and sending.offer.term == term:
             return sending.offer
         self._end(peer)
-        if len(self._sending) >= MAX_SENDING:
+        if not self._is_its_turn(peer):
             return None
         snapshot = self._environment.read_aside()  # for as long as the follower needs
         snapshot.__enter__()
@@ -86,6 +91,21 @@ class SnapshotSender:
         self._sending[peer] = _Sending(snapshot, offer, self._clock(), self._clock())
         log.info("snapshot.offered", peer=peer, index=offer.index, entries=offer.ledger_size)
         return offer
+
+    def _is_its_turn(self, peer: str) -> bool:
+        """Whether there is room, also for those who have waited longer: who was offered one and
+        did not take it waits behind who was not."""
+        now = self._clock()
+        self._wanted_at[peer] = now
+        self._wanted_at = {each: at for each, at in self._wanted_at.items() if now - at < WANTED_S}
+        never = float("-inf")
+        given_up_at = self._given_up_at.get(peer, never)
+        before = [
+            each
+            for each in self._wanted_at
+            if each not in self._sending and self._given_up_at.get(each, never) < given_up_at
+        ]
+        return len(self._sending) + len(before) < MAX_SENDING
 
     def _describe(self, snapshot: Snapshot, term: int) -> SnapshotOffer:
         index, size = snapshot.applied_index, snapshot.ledger_size
@@ -142,13 +162,19 @@ class SnapshotSender:
         now = self._clock()
         for peer, sending in list(self._sending.items()):
             is_stale = now - sending.used_at > IDLE_S or now - sending.begun_at > MAX_AGE_S
-            if is_stale or installed(peer, sending.offer.index):
+            if installed(peer, sending.offer.index):
+                self._given_up_at.pop(peer, None)
+                self._end(peer)
+            elif is_stale:
+                self._given_up_at[peer] = now
                 self._end(peer)
 
     def close(self) -> None:
         """Gives up everything: this node leads no longer, or ends."""
         for peer in list(self._sending):
             self._end(peer)
+        self._wanted_at.clear()
+        self._given_up_at.clear()
 
     def _end(self, peer: str) -> None:
         sending = self._sending.pop(peer, None)
@@ -181,9 +207,10 @@ class SnapshotReceiver:
         """The leader offers what this node lacks. The same snapshot goes on where it stopped, also
         from another leader; another one begins anew, but for the ledger, which only grows. Raises
         PeerError for an offer that cannot be."""
-        if self._offer == offer and self._from == peer:
-            return
         turn = self._environment.turn
+        is_known = self._offer == offer and self._from == peer
+        if is_known and turn.staged() is not None:  # else what was staged was something else
+            return
         self._is_tidy = False
         if self._is_discarding:
             return
@@ -258,7 +285,11 @@ class SnapshotReceiver:
 
     def is_complete(self) -> bool:
         """Whether everything is here; once that is durable, `install` it before anything else."""
-        return self._offer is not None and self._next_part() is None
+        offer = self._offer
+        if offer is None:
+            return False
+        staged = self._environment.turn.staged()
+        return staged is not None and staged.is_complete and staged.index == offer.index
 
     def is_overtaken(self, replica: Replica) -> bool:
         """Whether the log has brought meanwhile what the snapshot would."""

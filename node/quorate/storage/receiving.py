@@ -22,6 +22,7 @@ from quorate.storage.seal import StateDigest
 from quorate.storage.writes import Writes
 
 _NUMBER_BYTES: Final = 8
+_ALL: Final = 2**63
 _IS_COMPLETE: Final = b"\x01"
 
 
@@ -56,15 +57,15 @@ class Receiving(Writes):
     def append_ledger(self, entry: bytes) -> int:
         """Appends an entry and its leaf; returns its seq.
 
-        Raises `StorageDamagedError` when another entry was staged there: there are two histories,
-        and nobody here can tell which is the federation's.
+        What was staged there is what somebody has sent, and nobody has vouched for: when it is
+        something else, it goes, with all that was staged.
         """
         seq = self.ledger_size
-        if seq < self._ledger_next():
-            if self._get(self._dbs.ledger, number(seq)) != entry:
-                raise self._health.condemn(
-                    f"database ledger: entry {seq} was staged with other bytes than are appended"
-                )
+        is_staged = seq < self._ledger_next()
+        if is_staged and self._get(self._dbs.ledger, number(seq)) != entry:
+            self.discard_staging(_ALL)
+            is_staged = False
+        if is_staged:
             self._vouched_for(seq, entry)
         else:
             self._append_behind(seq, entry)
