@@ -12,7 +12,8 @@ PROTOS := $(wildcard proto/quorate/v1/*.proto)
 .PHONY: help
 help:
 	@echo "make demo          a federation of three organisations on this machine, narrated"
-	@echo "make test          every test"
+	@echo "make test          the tests, but for those that take minutes"
+	@echo "make test-long     those that take minutes"
 	@echo "make lint          ruff, mypy, import-linter, buf"
 	@echo "make proto         remakes the generated code of the wire contract"
 	@echo "make verify-proto  fails when the generated code is not what the contract makes"
@@ -41,6 +42,10 @@ demo: $(STAMP)
 .PHONY: test
 test: $(STAMP)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: test-long
+test-long: $(STAMP)
+	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(STAMP) verify-proto
@@ -85,7 +90,7 @@ sim: $(STAMP)
 
 .PHONY: healing
 healing: $(STAMP)
-	$(BIN)/python -m pytest -s tests/e2e/test_healing.py tests/e2e/test_catching_up.py $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -s -m "" tests/e2e/test_healing.py tests/e2e/test_catching_up.py $(PYTEST_ARGS)
 
 .PHONY: sim-bare
 sim-bare: $(STAMP)

@@ -172,6 +172,7 @@ def test_who_was_away_too_long_is_sent_the_state_under_load_and_permits_only_the
 
 
 @pytest.mark.parametrize("victim", ["receiver", "sender"])
+@pytest.mark.long
 def test_a_transfer_survives_the_death_of_either_side(whole: Cluster, crew: Crew, victim: str):
     receiver = a_follower(whole)
     others = [name for name in whole.names if name != receiver]
@@ -210,6 +211,7 @@ def test_a_transfer_survives_the_death_of_either_side(whole: Cluster, crew: Crew
         assert replay.differences(operator) == []
 
 
+@pytest.mark.long
 def test_the_whole_ledger_can_be_read_and_verified_when_the_log_was_compacted(whole: Cluster):
     size = len(same_ledgers(whole).entries)
     for name in whole.names:
@@ -217,6 +219,7 @@ def test_the_whole_ledger_can_be_read_and_verified_when_the_log_was_compacted(wh
     assert set(verify_everywhere(whole).values()) == {size}
 
 
+@pytest.mark.long
 def test_a_store_grows_with_the_ledger_and_not_with_the_log(whole: Cluster):
     def stores() -> dict[str, DiskSample]:
         same_ledgers(whole)

@@ -37,6 +37,7 @@ from quorate.chaos.processes import wait_until
 from quorate.chaos.workload import Writer, command_id_of, submit_all
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+LONG = pytest.mark.long
 
 IN_STEP_MS = 10_000
 """The bound for every gap."""
@@ -174,7 +175,9 @@ def shown(what: str, took_ms: float) -> None:
     print(f"\n{what}: in step after {took_ms:.0f} ms")  # noqa: T201 - with -s, and on failure
 
 
-@pytest.mark.parametrize("gap_bytes", [1_000, 100_000, 1_000_000, 10_000_000])
+@pytest.mark.parametrize(
+    "gap_bytes", [100_000, *(pytest.param(gap, marks=LONG) for gap in (1_000, 10**6, 10**7))]
+)
 def test_a_follower_that_missed_something_gets_it(
     federation: Cluster, crew: Crew, mirror: LedgerMirror, gap_bytes: int
 ):
@@ -226,7 +229,7 @@ def disturb(cluster: Cluster, chance: random.Random) -> str:
             return f"open {one} {other} {resume=}"
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=LONG) for seed in (1, 2, 3))])
 def test_whatever_becomes_of_the_links_nobody_is_left_behind(
     federation: Cluster, crew: Crew, mirror: LedgerMirror, seed: int
 ):
@@ -246,7 +249,9 @@ def test_whatever_becomes_of_the_links_nobody_is_left_behind(
     mirror.catch_up(WAIT_S)
 
 
-@pytest.mark.parametrize("entries", [1, 100, 5_000])
+@pytest.mark.parametrize(
+    "entries", [100, *(pytest.param(entries, marks=LONG) for entries in (1, 5_000))]
+)
 def test_a_leader_that_went_on_alone_gives_its_tail_up(
     federation: Cluster, crew: Crew, mirror: LedgerMirror, stubborn: str, entries: int
 ):
