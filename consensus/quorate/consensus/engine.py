@@ -195,14 +195,16 @@ class Engine(SyncObj):  # type: ignore[misc]
     def tick(self) -> None:
         """Runs timers, commits, applies, takes proposals, and sends what is due."""
         self._enter()
-        if not self._may_campaign():
-            if self.role != FOLLOWER:
-                self._become_follower()
-            self._put_off()
-        elif self._is_cut_off and self._is_election_due:
-            self._put_off()  # the engine would let it pass, and ask for a turn for ever
-        elif self._is_election_due and self.role != LEADER:
-            self._seek_pre_votes()
+        may_campaign = self._may_campaign()
+        if not may_campaign and self.role != FOLLOWER:
+            self._become_follower()
+        if self._is_election_due and self.role != LEADER:
+            self._SyncObj__raftLeader = None  # not heard for so long
+            if may_campaign and not self._is_cut_off:
+                self._seek_pre_votes()
+            else:  # the engine would let it pass, and ask for a turn for ever
+                self._postpone_election()
+                self.elections.over()
         was_leader = self.is_leader
         commit_index = self.commit_index
         self._want_send = False
@@ -473,11 +475,6 @@ class Engine(SyncObj):  # type: ignore[misc]
         self.elections.heard_leader()
         self._postpone_election()
 
-    def _put_off(self) -> None:
-        """No candidacy now, nor one on the strength of what was said before."""
-        self._postpone_election()
-        self.elections.over()
-
     def _postpone_election(self) -> None:
         timeout = self._SyncObj__generateRaftTimeout()
         self._SyncObj__raftElectionDeadline = self._clock() + timeout
@@ -491,7 +488,6 @@ class Engine(SyncObj):  # type: ignore[misc]
         """Asks whether a majority would vote for this replica; the engine campaigns only then."""
         if self.elections.is_called or not self.other_voters:
             return
-        self._SyncObj__raftLeader = None  # not heard for so long
         request = self.elections.ask(self.term, self.journal)
         self._SyncObj__raftElectionDeadline = self._clock() + self.elections.ask_again_s()
         for peer in self.other_voters:

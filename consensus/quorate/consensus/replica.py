@@ -10,7 +10,7 @@ harmless and an outcome is found by the command's own id. Does not own sockets, 
 from __future__ import annotations
 
 import random
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -80,9 +80,10 @@ class Replica:
         self._pending: dict[bytes, _Pending] = {}
         self._pending_bytes = 0
         self._unsent: dict[bytes, None] = {}  # keys, in order
-        self._refused: deque[tuple[float, bytes]] = deque()
+        self._refused: OrderedDict[bytes, float] = OrderedDict()  # key -> when to try it again
         self._route: tuple[str, int, int] | None = None
         self._links: dict[str, int] = {}
+        self._links_made = 0
         self._engine = Engine(
             node_id=node_id,
             initial=initial,
@@ -107,7 +108,7 @@ class Replica:
     def receive(self, peer: str, message: Message) -> None:
         """Takes in one message. Raises PeerError when no correct peer can have sent it."""
         match message:
-            case Propose() | ProposeReply() if peer not in self._engine.peer_ids:
+            case Propose() | ProposeReply() if not self._is_member(peer):
                 raise PeerError(f"{peer} is not a member")
             case Propose():
                 if not self._engine.propose(message.payload):
@@ -115,13 +116,17 @@ class Replica:
                     refusal = Refusal.BUSY if busy else Refusal.NOT_LEADER
                     self._send(peer, ProposeReply(message.key, refusal))
             case ProposeReply():
-                if message.key in self._pending:
+                if message.key in self._pending:  # once, however often it is refused meanwhile
                     retry_at = self._clock() + self._settings.heartbeat_s
-                    self._refused.append((retry_at, message.key))
+                    self._refused.setdefault(message.key, retry_at)
             case _:
                 self._engine.receive(peer, message)
                 if isinstance(message, AppendReply) and self._is_of_a_voter(peer, message):
                     self._on_wall_clock(peer, message.wall_clock_ms)
+
+    def _is_member(self, peer: str) -> bool:
+        """Also a leader that this replica's log, which is behind, does not know yet."""
+        return peer in self._engine.peer_ids or peer == self._engine.leader
 
     def _is_of_a_voter(self, peer: str, reply: AppendReply) -> bool:
         """Whether this answers what this replica asked as the leader that it is: only then do the
@@ -143,7 +148,8 @@ class Replica:
         return outbox
 
     def connected(self, peer: str) -> None:
-        self._links[peer] = self._links.get(peer, 0) + 1
+        self._links_made += 1
+        self._links[peer] = self._links_made
         self._engine.connected(peer)
 
     def disconnected(self, peer: str) -> None:
@@ -159,7 +165,7 @@ class Replica:
     def next_timer(self) -> float:
         """When a turn is due without any event, in seconds on the replica's clock."""
         timer = self._engine.next_timer()
-        return min(timer, self._refused[0][0]) if self._refused else timer
+        return min(timer, next(iter(self._refused.values()), timer))
 
     # -- proposals ---------------------------------------------------------------------------
 
@@ -184,15 +190,15 @@ class Replica:
             return False
         self._pending_bytes -= len(pending.payload)
         self._unsent.pop(key, None)
+        self._refused.pop(key, None)
         return pending.attempted
 
     def _propose_pending(self) -> None:
         """Sends what has not been sent on the present route: (leader, term, link). On another
         route everything is sent again, for nobody knows what the old one lost."""
-        while self._refused and self._refused[0][0] <= self._clock():
-            key = self._refused.popleft()[1]
-            if key in self._pending:
-                self._unsent[key] = None
+        while self._refused and next(iter(self._refused.values())) <= self._clock():
+            key, _ = self._refused.popitem(last=False)
+            self._unsent[key] = None
         leader = self._engine.leader
         mine = leader == self.node_id
         if leader is None or not (mine or leader in self._engine.connected_ids):

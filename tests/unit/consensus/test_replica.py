@@ -35,13 +35,15 @@ SETTINGS = RaftSettings()
 class Node:
     """A replica `a`, its disk and its clock. `turn` does a whole turn and returns what it says."""
 
-    def __init__(self, *peers: str, store: MemoryLogStore | None = None) -> None:
+    def __init__(
+        self, *peers: str, store: MemoryLogStore | None = None, voters: tuple[str, ...] = ()
+    ) -> None:
         self.now = 100.0
         self.store = store or MemoryLogStore()
         self.applied: list[tuple[int, bytes]] = []
         self.replica = Replica(
             node_id="a",
-            initial=Configuration(tuple(sorted(("a", *peers)))),
+            initial=Configuration(voters or tuple(sorted(("a", *peers)))),
             settings=SETTINGS,
             store=self.store,
             apply=lambda index, payload: self.applied.append((index, payload)),
@@ -223,6 +225,25 @@ def test_hazard_14_a_leader_without_a_quorum_steps_down_within_one_election_time
     assert node.replica.leader is None
 
 
+def test_who_does_not_vote_forgets_a_leader_that_it_does_not_hear() -> None:
+    """A learner, or a node that has no link: it goes on asking nobody that may be gone."""
+    learner = Node("b", "c", voters=("b", "c"))
+    learner.replica.connected("b")
+    lonely = following()
+    for peer in ("b", "c"):
+        lonely.replica.disconnected(peer)
+    for node in (learner, lonely):
+        node.turn(("b", heartbeat(2)))
+        assert node.replica.leader == "b"
+        node.turn(after_s=0.9 * SETTINGS.election_min_s)
+        assert node.replica.leader == "b"
+        node.turn(after_s=SETTINGS.election_max_s)
+        assert node.replica.leader is None
+        assert node.replica.next_timer() > node.now
+        node.turn(("b", heartbeat(2)))
+        assert node.replica.leader == "b"
+
+
 def test_two_leaders_in_a_term_are_told_apart() -> None:
     node = Node("b", "c")
     node.turn(("b", heartbeat(3)))
@@ -391,6 +412,50 @@ def test_a_refused_proposal_is_tried_again_a_little_later() -> None:
     assert proposes(node.turn(("b", ProposeReply(b"k", Refusal.BUSY)))) == []
     assert node.replica.next_timer() <= node.now + SETTINGS.heartbeat_s
     assert proposes(node.turn(after_s=1.01 * SETTINGS.heartbeat_s)) == [b"k"]
+
+
+def test_a_proposal_that_is_refused_over_and_over_is_sent_again_once() -> None:
+    """By a network that repeats messages, or a leader that does: else each answer would call for
+    another question, without end."""
+    node = following()
+    node.replica.propose(b"k", b"payload")
+    node.turn()
+    for number in range(200):
+        refusal = ProposeReply(b"k", Refusal.NOT_LEADER)
+        assert proposes(node.turn(("b", refusal), ("c", refusal))) == []
+        assert len(node.replica._refused) == 1, number
+        node.now += 0.001 * SETTINGS.heartbeat_s
+    assert proposes(node.turn(after_s=SETTINGS.heartbeat_s)) == [b"k"]
+    assert proposes(node.turn(after_s=SETTINGS.heartbeat_s)) == []
+    node.turn(("b", ProposeReply(b"k", Refusal.BUSY)))
+    node.replica.forget(b"k")
+    assert not node.replica._refused
+
+
+def behind() -> Node:
+    """A follower whose leader `n` came later than its log reaches."""
+    node = Node("b", "c")
+    node.replica.connected("n")
+    node.turn(("n", AppendRequest(3, 50, 2, 50, ())))
+    assert (node.replica.leader, "n" in node.replica.peer_ids) == ("n", False)
+    return node
+
+
+def test_a_refusal_of_a_leader_that_it_does_not_know_as_a_member_is_heard() -> None:
+    node = behind()
+    node.replica.propose(b"k", b"payload")
+    assert proposes(node.turn()) == [b"k"]
+    node.turn(("n", ProposeReply(b"k", Refusal.BUSY)))
+    assert proposes(node.turn(after_s=1.01 * SETTINGS.heartbeat_s)) == [b"k"]
+
+
+def test_over_a_new_link_to_such_a_leader_everything_is_sent_again() -> None:
+    node = behind()
+    node.replica.propose(b"k", b"payload")
+    assert proposes(node.turn()) == [b"k"]
+    node.replica.disconnected("n")
+    node.replica.connected("n")
+    assert proposes(node.turn()) == [b"k"]
 
 
 def test_hazard_12_what_was_never_sent_is_known_not_to_be_executed() -> None:
