@@ -20,7 +20,7 @@ from quorate.core.outcome import Outcome, Reason
 from quorate.lease.word import AuthorityRecord, AuthorityWord
 from quorate.node.node_core import STORAGE_PROBE_S, NodeCore
 from quorate.testing.simulation.disk import Disk, Full
-from quorate.testing.simulation.world import NS_PER_MS, NS_PER_S, SimulatedClock, World
+from quorate.testing.simulation.world import NS_PER_MS, NS_PER_S, SimulatedClock, World, require
 from quorate.v1 import peer_pb2 as pb
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _AGAIN_NS: Final = 20_000
 """Between two turns that follow each other."""
 _LATE_NS: Final = 1_000
+_BUSY_NS: Final = 100 * NS_PER_MS
+_BUSY_TURNS: Final = 1_000
 _MAX_INBOX: Final = 4_096
 
 BuildCore = Callable[["Machine"], NodeCore]
@@ -143,6 +145,7 @@ class Machine:
         self.fsync_ns = (50_000, 400_000)
         """Between which bounds a commit's duration lies."""
         self.turns = 0
+        self._busy = 0, 0
         self.generation = 0
         self._sometimes = sometimes
         self._build_core = build_core
@@ -341,22 +344,18 @@ class Machine:
     def _begin(self) -> None:
         core = self.running
         self.turns += 1
+        if self.world.now - self._busy[0] > _BUSY_NS:
+            self._busy = self.world.now, self.turns
+        require(self.turns - self._busy[1] < _BUSY_TURNS, "no node spins", self.name)
         mail, self._mail = self._mail, []
-        if core.storage_problem:
-            for _, peer, what in mail:
-                if isinstance(what, bool):
-                    self._link_changed(core, peer, what)
-            try:
-                core.probe_storage()
-            except ProcessEnded:
-                return
-            self._finish()
-            return
         for _, peer, what in mail:
             if isinstance(what, bool):
                 self._link_changed(core, peer, what)
-            else:
+            elif not core.storage_problem:
                 core.deliver(peer, what)
+        if core.storage_problem:
+            self._probe(core)
+            return
         try:
             is_good = core.decide()
         except ProcessEnded:
@@ -371,6 +370,14 @@ class Machine:
             self.world.after(duration, partial(self._go_on, self.generation, self._settle))
         else:
             self._settle()
+
+    def _probe(self, core: NodeCore) -> None:
+        """Sees whether there is room on the disk again."""
+        try:
+            core.probe_storage()
+        except ProcessEnded:
+            return
+        self._finish()
 
     @staticmethod
     def _link_changed(core: NodeCore, peer: str, is_up: bool) -> None:

@@ -162,7 +162,7 @@ class Run:
         for domain, machine in members:
             if federation.authority.last_permit.get(machine.name, 0) <= since:
                 lacking.append(f"{machine.name} does not permit")
-                chance = self.world.stream(f"renew {domain} {self.world.now}")
+                chance = self.world.stream(f"renew {machine.name} {self.world.now}")
                 federation.workload.renew_all(domain, machine, chance)
         return lacking
 
