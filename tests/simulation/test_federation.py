@@ -1,0 +1,183 @@
+"""The simulated federation: seeds that once failed, seeds that nobody has tried, and whether what
+looks on would see a broken promise. docs/simulation.md says what it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from quorate.consensus.journal import Journal
+from quorate.lease.authority import AuthorityHolder, Grant
+from quorate.storage.turn import Turn
+from quorate.testing.simulation import PROFILES, Plan, Report, make_plan, run_plan, run_seed
+from quorate.testing.simulation.shrink import shrink
+from quorate.testing.simulation.trace import Trace
+
+FOUND = json.loads((Path(__file__).parent / "seeds.json").read_text())
+FRESH = 4
+
+
+def require_held(report: Report, profile: str) -> None:
+    if report.failure is not None:
+        lines = "\n".join(report.failure.trace)
+        pytest.fail(
+            f"{report.failure.message}\n{lines}\n"
+            f"quorate chaos sim --profile {profile} --replay {report.plan.seed}"
+        )
+
+
+@pytest.mark.parametrize("found", FOUND, ids=lambda found: f"{found['profile']}-{found['seed']}")
+def test_what_failed_once_holds(found: dict[str, str | int]) -> None:
+    profile = str(found["profile"])
+    require_held(run_seed(int(found["seed"]), PROFILES[profile]), profile)
+
+
+def test_seeds_that_nobody_has_tried() -> None:
+    first = secrets.randbelow(2**32)
+    for seed in range(first, first + FRESH):
+        require_held(run_seed(seed, PROFILES["short"]), "short")
+
+
+def test_a_calm_federation_elects_once_and_refuses_nobody() -> None:
+    report = run_seed(2, PROFILES["calm"])
+    require_held(report, "calm")
+    assert report.sometimes["leader elected"] == 1
+    assert report.sometimes["permit"] > 50
+    assert report.sometimes["denial INQUORATE"] <= 2 * report.plan.size, "before the first grant"
+
+
+def test_a_run_does_what_it_is_for() -> None:
+    seen = run_seed(12, PROFILES["short"]).sometimes
+    for what in ("accepted", "permit", "denial", "leader elected", "revocation enforced"):
+        assert seen[what], what
+
+
+DIGESTS = (
+    "from quorate.testing.simulation import *;"
+    "print(*(run_seed(seed, PROFILES['short']).digest for seed in (7, 12)))"
+)
+
+
+def test_a_seed_is_one_run_in_every_process() -> None:
+    here = [run_seed(seed, PROFILES["short"]).digest for seed in (7, 12)]
+    assert here[0] != here[1]
+    there = subprocess.run(
+        [sys.executable, "-c", DIGESTS],
+        env={**os.environ, "PYTHONHASHSEED": "77"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert there.stdout.split() == here
+
+
+def test_a_plan_can_be_kept() -> None:
+    plan = make_plan(5, PROFILES["short"])
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+
+
+def test_a_trace_can_be_read() -> None:
+    told: list[str] = []
+    run_seed(12, PROFILES["short"], trace=Trace(tell=told.append))
+    said = "\n".join(told)
+    for part in ("starts", "vote_request", "append(term", "authority_grant", "repaired"):
+        assert part in said, part
+
+
+# -- what is broken on purpose is seen ------------------------------------------------------------
+
+
+@contextmanager
+def votes_that_are_forgotten() -> Iterator[None]:
+    """What a vote's transaction should hold is left out of it."""
+    write = Turn._put
+
+    def put(self: Turn, table: object, key: bytes, value: bytes, **options: bool) -> None:
+        if key != b"voted_for":
+            write(self, table, key, value, **options)  # type: ignore[arg-type]
+
+    with mock.patch.object(Turn, "_put", put):
+        yield
+
+
+@contextmanager
+def replies_that_do_not_wait() -> Iterator[None]:
+    """A follower acknowledges what it does not keep."""
+    with mock.patch.object(
+        Journal, "add", lambda self, _command, idx, term: _pretend(self, idx, term)
+    ):
+        yield
+
+
+def _pretend(journal: Journal, index: int, term: int) -> None:
+    journal._last = index, term
+
+
+@contextmanager
+def authority_from_when_it_was_granted() -> Iterator[None]:
+    """The period is counted from the grant's arrival, not from the ask."""
+    take_in = AuthorityHolder.on_grant
+
+    def later(self: AuthorityHolder, sender: str, grant: Grant, term: int) -> bool:
+        is_ours = take_in(self, sender, grant, term)
+        if is_ours:
+            self._granted[-1] = replace(
+                self._granted[-1], asked_boottime_ns=self._clock.boottime_ns()
+            )
+        return is_ours
+
+    with mock.patch.object(AuthorityHolder, "on_grant", later):
+        yield
+
+
+@contextmanager
+def signatures_that_nobody_reads() -> Iterator[None]:
+    with mock.patch("quorate.core.dsse.Envelope.verify", return_value=True):
+        yield
+
+
+@pytest.mark.parametrize(
+    ("broken", "profile", "promises"),
+    [
+        (votes_that_are_forgotten, "crashing", {"what was made durable", "a vote is durable"}),
+        (replies_that_do_not_wait, "short", {"durable", "does not fail", "spins", "in the log"}),
+        (authority_from_when_it_was_granted, "mixed", {"I1", "I2"}),
+        (signatures_that_nobody_reads, "mixed", {"what nobody signed is not accepted"}),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_what_is_broken_is_seen(broken: object, profile: str, promises: set[str]) -> None:
+    for seed in range(12):
+        report = run_seed(seed, PROFILES[profile], patches=broken)  # type: ignore[arg-type]
+        if report.failure is not None:
+            assert any(promise in report.failure.message for promise in promises)
+            return
+    pytest.fail("no seed has seen it")
+
+
+def test_a_failing_run_is_made_smaller() -> None:
+    report = next(
+        found
+        for seed in range(5)
+        if (
+            found := run_seed(seed, PROFILES["mixed"], patches=signatures_that_nobody_reads)
+        ).failure
+    )
+    smallest = shrink(report, seconds=8, patches=signatures_that_nobody_reads)
+    assert smallest.failure is not None
+    assert report.failure is not None
+    assert smallest.failure.promise == report.failure.promise
+    assert len(smallest.plan.events) < len(report.plan.events) / 4
+    again = run_plan(smallest.plan, patches=signatures_that_nobody_reads)
+    assert again.digest == smallest.digest
