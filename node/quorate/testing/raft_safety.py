@@ -82,7 +82,8 @@ class SafetyChecker:
 
     def went_back(self, host: Host, before: Image) -> None:
         """What the host showed before, it may have forgotten."""
-        self.forgotten[host.node_id] = before
+        if not before.meta.probation:  # on probation it has promised nothing since
+            self.forgotten[host.node_id] = before
         self.seen[host.node_id] = _Seen()
         self.votes = {key: vote for key, vote in self.votes.items() if key[0] != host.node_id}
 
