@@ -632,7 +632,8 @@ class Engine(SyncObj):  # type: ignore[misc]
         if reply.match_index > self.journal.last_index():
             raise PeerError(f"{peer} acknowledges entries that were never sent")
         can_send_more = self._followers.acknowledged(peer, reply)
-        if counts := not reply.probation:  # else it may have promised more to a later leader
+        counts = not self.probation_of(peer)  # else it may have promised more to a later leader
+        if counts:
             self._SyncObj__lastResponseTime[Member(peer)] = self._clock()
         match_index = self._followers.match_index(peer) if counts else 0
         self._SyncObj__raftMatchIndex[Member(peer)] = match_index

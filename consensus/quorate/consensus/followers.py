@@ -75,11 +75,14 @@ class Followers:
     def acknowledged(self, peer: str, reply: AppendReply) -> bool:
         """Takes in a reply of this leadership. Returns whether `peer` can be sent more at once.
         Raises PeerError when no correct peer can have sent it."""
-        if reply.probation and reply.probation != self.token(peer):
+        known, said = self.token(peer), reply.probation
+        if said and said != known:
             # Its store is another one than before: what it was known to hold, it may have lost.
             self._progress[peer] = Progress(self._journal.last_index() + 1)
+        elif known and not said and self._journal.configuration.token_of(peer) != known:
+            return False  # from before: a probation ends by a configuration, and by nothing else
         progress = self._progress[peer]
-        self._tokens[peer] = reply.probation
+        self._tokens[peer] = said
         return progress.acknowledged(reply) and self._lacks(progress)
 
     def token(self, peer: str) -> str:

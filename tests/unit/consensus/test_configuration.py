@@ -325,6 +325,24 @@ def test_acknowledgements_of_a_node_on_probation_count_for_nothing(leader: Node)
     assert leader.replica.committed_configuration.token_of("b") == "token"
 
 
+def test_an_acknowledgement_from_before_does_not_end_a_probation(leader: Node) -> None:
+    """One that comes late: what was said on probation would count with it."""
+    leader.replica.propose(b"k", b"v")
+    leader.turn()
+    leader.acknowledge("b", index=3, probation="token")
+    leader.acknowledge("b", index=2)
+    assert leader.replica.commit_index == 2
+    assert leader.replica.probation_of("b") == "token"
+    leader.acknowledge("b", index=3)
+    assert leader.replica.commit_index == 2
+    leader.acknowledge("c", index=3)
+    leader.change(THREE.with_learner("b", "token"))
+    leader.acknowledge("c", index=4)
+    leader.acknowledge("b", index=4)
+    assert leader.replica.probation_of("b") == ""
+    assert leader.replica.is_responsive("b")
+
+
 def test_a_leader_that_hears_only_nodes_on_probation_steps_down(leader: Node) -> None:
     for _ in range(4):
         leader.now += 0.3 * SETTINGS.election_min_s
