@@ -114,8 +114,10 @@ async def _work(
             await process.stdin.drain()
             line = await process.stdout.readline()
             if not line:
+                code = await process.wait()
                 raise WorkerError(
-                    f"a worker ended while it ran {task}", hint="run that seed with --replay"
+                    f"a worker ended with code {code} while it ran {task}",
+                    hint="run that seed with --replay",
                 )
             await ready.put(json.loads(line))
         process.stdin.close()
