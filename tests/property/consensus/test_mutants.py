@@ -37,7 +37,7 @@ THREE = Profile(size=3, fault_every_s=0.4, seconds=12)
 ROUGH = replace(FIVE, rough=True)
 QUICK = RaftSettings(heartbeat_ms=15, election_min_ms=50, election_max_ms=150)
 RESTLESS = replace(FIVE, settings=QUICK, seconds=3, fault_every_s=0.08, propose_every_s=0.02)
-STRAGGLING = replace(ROUGH, fault_every_s=0.3, delay_s=(0.01, 0.3))
+STRAGGLING = replace(ROUGH, fault_every_s=0.15, delay_s=(0.001, 0.2))
 RESTLESS_ROUGH = replace(RESTLESS, rough=True)
 """Elections are quicker than the network's stragglers: messages outlive leaderships."""
 
@@ -379,9 +379,9 @@ MUTANTS = [
     Mutant(forgets_terms, THREE, 5),
     Mutant(loses_entries_in_crashes, THREE, 20),
     Mutant(sends_before_durable, THREE, 5),
-    Mutant(counts_votes_per_message, STRAGGLING, 60),
+    Mutant(counts_votes_per_message, STRAGGLING, 200),
     Mutant(votes_for_any_log, THREE, 20),
-    Mutant(votes_for_everybody, THREE, 40),
+    Mutant(votes_for_everybody, STRAGGLING, 20),
     Mutant(elects_by_a_minority, FIVE, 10),
     Mutant(accepts_whatever_precedes, FIVE, 40),
     Mutant(keeps_conflicting_entries, FIVE, 20),
