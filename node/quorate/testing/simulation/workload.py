@@ -184,7 +184,8 @@ class Workload:
             renewal.step, renewal.call = min(renewal.step + 1, len(_RENEWAL)), None
         if renewal.step == len(_RENEWAL):
             body = acquire_body(renewal.executor, "act.now", f"//{name}/thing")
-            renewal.call = call = self._lease_order(domain, "lease.acquire", body, chance)
+            call = self._lease_order(domain, "lease.acquire", body, chance, machine)
+            renewal.call = call
             if call is None:
                 domain.renewal = None
             else:
@@ -435,10 +436,19 @@ class Workload:
         self._lease_order(domain, f"lease.{kind}", body, chance)
 
     def _lease_order(
-        self, domain: _Domain, kind: str, body: Mapping[str, object], chance: random.Random
+        self,
+        domain: _Domain,
+        kind: str,
+        body: Mapping[str, object],
+        chance: random.Random,
+        machine: Machine | None = None,
     ) -> Call | None:
-        """Through a node of the executor's own, which builds and signs the command."""
-        machine = chance.choice(self._machines[domain.name])
+        """Through a node of the executor's own, which builds and signs the command; mostly one
+        that is not retired."""
+        if machine is None:
+            own = self._machines[domain.name]
+            active = [each for each in own if each.node_id in domain.nodes]
+            machine = chance.choice(active if active and chance.random() < 0.9 else own)
         if not machine.answers:
             return None
         core = machine.running
