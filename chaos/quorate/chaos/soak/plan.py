@@ -93,5 +93,6 @@ def era_s(elapsed_s: float, seconds: float) -> float:
     """How long an era lasts that begins at `elapsed_s` of a soak of `seconds`."""
     left_s = seconds - elapsed_s
     shorter_s = max(seconds * ERA_SHARE, LEAST_ERA_S)
-    # What would begin within the last era's share belongs to the last era.
-    return shorter_s if left_s - shorter_s >= seconds * LAST_ERA_SHARE else left_s
+    # What would begin within the share of the last era, or leave it shorter than others, is its.
+    last_s = max(seconds * LAST_ERA_SHARE, shorter_s)
+    return shorter_s if left_s - shorter_s >= last_s else left_s
