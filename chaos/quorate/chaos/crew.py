@@ -19,7 +19,7 @@ import grpc
 
 from quorate.chaos.cluster import Cluster
 from quorate.chaos.probe import ProbeJournal
-from quorate.chaos.processes import ProcessGroup
+from quorate.chaos.processes import POLL_S, ProcessGroup
 from quorate.client import wire
 from quorate.client.config import ClientConfig, load_config
 from quorate.core.errors import QuorateError
@@ -31,6 +31,7 @@ ACTIONS: Final = "records.*"
 LEASE_TTL_MS: Final = 10 * 60 * 1_000
 GRANT_LIFETIME_MS: Final = 24 * 60 * 60 * 1_000
 CALL_TIMEOUT_S: Final = 10.0
+LEASE_TIMEOUT_S: Final = 20.0
 
 
 class CrewError(QuorateError):
@@ -71,8 +72,15 @@ class Worker:
         return self.leases.Acquire(request, timeout=CALL_TIMEOUT_S)
 
     def lease(self, resource: str, action: str = ACTION) -> lease_pb2.Lease:
-        """A lease that must be granted. Raises CrewError."""
-        answer = self.acquire(resource, action)
+        """A lease that must be granted. As long as no quorum has said anything, it is asked for
+        again, as the same request: also a node that is well waits for a slow disk. Raises
+        CrewError."""
+        request_id = secrets.token_hex(16)
+        answer = self.acquire(resource, action, request_id=request_id)
+        until = time.monotonic() + LEASE_TIMEOUT_S
+        while answer.reason == decision_pb2.REASON_INQUORATE and time.monotonic() < until:
+            time.sleep(POLL_S)
+            answer = self.acquire(resource, action, request_id=request_id)
         if answer.verdict != decision_pb2.VERDICT_PERMIT:
             reason = decision_pb2.Reason.Name(answer.reason)
             raise CrewError(f"{self.id} on {resource}: {reason} {answer.thing}")
