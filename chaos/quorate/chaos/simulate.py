@@ -72,7 +72,7 @@ def run_seeds(*, seeds: str, jobs: int | None, profile: str, output: str, patche
 async def _run(
     seeds: Sequence[int], jobs: int, profile: str, console: Console, patches: str
 ) -> Summary:
-    summary = Summary(profile)
+    summary = Summary(profile, seeds=f"{seeds[0]}-{seeds[-1]}")
     columns = (
         *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
         *(TextColumn("{task.fields[rate]}"), TimeRemainingColumn()),
@@ -115,7 +115,8 @@ def _show(summary: Summary, profile: str, patches: str, wanted: int) -> None:
     console.print(f"longest until all was well again, once repaired: {summary.slowest_s:.1f} s")
     for result in summary.failed:
         line = replay_command(result["seed"], profile, patches)
-        console.print(f"  [red]{escape(result['failure']['promise'])}[/]: {escape(line)}")
+        promise = escape(result["failure"]["promise"])
+        console.print(f"  [red]{promise}[/]: {escape(line)}", soft_wrap=True)
     seen = ", ".join(f"{name} {count}" for name, count in sorted(summary.sometimes.items()))
     console.print(f"[dim]seen: {escape(seen)}[/]", soft_wrap=True)
     if summary.never:

@@ -27,9 +27,11 @@ class WorkerError(QuorateError):
 
 @dataclass
 class Summary:
-    """What many runs of one profile have shown."""
+    """What many runs of one profile have shown. seeds: which were wanted, as `A-B`: enough to run
+    them again."""
 
     profile: str
+    seeds: str = ""
     runs: int = 0
     simulated_s: float = 0.0
     cpu_s: float = 0.0
@@ -59,6 +61,7 @@ class Summary:
     def to_json(self) -> dict[str, Any]:
         return {
             "profile": self.profile,
+            "seeds": self.seeds,
             "runs": self.runs,
             "simulated_hours": round(self.simulated_s / 3600, 3),
             "cpu_s": round(self.cpu_s, 1),
