@@ -20,6 +20,16 @@ RENEWALS_PER_PERIOD: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
+class FederationTime:
+    """What a leader says of time. ledger_ms: ledger time, which never goes back. clocks_ms: what
+    the voters' wall clocks say, of which a clock that was once wrong may have left ledger time
+    ahead for long. Both in milliseconds since the epoch."""
+
+    ledger_ms: int
+    clocks_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     """`applied_index` and `enforced_index` are Raft indexes of the asking node."""
 
@@ -36,7 +46,7 @@ class Grant:
     seq: int
     term: int
     read_index: int
-    ledger_time_ms: int
+    time: FederationTime
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +58,7 @@ class Authority:
     asked_realtime_ns: int
     term: int
     read_index: int
-    ledger_time_ms: int
+    time: FederationTime
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +115,7 @@ class AuthorityHolder:
                 asked_realtime_ns=asked.realtime_ns,
                 term=grant.term,
                 read_index=grant.read_index,
-                ledger_time_ms=grant.ledger_time_ms,
+                time=grant.time,
             )
         )
         return True

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from quorate.lease.authority import Ask, Grant
+from quorate.lease.authority import Ask, FederationTime, Grant
 
 _MAX_ASKS_PER_NODE: Final = 4
 _RETRY_NS: Final = 100_000_000
@@ -157,7 +157,7 @@ class ConfirmRounds:
         if reply.term == self._term and reply.round <= self._round and peer in self._peers:
             self._confirmed[peer] = max(self._confirmed.get(peer, 0), reply.round)
 
-    def grants(self, raft: Leadership, ledger_time_ms: int) -> list[tuple[str, Grant]]:
+    def grants(self, raft: Leadership, time: FederationTime) -> list[tuple[str, Grant]]:
         """The grants for which a majority has answered by now."""
         if not raft.is_leader or raft.term != self._term:
             return []
@@ -169,7 +169,7 @@ class ConfirmRounds:
         granted = []
         while self._waiting and self._waiting[0].round <= closed:
             done = self._waiting.popleft()
-            grant = Grant(done.seq, raft.term, done.read_index, ledger_time_ms)
+            grant = Grant(done.seq, raft.term, done.read_index, time)
             granted.append((done.node, grant))
         return granted
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from quorate.core.limits import MAX_INTEGER
 from quorate.core.outcome import Reason
-from quorate.lease.authority import Ask, Authority, AuthorityHolder, Grant
+from quorate.lease.authority import Ask, Authority, AuthorityHolder, FederationTime, Grant
 from quorate.lease.clock import Clock
 from quorate.lease.confirm import Confirm, ConfirmReply, ConfirmRounds, Leadership, confirms
 from quorate.lease.enforcement import Enforcement, OwnReaders
@@ -48,7 +48,7 @@ class AuthorityKeeper:
         clock: Clock,
         boot_id: bytes,
         word: AuthorityWord,
-        ledger_time_ms: Callable[[], int],
+        federation_time: Callable[[], FederationTime],
         first_seq: int | None = None,
     ) -> None:
         """`first_seq` is for simulations; by default it is drawn anew for each process."""
@@ -60,7 +60,7 @@ class AuthorityKeeper:
         self._clock = clock
         self._boot_id = boot_id
         self._word = word
-        self._ledger_time_ms = ledger_time_ms
+        self._federation_time = federation_time
         self._holder = AuthorityHolder(
             clock,
             terms.period_ms,
@@ -90,7 +90,7 @@ class AuthorityKeeper:
                 self._rounds.on_ask(peer, message)
                 self._enforcement.reported(peer, min(message.enforced_index, raft.commit_index))
             case Grant():
-                if 0 <= message.ledger_time_ms <= MAX_INTEGER:
+                if 0 <= message.time.ledger_ms <= MAX_INTEGER:
                     self._holder.on_grant(peer, message, raft.term)
             case Confirm():
                 reply = None if self.on_probation() else confirms(peer, message, raft)
@@ -118,8 +118,14 @@ class AuthorityKeeper:
             self._outbox.append((raft.leader, ask))
         now = self._clock.boottime_ns()  # after this node's own ask: a grant is never older
         self._outbox.extend(self._rounds.start_round(raft, now))
-        ledger_time_ms = self._ledger_time_ms() if raft.is_leader else 0
-        for node, grant in self._rounds.grants(raft, ledger_time_ms):
+        if raft.is_leader:
+            self._grant(raft, now)
+        self._report(raft.leader, enforced_index)
+        self._believe_watermark(raft)
+        self._enforce(raft, now)
+
+    def _grant(self, raft: Leadership, now: int) -> None:
+        for node, grant in self._rounds.grants(raft, self._federation_time()):
             self._enforcement.granted(node, now)
             if node == self._node_id:
                 self._holder.on_grant(self._node_id, grant, raft.term)
@@ -127,9 +133,6 @@ class AuthorityKeeper:
                 # With each grant the watermark again: told alone, it may have come before the
                 # member knew this leader, or have been lost with a link.
                 self._outbox += [(node, grant), (node, EnforcedWatermark(self.watermark))]
-        self._report(raft.leader, enforced_index)
-        self._believe_watermark(raft)
-        self._enforce(raft, now)
 
     @property
     def _may_ask(self) -> bool:
@@ -210,7 +213,7 @@ class AuthorityKeeper:
                 granted_at_realtime_ns=authority.asked_realtime_ns,
                 term=authority.term,
                 index=authority.read_index,
-                ledger_time_ms=authority.ledger_time_ms,
+                ledger_time_ms=authority.time.ledger_ms,
                 max_permit_ttl_ms=self._terms.max_permit_ttl_ms,
                 rho_ppm=self._terms.rho_ppm,
                 reason=None,

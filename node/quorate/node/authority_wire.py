@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quorate.lease.authority import Ask, Grant
+from quorate.lease.authority import Ask, FederationTime, Grant
 from quorate.lease.confirm import Confirm, ConfirmReply
 from quorate.v1 import peer_pb2 as pb
 
@@ -44,7 +44,8 @@ def encode(message: AuthorityMessage) -> pb.PeerMessage:
                     seq=message.seq,
                     term=message.term,
                     read_index=message.read_index,
-                    ledger_time_ms=message.ledger_time_ms,
+                    ledger_time_ms=message.time.ledger_ms,
+                    clocks_ms=message.time.clocks_ms,
                 )
             )
         case Confirm():
@@ -71,7 +72,8 @@ def decode(message: pb.PeerMessage) -> AuthorityMessage | None:
             return Ask(ask.seq, ask.applied_index, ask.enforced_index)
         case "authority_grant":
             grant = message.authority_grant
-            return Grant(grant.seq, grant.term, grant.read_index, grant.ledger_time_ms)
+            time = FederationTime(grant.ledger_time_ms, grant.clocks_ms)
+            return Grant(grant.seq, grant.term, grant.read_index, time)
         case "confirm":
             return Confirm(message.confirm.term, message.confirm.round)
         case "confirm_reply":

@@ -14,6 +14,7 @@ from collections.abc import Collection
 from typing import Final
 
 from quorate.core.limits import MAX_INTEGER
+from quorate.lease.authority import FederationTime
 from quorate.lease.clock import Clock
 
 _NS_PER_MS: Final = 1_000_000
@@ -57,11 +58,15 @@ class LedgerClock:
         does since the ledger's last time: a clock that is slow, and not outvoted, must not make
         ledger time, and with it every lease's end, stand still.
         """
-        estimate = min(self._boot_ms() + self._median(), MAX_INTEGER)
+        estimate = self._clocks_ms()
         if self._known() >= min(_ENOUGH_CLOCKS, self.voters):
             return max(self._held_ms, estimate)
         since_held = self._boot_ms() - self._held_at_ms if self._held_ms else 0
         return max(min(self._held_ms + since_held, MAX_INTEGER), estimate)
+
+    def time(self) -> FederationTime:
+        """What this node, as the leader, tells with each grant."""
+        return FederationTime(self.now_ms(), max(0, self._clocks_ms()))
 
     def stamp_ms(self) -> int:
         """What a leader stamps on a command. It stands still at what the ledger holds until more
@@ -69,10 +74,12 @@ class LedgerClock:
         not move ledger time, which never goes back."""
         return self.now_ms() if 2 * self._known() > self.voters else self._held_ms
 
-    def told(self, ledger_time_ms: int, realtime_ns: int) -> None:
-        """The leader has told the federation's time, which was not before this node's wall clock
-        showed `realtime_ns`: the offset that follows errs by the time of the answer's way."""
-        offset = realtime_ns // _NS_PER_MS - ledger_time_ms
+    def told(self, clocks_ms: int, realtime_ns: int) -> None:
+        """The leader has told what the voters' clocks say, not before this node's wall clock
+        showed `realtime_ns`: the offset that follows errs by the time of the answer's way. Ledger
+        time itself would not do: where a wrong clock has once pushed it ahead, every right one
+        would look late for as long, and nobody could lead."""
+        offset = realtime_ns // _NS_PER_MS - clocks_ms
         self._told = (offset, self._clock.boottime_ns())
 
     def own_offset_ms(self) -> int:
@@ -84,6 +91,9 @@ class LedgerClock:
         if self._told is not None and self._told[1] >= self._fresh_after():
             return self._told[0]
         return 0
+
+    def _clocks_ms(self) -> int:
+        return min(self._boot_ms() + self._median(), MAX_INTEGER)
 
     def _known(self) -> int:
         return 1 + len(self._fresh_bases())

@@ -145,7 +145,7 @@ class NodeCore:
             clock=clock,
             boot_id=boot_id,
             word=word,
-            ledger_time_ms=self.ledger_clock.now_ms,
+            federation_time=self.ledger_clock.time,
             first_seq=first_seq,
         )
         self._members = LedgerFollower(self.now_s)
@@ -295,7 +295,7 @@ class NodeCore:
             self._after_commit()
         authority = self.keeper.publish(self.durable_applied)
         if authority is not None and not self.replica.is_leader:
-            self.ledger_clock.told(authority.ledger_time_ms, authority.asked_realtime_ns)
+            self.ledger_clock.told(authority.time.clocks_ms, authority.asked_realtime_ns)
         self._observer.enforced(self.keeper.watermark)
 
     # -- catching up -------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
+from quorate.lease.authority import FederationTime
 from quorate.lease.word import AuthorityRecord, AuthorityWord
 from quorate.node.authority_keeper import AuthorityKeeper, AuthorityTerms
 from quorate.node.authority_wire import AuthorityMessage
@@ -171,7 +172,7 @@ class AuthorityWorld:
             clock=machine.clock,
             boot_id=_BOOT_ID,
             word=machine.word,
-            ledger_time_ms=lambda: self.now // _MS,
+            federation_time=lambda: FederationTime(self.now // _MS, self.now // _MS),
             first_seq=self.chance.getrandbits(62),
         )
         self.safety.started(machine)

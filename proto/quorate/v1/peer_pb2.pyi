@@ -708,10 +708,13 @@ class AuthorityGrant(_message.Message):
     TERM_FIELD_NUMBER: _builtins.int
     READ_INDEX_FIELD_NUMBER: _builtins.int
     LEDGER_TIME_MS_FIELD_NUMBER: _builtins.int
+    CLOCKS_MS_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     term: _builtins.int
     read_index: _builtins.int
     ledger_time_ms: _builtins.int
+    clocks_ms: _builtins.int
+    """what the voters' wall clocks say"""
     def __init__(
         self,
         *,
@@ -719,10 +722,11 @@ class AuthorityGrant(_message.Message):
         term: _builtins.int = ...,
         read_index: _builtins.int = ...,
         ledger_time_ms: _builtins.int = ...,
+        clocks_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ledger_time_ms", b"ledger_time_ms", "read_index", b"read_index", "seq", b"seq", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clocks_ms", b"clocks_ms", "ledger_time_ms", b"ledger_time_ms", "read_index", b"read_index", "seq", b"seq", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from quorate.lease.authority import RENEWALS_PER_PERIOD, Ask, AuthorityHolder, Grant
+from quorate.lease.authority import (
+    RENEWALS_PER_PERIOD,
+    Ask,
+    AuthorityHolder,
+    FederationTime,
+    Grant,
+)
 from quorate.testing.clock import FakeClock
 
 PERIOD_MS = 1_000
@@ -28,7 +34,7 @@ def _ask(holder: AuthorityHolder, leader: str = "a") -> Ask:
 
 
 def _grant(seq: int, read_index: int = 7, term: int = 3) -> Grant:
-    return Grant(seq, term, read_index, 1_000)
+    return Grant(seq, term, read_index, FederationTime(1_000, 900))
 
 
 def test_without_a_leader_there_is_nobody_to_ask(holder: AuthorityHolder):
@@ -62,7 +68,10 @@ def test_authority_dates_from_the_ask(holder: AuthorityHolder, clock: FakeClock)
     authority = holder.take(7)
     assert authority is not None
     assert (authority.asked_boottime_ns, authority.asked_realtime_ns) == asked
-    assert (authority.term, authority.read_index, authority.ledger_time_ms) == (3, 7, 1_000)
+    assert (authority.term, authority.read_index, authority.time) == (
+        *(3, 7),
+        FederationTime(1_000, 900),
+    )
 
 
 def test_authority_waits_for_the_state_that_it_is_for(holder: AuthorityHolder):

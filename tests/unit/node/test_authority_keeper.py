@@ -9,7 +9,7 @@ import pytest
 
 from quorate.core.limits import MAX_INTEGER
 from quorate.core.outcome import Reason
-from quorate.lease.authority import Ask, Grant
+from quorate.lease.authority import Ask, FederationTime, Grant
 from quorate.lease.confirm import Confirm, ConfirmReply
 from quorate.lease.word import AuthorityRecord, AuthorityWord
 from quorate.node.authority_keeper import AuthorityKeeper, AuthorityTerms
@@ -19,6 +19,7 @@ from quorate.testing.clock import FakeClock
 MS = 1_000_000
 PERIOD_MS = 1_000
 BOOT_ID = b"0123456789abcdef"
+TIME = FederationTime(1, 1)
 TERMS = AuthorityTerms(period_ms=PERIOD_MS, max_permit_ttl_ms=500, rho_ppm=10_000)
 
 
@@ -53,7 +54,7 @@ class Node:
             clock=self.clock,
             boot_id=BOOT_ID,
             word=self.word,
-            ledger_time_ms=lambda: 77,
+            federation_time=lambda: FederationTime(77, 70),
         )
 
     def lead(self, term: int = 3) -> None:
@@ -95,7 +96,7 @@ def _ask(sent: list[tuple[str, AuthorityMessage]]) -> Ask:
 
 
 def test_a_node_that_starts_takes_the_authority_of_the_one_before_away(node: Node):
-    node.turn(("b", Grant(_ask(node.turn()).seq, 3, 10, 1)))
+    node.turn(("b", Grant(_ask(node.turn()).seq, 3, 10, TIME)))
     assert node.record().deadline_ns > 0
     node.start()
     assert node.record().reason is Reason.INQUORATE
@@ -108,7 +109,7 @@ def test_a_follower_asks_its_leader_and_publishes_from_when_it_asked(node: Node)
     ask = _ask(sent)
     assert ("b", Ask(ask.seq, 10, 10)) in sent
     node.clock.advance_ms(40)
-    node.turn(("b", Grant(ask.seq, 3, 10, 1234)))
+    node.turn(("b", Grant(ask.seq, 3, 10, FederationTime(1234, 1200))))
     assert node.record() == AuthorityRecord(
         boot_id=BOOT_ID,
         deadline_ns=asked[0] + PERIOD_MS * MS,
@@ -127,7 +128,7 @@ def test_a_follower_asks_its_leader_and_publishes_from_when_it_asked(node: Node)
 
 def test_nothing_is_published_for_a_state_that_is_not_durable_yet(node: Node):
     ask = _ask(node.turn())
-    node.turn(("b", Grant(ask.seq, 3, 12, 1)), applied=11)
+    node.turn(("b", Grant(ask.seq, 3, 12, TIME)), applied=11)
     assert node.record().reason is Reason.INQUORATE
     node.turn(applied=12)
     assert node.record().index == 12
@@ -136,7 +137,7 @@ def test_nothing_is_published_for_a_state_that_is_not_durable_yet(node: Node):
 @pytest.mark.parametrize("ledger_time_ms", [-1, MAX_INTEGER + 1])
 def test_a_grant_with_an_impossible_time_is_dropped(node: Node, ledger_time_ms: int):
     ask = _ask(node.turn())
-    node.turn(("b", Grant(ask.seq, 3, 10, ledger_time_ms)))
+    node.turn(("b", Grant(ask.seq, 3, 10, FederationTime(ledger_time_ms, 1))))
     assert node.record().reason is Reason.INQUORATE
 
 
@@ -146,21 +147,21 @@ def test_a_grant_for_the_process_before_gives_the_one_after_nothing(node: Node):
     node.start()
     node.clock.advance_ms(10 * PERIOD_MS)
     assert _ask(node.turn()).seq != before.seq
-    node.turn(("b", Grant(before.seq, 3, 10, 1)))
+    node.turn(("b", Grant(before.seq, 3, 10, TIME)))
     assert node.record().reason is Reason.INQUORATE
 
 
 def test_authority_is_given_up_at_once_and_only_a_new_ask_brings_it_back(node: Node):
     first = _ask(node.turn())
-    node.turn(("b", Grant(first.seq, 3, 10, 1)))
+    node.turn(("b", Grant(first.seq, 3, 10, TIME)))
     node.clock.advance_ms(PERIOD_MS // 5)
     second = _ask(node.turn())
     node.keeper.surrender(Reason.STORAGE_FULL)
     assert node.record().reason is Reason.STORAGE_FULL
     assert node.keeper.take_outbox() == []
-    third = _ask(node.turn(("b", Grant(second.seq, 3, 10, 1))))
+    third = _ask(node.turn(("b", Grant(second.seq, 3, 10, TIME))))
     assert node.record().reason is Reason.STORAGE_FULL
-    node.turn(("b", Grant(third.seq, 3, 10, 1)))
+    node.turn(("b", Grant(third.seq, 3, 10, TIME)))
     assert node.record().reason is None
 
 
@@ -181,7 +182,7 @@ def test_a_leader_grants_to_its_members_and_to_itself_by_the_same_round(node: No
     (confirm,) = {message for _, message in sent if isinstance(message, Confirm)}
     node.clock.advance_ms(20)
     sent = node.turn(("c", ConfirmReply(3, confirm.round)))
-    assert ("b", Grant(5, 3, 10, 77)) in sent
+    assert ("b", Grant(5, 3, 10, FederationTime(77, 70))) in sent
     assert node.record().granted_at_boottime_ns == asked_ns
 
 
@@ -270,7 +271,10 @@ def test_the_watermark_is_told_again_with_each_grant(node: Node):
     sent = node.turn(("b", Ask(1, 10, 10)))
     number = max(m.round for _, m in sent if isinstance(m, Confirm))
     sent = node.turn(("c", ConfirmReply(3, number)))
-    assert [m for p, m in sent if p == "b"] == [Grant(1, 3, 10, 77), EnforcedWatermark(10)]
+    assert [m for p, m in sent if p == "b"] == [
+        Grant(1, 3, 10, FederationTime(77, 70)),
+        EnforcedWatermark(10),
+    ]
 
 
 def test_a_new_link_is_told_the_watermark_by_the_leader(node: Node):

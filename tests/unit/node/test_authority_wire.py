@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quorate.lease.authority import Ask, Grant
+from quorate.lease.authority import Ask, FederationTime, Grant
 from quorate.lease.confirm import Confirm, ConfirmReply
 from quorate.node.authority_wire import (
     AuthorityMessage,
@@ -18,6 +18,7 @@ from quorate.node.authority_wire import (
 from quorate.v1 import peer_pb2 as pb
 
 number = st.integers(0, 2**64 - 1)
+time = st.integers(-(2**63), 2**63 - 1)
 messages = st.one_of(
     st.builds(Ask, seq=number, applied_index=number, enforced_index=number),
     st.builds(
@@ -25,7 +26,7 @@ messages = st.one_of(
         seq=number,
         term=number,
         read_index=number,
-        ledger_time_ms=st.integers(-(2**63), 2**63 - 1),
+        time=st.builds(FederationTime, time, time),
     ),
     st.builds(Confirm, term=number, round=number),
     st.builds(ConfirmReply, term=number, round=number),
@@ -60,7 +61,7 @@ def test_every_kind_on_the_wire_is_somebodys():
         encode(message).WhichOneof("body")
         for message in (
             Ask(1, 1, 1),
-            Grant(1, 1, 1, 1),
+            Grant(1, 1, 1, FederationTime(1, 1)),
             Confirm(1, 1),
             ConfirmReply(1, 1),
             EnforcedReport(1),

@@ -156,6 +156,20 @@ def test_a_follower_knows_its_offset_from_what_its_leader_tells(
     assert clock.own_offset_ms() == 0, "what was told long ago says nothing of now"
 
 
+def test_ledger_time_that_was_pushed_ahead_makes_no_right_clock_wrong(machine: FakeClock):
+    """With two voters: the one with the wrong clock was alone once. Put right, both may lead."""
+    leader, follower = LedgerClock(machine, voters=2), LedgerClock(machine, voters=2)
+    for each in (leader, follower):
+        each.not_before(OWN_MS + 3_600 * S)
+    leader.heard("b", OWN_MS + 4)
+    machine.advance_ms(1 * S)
+    time = leader.time()
+    assert time.ledger_ms >= OWN_MS + 3_600 * S, "it never goes back"
+    follower.told(time.clocks_ms, machine.realtime_ns())
+    assert abs(follower.own_offset_ms()) <= 4
+    assert abs(leader.own_offset_ms()) <= 4
+
+
 def test_a_leader_judges_by_the_clocks_it_hears_itself(clock: LedgerClock):
     clock.told(OWN_MS - 7 * S, OWN_MS * NS)
     clock.heard("b", OWN_MS + 2 * S)
