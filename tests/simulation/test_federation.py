@@ -17,41 +17,53 @@ from unittest import mock
 
 import pytest
 
+from quorate.chaos.simulate import read_plan
 from quorate.consensus.journal import Journal
 from quorate.lease.authority import AuthorityHolder, Grant
+from quorate.storage import Environment
 from quorate.storage.turn import Turn
 from quorate.testing.simulation import PROFILES, Plan, Report, make_plan, run_plan, run_seed
+from quorate.testing.simulation.plan import Profile
 from quorate.testing.simulation.shrink import shrink
 from quorate.testing.simulation.trace import Trace
 
-FOUND = json.loads((Path(__file__).parent / "seeds.json").read_text())
+FOUND = Path(__file__).parent / "found"
+WHAT: dict[str, str] = json.loads((FOUND.parent / "found.json").read_text())
+"""What each of the plans in `FOUND` once showed. Plans, not seeds: what a seed means changes with
+the faults that there are."""
 FRESH = 4
 
 
-def require_held(report: Report, profile: str) -> None:
+def require_held(report: Report, again: str) -> None:
     if report.failure is not None:
         lines = "\n".join(report.failure.trace)
-        pytest.fail(
-            f"{report.failure.message}\n{lines}\n"
-            f"quorate chaos sim --profile {profile} --replay {report.plan.seed}"
-        )
+        pytest.fail(f"{report.failure.message}\n{lines}\nquorate chaos sim {again}")
 
 
-@pytest.mark.parametrize("found", FOUND, ids=lambda found: f"{found['profile']}-{found['seed']}")
-def test_what_failed_once_holds(found: dict[str, str | int]) -> None:
-    profile = str(found["profile"])
-    require_held(run_seed(int(found["seed"]), PROFILES[profile]), profile)
+def require_seed_held(seed: int, profile: str) -> Report:
+    report = run_seed(seed, PROFILES[profile])
+    require_held(report, f"--profile {profile} --replay {seed}")
+    return report
+
+
+@pytest.mark.parametrize("name", WHAT)
+def test_what_failed_once_holds(name: str) -> None:
+    file = FOUND / f"{name}.json"
+    require_held(run_plan(read_plan(file)), f"--plan {file}")
+
+
+def test_every_plan_that_failed_once_is_run() -> None:
+    assert {file.stem for file in FOUND.iterdir()} == set(WHAT)
 
 
 def test_seeds_that_nobody_has_tried() -> None:
     first = secrets.randbelow(2**32)
     for seed in range(first, first + FRESH):
-        require_held(run_seed(seed, PROFILES["short"]), "short")
+        require_seed_held(seed, "short")
 
 
 def test_a_calm_federation_elects_once_and_refuses_nobody() -> None:
-    report = run_seed(2, PROFILES["calm"])
-    require_held(report, "calm")
+    report = require_seed_held(2, "calm")
     assert report.sometimes["leader elected"] == 1
     assert report.sometimes["permit"] > 50
     assert report.sometimes["denial INQUORATE"] <= 2 * report.plan.size, "before the first grant"
@@ -93,6 +105,42 @@ def test_a_trace_can_be_read() -> None:
     said = "\n".join(told)
     for part in ("starts", "vote_request", "append(term", "authority_grant", "repaired"):
         assert part in said, part
+
+
+RESTORING = Profile(
+    sizes=(3, 3, 5),
+    seconds=(20.0, 30.0),
+    fault_every_s=(0.1, 0.4),
+    roughness=(0.0,),
+    membership=(0.0,),
+    some_faults=False,
+    faults=("restore disk", "crash", "isolate", "partition"),
+)
+
+
+def test_nodes_that_are_restored_are_made_whole_and_break_nothing() -> None:
+    for seed in range(4):
+        report = run_seed(seed, RESTORING)
+        assert report.failure is None, report.failure
+        assert report.sometimes["disk restored"] >= 1
+        assert report.sometimes["probation over"] == report.sometimes["disk restored"]
+    assert run_plan(report.plan).digest == report.digest
+
+
+@contextmanager
+def backups_that_are_trusted() -> Iterator[None]:
+    """A store that is restored goes on as if it had forgotten nothing."""
+    with mock.patch.object(Environment, "mark_probation", return_value=None):
+        yield
+
+
+def test_nodes_that_are_restored_without_probation_are_seen() -> None:
+    broken = {"log matching", "leader completeness", "a commit is on the disks of a quorum"}
+    for seed in range(12, 30):
+        report = run_seed(seed, RESTORING, patches=backups_that_are_trusted)
+        if report.failure is not None and report.failure.promise in broken:
+            return
+    pytest.fail("no seed has seen it")
 
 
 # -- what is broken on purpose is seen ------------------------------------------------------------

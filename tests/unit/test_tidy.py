@@ -24,8 +24,7 @@ MAX_TEST_LINES: Final = 600
 LONGER_WITH_A_REASON: Final = {
     # One class: its methods override the engine's by name, and are read side by side with it.
     "consensus/quorate/consensus/engine.py": 650,
-    # One machine with all that can be done to it, and one table of what callers may wish.
-    "node/quorate/testing/simulation/machine.py": 480,
+    # One table of what callers may wish.
     "node/quorate/testing/simulation/workload.py": 500,
 }
 MAX_FUNCTION_LINES: Final = 75

@@ -8,9 +8,10 @@ everything that was not committed, which is all that a process loses.
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Final
@@ -67,6 +68,25 @@ class Shadow:
             self.dropped[self.base + position] = self.entries[position]
         del self.entries[:count]
         self.base += count
+
+    def copy(self) -> Shadow:
+        """The same by itself; what was dropped just now is no part of it."""
+        return replace(
+            self,
+            entries=list(self.entries),
+            dropped={},
+            ledger=list(self.ledger),
+            staged=dict(self.staged),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """What an operator has of a disk as it was after one commit. path: the store, which nobody
+    opens; whoever restores it copies it. shadow: what was durable then."""
+
+    path: Path
+    shadow: Shadow
 
 
 _Change = Callable[[Shadow], None]
@@ -220,7 +240,20 @@ class Disk:
         self.lowest_change: int | None = None
         """The lowest index at which the log has changed since somebody looked."""
         self.was_lost = False
-        """Whether it stands in the place of one that was lost."""
+        """Whether it stands in the place of one that was lost, or that knew more."""
+
+    @classmethod
+    def restored(cls, backup: Backup, path: Path, sometimes: Counter[str]) -> Disk:
+        """A disk that holds what the backup does."""
+        shutil.copytree(backup.path, path)
+        disk = cls(path, sometimes)
+        disk.shadow = backup.shadow.copy()
+        return disk
+
+    def back_up(self, to: Path) -> Backup:
+        """Copies the newest commit, whatever the process is doing, to the new directory `to`."""
+        self._opened.backup(to)
+        return Backup(to, self.shadow.copy())
 
     def mount(self) -> SimulatedEnvironment:
         """For a new process: what was not committed is gone."""

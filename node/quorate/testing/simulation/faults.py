@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from quorate.testing.simulation.disk import Disk, Full
+from quorate.testing.simulation.disk import Backup, Disk, Full
 from quorate.testing.simulation.edge import Step
 from quorate.testing.simulation.machine import Disruption, Machine, Stage
 from quorate.testing.simulation.network import Network
@@ -21,6 +21,7 @@ from quorate.testing.simulation.world import NS_PER_MS, NS_PER_S, World
 USUAL_FSYNC_NS: Final = (50_000, 400_000)
 _LARGE_STEP_NS: Final = 3_600 * NS_PER_S
 _SMALL_STEP_NS: Final = 2 * NS_PER_S
+_RESTORED_WITHIN_NS: Final = 15 * NS_PER_S
 
 
 class Faults:
@@ -34,16 +35,24 @@ class Faults:
         *,
         rho_ppm: int,
         new_disk: Callable[[str, str], Disk],
+        back_up: Callable[[Disk], Backup],
+        restored_disk: Callable[[Backup, str], Disk],
         are_members_calm: Callable[[], bool],
+        committed: Callable[[], int],
         sometimes: Counter[str],
     ) -> None:
         """new_disk: (node, token of probation) -> an empty disk for a node whose own is lost.
-        are_members_calm: whether nobody wants, or may yet get, other members."""
+        restored_disk: (backup, token of probation) -> a disk with what is in the backup.
+        are_members_calm: whether nobody wants, or may yet get, other members.
+        committed: up to which index somebody knows that the log is committed."""
         self._world = world
         self._machines = machines
         self._network = network
         self._new_disk = new_disk
+        self._back_up = back_up
+        self._restored_disk = restored_disk
         self._are_members_calm = are_members_calm
+        self._committed = committed
         self._slowest_ppm = -(1_000_000 * rho_ppm // (1_000_000 + rho_ppm))
         self._sometimes = sometimes
         self._wrong: set[str] = set()
@@ -66,6 +75,7 @@ class Faults:
             "slow disk": self._slow_disk,
             "full disk": self._full_disk,
             "lose disk": self._lose_disk,
+            "restore disk": self._restore_disk,
             "step clock": self._step_clock,
             "set clock wrong": self._set_clock_wrong,
             "clock rate": self._clock_rate,
@@ -236,24 +246,61 @@ class Faults:
         self._world.after(event.span, partial(machine.fill_disk, Full.NOT))
 
     def _lose_disk(self, machine: Machine, event: Planned, chance: random.Random) -> None:
-        """The machine comes back with an empty disk, where that costs the federation nothing: most
-        voters are there, remember what they promised, and are to go on voting."""
+        """The machine comes back with an empty disk."""
+        if self._may_forget(machine):
+            self._sometimes["disk lost"] += 1
+            disk = partial(self._new_disk, machine.node_id, _token(chance))
+            self._come_back_with(machine, disk, event.span)
+
+    def _restore_disk(self, machine: Machine, event: Planned, chance: random.Random) -> None:
+        """A backup is taken of the machine, or there is one of before; later it comes back with
+        that, and has forgotten what it did since."""
+        if machine.backup is None or chance.random() < 0.5:
+            machine.backup = self._back_up(machine.disk)
+        later = int(_RESTORED_WITHIN_NS * chance.random() ** 2)
+        put_back = partial(self._put_back, machine, machine.backup, event, chance)
+        self._world.after(later, put_back)
+
+    def _put_back(
+        self, machine: Machine, backup: Backup, event: Planned, chance: random.Random
+    ) -> None:
+        """Now, or when it may be, unless that is too late."""
+        now = self._world.now
+        if self._is_over or now > event.at + _RESTORED_WITHIN_NS:
+            return
+        if not self._may_forget(machine):
+            again = partial(self._put_back, machine, backup, event, chance)
+            self._world.after(chance.randrange(NS_PER_S), again)
+            return
+        self._world.trace.note(now, machine.name, "is restored")
+        self._sometimes["disk restored"] += 1
+        disk = partial(self._restored_disk, backup, _token(chance))
+        self._come_back_with(machine, disk, event.span)
+
+    def _come_back_with(self, machine: Machine, disk: Callable[[], Disk], span: int) -> None:
+        machine.power_off()
+        machine.replace_disk(disk())
+        self._world.after(span, partial(self._boot, machine))
+
+    def _may_forget(self, machine: Machine) -> bool:
+        """Whether it costs the federation nothing if the machine forgets what it promised: most
+        voters are there, remember what they promised, and are to go on voting.
+
+        Nothing that it acknowledged may wait for its commit. A leader that hears of the loss only
+        later counts such an entry as being on this disk still. That does no harm: whoever needs
+        votes to contradict it gets none from here. But it is not on the disks of a quorum."""
         running = [each for each in self._machines if each.core is not None]
         leading = [each.running.replica for each in running if each.running.replica.is_leader]
         if not leading or machine not in running or machine.running.is_on_probation:
-            return
-        if not self._are_members_calm():
-            return
+            return False
+        is_waiting = machine.disk.shadow.last_index > self._committed()
+        if is_waiting or not self._are_members_calm():
+            return False
         voters = leading[-1].voters
         others = [each for each in running if each is not machine and each.node_id in voters]
         sound = sum(not each.running.is_on_probation for each in others)
         rest = len(voters) - (machine.node_id in voters)
-        if 2 * sound <= len(voters) or len(others) < rest or not leading[-1].is_settled:
-            return
-        self._sometimes["disk lost"] += 1
-        machine.power_off()
-        machine.replace_disk(self._new_disk(machine.node_id, f"{chance.getrandbits(64):016x}"))
-        self._world.after(event.span, partial(self._boot, machine))
+        return 2 * sound > len(voters) and len(others) >= rest and leading[-1].is_settled
 
     def _step_clock(self, machine: Machine, _event: Planned, chance: random.Random) -> None:
         machine.clock.step(chance.randint(-_SMALL_STEP_NS, _SMALL_STEP_NS))
@@ -292,3 +339,8 @@ class Faults:
                 machine.start_core()
             elif machine.is_core_stopped:
                 machine.continue_core()
+
+
+def _token(chance: random.Random) -> str:
+    """Of a probation: another one each time."""
+    return f"{chance.getrandbits(64):016x}"

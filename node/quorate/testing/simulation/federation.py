@@ -23,7 +23,7 @@ from quorate.proofs.signing import SigningKey
 from quorate.testing import builders
 from quorate.testing.simulation.authority_promises import AuthorityPromises
 from quorate.testing.simulation.calls import Calls
-from quorate.testing.simulation.disk import Disk
+from quorate.testing.simulation.disk import Backup, Disk
 from quorate.testing.simulation.edge import Edge, Granted, Holder
 from quorate.testing.simulation.faults import USUAL_FSYNC_NS, Faults
 from quorate.testing.simulation.machine import Machine
@@ -92,7 +92,10 @@ class SimulatedFederation:
             self.network,
             rho_ppm=plan.rho_ppm,
             new_disk=self.new_disk,
+            back_up=self.back_up,
+            restored_disk=self.restored_disk,
             are_members_calm=self.are_members_calm,
+            committed=lambda: len(self.raft.committed),
             sometimes=self.sometimes,
         )
         self._disks = 0
@@ -135,16 +138,33 @@ class SimulatedFederation:
 
     def new_disk(self, node_id: str, probation: str = "") -> Disk:
         """A disk with nothing on it but the genesis, for this node."""
-        self._disks += 1
-        disk = Disk(self._directory / str(self._disks), self.sometimes)
+        disk = Disk(self._new_path(), self.sometimes)
         environment = disk.mount()
         environment.initialise(self._genesis.hash, node_id)
         environment.turn.append_ledger(install_genesis(environment.turn.state, self._genesis))
         environment.commit()
         if probation:
-            environment.mark_probation(probation)
-            disk.was_lost = True
+            self._mark(disk, probation)
         return disk
+
+    def back_up(self, disk: Disk) -> Backup:
+        return disk.back_up(self._new_path())
+
+    def restored_disk(self, backup: Backup, probation: str) -> Disk:
+        """A disk with what was on another when the backup was taken."""
+        disk = Disk.restored(backup, self._new_path(), self.sometimes)
+        self._mark(disk, probation)
+        return disk
+
+    @staticmethod
+    def _mark(disk: Disk, probation: str) -> None:
+        """As `rejoin` and `restore` do (`quorate.node.store_care`)."""
+        disk.mount().mark_probation(probation)
+        disk.was_lost = True
+
+    def _new_path(self) -> Path:
+        self._disks += 1
+        return self._directory / str(self._disks)
 
     def _build_core(self, machine: Machine) -> NodeCore:
         assert machine.word is not None
@@ -200,11 +220,12 @@ class SimulatedFederation:
         return leading[0].replica.voters == voters
 
     def take_away(self, machine: Machine) -> None:
-        """Whoever runs a node that is retired switches it off for good; not before everybody that
-        runs has it out of the configuration."""
-        running = [each.core for each in self.machines if each.core is not None]
-        if any(
-            machine.node_id in core.replica.members for core in running if core is not machine.core
+        """Whoever runs a node that is retired switches it off for good; not before a leader has it
+        out of the configuration in force, and everybody else that runs too."""
+        others = [each.core for each in self.machines if each is not machine and each.core]
+        replicas = [core.replica for core in others]
+        if not any(each.is_leader and each.is_settled for each in replicas) or any(
+            machine.node_id in each.members for each in replicas
         ):
             self.world.after(_LOOK_AGAIN_NS, partial(self.take_away, machine))
             return
@@ -226,7 +247,7 @@ class SimulatedFederation:
         """The true time of day."""
         return _CREATED_NS + self.world.now
 
-    # -- whoever looks on (`machine.Watcher`, `edge.CheckWatcher`) ------------------------------
+    # -- whoever looks on (`watcher.Watcher`, `edge.CheckWatcher`) ------------------------------
 
     def started(self, machine: Machine) -> None:
         self.world.trace.note(self.world.now, machine.name, "starts", machine.generation)

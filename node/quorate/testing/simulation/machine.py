@@ -13,13 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from quorate.consensus import PeerError
 from quorate.core.outcome import Outcome, Reason
-from quorate.lease.word import AuthorityRecord, AuthorityWord
+from quorate.lease.word import AuthorityRecord
 from quorate.node.node_core import STORAGE_PROBE_S, NodeCore
-from quorate.testing.simulation.disk import Disk, Full
+from quorate.testing.simulation.disk import Backup, Disk, Full
+from quorate.testing.simulation.watcher import WatchedWord, Watcher
 from quorate.testing.simulation.world import NS_PER_MS, NS_PER_S, SimulatedClock, World, require
 from quorate.v1 import peer_pb2 as pb
 
@@ -48,56 +49,6 @@ class Stage(Enum):
 
 class ProcessEnded(Exception):  # noqa: N818 - the simulated process ends here
     """Unwinds the turn of a core that has been killed."""
-
-
-class Watcher(Protocol):
-    """Looks on at every machine."""
-
-    def started(self, machine: Machine) -> None:
-        """A core was built on the machine's disk."""
-
-    def settled(self, machine: Machine, wrote: bool) -> None:
-        """A turn is durable; its messages have not left."""
-
-    def sent(self, machine: Machine, peer: str, message: pb.PeerMessage) -> None:
-        """A message leaves."""
-
-    def executed(self, machine: Machine, key: bytes, outcome: Outcome) -> None:
-        """An envelope has its outcome, durably."""
-
-    def published(self, machine: Machine, record: AuthorityRecord) -> None:
-        """The authority word was written."""
-
-    def powered_off(self, machine: Machine) -> None:
-        """Word and edges are gone."""
-
-    def enforced(self, machine: Machine, watermark: int) -> None:
-        """The node says that this Raft index holds everywhere."""
-
-    def released(self, machine: Machine) -> None:
-        """The node's callers hear nothing more."""
-
-    def accused(self, machine: Machine, peer: str, error: PeerError) -> None:
-        """The node says that a peer is not correct."""
-
-
-class WatchedWord(AuthorityWord):
-    """An authority word that tells when it is written."""
-
-    __slots__ = ("on_write",)
-
-    on_write: Callable[[AuthorityRecord], None]
-
-    @classmethod
-    def watched(cls, on_write: Callable[[AuthorityRecord], None]) -> WatchedWord:
-        word = cls.create()
-        assert isinstance(word, cls)
-        word.on_write = on_write
-        return word
-
-    def write(self, record: AuthorityRecord) -> None:
-        super().write(record)
-        self.on_write(record)
 
 
 @dataclass
@@ -129,6 +80,7 @@ class Machine:
         self.node_id = node_id
         self.clock = clock
         self.disk = disk
+        self.backup: Backup | None = None
         self.chance: random.Random = world.stream(f"machine {name}")
         self.word: WatchedWord | None = None
         self.boot_id = bytes(16)
@@ -159,7 +111,7 @@ class Machine:
         disk.committed = self._committed
 
     def replace_disk(self, disk: Disk) -> None:
-        """Another disk in the place of the present one, which is lost. Without power."""
+        """Another disk in the place of the present one. Without power."""
         assert not self.is_on
         self.disk.close()
         self.disk = disk
@@ -167,7 +119,8 @@ class Machine:
 
     @property
     def is_forgetful(self) -> bool:
-        """Whether its node's disk was lost, and it is not known to be whole again."""
+        """Whether its node has lost what was on its disk, or some of it, and it is not known to be
+        whole again."""
         return self.disk.was_lost
 
     # -- power and processes -----------------------------------------------------------------
@@ -264,10 +217,18 @@ class Machine:
         node = self.core.nodes.get(node_id)
         return (node is not None and not node.retired) or node_id in self.core.replica.members
 
-    def admits(self, node_id: str) -> bool:
-        """Whether this node takes streams from `node_id`: of who is none in its state, because it
-        may only lag behind; of who is retired, as long as it takes part in the log."""
-        return self.core is None or node_id not in self.core.nodes or self.knows(node_id)
+    def admits(self, other: Machine) -> bool:
+        """Whether this node takes streams from another: of who is none in its state, for it may
+        only lag behind, when that one can show the order by which it was added; of who is retired,
+        as long as it takes part in the log."""
+        if self.core is None or self.knows(other.node_id):
+            return True
+        return other.node_id not in self.core.nodes and other.has_order
+
+    @property
+    def has_order(self) -> bool:
+        """Whether its ledger holds the order by which its node was added."""
+        return self.core is not None and self.node_id in self.core.nodes
 
     # -- what comes in -----------------------------------------------------------------------
 

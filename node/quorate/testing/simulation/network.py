@@ -226,10 +226,10 @@ class Network:
         """Whether the sender knows the receiver, from its state or because it is dialled by it, and
         the receiver has not seen it retired."""
         sender, receiver = link.sender, link.receiver
-        if not receiver.admits(sender.node_id):
+        if not receiver.admits(sender):
             return False
         return sender.knows(receiver.node_id) or (
-            self.links[receiver.name, sender.name].up and sender.admits(receiver.node_id)
+            self.links[receiver.name, sender.name].up and sender.admits(receiver)
         )
 
     def members_changed(self, machine: Machine) -> None:

@@ -33,6 +33,7 @@ FAULTS: Final = {
     "slow disk": 3,
     "full disk": 3,
     "lose disk": 2,
+    "restore disk": 4,
     "step clock": 3,
     "set clock wrong": 1,
     "clock rate": 3,

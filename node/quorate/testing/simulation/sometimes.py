@@ -27,6 +27,7 @@ EXPECTED: Final = (
     "voters changed",
     "retired node taken away",
     "disk lost",
+    "disk restored",
     "probation over",
     "authority granted",
     "permit",
