@@ -301,3 +301,29 @@ def test_a_machine_is_lost_for_good_and_replaced_and_another_may_be_lost_then(
         for name in left:
             register(cluster.operator(name))
             assert cluster.members[BANK].node_id not in roles(cluster, name)
+
+
+def test_who_was_away_lets_in_a_node_that_was_added_meanwhile_and_makes_it_the_leader(
+    tmp_path_factory: pytest.TempPathFactory,
+):
+    """It knows neither the node nor its keys: the node shows its domain's order to add it."""
+    with Cluster(tmp_path_factory.mktemp("away"), settings=SETTINGS) as cluster:
+        cluster.prepare()
+        cluster.start()
+        cluster.wait_ready(timeout_s=WAIT_S)
+        cluster.kill(FREIGHT)
+        new = cluster.add_node(BANK)
+        cluster.wait_ready([new], timeout_s=WAIT_S)
+        cluster.retire(BANK, through=new)
+        cluster.promote(new)
+        voters = dict.fromkeys((new, CLINIC, FREIGHT), "voter")
+        await_roles(cluster, voters, [new, CLINIC])
+        assert cluster.stop(BANK) == 0
+        cluster.kill(CLINIC)
+        cluster.start([FREIGHT])
+        cluster.wait_ready([new, FREIGHT], timeout_s=WAIT_S)
+        assert cluster.leader() == new
+        await_roles(cluster, voters, [new, FREIGHT])
+        cluster.start([CLINIC])
+        cluster.wait_ready(timeout_s=WAIT_S)
+        same_ledgers(cluster)

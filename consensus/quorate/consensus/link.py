@@ -24,7 +24,7 @@ from quorate.consensus.limits import (
     MAX_QUEUED_BYTES,
     MAX_QUEUED_MESSAGES,
 )
-from quorate.consensus.peers import PROTOCOL_VERSION, Handler, LocalIdentity, Peer
+from quorate.consensus.peers import PROTOCOL_VERSION, Directory, Handler, LocalIdentity, Peer
 from quorate.v1 import peer_pb2 as pb
 from quorate.v1 import peer_pb2_grpc
 
@@ -63,13 +63,12 @@ class Link:
         identity: LocalIdentity,
         peer: Peer,
         handler: Handler,
-        own_address: Callable[[], str],
+        directory: Directory,
     ) -> None:
-        """own_address: where the peer may dial this node, as far as that is known."""
         self.peer = peer
         self._identity = identity
         self._handler = handler
-        self._own_address = own_address
+        self._directory = directory
         self._queue: deque[pb.PeerMessage] = deque()
         self._queued_bytes = 0
         self._wake = asyncio.Event()
@@ -195,7 +194,8 @@ class Link:
             receiver=self.peer.node_id,
             genesis_hash=self._identity.genesis_hash,
             protocol_version=PROTOCOL_VERSION,
-            address=self._own_address(),
+            address=self._directory.own_address(),
+            order=self._directory.own_order(),
         )
 
 

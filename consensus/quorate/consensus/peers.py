@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from quorate.v1 import peer_pb2 as pb
 
-PROTOCOL_VERSION: Final = 2
+PROTOCOL_VERSION: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Directory(Protocol):
     def authority_of(self, node_id: str) -> bytes | None:
         """PEM of the CA that alone may vouch for a node: its own domain's. None when the domain is
         not known here, or the node belongs to the federation no longer. The node itself need not be
-        known: this node may lag behind."""
+        known: this node may lag behind (see `belongs`)."""
         ...
 
     def address_of(self, node_id: str) -> str | None:
@@ -55,6 +55,15 @@ class Directory(Protocol):
 
     def own_address(self) -> str:
         """Where others dial this node, host:port; empty while that is not known."""
+        ...
+
+    def own_order(self) -> bytes:
+        """The signed order that added this node, for those who do not know it yet; empty when there
+        is none, or it is not known here."""
+        ...
+
+    def belongs(self, node_id: str, order: bytes) -> bool:
+        """Whether a node is known here to take part, or this is its domain's order to add it."""
         ...
 
 

@@ -2,8 +2,8 @@
 
 Owns the question who a peer is: whoever its certificate says, issued by *its own* domain's
 authority, and only while that domain is known and the node is not retired; and the limits and
-acknowledgements of frames. The node need not be known: this one may lag behind. Does not own what
-messages mean, nor whom this node dials.
+acknowledgements of frames. The node need not be known, for this one may lag behind, but then has to
+show its domain's order to add it. Does not own what messages mean, nor whom this node dials.
 """
 
 from __future__ import annotations
@@ -253,6 +253,11 @@ class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
                 raise _Rejected(
                     grpc.StatusCode.INVALID_ARGUMENT, "the hello's address is none"
                 ) from None
+        if not self._directory.belongs(peer, hello.order):
+            raise _Rejected(
+                grpc.StatusCode.PERMISSION_DENIED,
+                f"{peer} is not known here, and shows no order of its domain to add it",
+            )
         return hello
 
 

@@ -32,9 +32,7 @@ class Transport:
         """is_issued_by: (leaf PEM, authority PEM) -> bool, whether it is the direct issuer."""
         self._directory = directory
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._links = Links(
-            lambda peer: Link(identity, peer, handler, directory.own_address), self._ended
-        )
+        self._links = Links(lambda peer: Link(identity, peer, handler, directory), self._ended)
         self._servicer = PeerServicer(
             identity, directory, handler, is_issued_by, met=self._met, parted=self._links.forget
         )

@@ -63,7 +63,8 @@ async def serve(
     identity = LocalIdentity(
         config.node.id, tls.pair.certificate, tls.pair.private_key, genesis.hash
     )
-    peering = Peering(environment, config, core.members)
+    founders = [each.node.id for each in genesis.descriptors]
+    peering = Peering(environment, config, core.members, origin=genesis.origin, founders=founders)
     transport = Transport(identity, peering, core, issued_by)
     transport.update(peering.peers())
 

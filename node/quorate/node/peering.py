@@ -13,6 +13,7 @@ from quorate.core.ids import SpiffeId, dns_name
 from quorate.core.records import Domain, Node
 from quorate.core.state import StateView
 from quorate.node.config import NodeConfig
+from quorate.node.introduction import find_order, is_order
 from quorate.storage import Environment
 
 
@@ -42,15 +43,25 @@ class Peering:
     """
 
     def __init__(
-        self, environment: Environment, config: NodeConfig, members: Callable[[], Collection[str]]
+        self,
+        environment: Environment,
+        config: NodeConfig,
+        members: Callable[[], Collection[str]],
+        *,
+        origin: str,
+        founders: Collection[str],
     ) -> None:
-        """members: of the configuration in force, voters and learners."""
+        """members: of the configuration in force, voters and learners. origin: of the ledger.
+        founders: the nodes that its genesis names, which everybody knows."""
         self._environment = environment
         self._config = config
         self._members = members
         self._nodes: dict[str, Node] = {}
         self._domains: dict[str, Domain] = {}
         self._gone: frozenset[str] = frozenset()
+        self._founders = frozenset(founders)
+        self._order = b""
+        self._origin = origin
         self.refresh()
 
     def refresh(self) -> bool:
@@ -64,7 +75,14 @@ class Peering:
         if (nodes, domains, gone) == (self._nodes, self._domains, self._gone):
             return False
         self._nodes, self._domains, self._gone = nodes, domains, gone
+        self._find_order()
         return True
+
+    def _find_order(self) -> None:
+        own = self._nodes.get(self._config.node.id)
+        if own is not None and own.id not in self._founders and not self._order:
+            with self._environment.read() as snapshot:
+                self._order = find_order(snapshot, own)
 
     def peers(self) -> list[Peer]:
         """Whom this node dials; nobody, once it is gone itself."""
@@ -90,3 +108,12 @@ class Peering:
     def own_address(self) -> str:
         own = self._nodes.get(self._config.node.id)
         return "" if own is None else own.peer_address
+
+    def own_order(self) -> bytes:
+        return self._order
+
+    def belongs(self, node_id: str, order: bytes) -> bool:
+        if node_id in self._nodes or node_id in self._members():
+            return True
+        domain = self._domains.get(SpiffeId.parse(node_id).trust_domain)
+        return domain is not None and is_order(order, node_id, self._origin, domain)

@@ -77,6 +77,7 @@ class PeerHello(_message.Message):
     GENESIS_HASH_FIELD_NUMBER: _builtins.int
     PROTOCOL_VERSION_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
     sender: _builtins.str
     """SPIFFE ID, must be the certificate's"""
     receiver: _builtins.str
@@ -86,6 +87,8 @@ class PeerHello(_message.Message):
     protocol_version: _builtins.int
     address: _builtins.str
     """where the sender listens for peers; one who does not know it dials there"""
+    order: _builtins.bytes
+    """the signed command that added the sender; empty for a node of the genesis"""
     def __init__(
         self,
         *,
@@ -94,10 +97,11 @@ class PeerHello(_message.Message):
         genesis_hash: _builtins.bytes = ...,
         protocol_version: _builtins.int = ...,
         address: _builtins.str = ...,
+        order: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "genesis_hash", b"genesis_hash", "protocol_version", b"protocol_version", "receiver", b"receiver", "sender", b"sender"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "genesis_hash", b"genesis_hash", "order", b"order", "protocol_version", b"protocol_version", "receiver", b"receiver", "sender", b"sender"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

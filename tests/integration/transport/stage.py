@@ -84,9 +84,11 @@ class Book:
 
     def __init__(self) -> None:
         self.domains: dict[str, bytes] = {}
+        self.nodes: set[str] = set()
         self.retired: set[str] = set()
         self.configured: dict[str, str] = {}
         self.own = ""
+        self.order = b""
         self.asked = asyncio.Event()
 
     def know(self, *members: Member) -> None:
@@ -106,6 +108,17 @@ class Book:
 
     def own_address(self) -> str:
         return self.own
+
+    def own_order(self) -> bytes:
+        return self.order
+
+    def belongs(self, node_id: str, order: bytes) -> bool:
+        return node_id in self.nodes or order == order_of(node_id)
+
+
+def order_of(node_id: str) -> bytes:
+    """Stands for the order of a node's domain to add it."""
+    return b"add " + node_id.encode()
 
 
 @dataclass
@@ -157,7 +170,9 @@ def sibling(member: Member, name: str) -> Member:
 def made(member: Member, *peers: Member, **changes: Any) -> Transport:
     """A transport that is not started, of a node that knows the domains of its peers."""
     member.book.own = member.address
+    member.book.order = order_of(member.node_id)
     member.book.know(member, *peers)
+    member.book.nodes |= {peer.node_id for peer in peers}
     identity = replace(member.identity, **changes)
     transport = Transport(identity, member.book, member.handler, issued_by)
     transport.update(peer.peer for peer in peers)
@@ -218,6 +233,7 @@ def hello(by: Member, to: Member, **changes: Any) -> pb.ExchangeRequest:
         "genesis_hash": GENESIS,
         "protocol_version": PROTOCOL_VERSION,
         "address": by.address,
+        "order": order_of(by.node_id),
     }
     return pb.ExchangeRequest(hello=pb.PeerHello(**(said | changes)))
 

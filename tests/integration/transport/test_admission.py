@@ -21,6 +21,7 @@ from tests.integration.transport.stage import (
     hello,
     make_member,
     numbered,
+    order_of,
     sibling,
     start,
 )
@@ -75,6 +76,28 @@ async def test_a_node_that_is_not_known_yet_is_let_in_and_dialled_back(
     from_a.send(c.node_id, numbered(2))
     await a.handler.until(lambda: a.handler.rounds(c.node_id) == [1])
     await c.handler.until(lambda: c.handler.rounds(a.node_id) == [2])
+
+
+@pytest.mark.parametrize("order", [b"", b"add", order_of("spiffe://c.example/node/2")], ids=str)
+async def test_a_node_that_nobody_has_added_is_refused(
+    tasks: Stack, a: Member, c: Member, order: bytes
+) -> None:
+    """Its domain's CA has issued its certificate, and that is all: it must not be obeyed."""
+    a.book.know(c)
+    from_a = await start(tasks, a)
+    code, why = await refusal(c, a, order=order)
+    assert code is DENIED
+    assert "shows no order of its domain to add it" in why
+    assert dialled(from_a) == set()
+    assert a.handler.received == []
+    async with admitted(c, a):
+        pass
+
+
+async def test_who_is_known_needs_no_order(tasks: Stack, a: Member, b: Member) -> None:
+    await start(tasks, b, a)
+    async with admitted(a, b, order=b""):
+        pass
 
 
 async def test_it_is_forgotten_with_its_stream(tasks: Stack, a: Member, c: Member) -> None:

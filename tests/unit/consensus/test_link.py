@@ -20,6 +20,16 @@ PEER = Peer("spiffe://b.example/node/1", "127.0.0.1:1", "1.node.b.example", b"")
 ME = LocalIdentity("spiffe://a.example/node/1", b"", b"", b"\x00" * 32)
 
 
+class Book:
+    """As much of a `Directory` as a link needs."""
+
+    def own_address(self) -> str:
+        return ""
+
+    def own_order(self) -> bytes:
+        return b""
+
+
 class Handler:
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -104,7 +114,7 @@ CASES = {
 @pytest.mark.parametrize(("read", "write", "reason"), CASES.values(), ids=CASES.keys())
 async def test_every_end_of_a_stream_is_a_reason_to_dial_again(read, write, reason):
     handler = Handler()
-    link = Link(ME, PEER, handler, lambda: "")
+    link = Link(ME, PEER, handler, Book())
     conversation = asyncio.create_task(link._converse(Call(read, write)))
     await handler.up.wait()
     link.send([pb.PeerMessage()])
@@ -114,13 +124,13 @@ async def test_every_end_of_a_stream_is_a_reason_to_dial_again(read, write, reas
 
 async def test_a_fault_of_the_program_ends_the_link_loudly():
     handler = Handler()
-    link = Link(ME, PEER, handler, lambda: "")
+    link = Link(ME, PEER, handler, Book())
     with pytest.raises(ZeroDivisionError):
         await link._converse(Call(raises(ZeroDivisionError()), never))
 
 
 def links(ended: list[asyncio.Task[None]]) -> Links:
-    made = Links(lambda peer: Link(ME, peer, Handler(), lambda: ""), ended.append)
+    made = Links(lambda peer: Link(ME, peer, Handler(), Book()), ended.append)
     made.name([PEER])
     made.dial()
     return made
@@ -176,7 +186,7 @@ async def test_the_library_cancels_a_link_that_nobody_else_has_cancelled(monkeyp
 async def test_what_follows_an_end_waits_for_it_though_it_is_cancelled():
     """The node hears that a link is down, whatever else ends meanwhile."""
     handler = Handler()
-    link = Link(ME, PEER, handler, lambda: "")
+    link = Link(ME, PEER, handler, Book())
     letting_go = asyncio.Event()
 
     async def slow_to_end() -> object:
@@ -243,7 +253,7 @@ async def test_a_host_that_is_called_like_a_scheme_is_a_host(monkeypatch):
 
     monkeypatch.setattr(aio, "secure_channel", dial)
     monkeypatch.setattr(linking, "_REDIAL_S", 0)
-    link = Link(ME, replace(PEER, address="unix:7401"), Handler(), lambda: "")
+    link = Link(ME, replace(PEER, address="unix:7401"), Handler(), Book())
     with pytest.raises(TimeoutError):
         await link._connect_once()
     assert targets == ["dns:///unix:7401"]

@@ -54,7 +54,13 @@ class Stage:
             state.save_domain(self.environment.turn.state, domain(node_id))
         self.members = [ME, OTHER, THIRD]
         self.save(*(node(node_id) for node_id in self.members))
-        self.peering = Peering(self.environment, settings, lambda: self.members)
+        self.peering = Peering(
+            self.environment,
+            settings,
+            lambda: self.members,
+            origin="test.example/ledger",
+            founders=(ME, OTHER, THIRD),
+        )
 
     def save(self, *nodes: Node) -> None:
         for each in nodes:

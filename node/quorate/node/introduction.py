@@ -1,0 +1,75 @@
+"""How a node shows those who do not know it that it belongs to the federation.
+
+Owns the *order*: the signed command by which a domain has added a node. Whoever lags behind has not
+read it yet, and knows the domain's governance key all the same. A certificate of the domain's CA
+does not stand in for it: a CA issues many, and whom nobody has added must not be able to lead, not
+even those who lag. Does not own who is let in (`quorate.consensus.servicer`).
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from quorate.core import codec, dsse
+from quorate.core.commands import AddNode, Verb, parse_command
+from quorate.core.errors import MalformedError
+from quorate.core.limits import MAX_ENVELOPE_BYTES
+from quorate.core.records import Domain, Node
+
+_PAGE: Final = 256
+_MARK: Final = b'"type":"node.add"'
+
+
+class Ledger(Protocol):
+    """What is read of a ledger."""
+
+    def ledger_entries(self, first: int, limit: int) -> list[bytes]:
+        """At most `limit` entries from `first` on."""
+        ...
+
+
+def find_order(ledger: Ledger, node: Node) -> bytes:
+    """The envelope by which a node was added, from the ledger; empty when it was not. Looks back
+    from the node's latest change: its addition is that, or mostly shortly before."""
+    end = node.changed + 1
+    while end > 0:
+        first = max(0, end - _PAGE)
+        for entry in reversed(ledger.ledger_entries(first, end - first)):
+            if _MARK in entry and node.id.encode() in entry:
+                order = _accepted_order(entry, node.id)
+                if order:
+                    return order
+        end = first
+    return b""
+
+
+def _accepted_order(entry: bytes, node_id: str) -> bytes:
+    fields = codec.load(entry)
+    assert isinstance(fields, dict), "the ledger's own entries are objects"
+    if (fields["type"], fields["decision"], fields["thing"]) != (
+        Verb.NODE_ADD,
+        "accepted",
+        node_id,
+    ):
+        return b""
+    return codec.encode(fields["command"])
+
+
+def is_order(order: bytes, node_id: str, origin: str, domain: Domain) -> bool:
+    """Whether these bytes are the order by which `domain`, of which the node is, has added it to
+    the ledger `origin`. Whether the ledger has accepted it, and whether it has retired the node
+    since, whoever lags cannot know: both are its domain's doing."""
+    if not 0 < len(order) <= MAX_ENVELOPE_BYTES:
+        return False
+    try:
+        envelope = dsse.parse(order, MAX_ENVELOPE_BYTES)
+        command = parse_command(envelope.payload)
+    except MalformedError:
+        return False
+    return (
+        envelope.payload_type == dsse.COMMAND_TYPE
+        and isinstance(command.body, AddNode)
+        and command.body.node == node_id
+        and (command.origin, command.issuer) == (origin, domain.id)
+        and envelope.verify(bytes.fromhex(domain.governance_key))
+    )
