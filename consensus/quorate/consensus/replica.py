@@ -244,6 +244,11 @@ class Replica:
         return self._engine.last_applied
 
     @property
+    def last_index(self) -> int:
+        """Of its log, committed or not."""
+        return self._engine.journal.last_index()
+
+    @property
     def commits_own_term(self) -> bool:
         return self._engine.commits_own_term
 

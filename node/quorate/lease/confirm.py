@@ -48,6 +48,11 @@ class Leadership(Protocol):
     def commit_index(self) -> int: ...
 
     @property
+    def last_index(self) -> int:
+        """Of its log, committed or not."""
+        ...
+
+    @property
     def commits_own_term(self) -> bool: ...
 
     @property

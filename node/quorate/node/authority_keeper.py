@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+from quorate.consensus import PeerError
 from quorate.core.limits import MAX_INTEGER
 from quorate.core.outcome import Reason
 from quorate.lease.authority import Ask, Authority, AuthorityHolder, FederationTime, Grant
@@ -84,9 +85,10 @@ class AuthorityKeeper:
     # -- a turn ------------------------------------------------------------------------------
 
     def receive(self, peer: str, message: AuthorityMessage, raft: Leadership) -> None:
-        """Takes in one message of a member."""
+        """Takes in one message of a member. Raises PeerError for what no correct one can say."""
         match message:
             case Ask():
+                self._check_state_of(peer, raft, message.applied_index, message.enforced_index)
                 self._rounds.on_ask(peer, message)
                 self._enforcement.reported(peer, min(message.enforced_index, raft.commit_index))
             case Grant():
@@ -99,10 +101,20 @@ class AuthorityKeeper:
             case ConfirmReply():
                 self._rounds.on_reply(peer, message)
             case EnforcedReport():
+                self._check_state_of(peer, raft, message.enforced_index)
                 self._enforcement.reported(peer, min(message.enforced_index, raft.commit_index))
             case EnforcedWatermark():
                 if peer == raft.leader:
                     self._claimed = max(self._claimed, (raft.term, message.enforced_index))
+
+    @staticmethod
+    def _check_state_of(peer: str, raft: Leadership, *indexes: int) -> None:
+        """What a member has applied was committed, and a leader's log has all of that. Who claims
+        more has a state that is none of this federation's, and would permit on it."""
+        if raft.is_leader and max(indexes) > raft.last_index:
+            raise PeerError(
+                f"{peer} says that it has applied {max(indexes)}; the log ends at {raft.last_index}"
+            )
 
     def tick(self, raft: Leadership, applied_index: int, enforced_index: int) -> None:
         """Asks when an ask is due, and leads the rounds when this node leads. `applied_index` is

@@ -78,6 +78,10 @@ class Voter:
         self.outbox: list[tuple[str, RaftMessage]] = []
 
     @property
+    def last_index(self) -> int:
+        return len(self.log)
+
+    @property
     def voters(self) -> tuple[str, ...]:
         return (self.node_id, *self._peers)
 

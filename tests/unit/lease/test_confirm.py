@@ -20,6 +20,7 @@ class Raft:
     is_leader: bool = True
     term: int = 3
     commit_index: int = 10
+    last_index: int = 12
     commits_own_term: bool = True
     leader: str | None = "a"
     voters: Sequence[str] = ("a", "b", "c")

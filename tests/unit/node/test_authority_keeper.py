@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from quorate.consensus import PeerError
 from quorate.core.limits import MAX_INTEGER
 from quorate.core.outcome import Reason
 from quorate.lease.authority import Ask, FederationTime, Grant
@@ -28,6 +29,7 @@ class Raft:
     is_leader: bool = False
     term: int = 3
     commit_index: int = 10
+    last_index: int = 12
     commits_own_term: bool = True
     leader: str | None = "b"
     voters: Sequence[str] = ("a", "b", "c")
@@ -238,11 +240,27 @@ def test_the_leaders_own_report_counts_in_the_turn_in_which_it_is_made(word: Aut
 
 
 def test_a_report_of_more_than_is_committed_counts_as_what_is(node: Node):
+    """As far as the leader knows: it may have begun only now, and know less than is committed."""
     node.lead()
-    node.turn(("b", EnforcedReport(2**60)), ("c", EnforcedReport(2**60)))
-    node.raft.commit_index = 2**61
-    node.turn(enforced=2**61)
+    node.turn(("b", EnforcedReport(12)), ("c", EnforcedReport(12)))
+    node.raft.commit_index = 12
+    node.turn(enforced=12)
     assert node.keeper.watermark == 10
+
+
+@pytest.mark.parametrize(
+    "message", [EnforcedReport(13), EnforcedReport(2**60), Ask(1, 13, 9), Ask(1, 9, 13)], ids=str
+)
+def test_who_claims_more_than_the_leader_s_log_has_is_granted_and_believed_nothing(
+    node: Node, message: AuthorityMessage
+):
+    """Its state is another federation's, or a forger's: it must not permit on that."""
+    node.lead()
+    with pytest.raises(PeerError, match="says that it has applied"):
+        node.turn(("b", message))
+    sent = node.turn(("c", ConfirmReply(3, 1)), ("c", ConfirmReply(3, 2)))
+    assert not [m for peer, m in sent if peer == "b" and isinstance(m, Grant)]
+    assert node.keeper.enforced_by("b") == 0
 
 
 def test_a_follower_learns_the_watermark_from_its_leader(node: Node):
