@@ -9,6 +9,7 @@ show its domain's order to add it. Does not own what messages mean, nor whom thi
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Container, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
@@ -28,6 +29,9 @@ _ACK_PERIOD_S: Final = 0.1
 """Frames are acknowledged this often at most."""
 _HELLO_TIMEOUT_S: Final = 2.0
 """Who has dialled says so within this time, or is dropped."""
+_MAX_GREETING_OF_DOMAIN: Final = 16
+"""Streams of one domain's nodes that have not said their hello yet: with one certificate, nobody
+keeps the other domains from dialling."""
 
 log = structlog.get_logger(__name__)
 
@@ -82,6 +86,7 @@ class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
         self._met = met
         self._parted = parted
         self._streams: dict[str, _Stream] = {}
+        self._greeting_of: Counter[str] = Counter()
         self._readers: set[asyncio.Task[None]] = set()
         self._is_open = True
 
@@ -94,7 +99,7 @@ class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
         try:
             peer, leaf = self._identify(context)
             self._vouching(peer, leaf)  # before anything that it says is listened to
-            hello = self._check_hello(peer, await _first(request_iterator))
+            hello = self._check_hello(peer, await self._greeting(peer, request_iterator))
             await self._end_older(peer)
             reading = self._read(peer, request_iterator, received)
             stream = self._admit(peer, leaf, hello.address, reading)
@@ -228,6 +233,21 @@ class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
                 f"the certificate for {node_id} was not issued by its own domain",
             )
         return authority
+
+    async def _greeting(
+        self, peer: str, frames: AsyncIterator[pb.ExchangeRequest]
+    ) -> pb.ExchangeRequest | None:
+        """The first frame, for which there is only so much room and time."""
+        domain = ids.SpiffeId.parse(peer).trust_domain
+        if self._greeting_of[domain] >= _MAX_GREETING_OF_DOMAIN:
+            raise _Rejected(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, f"too many streams of {domain} without a hello"
+            )
+        self._greeting_of[domain] += 1
+        try:
+            return await _first(frames)
+        finally:
+            self._greeting_of[domain] -= 1
 
     def _check_hello(self, peer: str, frame: pb.ExchangeRequest | None) -> pb.PeerHello:
         if frame is None or not frame.HasField("hello"):

@@ -26,7 +26,7 @@ from tests.integration.transport.stage import (
     start,
 )
 
-from quorate.consensus import links, server
+from quorate.consensus import links, server, servicer
 from quorate.consensus.limits import MAX_LEARNED_OF_DOMAIN
 from quorate.consensus.transport import Transport
 from quorate.node.certificates import issue_node
@@ -174,6 +174,28 @@ async def test_a_domain_has_only_so_many_unknown_nodes_dialled(
         await streams.enter_async_context(admitted(c, a))
         from_a.update([node.peer for node in many])  # now they are known
         await streams.enter_async_context(admitted(sibling(c, "99"), a))
+
+
+async def test_one_domain_cannot_keep_others_out_by_saying_nothing(
+    tasks: Stack, a: Member, b: Member, c: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servicer, "_MAX_GREETING_OF_DOMAIN", 2)
+    from_a = await start(tasks, a, b, c)
+    async with contextlib.AsyncExitStack() as streams:
+        silent = [await streams.enter_async_context(Stranger(c.tls, a).stream()) for _ in range(2)]
+        for call in silent:
+            await call.wait_for_connection()
+        while from_a._servicer._greeting_of[c.domain] < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0)  # nobody tells of it
+        code, why = await refusal(c, a)
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "without a hello" in why
+        async with admitted(b, a):
+            pass
+        await silent[0].write(hello(c, a))  # whoever goes on makes room
+        assert await silent[0].read() != aio.EOF
+        async with admitted(c, a):
+            pass
 
 
 async def test_all_domains_have_only_so_many(
