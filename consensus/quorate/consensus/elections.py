@@ -1,9 +1,11 @@
-"""When a replica may ask for votes: pre-vote, leader stickiness, and handing leadership over.
+"""When a replica may ask for votes: pre-vote, leader stickiness, and handing leadership over; and
+how far messages may move its term.
 
 Owns what one replica knows for that, and the rules (Raft thesis 9.6, 4.2.3 and 3.10): nobody starts
 an election, and so nobody's term grows, before a majority has said that it would vote; who hears a
-leader says no; only the leader itself can ask for an election while it is heard. Does not own terms
-and votes (`engine`, with the engine's own election code) nor sending.
+leader says no; only the leader itself can ask for an election while it is heard. Nor does the word
+of others make it grow without bound. Does not own terms and votes (`engine`, with the engine's own
+election code) nor sending.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
+from quorate.consensus.limits import MAX_TERM_STEP, MAX_TERMS_PER_S
 from quorate.consensus.messages import PreVoteReply, PreVoteRequest
 from quorate.consensus.rules import LogView, has_majority, is_up_to_date
 from quorate.consensus.settings import RaftSettings
@@ -43,10 +46,24 @@ class Elections:
         self._asked_term: int | None = None
         self._would_vote: set[str] = set()
         self._hand_over: _HandOver | None = None
+        self._room = float(MAX_TERM_STEP)
+        self._room_at = clock()
         self.is_called = False
         """Whether this replica may campaign now: a majority, or its leader, has said so."""
         self.is_heir = False
         """Whether it was the leader who said so."""
+
+    # -- later terms -------------------------------------------------------------------------
+
+    def reach(self, term: int, said: int) -> int:
+        """To which term a replica of `term` goes that is told of the term `said`: a later one is
+        followed as far as there is room, which grows with time and not with messages."""
+        now = self._clock()
+        self._room += (now - self._room_at) * MAX_TERMS_PER_S
+        self._room, self._room_at = min(self._room, MAX_TERM_STEP), now
+        step = max(0, min(said - term, int(self._room)))
+        self._room -= step
+        return term + step
 
     # -- hearing a leader --------------------------------------------------------------------
 

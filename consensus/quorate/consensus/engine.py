@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 from quorate.consensus.configuration import COMMAND, CONFIGURATION, Configuration
@@ -32,12 +32,10 @@ from quorate.consensus.limits import (
     MAX_QUEUED_APPEND_BYTES,
     MAX_QUEUED_APPENDS,
     MAX_TERM,
-    MAX_TERM_STEP,
 )
 from quorate.consensus.messages import (
     AppendReply,
     AppendRequest,
-    Entry,
     Message,
     Outbox,
     PreVoteReply,
@@ -52,7 +50,9 @@ from quorate.consensus.messages import (
 )
 from quorate.consensus.pysync import Member, Node, OutboxTransport, SyncObj, SyncObjConf, now
 from quorate.consensus.rules import (
+    Accepted,
     Conflict,
+    check_configurations,
     check_shape,
     committed_by,
     fit_append,
@@ -66,6 +66,8 @@ CANDIDATE: Final = 1
 LEADER: Final = 2
 _NO_OP: Final = b"\x01"
 _REPLIES: Final = (VoteReply, PreVoteReply, AppendReply, SnapshotPull)
+_OF_A_KNOWN_TERM: Final = (PreVoteRequest, TimeoutNow, SnapshotPull, SnapshotChunk)
+"""What no correct peer sends to who has not come to its term yet, and pre-votes: it moves none."""
 
 Apply = Callable[[int, bytes], None]
 """What is done with a committed command: (log index, payload). Must be total."""
@@ -200,7 +202,7 @@ class Engine(SyncObj):  # type: ignore[misc]
             self._become_follower()
         if self._is_election_due and self.role != LEADER:
             self._SyncObj__raftLeader = None  # not heard for so long
-            if may_campaign and not self._is_cut_off:
+            if may_campaign and not self._is_cut_off and self.term < MAX_TERM:
                 self._seek_pre_votes()
             else:  # the engine would let it pass, and ask for a turn for ever
                 self._postpone_election()
@@ -214,9 +216,10 @@ class Engine(SyncObj):  # type: ignore[misc]
         if self.elections.is_called and self.role != FOLLOWER:
             self.elections.over()
         self.journal.settle_configurations(self.last_applied)
-        if self.is_leader and (self._want_send or self.commit_index > commit_index):
-            self._followers.spread(self._leading, self.connected_ids)
         if self.is_leader:
+            if self._want_send or self.commit_index > commit_index:
+                self._followers.spread(self._leading, self.connected_ids)
+            self._followers.send_more(self._leading)
             self._tell_heir()
 
     def compact(self, keep: int, floor: int) -> None:
@@ -443,17 +446,21 @@ class Engine(SyncObj):  # type: ignore[misc]
             # Before its term is: nobody who hears a leader is talked into a newer term.
             self._outbox(peer, VoteReply(self.term, False, message.term))
             return
-        if not isinstance(message, PreVoteRequest):
+        is_pre_vote = isinstance(message, PreVoteReply) and message.granted
+        if not is_pre_vote and not isinstance(message, _OF_A_KNOWN_TERM):
             self._observe_term(message.term)
+            if message.term > self.term:
+                return  # still out of reach; it will be said again
         self._handlers[type(message)](peer, message)
 
     def _observe_term(self, term: int) -> None:
-        """Raft 5.1: whoever sees a later term follows it. Raises PeerError for one that no number
-        of elections can have led to."""
-        if term > min(self.term + MAX_TERM_STEP, MAX_TERM):
-            raise PeerError(f"term {term} is far beyond this replica's {self.term}")
-        if term > self.term:
-            self._SyncObj__setCurrentTerm(term, None)
+        """Raft 5.1: whoever sees a later term follows it, or as far as it may: a term may be
+        entered at any time, without a vote. Raises PeerError for one beyond the last."""
+        if term > MAX_TERM:
+            raise PeerError(f"term {term} is beyond the last")
+        reached = self.elections.reach(self.term, term)
+        if reached > self.term:  # else the vote would be taken back
+            self._SyncObj__setCurrentTerm(reached, None)
             self._become_follower()
 
     def _become_follower(self) -> None:
@@ -560,7 +567,9 @@ class Engine(SyncObj):  # type: ignore[misc]
         if isinstance(fit, Conflict):
             self._reply(peer, request, success=False, hint_index=fit.hint_index)
             return
-        self._check_configurations(fit.append)
+        if fit.append:
+            in_force = self.journal.configuration_at(fit.append[0].index - 1)
+            check_configurations(fit.append, in_force)
         if fit.truncate_from is not None:
             self.journal.truncate_from(fit.truncate_from)
         for entry in fit.append:
@@ -570,26 +579,17 @@ class Engine(SyncObj):  # type: ignore[misc]
         self._SyncObj__raftCommitIndex = committed_by(request, fit.match_index, self.commit_index)
         self._reply(peer, request, success=True, match_index=fit.match_index)
 
-    def _check_configurations(self, entries: Sequence[Entry]) -> None:
-        """Raises PeerError unless each configuration is one step from the one before it."""
-        changes = [each for each in entries if each.command[:1] == CONFIGURATION]
-        if not changes:
-            return
-        before = self.journal.configuration_at(entries[0].index - 1)
-        for entry in changes:
-            after = Configuration.decode(entry.command[1:])
-            if not before.is_one_step_to(after):
-                raise PeerError("a configuration that changes more than one voter")
-            before = after
-
     def _on_snapshot_offer(self, peer: str, offer: SnapshotOffer) -> None:
         """Who holds all that is offered says so, as of an append; the rest is the node's."""
         if offer.term == self.term:
             self._follow(peer)
-        is_old = offer.term < self.term
-        if is_old or self.holds(offer.index, offer.index_term):
-            probe = AppendRequest(offer.term, offer.index, offer.index_term, 0, ())
-            self._reply(peer, probe, success=not is_old, match_index=0 if is_old else offer.index)
+        probe = AppendRequest(offer.term, offer.index, offer.index_term, 0, ())
+        if offer.term < self.term:
+            self._reply(peer, probe, success=False)
+            return
+        fit = fit_append(probe, log=self.journal, commit_index=self.commit_index)
+        if isinstance(fit, Accepted):
+            self._reply(peer, probe, success=True, match_index=fit.match_index)
 
     def _on_snapshot_pull(self, peer: str, pull: SnapshotPull) -> None:
         """A follower that takes in a snapshot is a follower that is heard."""
@@ -631,14 +631,12 @@ class Engine(SyncObj):  # type: ignore[misc]
             return  # it takes no part any more
         if reply.match_index > self.journal.last_index():
             raise PeerError(f"{peer} acknowledges entries that were never sent")
-        can_send_more = self._followers.acknowledged(peer, reply)
+        self._followers.acknowledged(peer, reply)
         counts = not self.probation_of(peer)  # else it may have promised more to a later leader
         if counts:
             self._SyncObj__lastResponseTime[Member(peer)] = self._clock()
         match_index = self._followers.match_index(peer) if counts else 0
         self._SyncObj__raftMatchIndex[Member(peer)] = match_index
-        if can_send_more:
-            self._followers.send_more(peer, self._leading)
 
     # -- cut off -----------------------------------------------------------------------------
 

@@ -39,13 +39,14 @@ class Followers:
         self._offer = offer
         self._progress: dict[str, Progress] = {}
         self._tokens: dict[str, str] = {}
+        self._has_room: dict[str, None] = {}
         self._is_leading = False
 
     def begin(self, peers: Sequence[str]) -> None:
         """A leadership begins: nothing is known of anybody."""
         next_index = self._journal.last_index() + 1
         self._progress = {peer: Progress(next_index) for peer in peers}
-        self._tokens = {}
+        self._tokens, self._has_room = {}, {}
         self._is_leading = True
 
     def reconfigure(self, peers: Collection[str]) -> None:
@@ -72,18 +73,19 @@ class Followers:
         if peer in self._progress:
             self._progress[peer].restart()
 
-    def acknowledged(self, peer: str, reply: AppendReply) -> bool:
-        """Takes in a reply of this leadership. Returns whether `peer` can be sent more at once.
-        Raises PeerError when no correct peer can have sent it."""
+    def acknowledged(self, peer: str, reply: AppendReply) -> None:
+        """Takes in a reply of this leadership. Raises PeerError when no correct peer can have sent
+        it."""
         known, said = self.token(peer), reply.probation
         if said and said != known:
             # Its store is another one than before: what it was known to hold, it may have lost.
             self._progress[peer] = Progress(self._journal.last_index() + 1)
         elif known and not said and self._journal.configuration.token_of(peer) != known:
-            return False  # from before: a probation ends by a configuration, and by nothing else
+            return  # from before: a probation ends by a configuration, and by nothing else
         progress = self._progress[peer]
         self._tokens[peer] = said
-        return progress.acknowledged(reply) and self._lacks(progress)
+        if progress.acknowledged(reply):
+            self._has_room[peer] = None
 
     def token(self, peer: str) -> str:
         """With which token `peer` says that it is on probation; empty when it is not."""
@@ -110,9 +112,14 @@ class Followers:
                 keeps_up = not progress.probing and progress.may_send_entries()
                 self._send(peer, leading, at_least_one=keeps_up)
 
-    def send_more(self, peer: str, leading: Leading) -> None:
-        """To one follower what it lacks, as much as its window allows."""
-        self._send(peer, leading, at_least_one=False)
+    def send_more(self, leading: Leading) -> None:
+        """To the followers whose answers made room what they lack: once a turn, however many
+        answers there were. So a turn builds no more for one than its window holds, which is
+        MAX_INFLIGHT_APPENDS times MAX_APPEND_BYTES."""
+        has_room, self._has_room = self._has_room, {}
+        for peer in has_room:
+            if peer in self._progress:
+                self._send(peer, leading, at_least_one=False)
 
     def _send(self, peer: str, leading: Leading, *, at_least_one: bool) -> None:
         progress = self._progress[peer]

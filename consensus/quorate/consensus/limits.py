@@ -6,9 +6,12 @@ from typing import Final
 
 MAX_INDEX: Final = 2**63 - 1
 MAX_TERM: Final = 2**53
-MAX_TERM_STEP: Final = 2**24
-"""How far a message may be ahead of this replica's term: more than months of endless elections. A
-larger step is a fault of the peer, and following it would use up the terms for good."""
+MAX_TERM_STEP: Final = 2**32
+"""How far messages move a replica's term at once; elections alone would need lifetimes for it. A
+later term is approached: a refusal would part nodes for ever."""
+MAX_TERMS_PER_S: Final = 2**31
+"""How far they move it in the long run, however many there are: a distance is closed in no more
+time than it took to make it, and to use the terms up takes seven weeks of saying so."""
 MAX_WALL_CLOCK_MS: Final = 2**53
 MAX_COMMAND_BYTES: Final = 20 * 1024
 """One log entry's command; below the batch size, so that an entry always fits into a message."""

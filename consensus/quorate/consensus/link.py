@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Final
 
 import grpc
@@ -34,7 +34,7 @@ _LINK_TIMEOUT_S: Final = 1.5
 """A frame that is not acknowledged for this long ends its link."""
 _REDIAL_S: Final = 0.25
 _REFUSED_REDIAL_S: Final = 2.0
-"""A peer that has said no is asked again more rarely."""
+"""A peer that has said no, or nonsense, is asked again more rarely."""
 _DIAL_TIMEOUT_S: Final = 2.0
 
 _CHANNEL_OPTIONS: Final = (
@@ -51,7 +51,14 @@ _CHANNEL_OPTIONS: Final = (
 _EOF: Final[object] = aio.EOF
 _CLOSED: Final = "the peer closed the stream"
 _CANCELLED: Final = "the stream was cancelled"
-_REFUSED: Final = (grpc.StatusCode.PERMISSION_DENIED.name, grpc.StatusCode.FAILED_PRECONDITION.name)
+_UNREADABLE: Final = "an acknowledgement that cannot be read"
+_UNSENT: Final = "an acknowledgement of what was never sent"
+_REFUSED: Final = (
+    grpc.StatusCode.PERMISSION_DENIED.name,
+    grpc.StatusCode.FAILED_PRECONDITION.name,
+    _UNREADABLE,
+    _UNSENT,
+)
 log = structlog.get_logger(__name__)
 
 
@@ -125,16 +132,16 @@ class Link:
             await channel.close(None)
 
     async def _converse(self, call: Any) -> str:
+        acked = _Acked()
         async with asyncio.timeout(_DIAL_TIMEOUT_S):
             await call.write(pb.ExchangeRequest(hello=self._hello()))
-            if await call.read() == _EOF:
-                return _CLOSED
+            if problem := acked.received(await call.read()):
+                return problem
         self._queue.clear()
         self._queued_bytes, self._overflowed, self._is_up = 0, False, True
         self._last_problem = ""
         log.info("peer.link_up", peer=self.peer.node_id)
         self._handler.connected(self.peer.node_id)
-        acked = _Acked()
         # The reader first: it is told why a stream has ended, the writer only that it has.
         both = [
             asyncio.create_task(self._read_acks(call, acked)),
@@ -184,9 +191,9 @@ class Link:
 
     @staticmethod
     async def _read_acks(call: Any, acked: _Acked) -> str:
-        while (response := await call.read()) != _EOF:
-            acked.received(response.received_frame)
-        return _CLOSED
+        while not (problem := acked.received(await call.read())):
+            pass
+        return problem
 
     def _hello(self) -> pb.PeerHello:
         return pb.PeerHello(
@@ -204,13 +211,24 @@ class _Acked:
 
     def __init__(self) -> None:
         self._inflight: deque[tuple[int, float]] = deque()
+        self._newest = 0
 
     def sent(self, frame: int, now: float) -> None:
         self._inflight.append((frame, now))
+        self._newest = frame
 
-    def received(self, frame: int) -> None:
+    def received(self, response: Any) -> str:
+        """Takes in what the peer has answered; returns why that ends the stream, or nothing."""
+        if response == _EOF:
+            return _CLOSED
+        if response is None:  # the library's word for bytes that are no message
+            return _UNREADABLE
+        frame = int(response.received_frame)
+        if frame > self._newest:
+            return _UNSENT
         while self._inflight and self._inflight[0][0] <= frame:
             self._inflight.popleft()
+        return ""
 
     def overdue(self, now: float) -> bool:
         return bool(self._inflight) and now - self._inflight[0][1] > _LINK_TIMEOUT_S

@@ -80,7 +80,8 @@ class AppendReply:
 
     term: the replier's, so that a deposed leader learns of it.
     request_term: the request's; a reply to another leadership's request is not counted.
-    match_index: on success, the last entry that the request verified; durable before this leaves.
+    match_index: on success, the last entry that the request verified, or the base of the replier's
+        log when that lies behind it; durable before this leaves.
     hint_index: on failure, the next index that the leader should try (Raft thesis, 4.2.1).
     prev_log_index: the request's, so that a late refusal is told from a new one.
     wall_clock_ms: the replier's wall clock, for ledger time.

@@ -9,9 +9,11 @@ The engine's own handlers are not used; docs/adr/0003 says which of their hazard
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
+from quorate.consensus.configuration import CONFIGURATION, Configuration
 from quorate.consensus.errors import PeerError
 from quorate.consensus.limits import MAX_INFLIGHT_APPENDS
 from quorate.consensus.messages import AppendReply, AppendRequest, Entry, VoteRequest
@@ -53,8 +55,9 @@ def is_up_to_date(last_term: int, last_index: int, log: LogView) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The request's entries fit. `match_index` is the last entry that it verified: nothing behind
-    it may be committed or acknowledged on the strength of this request."""
+    """The request's entries fit. `match_index` is the last entry that it verified, or the base of
+    the log when that lies behind them: nothing behind it may be committed or acknowledged on the
+    strength of this request."""
 
     match_index: int
     truncate_from: int | None
@@ -81,31 +84,44 @@ def check_shape(request: AppendRequest) -> None:
         raise PeerError("an append with an entry of a later term than its leader's")
 
 
+def check_configurations(entries: Sequence[Entry], before: Configuration) -> None:
+    """Raises PeerError unless each configuration among the entries is one step from the one before
+    it; `before` is the one that the log holds in front of them."""
+    for entry in entries:
+        if entry.command[:1] != CONFIGURATION:
+            continue
+        after = Configuration.decode(entry.command[1:])
+        if not before.is_one_step_to(after):
+            raise PeerError("a configuration that changes more than one voter")
+        before = after
+
+
 def fit_append(request: AppendRequest, *, log: LogView, commit_index: int) -> Accepted | Conflict:
     """Raft 5.3, receiver's steps 2 to 4: where the request's entries meet the log.
 
     Truncates only from the first entry whose term differs: a late or repeated request never
-    shortens the log. Raises PeerError when that entry is committed.
+    shortens the log. Raises PeerError when that entry is committed. What ends before the log's base
+    cannot be verified, and is answered with the base: it is committed, so that every leader has it,
+    and a leader that has not learns of it.
     """
-    prev_index = request.prev_log_index
-    if prev_index < log.first_index():
-        everything = prev_index + len(request.entries)
+    base = log.first_index()
+    if request.prev_log_index < base:
         request = _behind_the_base(request, log)
-        prev_index = request.prev_log_index
-        if prev_index < log.first_index():
-            return Accepted(everything, None, ())
+        if request.prev_log_index < base:
+            return Accepted(base, None, ())
+    prev_index = request.prev_log_index
     if prev_index > log.last_index():
         return Conflict(hint_index=log.last_index() + 1)
     if log.term_at(prev_index) != request.prev_log_term:
+        if prev_index <= commit_index:
+            raise _replaces_committed(request, prev_index)
         return Conflict(hint_index=_first_index_of_term(log, prev_index))
     for position, entry in enumerate(request.entries):
         held = log.term_at(entry.index)
         if held == entry.term:
             continue
         if held is not None and entry.index <= commit_index:
-            raise PeerError(
-                f"a leader of term {request.term} would replace committed entry {entry.index}"
-            )
+            raise _replaces_committed(request, entry.index)
         return Accepted(
             match_index=request.entries[-1].index,
             truncate_from=None if held is None else entry.index,
@@ -123,10 +139,14 @@ def _behind_the_base(request: AppendRequest, log: LogView) -> AppendRequest:
         return replace(request, entries=())
     base_term = request.entries[known - 1].term
     if base_term != log.term_at(base):
-        raise PeerError(f"a leader of term {request.term} would replace committed entry {base}")
+        raise _replaces_committed(request, base)
     return replace(
         request, prev_log_index=base, prev_log_term=base_term, entries=request.entries[known:]
     )
+
+
+def _replaces_committed(request: AppendRequest, index: int) -> PeerError:
+    return PeerError(f"a leader of term {request.term} would replace committed entry {index}")
 
 
 def _first_index_of_term(log: LogView, index: int) -> int:

@@ -64,7 +64,7 @@ def test_a_late_request_from_before_the_base_changes_nothing(commit: int) -> Non
     for prev, terms in ((1, ()), (1, (1, 1)), (7, (2,)), (8, (2,)), (3, (1, 1, 1, 1, 2, 2))):
         before = request(prev, 1, *terms)
         fit = fit_append(before, log=LOG, commit_index=commit)
-        assert fit == Accepted(prev + len(terms), None, ()), "no less than what it speaks of"
+        assert fit == Accepted(BASE, None, ()), "no less than what is committed here"
 
 
 def test_what_reaches_the_base_exactly_is_verified_by_it() -> None:
@@ -93,10 +93,19 @@ def test_a_conflict_with_what_is_committed_behind_the_base_accuses_the_leader() 
 
 
 @pytest.mark.parametrize(
-    ("prev", "prev_term", "hint"), [(10, 7, 11), (11, 7, 11), (12, 7, 12), (13, 2, 12), (20, 3, 14)]
+    ("prev", "prev_term", "hint"), [(11, 7, 11), (12, 7, 12), (13, 2, 12), (20, 3, 14)]
 )
 def test_a_hint_never_leads_to_the_base_or_before_it(prev: int, prev_term: int, hint: int) -> None:
     assert fit_append(request(prev, prev_term), log=LOG, commit_index=10) == Conflict(hint)
+
+
+@pytest.mark.parametrize(("prev", "prev_term"), [(10, 7), (10, 1), (11, 7), (12, 2)])
+def test_a_leader_whose_log_contradicts_what_is_committed_is_accused(
+    prev: int, prev_term: int
+) -> None:
+    """A refusal would let it look further back, without end and without a word."""
+    with pytest.raises(PeerError, match=f"committed entry {prev}"):
+        fit_append(request(prev, prev_term), log=LOG, commit_index=12)
 
 
 def test_a_log_of_its_base_alone() -> None:
@@ -233,11 +242,11 @@ class Leader:
         self.followers.heartbeat(Leading(5, 40), ["b"])
         return [message for _, message in self.sent]
 
-    def refuse(self, prev: int, hint: int) -> bool:
-        return self.followers.acknowledged("b", AppendReply(5, 5, False, 0, hint, prev, 0))
+    def refuse(self, prev: int, hint: int) -> None:
+        self.followers.acknowledged("b", AppendReply(5, 5, False, 0, hint, prev, 0))
 
-    def accept(self, index: int) -> bool:
-        return self.followers.acknowledged("b", AppendReply(5, 5, True, index, 0, index, 0))
+    def accept(self, index: int) -> None:
+        self.followers.acknowledged("b", AppendReply(5, 5, True, index, 0, index, 0))
 
 
 @pytest.mark.parametrize("hint", [2, 24, 25])
@@ -249,7 +258,7 @@ def test_who_needs_what_is_gone_is_offered_a_snapshot(hint: int) -> None:
         assert [type(message) for message in leader.heartbeat()] == [SnapshotOffer]
     leader.sent.clear()
     leader.followers.spread(Leading(5, 40), ["b"])
-    leader.followers.send_more("b", Leading(5, 40))
+    leader.followers.send_more(Leading(5, 40))
     assert leader.sent == [], "between heartbeats it is told nothing"
 
 
@@ -278,10 +287,10 @@ def test_an_installed_snapshot_is_an_acknowledgement() -> None:
     leader.heartbeat()
     leader.refuse(prev=40, hint=2)
     leader.heartbeat()
-    assert leader.accept(39)
+    leader.accept(39)
     assert leader.followers.match_index("b") == 39
     leader.sent.clear()
-    leader.followers.send_more("b", Leading(5, 40))
+    leader.followers.send_more(Leading(5, 40))
     [(_, append)] = leader.sent
     assert isinstance(append, AppendRequest)
     assert (append.prev_log_index, [entry.index for entry in append.entries]) == (39, [40])
@@ -395,12 +404,12 @@ def test_a_long_tail_is_compacted_in_steps() -> None:
     assert node.store.base == 1 + COMPACTION_STEP
 
 
-def test_requests_from_before_the_base_are_answered_with_what_they_verify() -> None:
+def test_requests_from_before_the_base_are_answered_with_the_base() -> None:
     node = Node()
     node.follow(30, commit=20)
     late = tuple(Entry(index, 1, b"\x00x") for index in range(2, 9))
     reply = node.reply_to(AppendRequest(1, 1, 0, 8, late))
-    assert (reply.success, reply.match_index, reply.prev_log_index) == (True, 8, 1)
+    assert (reply.success, reply.match_index, reply.prev_log_index) == (True, 17, 1)
     assert (node.store.base, node.store.last_index, node.replica.commit_index) == (17, 30, 20)
 
 
@@ -430,7 +439,8 @@ def test_an_offer_of_what_is_held_is_answered_at_once() -> None:
     node.follow(30, commit=20)
     for index in (5, 17, 20, 28):
         reply = node.reply_to(offer(index, 1))
-        assert (reply.success, reply.match_index, reply.prev_log_index) == (True, index, index)
+        assert (reply.success, reply.prev_log_index) == (True, index)
+        assert reply.match_index == max(node.store.base, index)
 
 
 @pytest.mark.parametrize(("index", "term"), [(28, 2), (31, 1), (400, 2)])

@@ -84,9 +84,30 @@ async def eof() -> object:
     return aio.EOF
 
 
+def says(*responses: object) -> Callable[[], Awaitable[object]]:
+    """These, and then nothing."""
+    left = list(responses)
+
+    async def act() -> object:
+        await asyncio.sleep(0)
+        return left.pop(0) if left else await never()
+
+    return act
+
+
 CASES = {
     "the status is read": (raises(broken()), never, "UNAVAILABLE: gone"),
     "the end is read": (eof, never, "the peer closed the stream"),
+    "an acknowledgement is no message": (  # which is how the library says so
+        says(None),
+        never,
+        "an acknowledgement that cannot be read",
+    ),
+    "what was never sent is acknowledged": (
+        says(pb.ExchangeResponse(received_frame=99)),
+        never,
+        "an acknowledgement of what was never sent",
+    ),
     "a write meets the ended call": (
         never,
         raises(asyncio.InvalidStateError("RPC already finished.")),
@@ -120,6 +141,57 @@ async def test_every_end_of_a_stream_is_a_reason_to_dial_again(read, write, reas
     link.send([pb.PeerMessage()])
     assert await asyncio.wait_for(conversation, 5) == reason
     assert handler.seen == ["connected", "disconnected"]
+
+
+@pytest.mark.parametrize(
+    ("greeting", "reason"),
+    [
+        (None, "an acknowledgement that cannot be read"),
+        (pb.ExchangeResponse(received_frame=1), "an acknowledgement of what was never sent"),
+        (aio.EOF, "the peer closed the stream"),
+    ],
+)
+async def test_a_greeting_that_is_none_is_no_link(greeting, reason):
+    class Rude(Call):
+        async def read(self) -> object:
+            return greeting
+
+    handler = Handler()
+    link = Link(ME, PEER, handler, Book())
+    assert await link._converse(Rude(never, never)) == reason
+    assert handler.seen == []
+
+
+async def test_acknowledgements_of_what_was_sent_end_nothing():
+    """Of the newest frame, of an older one, and of the same again."""
+    handler = Handler()
+    link = Link(ME, PEER, handler, Book())
+    read = asyncio.Event()
+    frames = [2, 1, 2]
+
+    async def acknowledge() -> object:
+        while call.writes < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0)  # nobody is told
+        if not frames:
+            read.set()
+            await never()
+        return pb.ExchangeResponse(received_frame=frames.pop(0))
+
+    async def write() -> None:
+        await asyncio.sleep(0)
+
+    call = Call(acknowledge, write)
+    conversation = asyncio.create_task(link._converse(call))
+    await handler.up.wait()
+    for number in (2, 3):
+        link.send([pb.PeerMessage()])
+        while call.writes < number:  # noqa: ASYNC110
+            await asyncio.sleep(0)  # nobody is told
+    await asyncio.wait_for(read.wait(), 5)
+    assert not conversation.done()
+    conversation.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await conversation
 
 
 async def test_a_fault_of_the_program_ends_the_link_loudly():
