@@ -20,6 +20,7 @@ help:
 	@echo "make bench         the benchmarks, beside peers and ceilings (etcd if it is installed)"
 	@echo "make soak          half an hour of kills under load: no loss, bounded memory and disk"
 	@echo "make sim           simulated federations on all cores, held to every promise"
+	@echo "make sim-mutants   rules broken on purpose, and which promise of the simulator sees each"
 	@echo "make healing       nodes cut off and brought back, and how long each took to be in step"
 	@echo "make sim-bare      the engine as it comes and ours, in the same simulated faults, as a table"
 	@echo "make lock          remakes requirements.lock"
@@ -95,6 +96,10 @@ healing: $(STAMP)
 .PHONY: sim-bare
 sim-bare: $(STAMP)
 	@$(BIN)/python -m tests.simulation.bare_engine $(SIM_ARGS)
+
+.PHONY: sim-mutants
+sim-mutants: $(STAMP)
+	@$(BIN)/python -m tests.simulation.mutants $(SIM_ARGS)
 
 .PHONY: lock
 lock:

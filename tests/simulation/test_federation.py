@@ -11,17 +11,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
 import pytest
+from tests.simulation.mutants import Mutant
+from tests.simulation.mutants.authority import authority_from_when_it_was_granted
+from tests.simulation.mutants.durability import replies_that_do_not_wait, votes_that_are_forgotten
+from tests.simulation.mutants.ledger import signatures_that_nobody_reads
 
 from quorate.chaos.simulate import read_plan
-from quorate.consensus.journal import Journal
-from quorate.lease.authority import AuthorityHolder, Grant
 from quorate.storage import Environment
-from quorate.storage.turn import Turn
 from quorate.testing.simulation import PROFILES, Plan, Report, make_plan, run_plan, run_seed
 from quorate.testing.simulation.plan import Profile
 from quorate.testing.simulation.shrink import shrink
@@ -146,70 +146,22 @@ def test_nodes_that_are_restored_without_probation_are_seen() -> None:
 # -- what is broken on purpose is seen ------------------------------------------------------------
 
 
-@contextmanager
-def votes_that_are_forgotten() -> Iterator[None]:
-    """What a vote's transaction should hold is left out of it."""
-    write = Turn._put
-
-    def put(self: Turn, table: object, key: bytes, value: bytes, **options: bool) -> None:
-        if key != b"voted_for":
-            write(self, table, key, value, **options)  # type: ignore[arg-type]
-
-    with mock.patch.object(Turn, "_put", put):
-        yield
-
-
-@contextmanager
-def replies_that_do_not_wait() -> Iterator[None]:
-    """A follower acknowledges what it does not keep."""
-    with mock.patch.object(
-        Journal, "add", lambda self, _command, idx, term: _pretend(self, idx, term)
-    ):
-        yield
-
-
-def _pretend(journal: Journal, index: int, term: int) -> None:
-    journal._last = index, term
-
-
-@contextmanager
-def authority_from_when_it_was_granted() -> Iterator[None]:
-    """The period is counted from the grant's arrival, not from the ask."""
-    take_in = AuthorityHolder.on_grant
-
-    def later(self: AuthorityHolder, sender: str, grant: Grant, term: int) -> bool:
-        is_ours = take_in(self, sender, grant, term)
-        if is_ours:
-            self._granted[-1] = replace(
-                self._granted[-1], asked_boottime_ns=self._clock.boottime_ns()
-            )
-        return is_ours
-
-    with mock.patch.object(AuthorityHolder, "on_grant", later):
-        yield
-
-
-@contextmanager
-def signatures_that_nobody_reads() -> Iterator[None]:
-    with mock.patch("quorate.core.dsse.Envelope.verify", return_value=True):
-        yield
-
-
 @pytest.mark.parametrize(
-    ("broken", "profile", "promises"),
+    "mutant",
     [
-        (votes_that_are_forgotten, "crashing", {"what was made durable", "a vote is durable"}),
-        (replies_that_do_not_wait, "short", {"durable", "does not fail", "spins", "in the log"}),
-        (authority_from_when_it_was_granted, "mixed", {"I1", "I2"}),
-        (signatures_that_nobody_reads, "mixed", {"what nobody signed is not accepted"}),
+        votes_that_are_forgotten,
+        replies_that_do_not_wait,
+        authority_from_when_it_was_granted,
+        signatures_that_nobody_reads,
     ],
-    ids=lambda value: getattr(value, "__name__", None),
+    ids=lambda mutant: mutant.name,
 )
-def test_what_is_broken_is_seen(broken: object, profile: str, promises: set[str]) -> None:
-    for seed in range(12):
-        report = run_seed(seed, PROFILES[profile], patches=broken)  # type: ignore[arg-type]
-        if report.failure is not None:
-            assert any(promise in report.failure.message for promise in promises)
+def test_what_is_broken_is_seen(mutant: Mutant) -> None:
+    """All of them are in `test_mutants`."""
+    for seed in range(mutant.within):
+        failure = run_seed(seed, PROFILES[mutant.profile], patches=mutant).failure
+        if failure is not None:
+            assert mutant.shows_in(failure.promise)
             return
     pytest.fail("no seed has seen it")
 

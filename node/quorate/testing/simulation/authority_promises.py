@@ -7,6 +7,7 @@ Owns the checks that see what nobody in the federation can see: all machines at 
 - I2: once anybody has been told that a Raft index is enforced, no node permits on an older state;
   once a caller was told that a revocation is enforced, no node permits what relies on the thing
   revoked, and once it was told drained, no executor holds such a permit;
+- no permit outlives its lease by more than that, in ledger time;
 - what is told to be enforced is committed, and never falls while a process lives.
 
 Not only permits that were given are judged, but those that could be: by the word as it stands, and
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from quorate.core.outcome import Reason
 from quorate.core.records import Parameters
+from quorate.core.state import StateView
 from quorate.lease.word import AuthorityRecord
 from quorate.testing.simulation.world import NS_PER_MS, World, require
 
@@ -47,6 +49,8 @@ class AuthorityPromises:
         self._machines: dict[str, Machine] = {}
         self._commit_times: list[int] = []
         self._commit_indexes: list[int] = []
+        self._ledger_times: list[tuple[int, int]] = []
+        """(true time at which somebody had it in the ledger, ledger time), both ascending."""
         self._told: dict[str, int] = {}
         self._expires: dict[str, int] = {}
         self._revoked: dict[str, int] = {}
@@ -73,6 +77,11 @@ class AuthorityPromises:
         """Somebody knows from now on that so much is committed, and may tell."""
         self._commit_times.append(self._world.now)
         self._commit_indexes.append(commit_index)
+
+    def ledger_time(self, ledger_time_ms: int) -> None:
+        """An entry of this time is in somebody's ledger."""
+        if not self._ledger_times or ledger_time_ms > self._ledger_times[-1][1]:
+            self._ledger_times.append((self._world.now, ledger_time_ms))
 
     def published(self, machine: Machine, record: AuthorityRecord) -> None:
         """A node has given its edges authority."""
@@ -158,8 +167,22 @@ class AuthorityPromises:
             name,
             f"{granted.applied_index} < {self.watermark}",
         )
+        self._check_lease(granted)
         for thing in granted.depends_on:
             self._check_thing(granted, thing)
+
+    def _check_lease(self, granted: Granted) -> None:
+        """Against the end that the lease has by now: it is renewed, never shortened."""
+        position = bisect_right(self._ledger_times, (granted.expires - self.bound_ns, 0))
+        if position:
+            with granted.machine.disk.reader().read() as snapshot:
+                lease = StateView(snapshot.state).lease(granted.lease_id)
+            require(
+                lease is not None and self._ledger_times[position - 1][1] < lease.expires_at,
+                "I2: no permit outlives its lease",
+                granted.machine.name,
+                granted.lease_id,
+            )
 
     def _check_thing(self, granted: Granted, thing: str) -> None:
         now, name = self._world.now, granted.machine.name

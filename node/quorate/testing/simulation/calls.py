@@ -210,6 +210,8 @@ class Calls:
         require(key not in self.never, "what was refused for good is not executed", name)
         said = outcome.accepted, str(outcome.reason or ""), outcome.thing
         told = self._told.setdefault(key, _Told())
+        if outcome.index not in told.by_index:
+            self._learn_time(machine, outcome.index)
         first = told.by_index.setdefault(outcome.index, said)
         require(first == said, "one outcome everywhere", name, f"{first} and {said}")
         if not outcome.accepted:
@@ -224,6 +226,15 @@ class Calls:
             name,
             f"at {told.accepted_at} and at {outcome.index}",
         )
+
+    def _learn_time(self, machine: Machine, index: int) -> None:
+        ledger = machine.disk.shadow.ledger
+        if index < len(ledger):
+            entry = codec.load(ledger[index])
+            assert isinstance(entry, dict)
+            time_ms = entry["time"]
+            assert isinstance(time_ms, int)
+            self._authority.ledger_time(time_ms)
 
     def _check_fence(self, outcome: Outcome) -> None:
         fence, lease = outcome.result.get("fence"), str(outcome.result.get("lease"))

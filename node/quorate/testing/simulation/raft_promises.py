@@ -11,6 +11,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from quorate.consensus.configuration import CONFIGURATION, Configuration
+from quorate.testing.simulation.confirm_promises import ConfirmPromises
 from quorate.testing.simulation.disk import Shadow
 from quorate.testing.simulation.world import require
 from quorate.v1 import peer_pb2 as pb
@@ -21,13 +23,18 @@ if TYPE_CHECKING:
 
 @dataclass
 class _Seen:
-    """What a machine has shown so far. `held`: up to here its disk holds the committed log."""
+    """What a machine has shown so far. `held`: up to here its disk holds the committed log.
+    `configured`: where the newest configuration of its log lies, 0 when it is compacted. `token`:
+    of the probation that its disk began with. `term_before`: the last turn."""
 
     term: int = 0
+    term_before: int = 0
     applied: int = 0
     commit: int = 0
     ledger: int = 0
     held: int = 0
+    configured: int = 0
+    token: str = ""
     was_leader: bool = False
     voters: tuple[str, ...] = ()
     replica: object = None
@@ -44,6 +51,9 @@ class RaftPromises:
         """The entries of the one ledger."""
         self.leaders: dict[int, str] = {}
         self._committed_in: list[int] = []
+        self._confirms = ConfirmPromises()
+        self._acknowledged: dict[tuple[str, int], int] = {}
+        """Up to where each follower has acknowledged the log of each term's leader."""
         self._sometimes = sometimes
         self._machines: dict[str, Machine] = {}
         self._seen: dict[str, _Seen] = {}
@@ -55,20 +65,22 @@ class RaftPromises:
         self._machines[machine.node_id] = machine
         seen = self._seen.setdefault(machine.node_id, _Seen())
         if seen.disk is not machine.disk:  # a new machine, or one that has lost everything
-            seen = self._seen[machine.node_id] = _Seen(disk=machine.disk)
+            with machine.disk.reader().read() as snapshot:
+                token = snapshot.probation()
+            seen = self._seen[machine.node_id] = _Seen(disk=machine.disk, token=token)
         machine.disk.compare(machine.name)
         shadow = machine.disk.shadow
         require(shadow.applied >= seen.applied, "what is applied survives", machine.name)
         require(shadow.term >= seen.term, "terms survive", machine.name)
         self._rebuilt(machine, seen)
 
-    @staticmethod
-    def _rebuilt(machine: Machine, seen: _Seen) -> None:
+    def _rebuilt(self, machine: Machine, seen: _Seen) -> None:
         """A replica begins with what the disk says: it knows of no commit beyond that."""
         seen.replica = machine.running.replica
         seen.commit = machine.running.replica.commit_index
         seen.voters = machine.running.replica.voters
         seen.was_leader = False
+        self._check_configuration(machine, seen, 0)
 
     def settled(self, machine: Machine, wrote: bool) -> bool:
         """A turn is durable. Returns whether more is known to be committed than before."""
@@ -76,15 +88,23 @@ class RaftPromises:
         replica = machine.running.replica
         if replica is not seen.replica:
             self._rebuilt(machine, seen)
+        seen.term_before = seen.term
         if wrote:
             self._check_term_and_vote(machine, seen, shadow)
         lowest = machine.disk.lowest_change
         if lowest is not None:
             self._check_log(machine, seen, shadow, lowest)
+            self._check_configuration(machine, seen, lowest)
         require(shadow.term == replica.term, "the term is durable", machine.name, replica.term)
         self._check_leader(machine, seen)
+        if replica.is_leader:
+            self._check_matches(machine, shadow)
+        if machine.is_forgetful and not machine.running.is_on_probation:
+            self._check_readmitted(machine, seen)
         grown = False
-        if replica.commit_index != seen.commit or wrote:
+        # News, too, of a process that ended with its commit, before anybody could look.
+        is_news = replica.commit_index > len(self.committed)
+        if replica.commit_index != seen.commit or wrote or is_news:
             grown = self._check_commit(machine, seen, shadow)
             self._check_ledger(machine, seen, shadow)
         machine.disk.take_change()
@@ -123,6 +143,52 @@ class RaftPromises:
                 seen.held,
             )
 
+    def _check_configuration(self, machine: Machine, seen: _Seen, first: int) -> None:
+        """Raft thesis 4.1: the newest configuration of a log is in force, and voters change one at
+        a time: a leader appends a configuration when the one before is committed, and an entry of
+        its own term. first: where the log may have changed."""
+        shadow, replica = machine.disk.shadow, machine.running.replica
+        if first <= seen.configured:
+            first, seen.configured = 0, 0
+        newest = None
+        for index in range(max(first, shadow.base), shadow.last_index + 1):
+            term, command = shadow.entries[index - shadow.base]
+            if command[:1] != CONFIGURATION:
+                continue
+            commit = shadow.entry(replica.commit_index)
+            require(
+                not replica.is_leader
+                or term != replica.term
+                or (
+                    seen.configured <= replica.commit_index
+                    and commit is not None
+                    and commit[0] == term
+                ),
+                "voters change one at a time",
+                machine.name,
+                f"at {seen.configured}, then at {index}",
+            )
+            newest, seen.configured = command, index
+        require(
+            newest is None or Configuration.decode(newest[1:]) == replica.configuration,
+            "the newest configuration is in force",
+            machine.name,
+            f"that at {seen.configured}",
+        )
+
+    def _check_readmitted(self, machine: Machine, seen: _Seen) -> None:
+        """A probation ends by a committed configuration that names its own token."""
+        committed = self.committed[: machine.running.replica.commit_index]
+        require(
+            any(
+                command[:1] == CONFIGURATION
+                and Configuration.decode(command[1:]).token_of(machine.node_id) == seen.token
+                for _, command in committed
+            ),
+            "a probation ends when the others have said so",
+            machine.name,
+        )
+
     def _check_leader(self, machine: Machine, seen: _Seen) -> None:
         replica = machine.running.replica
         if not replica.is_leader:
@@ -133,6 +199,7 @@ class RaftPromises:
         term = replica.term
         if term not in self.leaders:
             self._sometimes["leader elected"] += 1
+            self._check_votes(machine, seen)
             shadow = machine.disk.shadow
             for index in range(shadow.base + 1, len(self.committed) + 1):
                 if self._committed_in[index - 1] > term:
@@ -147,31 +214,77 @@ class RaftPromises:
         first = self.leaders.setdefault(term, machine.node_id)
         require(first == machine.node_id, "election safety", term, first, machine.node_id)
 
+    def _check_matches(self, machine: Machine, shadow: Shadow) -> None:
+        """What a leader takes for held is held, as long as nobody has heard of a later one."""
+        replica = machine.running.replica
+        for node, other in self._machines.items():
+            match, held = replica.match_index(node), other.disk.shadow
+            require(
+                match <= self._acknowledged.get((node, replica.term), 0),
+                "what a leader counts was acknowledged in its term",
+                machine.name,
+                f"{other.name} at {match}",
+            )
+            if not match or other.is_forgetful or held.term != shadow.term:
+                continue
+            entry = shadow.entry(match)
+            require(
+                entry is None or held.base >= match or held.entry(match) == entry,
+                "what a leader takes for held is held",
+                machine.name,
+                f"{other.name} at {match}",
+            )
+
+    def _check_votes(self, machine: Machine, seen: _Seen) -> None:
+        """Who leads has the votes of a majority on their disks."""
+        now, before, at = machine.running.replica.voters, seen.voters, machine.running.replica.term
+        found = {
+            voter
+            for (voter, term), candidate in self._votes.items()
+            if term == at and candidate == machine.node_id
+        }
+        require(
+            any(2 * len(found.intersection(voters)) > len(voters) for voters in (before, now)),
+            "a leader has the votes of a majority",
+            machine.name,
+            f"term {at}: {sorted(found)} of {now}",
+        )
+
     def _check_commit(self, machine: Machine, seen: _Seen, shadow: Shadow) -> bool:
         commit = machine.running.replica.commit_index
         require(commit >= seen.commit, "commits never fall", machine.name, commit, seen.commit)
         require(commit <= shadow.last_index, "commits are in the log", machine.name, commit)
         seen.commit = commit
-        grown = len(self.committed) < commit
+        grown, entry = len(self.committed) < commit, (0, b"")
         while len(self.committed) < commit:
             index = len(self.committed) + 1
-            entry = shadow.entry(index)
-            assert entry is not None, "whoever commits first has it, or has just dropped it"
+            held = shadow.entry(index)
+            assert held is not None, "whoever commits first has it, or has just dropped it"
+            entry = held
             if index > 1:  # the first entry is everybody's from the start
                 self._check_quorum(machine, index, entry)
             self.committed.append(entry)
             self._committed_in.append(machine.running.replica.term)
+        require(
+            not grown
+            or not machine.running.replica.is_leader
+            or entry[0] == self._committed_in[-1],
+            "a leader counts for entries of its own term only",  # Raft 5.4.2
+            machine.name,
+            f"index {commit}",
+        )
         self._follow_committed(seen, shadow)
         require(seen.held >= commit, "one committed log", machine.name, seen.held + 1, commit)
         return grown
 
     def _check_quorum(self, machine: Machine, index: int, entry: tuple[int, bytes]) -> None:
         """By the configuration that was in force when the turn began, or by the one that it may
-        have put in force since."""
+        have put in force since. Who may have forgotten promises does not count."""
         holders = {
             node
             for node, other in self._machines.items()
-            if other.disk.shadow.entry(index) == entry or other.disk.shadow.base >= index
+            if not other.is_forgetful
+            and (other.disk.shadow.entry(index) == entry or other.disk.shadow.base >= index)
         }
         now, before = machine.running.replica.voters, self._seen[machine.node_id].voters
         require(
@@ -211,15 +324,19 @@ class RaftPromises:
     def sent(self, machine: Machine, peer: str, message: pb.PeerMessage) -> None:
         """Persist, then send: what a message says is on the disk that it speaks for."""
         shadow = machine.disk.shadow
+        self._confirms.sent(machine, peer, message, self._seen[machine.node_id].term_before)
         match message.WhichOneof("body"):
             case "append_reply":
                 reply = message.append_reply
                 if reply.success:
                     term = reply.request_term
+                    known = self._acknowledged.get((machine.node_id, term), 0)
+                    self._acknowledged[machine.node_id, term] = max(known, reply.match_index)
                     durable = shadow.term > term or (
                         shadow.term == term and shadow.last_index >= reply.match_index
                     )
                     require(durable, "an acknowledged entry is durable", machine.name, message)
+                    self._check_acknowledged(machine, peer, term, reply.match_index)
             case "append_request":
                 request = message.append_request
                 if request.entries and shadow.term == request.term:
@@ -227,9 +344,35 @@ class RaftPromises:
                     require(shadow.last_index >= last, "a sent entry is durable", machine.name)
             case "vote_reply":
                 if message.vote_reply.granted:
+                    self._check_remembers(machine)
                     self._check_vote(machine, message.vote_reply.voted_term, peer)
+            case "confirm_reply" | "authority_ask":
+                self._check_remembers(machine)
             case "vote_request":
+                self._check_remembers(machine)
                 self._check_vote(machine, message.vote_request.term, machine.node_id)
+
+    def _check_acknowledged(self, machine: Machine, peer: str, term: int, index: int) -> None:
+        """As long as who asked may lead, its log says what is acknowledged."""
+        leader, own = self._machines[peer], machine.disk.shadow
+        asked = leader.disk.shadow
+        if asked.term != term or leader.is_forgetful or max(asked.base, own.base) >= index:
+            return
+        entry = asked.entry(index)
+        require(
+            entry is not None and entry == own.entry(index),
+            "what is acknowledged is the leader's",
+            machine.name,
+            f"index {index} of term {term}",
+        )
+
+    @staticmethod
+    def _check_remembers(machine: Machine) -> None:
+        require(
+            not machine.is_forgetful,
+            "nobody on probation votes, confirms or asks for authority",
+            machine.name,
+        )
 
     def _check_vote(self, machine: Machine, term: int, candidate: str) -> None:
         """Votes are rare, and read back from the disk itself."""

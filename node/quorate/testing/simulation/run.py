@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -216,28 +217,39 @@ class Run:
 
     def _check_end(self) -> None:
         federation = self.federation
-        roots = set()
+        roots, states = set(), set()
         for _, machine in self._members():
             machine.disk.compare(machine.name, whole=True)
             with machine.disk.reader().read() as snapshot:
-                problems = check(StateView(snapshot.state))
+                view = StateView(snapshot.state)
+                problems = check(view)
+                leases = sorted(view.leases(), key=lambda lease: lease.fence)
+                fences_grow = all(a.acquired_at <= b.acquired_at for a, b in pairwise(leases))
+                require(fences_grow, "I7: fences grow", machine.name)
                 roots.add((snapshot.ledger_size, snapshot.root()))
                 for size, root in federation.checkpoints.items():
                     sound = size <= snapshot.ledger_size and merkle.root(snapshot, size) == root
                     require(sound, "I4: checkpoints are consistent", machine.name, size)
             require(not problems, "the state is sound", machine.name, *problems)
+            states.add(tuple(_state_of(machine).items()))
         require(len(roots) == 1, "I4: one ledger, one root", roots)
+        require(len(states) == 1, "one state", *(len(state) for state in states))
         self._check_calls()
 
     def _check_calls(self) -> None:
         """I3: what was acknowledged is in the ledger, once; what was refused for good is not."""
         calls, ledger = self.federation.calls, self.federation.raft.ledger
         accepted: Counter[bytes] = Counter()
+        latest = 0
         for data in ledger[1:]:
             entry = codec.load(data)
             assert isinstance(entry, dict)
             key = proposal_key(codec.encode(entry["command"]))
             require(key not in calls.never, "what was refused for good is not executed")
+            time_ms = entry["time"]
+            assert isinstance(time_ms, int)
+            require(time_ms >= latest, "ledger time never goes back", entry["seq"])
+            latest = time_ms
             if entry["decision"] == "accepted":
                 accepted[key] += 1
         most = max(accepted.values(), default=0)
