@@ -16,11 +16,13 @@ from quorate.consensus.messages import (
     SnapshotOffer,
     SnapshotPull,
 )
+from quorate.consensus.pysync import Member
 from quorate.node import membership
 from quorate.node.authority_keeper import AuthorityKeeper
 from quorate.node.membership import LedgerFollower
 from quorate.node.node_core import NodeCore
 from quorate.node.snapshots import SnapshotReceiver, SnapshotSender
+from quorate.storage import Environment
 from quorate.storage.turn import Turn
 
 # -- configurations --------------------------------------------------------------------------------
@@ -162,6 +164,26 @@ def probation_that_confirms(patch: Patch) -> None:
     patch.setattr(AuthorityKeeper, "receive", receive)
 
 
+@mutant("disks", 40)
+def probation_that_counts(patch: Patch) -> None:
+    """A leader counts the acknowledgements of who says that it is on probation."""
+    original = Engine._on_append_reply
+
+    def handle(self: Any, peer: str, reply: AppendReply) -> None:
+        original(self, peer, reply)
+        if self.is_leader and self._followers.knows(peer):
+            match_index = self._followers.match_index(peer)
+            self._SyncObj__raftMatchIndex[Member(peer)] = match_index
+
+    patch.setattr(Engine, "_on_append_reply", handle)
+
+
+@mutant("disks", 40)
+def backups_that_are_trusted(patch: Patch) -> None:
+    """A store that is restored goes on as if it had forgotten nothing."""
+    patch.setattr(Environment, "mark_probation", lambda *_: None)
+
+
 @mutant("mixed", 24)
 def probation_over_with_any_configuration(patch: Patch) -> None:
     """A node's probation ends when it finds itself in a committed configuration."""
@@ -256,6 +278,8 @@ MUTANTS = (
     probation_that_votes,
     probation_that_confirms,
     probation_over_with_any_configuration,
+    probation_that_counts,
+    backups_that_are_trusted,
     disks_that_are_taken_for_whole,
     offers_that_are_acknowledged,
     snapshots_of_two_states,

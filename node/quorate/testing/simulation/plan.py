@@ -86,6 +86,15 @@ PROFILES: Final = {
     "clocks": Profile(
         faults=("step clock", "set clock wrong", "clock rate", "stop core", "stop edge", "isolate"),
     ),
+    "disks": Profile(
+        sizes=(3, 3, 5),
+        seconds=(20.0, 30.0),
+        fault_every_s=(0.1, 0.4),
+        roughness=(0.0,),
+        membership=(0.0,),
+        some_faults=False,
+        faults=("lose disk", "restore disk", "crash", "isolate", "partition"),
+    ),
     "short": Profile(seconds=(10.0, 15.0), fault_every_s=(0.2, 1.0)),
 }
 
