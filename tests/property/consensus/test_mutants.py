@@ -172,6 +172,26 @@ def figure_8(seed: int) -> None:
     script.finish()
 
 
+def long_tail(seed: int) -> None:
+    """Raft paper, 5.4.1: a long tail of an older term, which nobody else has, is behind a shorter
+    log of a later one."""
+    script = Script(seed)
+    cluster = script.cluster
+    a = script.leader
+    rest = script.others(a)
+    cluster.isolate(a)
+    script.propose(a, WINDOW)
+    script.until(lambda: script.leads(*rest))
+    second = script.leader
+    done = len(cluster.hosts[second].store.ledger) + 2
+    script.propose(second, 2)
+    script.until(lambda: all(len(cluster.hosts[x].store.ledger) >= done for x in rest))
+    cluster.crash(second)
+    cluster.heal()
+    cluster.run_for(1)
+    script.finish()
+
+
 # -- mutants --------------------------------------------------------------------------------------
 
 
@@ -279,6 +299,14 @@ def votes_for_any_log(patch: Patch) -> None:
     patch.setattr(elections, "is_up_to_date", lambda *_: True)
 
 
+def votes_for_the_longer_log(patch: Patch) -> None:  # Raft 5.4.1
+    def longer(_last_term: int, last_index: int, log: Any) -> bool:
+        return bool(last_index >= log.last_index())
+
+    patch.setattr(rules, "is_up_to_date", longer)
+    patch.setattr(elections, "is_up_to_date", longer)
+
+
 def votes_for_everybody(patch: Patch) -> None:
     def grants(*, request: Any, candidate: str, term: int, voted_for: str | None, log: Any) -> bool:
         return rules.grants_vote(
@@ -381,6 +409,7 @@ MUTANTS = [
     Mutant(sends_before_durable, THREE, 5),
     Mutant(counts_votes_per_message, STRAGGLING, 200),
     Mutant(votes_for_any_log, THREE, 20),
+    Mutant(votes_for_the_longer_log, long_tail, 20),
     Mutant(votes_for_everybody, STRAGGLING, 20),
     Mutant(elects_by_a_minority, FIVE, 10),
     Mutant(accepts_whatever_precedes, FIVE, 40),
@@ -406,7 +435,8 @@ def test_a_break_is_caught(mutant: Mutant, monkeypatch: Patch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "batch"), [(late_acknowledgements, MAX_APPEND_ENTRIES), (figure_8, 1)]
+    ("script", "batch"),
+    [(late_acknowledgements, MAX_APPEND_ENTRIES), (figure_8, 1), (long_tail, 1)],
 )
 def test_the_scripts_hold_without_a_break(
     script: Callable[[int], None], batch: int, monkeypatch: Patch
