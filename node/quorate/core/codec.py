@@ -17,6 +17,7 @@ from quorate.core.limits import MAX_INTEGER, MAX_JSON_DEPTH
 JsonValue = None | bool | int | str | list["JsonValue"] | dict[str, "JsonValue"]
 
 STAMP_BYTES: Final = 8
+_FLAT: Final = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
 
 
 def encode(value: object) -> bytes:
@@ -49,6 +50,19 @@ def load(data: bytes) -> JsonValue:
         value: JsonValue = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise MalformedError(f"not JSON: {error}") from error
+    return value
+
+
+def decode_flat(data: bytes) -> JsonValue:
+    """As `decode`, and several times as fast, for a value whose fields the caller knows and looks
+    at: depth and the names of keys are not looked at here. Raises MalformedError."""
+    value = load(data)
+    try:
+        is_canonical = orjson.dumps(value, option=_FLAT) == data
+    except orjson.JSONEncodeError as error:  # an integer beyond 2^53-1
+        raise MalformedError(f"no canonical form: {error}") from error
+    if not is_canonical:
+        raise MalformedError("not canonical JSON (RFC 8785: sorted keys, no white space)")
     return value
 
 

@@ -152,7 +152,7 @@ class NodeCore:
         self.keeper.on_probation = lambda: bool(self._probation)
         self._snapshots = Snapshots(
             SnapshotSender(environment, self.now_s, self._sign_checkpoint),
-            SnapshotReceiver(environment, self.now_s, self.origin, federation.genesis_hash),
+            SnapshotReceiver(environment, self.now_s, self.origin, node_id, log_key.public),
         )
         self.replica = self._new_replica()
         self._read_members()
@@ -243,12 +243,7 @@ class NodeCore:
     @property
     def has_more(self) -> bool:
         """Whether another turn would get further without any new event."""
-        return (
-            bool(self._inbox)
-            or self._again
-            or self.replica.has_more
-            or self._snapshots.receiver.is_complete()
-        )
+        return bool(self._inbox) or self._again or self.replica.has_more or self._snapshots.has_more
 
     def next_due_s(self) -> float:
         """When a turn is due without any event, on the boot clock."""
@@ -304,10 +299,11 @@ class NodeCore:
         """Steps from the state that this node has to one that it was sent, in a transaction of its
         own. Authority goes first: no deadline of before may meet a state of after."""
         self.keeper.surrender(Reason.INQUORATE)
+        sender = self._snapshots.receiver.sender
         try:
             self._snapshots.receiver.install()
         except PeerError as error:
-            self._observer.refused(self.replica.leader or "", error)
+            self._observer.refused(sender, error)
         self.environment.commit()
         before, self.replica = self.replica, self._new_replica()
         self.replica.take_over(before)
@@ -426,14 +422,17 @@ class NodeCore:
         self.keeper.surrender(Reason.STORAGE_FULL)
         self.environment.abort()
         self._machine.forget()
+        self._snapshots.storage_failed()
         self._probation = self.environment.probation()
         self._observer.released()
         self.replica = self._new_replica()
 
     def probe_storage(self) -> None:
         """Tries a write that needs room; when it lasts, the node serves again. What came from
-        peers meanwhile is dropped, as by a node that is down: they will say it again."""
+        peers meanwhile is dropped, as by a node that is down: they will say it again. What was
+        received of a snapshot is given up: it may be what has filled the storage."""
         self._inbox, self._inbox_bytes = [], 0
+        self._snapshots.receiver.give_up()
         try:
             self.environment.turn.put_meta(_PROBE_NAME, bytes(_PROBE_BYTES))
             self.environment.commit()

@@ -16,6 +16,10 @@ from quorate.node.config import NodeConfig
 
 TIMEOUT_S: Final = 3.0
 _PROTOCOL: Final = "h2"
+_ANOTHERS: Final = frozenset({2, 18, 19, 20, 21, 62})
+"""OpenSSL's codes (x509_vfy.h) for a certificate that is another's: its issuer is not the domain's
+authority (2, 20, 21), it vouches for itself (18, 19), or it names somebody else (62). One that has
+expired, or is not valid yet, is none of them: a node that runs with it keeps its links."""
 
 
 def answers(config: NodeConfig, node_id: str, address: str, ca_certificate: str) -> bool:
@@ -37,9 +41,9 @@ def answers(config: NodeConfig, node_id: str, address: str, ca_certificate: str)
         try:
             with context.wrap_socket(link, server_hostname=dns_name(node_id)):
                 return True
-        except ssl.SSLCertVerificationError:
-            return False  # somebody else has the address now
-        except TimeoutError:
-            return True  # it takes connections and is silent: a process that hangs, perhaps
-        except OSError:
+        except ssl.SSLCertVerificationError as error:
+            return error.verify_code not in _ANOTHERS
+        except (ssl.SSLEOFError, ConnectionError):
             return False  # closed at once: whoever forwards to it finds nobody
+        except OSError:
+            return True  # it is silent, or says something else: a node that is ill, perhaps

@@ -40,7 +40,7 @@ from quorate.node.identity import read_public, replace_public, write_public
 from quorate.node.locks import hold_all
 from quorate.node.machine import LedgerMachine
 from quorate.node.organisation import read_genesis
-from quorate.node.store import DATA_FILE, has_store, store_path
+from quorate.node.store import DATA_FILE, has_store, leave_mark, mark_path, store_path
 from quorate.node.store_care import Tell, incoming, opened, put_in_place
 from quorate.node.survivors import Summary, refuse_answers, refuse_quorum, summary_of
 from quorate.proofs import merkle
@@ -204,7 +204,11 @@ def _tidy_base(out: Path) -> None:
 def install(config: NodeConfig, directory: Path, tell: Tell) -> tuple[Recovery, Path | None]:
     """Puts a new store, with the base's state and a ledger that begins with the document, in the
     place of this node's, and the document in the place of its genesis. Returns the document, and
-    where the former store was moved to. Can be repeated after an interruption.
+    where the former store was moved to.
+
+    Can be repeated after an interruption: the mark that the node has had a store in the new ledger
+    is left last, by this or by a first start, whichever comes first. Where there is the mark and
+    not the store, the node may have run on it, and has forgotten what it promised.
 
     Raises ConfigurationError or StorageError; before the last steps everything is as it was.
     """
@@ -220,11 +224,13 @@ def install(config: NodeConfig, directory: Path, tell: Tell) -> tuple[Recovery, 
     former: Path | None = None
     with hold_all(config.node.data_dir):
         if not _is_installed(config, recovery, tell):
+            _refuse_again(config, recovery)
             with incoming(config, replace=True) as place:
                 _make(config, directory / BASE, place, recovery, tell)
-                former = put_in_place(config, place, recovery)
+                former = put_in_place(config, place)
             _tidy_base(directory)
         _replace_genesis(config, genesis, recovery)
+        leave_mark(config, recovery.hash)
     return recovery, former
 
 
@@ -233,6 +239,17 @@ def _is_installed(config: NodeConfig, recovery: Recovery, tell: Tell) -> bool:
         return False
     with opened(store_path(config), config, tell) as own, own.read() as snapshot:
         return snapshot.identity() == (recovery.hash, config.node.id)
+
+
+def _refuse_again(config: NodeConfig, recovery: Recovery) -> None:
+    """Raises ConfigurationError when the node has had a store in the new ledger."""
+    if mark_path(config, recovery.hash).exists():
+        raise ConfigurationError(
+            f"{config.node.id} has had a store in {recovery.origin}, and it is gone: begun anew "
+            "from the base, the node could break what it has promised there",
+            hint=f"with the document as {config.node.genesis}, `quorate node restore` a backup of "
+            "the new ledger, or `quorate node rejoin` (docs/recovery.md)",
+        )
 
 
 def _make(config: NodeConfig, base_path: Path, place: Path, recovery: Recovery, tell: Tell) -> None:

@@ -1,27 +1,27 @@
-"""How a node that lags too far gets the state instead of the log: both sides of the transfer.
+"""How a node that lags too far gets the state instead of the log: the follower's side, and both.
 
-Owns what is offered, pulled, checked and installed. The receiver pulls one part at a time and makes
-each durable, in the turns of its loop, so that neither side holds more than a part in memory, a
-broken link costs one part, and a crash at any point leaves the state that was there before. The
-sender reads from a read transaction of its store: nobody waits for it. Does not own how parts are
-kept (`quorate.storage`) nor when a follower needs one (`quorate.consensus.followers`).
+Owns what is pulled, checked and installed. The receiver pulls one part at a time and makes each
+durable, in the turns of its loop, so that neither side holds more than a part in memory, a broken
+link costs one part, and a crash at any point leaves the state that was there before. Does not own
+what is sent (`snapshot_sender`), how parts are kept (`quorate.storage`), nor when a follower needs
+one (`quorate.consensus.followers`).
 
 What is received is used only if its ledger continues this node's own (the Merkle root over both is
-the one in the sender's signed checkpoint), if its state is the one that was announced, and if that
-state belongs to this federation. The state itself rests on the sender's word, as its log does.
+the one in the sender's signed checkpoint), if its state is the one that was announced, if every
+record of that can be one (`quorate.core.vetting`), and if it can have become of this node's state.
+Else the sender is refused, what was received is given up, and the node goes on with what it has.
+The state itself rests on the sender's word, as its log does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
 from quorate.consensus import PeerError, Replica
 from quorate.consensus.configuration import Configuration
-from quorate.consensus.limits import MAX_CHUNK_BYTES, MAX_CHUNK_ITEMS
 from quorate.consensus.messages import (
     Message,
     SnapshotChunk,
@@ -29,179 +29,63 @@ from quorate.consensus.messages import (
     SnapshotOffer,
     SnapshotPull,
 )
-from quorate.core.errors import MalformedError, StorageDamagedError
+from quorate.core import dsse
+from quorate.core.errors import MalformedError, StorageFullError
 from quorate.core.records import Node
 from quorate.core.state import StateView
+from quorate.core.vetting import Vetting, check_successor, read_node
+from quorate.node.snapshot_sender import SnapshotSender
 from quorate.proofs.checkpoint import Checkpoint, open_checkpoint
-from quorate.storage import Environment, Snapshot
+from quorate.storage import Environment
+
+__all__ = ["SnapshotReceiver", "SnapshotSender", "Snapshots"]
 
 log = structlog.get_logger(__name__)
 
-MAX_SENDING: Final = 2
-"""Snapshots that a leader holds open at once, each for one follower; others wait their turn."""
-IDLE_S: Final = 10.0
-"""A snapshot that nobody pulls from for this long is given up: it keeps its pages from reuse."""
-MAX_AGE_S: Final = 600.0
-"""However diligently it is pulled: the newest state is offered then, the ledger goes on."""
-WANTED_S: Final = 2.0
-"""Who has not been in want of a snapshot for this long waits for none: one is offered with each
-heartbeat."""
 MAX_DISCARDED: Final = 1024
 """Entries of the ledger that one turn takes back."""
+MAX_VETTED: Final = 500
+"""Pairs of the state that one turn looks at: some 15 ms."""
 PULL_AGAIN_S: Final = 1.0
-"""A pull without an answer is sent again after this."""
-
-
-@dataclass(slots=True)
-class _Sending:
-    snapshot: Snapshot
-    offer: SnapshotOffer
-    begun_at: float
-    used_at: float
-
-
-class SnapshotSender:
-    """The leader's side. Times are seconds of the node's boot clock."""
-
-    def __init__(
-        self,
-        environment: Environment,
-        clock: Callable[[], float],
-        sign: Callable[[int, bytes], str],
-    ) -> None:
-        """sign: (ledger size, root) -> this node's signed checkpoint."""
-        self._environment = environment
-        self._clock = clock
-        self._sign = sign
-        self._sending: dict[str, _Sending] = {}
-        self._wanted_at: dict[str, float] = {}
-        self._given_up_at: dict[str, float] = {}
-
-    def offer(self, peer: str, term: int) -> SnapshotOffer | None:
-        """What `peer` is to install: the newest durable state, or the one that it pulls already."""
-        sending = self._sending.get(peer)
-        if sending is not None and sending.offer.term == term:
-            return sending.offer
-        self._end(peer)
-        if not self._is_its_turn(peer):
-            return None
-        snapshot = self._environment.read_aside()  # for as long as the follower needs
-        snapshot.__enter__()
-        offer = self._describe(snapshot, term)
-        self._sending[peer] = _Sending(snapshot, offer, self._clock(), self._clock())
-        log.info("snapshot.offered", peer=peer, index=offer.index, entries=offer.ledger_size)
-        return offer
-
-    def _is_its_turn(self, peer: str) -> bool:
-        """Whether there is room, also for those who have waited longer: who was offered one and
-        did not take it waits behind who was not."""
-        now = self._clock()
-        self._wanted_at[peer] = now
-        self._wanted_at = {each: at for each, at in self._wanted_at.items() if now - at < WANTED_S}
-        never = float("-inf")
-        given_up_at = self._given_up_at.get(peer, never)
-        before = [
-            each
-            for each in self._wanted_at
-            if each not in self._sending and self._given_up_at.get(each, never) < given_up_at
-        ]
-        return len(self._sending) + len(before) < MAX_SENDING
-
-    def _describe(self, snapshot: Snapshot, term: int) -> SnapshotOffer:
-        index, size = snapshot.applied_index, snapshot.ledger_size
-        held = snapshot.log_get(index)
-        assert held is not None, "the log keeps its newest applied entry"
-        configuration = max(each for each in snapshot.configurations() if each[0] <= index)[1]
-        digest = snapshot.state_digest()
-        return SnapshotOffer(
-            term=term,
-            index=index,
-            index_term=held[0],
-            configuration=configuration,
-            ledger_size=size,
-            checkpoint=self._sign(size, snapshot.root()),
-            state_count=digest.count,
-            state_digest=digest.encode(),
-        )
-
-    def on_pull(self, peer: str, pull: SnapshotPull) -> SnapshotChunk | None:
-        """The part that was asked for; None when this snapshot is not (any more) held: the next
-        offer tells the follower."""
-        sending = self._sending.get(peer)
-        if sending is None or (pull.term, pull.index) != (sending.offer.term, sending.offer.index):
-            return None
-        sending.used_at = self._clock()
-        snapshot, size = sending.snapshot, sending.offer.ledger_size
-        pairs: tuple[tuple[bytes, bytes], ...] = ()
-        entries: tuple[bytes, ...] = ()
-        if pull.is_ledger:
-            page = snapshot.ledger_page(pull.ledger_from, size, MAX_CHUNK_BYTES)
-            entries = tuple(page[:MAX_CHUNK_ITEMS])
-            is_last = pull.ledger_from + len(entries) >= size
-        else:
-            state = snapshot.state_page(pull.state_after or None, MAX_CHUNK_BYTES)
-            pairs = tuple(state[:MAX_CHUNK_ITEMS])
-            is_last = not pairs or not snapshot.state_page(pairs[-1][0], 1)
-        return SnapshotChunk(
-            term=pull.term,
-            index=pull.index,
-            is_ledger=pull.is_ledger,
-            state_after=pull.state_after,
-            ledger_from=pull.ledger_from,
-            pairs=pairs,
-            entries=entries,
-            is_last=is_last,
-        )
-
-    def floor(self, otherwise: int) -> int:
-        """The log is kept from here on: who installs a snapshot goes on with the log behind it."""
-        return min([otherwise, *(each.offer.index for each in self._sending.values())])
-
-    def tidy(self, installed: Callable[[str, int], bool]) -> None:
-        """Gives up what nobody pulls any more. installed: (peer, index) -> whether it has it."""
-        now = self._clock()
-        for peer, sending in list(self._sending.items()):
-            is_stale = now - sending.used_at > IDLE_S or now - sending.begun_at > MAX_AGE_S
-            if installed(peer, sending.offer.index):
-                self._given_up_at.pop(peer, None)
-                self._end(peer)
-            elif is_stale:
-                self._given_up_at[peer] = now
-                self._end(peer)
-
-    def close(self) -> None:
-        """Gives up everything: this node leads no longer, or ends."""
-        for peer in list(self._sending):
-            self._end(peer)
-        self._wanted_at.clear()
-        self._given_up_at.clear()
-
-    def _end(self, peer: str) -> None:
-        sending = self._sending.pop(peer, None)
-        if sending is not None:
-            sending.snapshot.__exit__(None, None, None)
+"""A pull without an answer, or without one that can be, is sent again after this."""
+NO_ROOM_S: Final = 5.0
+"""A snapshot for which there was no room is not begun again before this."""
+_STEPS_OF_GIVING_UP: Final = 16
+"""Transactions in which `give_up` takes away what it can, before it leaves the rest for later."""
 
 
 class SnapshotReceiver:
     """The follower's side."""
 
     def __init__(
-        self, environment: Environment, clock: Callable[[], float], origin: str, genesis_hash: str
+        self,
+        environment: Environment,
+        clock: Callable[[], float],
+        origin: str,
+        node_id: str,
+        log_key: bytes,
     ) -> None:
+        """log_key: the public one of this node, which every state that knows it must give it."""
         self._environment = environment
         self._clock = clock
         self._origin = origin
-        self._genesis_hash = genesis_hash
+        self._node_id = node_id
+        self._log_key = log_key
         self._from: str | None = None
         self._offer: SnapshotOffer | None = None
+        self._announced: bytes | None = None  # the digest of the state that is staged, if known
         self._asked_at = float("-inf")
         self._has_asked = False
-        self._is_discarding = False
+        self._vetting: Vetting | None = None
+        self._is_vetted = False
+        self._problem = ""  # of what is staged; it is refused in a turn of its own
         self._is_tidy = False
+        self._not_before = float("-inf")
 
     @property
-    def is_receiving(self) -> bool:
-        return self._offer is not None
+    def sender(self) -> str:
+        """Whose snapshot is being received; empty: nobody's."""
+        return self._from or ""
 
     def on_offer(self, peer: str, offer: SnapshotOffer, nodes: Mapping[str, Node]) -> None:
         """The leader offers what this node lacks. The same snapshot goes on where it stopped, also
@@ -212,22 +96,45 @@ class SnapshotReceiver:
         if is_known and turn.staged() is not None:  # else what was staged was something else
             return
         self._is_tidy = False
-        if self._is_discarding:
-            return
-        if offer.index <= turn.applied_index or offer.ledger_size < turn.ledger_size:
-            raise PeerError("a snapshot that leads back")
+        if turn.has_remains or self._clock() < self._not_before:
+            return  # `tidy` takes away what was given up, first
+        _check_extent(offer, turn.applied_index, turn.ledger_size)
         Configuration.decode(offer.configuration)
-        sender = nodes.get(peer)
-        if sender is not None:
-            self._checkpoint(offer, bytes.fromhex(sender.log_key))
+        if peer in nodes:
+            self._checkpoint(offer, nodes[peer])
         staged = turn.staged()
-        if staged is None or (staged.index, staged.ledger_size) != (offer.index, offer.ledger_size):
+        held = None if staged is None else (staged.index, staged.ledger_size)
+        is_same_state = self._announced in (None, offer.state_digest)
+        if held != (offer.index, offer.ledger_size) or not is_same_state:
             turn.stage_begin(offer.index, offer.ledger_size)
             log.info("snapshot.begun", peer=peer, index=offer.index, entries=offer.ledger_size)
         self._from, self._offer, self._has_asked = peer, offer, False
+        self._announced = offer.state_digest
+        self._vet_anew()
+        self._meet_sender(peer, offer)
 
-    def _checkpoint(self, offer: SnapshotOffer, log_key: bytes) -> Checkpoint:
+    def _meet_sender(self, peer: str, offer: SnapshotOffer) -> None:
+        """Once the state is here, it knows its sender, also one that this node has not met: the
+        checkpoint is good before any entry of the ledger is taken in."""
+        turn = self._environment.turn
+        staged = turn.staged()
+        if staged is None or not staged.is_state_complete:
+            return
         try:
+            sender = read_node(turn.staged_state, peer)
+            if sender is None:
+                raise PeerError("a snapshot in which its sender is no member")
+            self._checkpoint(offer, sender)
+        except MalformedError as error:
+            self._refuse()
+            raise PeerError(f"a snapshot with an odd record of its sender: {error}") from error
+        except PeerError:
+            self._refuse()
+            raise
+
+    def _checkpoint(self, offer: SnapshotOffer, sender: Node) -> Checkpoint:
+        try:
+            log_key = dsse.parse_public_key(sender.log_key)
             checkpoint = open_checkpoint(offer.checkpoint, self._origin, log_key)
         except MalformedError as error:
             raise PeerError(f"a snapshot with no good checkpoint: {error}") from error
@@ -238,22 +145,28 @@ class SnapshotReceiver:
     def on_chunk(self, peer: str, chunk: SnapshotChunk) -> None:
         """Takes in the part that was asked for; any other is dropped. Raises PeerError for a part
         that cannot be."""
-        wanted = self._next_part()
-        offer = self._offer
-        if offer is None or wanted is None or peer != self._from or not self._has_asked:
+        turn = self._environment.turn
+        staged, wanted, offer = turn.staged(), self._next_part(), self._offer
+        if offer is None or staged is None or peer != self._from or not self._has_asked:
             return
-        if _position(chunk) != _position(wanted):
+        if wanted is None or _position(chunk) != _position(wanted) or staged.is_complete:
             return
-        self._has_asked = False
         if not chunk.entries and not chunk.pairs and (chunk.is_ledger or not chunk.is_last):
             raise PeerError("a part of a snapshot that leads nowhere")
+        if turn.staged_state_digest().count + len(chunk.pairs) > offer.state_count:
+            self._refuse()
+            raise PeerError("a snapshot of more records than were announced")
         try:
             if chunk.is_ledger:
-                self._environment.turn.stage_ledger(chunk.ledger_from, chunk.entries)
+                turn.stage_ledger(chunk.ledger_from, chunk.entries)
             else:
-                self._environment.turn.stage_state(chunk.pairs, done=chunk.is_last)
+                turn.stage_state(chunk.pairs, done=chunk.is_last)
         except MalformedError as error:
             raise PeerError(f"a part of a snapshot that cannot be: {error}") from error
+        self._has_asked = False
+        if not chunk.is_ledger:
+            self._vet_anew()
+            self._meet_sender(peer, offer)
 
     def next_pull(self) -> tuple[str, SnapshotPull] | None:
         """The question for the next part, once, and again when it was not answered."""
@@ -274,22 +187,51 @@ class SnapshotReceiver:
         return self._asked_at + PULL_AGAIN_S if waits else float("inf")
 
     def _next_part(self) -> SnapshotPull | None:
+        """When all is here, and the state is still being looked at, what is behind the last part:
+        for whoever pulls, the sender keeps the log from this snapshot on."""
         staged, offer = self._environment.turn.staged(), self._offer
         if staged is None or offer is None:
             return None
         if not staged.is_state_complete:
             return SnapshotPull(offer.term, offer.index, False, staged.after_key or b"", 0)
-        if staged.ledger_next < offer.ledger_size:
+        if staged.ledger_next < offer.ledger_size or self.is_vetting:
             return SnapshotPull(offer.term, offer.index, True, b"", staged.ledger_next)
         return None
 
+    # -- before it is used -------------------------------------------------------------------
+
+    @property
+    def is_vetting(self) -> bool:
+        """Whether there is a state to be looked at, and more of it."""
+        if self._offer is None or self._is_vetted or self._problem:
+            return False
+        staged = self._environment.turn.staged()
+        return staged is not None and staged.is_state_complete
+
+    def vet(self) -> None:
+        """Looks at the next part of a state that has come in whole, while the ledger still does."""
+        if not self.is_vetting:
+            return
+        if self._vetting is None:
+            self._vetting = Vetting(self._environment.turn.staged_state)
+        try:
+            self._is_vetted = self._vetting.step(MAX_VETTED)
+        except MalformedError as error:
+            self._problem = f"a snapshot whose state cannot be one: {error}"
+
+    def _vet_anew(self) -> None:
+        self._vetting, self._is_vetted, self._problem = None, False, ""
+
     def is_complete(self) -> bool:
-        """Whether everything is here; once that is durable, `install` it before anything else."""
+        """Whether everything is here and was looked at, or enough to know that it will not do; once
+        that is durable, `install` it before anything else."""
         offer = self._offer
         if offer is None:
             return False
         staged = self._environment.turn.staged()
-        return staged is not None and staged.is_complete and staged.index == offer.index
+        if staged is None or staged.index != offer.index:
+            return False
+        return bool(self._problem) or (staged.is_complete and self._is_vetted)
 
     def is_overtaken(self, replica: Replica) -> bool:
         """Whether the log has brought meanwhile what the snapshot would."""
@@ -299,44 +241,53 @@ class SnapshotReceiver:
     def install(self) -> None:
         """Puts the snapshot in the place of state and log, in the store's turn: the caller commits
         it, alone, and builds everything anew that knew the old ones. Raises PeerError, having
-        dropped what was received, when it is not what it should be."""
-        offer, self._offer, peer, self._from = self._offer, None, self._from, None
+        given up what was received, when it is not what it should be."""
+        offer, peer = self._offer, self._from
         assert offer is not None
         assert peer is not None
-        turn = self._environment.turn
         try:
+            if self._problem:
+                raise PeerError(self._problem)
             self._check(peer, offer)
         except PeerError:
-            self._is_discarding = True
+            self._refuse()
             raise
-        turn.install_snapshot(offer.index, offer.index_term, offer.configuration, offer.ledger_size)
+        self.abandon()
+        self._announced = None
+        self._environment.turn.install_snapshot(
+            offer.index, offer.index_term, offer.configuration, offer.ledger_size
+        )
         log.info("snapshot.installed", peer=peer, index=offer.index, entries=offer.ledger_size)
 
     def _check(self, peer: str, offer: SnapshotOffer) -> None:
+        """Holds what is here, whoever sent its parts, against what this sender has announced and
+        signed, and against what this node has itself."""
         turn = self._environment.turn
-        view = StateView(turn.staged_state)
         if turn.staged_state_digest().encode() != offer.state_digest:
             raise PeerError("a snapshot whose state is not the one that was announced")
-        if not view.installed():
-            raise PeerError("a snapshot of no federation")
+        view = StateView(turn.staged_state)
         try:
-            federation, sender = view.federation(), view.node(peer)
-        except StorageDamagedError as error:  # of what was sent: this node's own state is whole
-            raise PeerError(f"a snapshot with a record that is none: {error}") from error
-        if (federation.origin, federation.genesis_hash) != (self._origin, self._genesis_hash):
-            raise PeerError("a snapshot of another federation")
+            with self._environment.read() as snapshot:
+                check_successor(StateView(snapshot.state), view)
+        except MalformedError as error:
+            raise PeerError(f"a snapshot that does not follow from here: {error}") from error
+        own, sender = view.node(self._node_id), view.node(peer)
+        if own is not None and own.log_key != self._log_key.hex():
+            raise PeerError("a snapshot in which this node has another log key")
         if sender is None:
             raise PeerError("a snapshot in which its sender is no member")
-        checkpoint = self._checkpoint(offer, bytes.fromhex(sender.log_key))
+        checkpoint = self._checkpoint(offer, sender)
         if turn.staged_root(offer.ledger_size) != checkpoint.root:
             raise PeerError("a snapshot whose ledger does not continue this node's own")
 
+    # -- an end ------------------------------------------------------------------------------
+
     def tidy(self) -> None:
-        """Clears away what is of no use, a part at a time: what was received and is wrong, and the
-        state that an installed one has replaced."""
+        """Clears away what is of no use, a part at a time: what was given up, and the state that an
+        installed one has replaced."""
         turn = self._environment.turn
-        if self._is_discarding:
-            self._is_discarding = not turn.discard_staging(MAX_DISCARDED)
+        if turn.has_remains:
+            turn.discard_staging(MAX_DISCARDED)
         elif self._offer is None and not self._is_tidy:
             self._is_tidy = not turn.clear_idle_slot()
 
@@ -344,6 +295,41 @@ class SnapshotReceiver:
         """The link or the leader is gone; what is staged stays for another offer."""
         self._from = self._offer = None
         self._has_asked = False
+
+    def _refuse(self) -> None:
+        """What was received is of no use, to whoever offers it again either."""
+        self.abandon()
+        self._announced = None
+        self._environment.turn.discard_staging(MAX_DISCARDED)
+
+    def give_up(self) -> None:
+        """The storage is full: what was received goes, for it can be sent again. In transactions of
+        its own, as far as so many get; where one finds no room, a smaller one is tried."""
+        self.abandon()
+        self._announced = None
+        turn, most = self._environment.turn, MAX_DISCARDED
+        for _ in range(_STEPS_OF_GIVING_UP):
+            if turn.staged() is None and not turn.has_remains:
+                return
+            self._not_before = self._clock() + NO_ROOM_S
+            try:
+                turn.discard_staging(most)
+                self._environment.commit()
+                most = MAX_DISCARDED
+            except StorageFullError:
+                self._environment.abort()
+                if most == 0:
+                    return
+                most //= 8
+
+
+def _check_extent(offer: SnapshotOffer, applied_index: int, ledger_size: int) -> None:
+    """Raises PeerError for what this node's ledger cannot grow to: each command makes one entry of
+    it, at most."""
+    if offer.index <= applied_index or offer.ledger_size < ledger_size:
+        raise PeerError("a snapshot that leads back")
+    if offer.ledger_size - ledger_size > offer.index - applied_index:
+        raise PeerError("a snapshot with more entries than there were commands")
 
 
 def _position(part: SnapshotPull | SnapshotChunk) -> tuple[int, int, bool, bytes, int]:
@@ -356,17 +342,22 @@ class Snapshots:
     def __init__(self, sender: SnapshotSender, receiver: SnapshotReceiver) -> None:
         self.sender = sender
         self.receiver = receiver
+        self._pulls: dict[str, SnapshotPull] = {}
         self._outbox: list[tuple[str, SnapshotMessage]] = []
+
+    @property
+    def has_more(self) -> bool:
+        """Whether another turn would get further without any new event."""
+        return self.receiver.is_vetting or self.receiver.is_complete()
 
     def receive(
         self, peer: str, message: Message, replica: Replica, nodes: Mapping[str, Node]
     ) -> None:
-        """Takes in a message that Raft has taken in before. Raises PeerError."""
+        """Takes in a message that Raft has taken in before; of a peer's pulls, the newest is
+        answered in this turn. Raises PeerError."""
         match message:
             case SnapshotPull() if replica.is_leader and message.term == replica.term:
-                chunk = self.sender.on_pull(peer, message)
-                if chunk is not None:
-                    self._outbox.append((peer, chunk))
+                self._pulls[peer] = message
             case SnapshotOffer() if peer == replica.leader and message.term == replica.term:
                 if not replica.holds(message.index, message.index_term):
                     self.receiver.on_offer(peer, message, nodes)
@@ -376,19 +367,32 @@ class Snapshots:
                 pass
 
     def tick(self, replica: Replica) -> None:
-        """Asks for the next part, and gives up what is of no use any more."""
+        """Sends and asks for what comes next, and gives up what is of no use any more."""
+        pulls, self._pulls = self._pulls, {}
         if replica.is_leader:
             self.sender.tidy(lambda peer, index: replica.match_index(peer) >= index)
+            for peer, pull in pulls.items():
+                chunk = self.sender.on_pull(peer, pull)
+                if chunk is not None:
+                    self._outbox.append((peer, chunk))
         else:
             self.sender.close()
         if self.receiver.is_overtaken(replica):
             self.receiver.abandon()
         self.receiver.tidy()
-        pull = self.receiver.next_pull()
-        if pull is not None:
-            self._outbox.append(pull)
+        self.receiver.vet()
+        wanted = self.receiver.next_pull()
+        if wanted is not None:
+            self._outbox.append(wanted)
 
     def take_outbox(self) -> list[tuple[str, SnapshotMessage]]:
         """The turn's messages. Call it only when the turn is durable."""
         outbox, self._outbox = self._outbox, []
         return outbox
+
+    def storage_failed(self) -> None:
+        """The turn is void, and this node leads no longer: what it keeps open to send holds pages
+        of a store that has no room."""
+        self.sender.close()
+        self._pulls.clear()
+        self._outbox.clear()

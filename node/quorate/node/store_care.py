@@ -121,7 +121,8 @@ def restore(config: NodeConfig, source: Path, tell: Tell, *, replace: bool) -> R
         _verified(place, config, genesis, tell, what=f"the backup in {source}")
         with opened(place, config, tell) as environment:
             _put_on_probation(environment)
-        former = put_in_place(config, place, genesis)
+        leave_mark(config, genesis.hash)  # first: who finds no store then knows that it had one
+        former = put_in_place(config, place)
         holding = _verified(store_path(config), config, genesis, tell, what="what was restored")
     return Replaced(holding, former)
 
@@ -133,7 +134,8 @@ def rejoin(config: NodeConfig, tell: Tell, *, replace: bool) -> Replaced:
         with opened(place, config, tell) as environment:
             begin(environment, config, genesis)
             _put_on_probation(environment)
-        former = put_in_place(config, place, genesis)
+        leave_mark(config, genesis.hash)  # first: who finds no store then knows that it had one
+        former = put_in_place(config, place)
         holding = _verified(store_path(config), config, genesis, tell, what="the new store")
     return Replaced(holding, former)
 
@@ -266,12 +268,8 @@ def _copy(source: Path, to: Path, tell: Tell) -> None:
         os.fsync(writing.fileno())
 
 
-def put_in_place(config: NodeConfig, place: Path, genesis: Genesis) -> Path | None:
-    """Makes what is in `place` the node's store; returns where the one of before was moved to.
-
-    The mark first: from here on, a node that finds no store knows that it had one.
-    """
-    leave_mark(config, genesis.hash)
+def put_in_place(config: NodeConfig, place: Path) -> Path | None:
+    """Makes what is in `place` the node's store; returns where the one of before was moved to."""
     _tidy(place)
     store = store_path(config)
     former = None

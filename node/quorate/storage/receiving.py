@@ -22,7 +22,6 @@ from quorate.storage.seal import StateDigest
 from quorate.storage.writes import Writes
 
 _NUMBER_BYTES: Final = 8
-_ALL: Final = 2**63
 _IS_COMPLETE: Final = b"\x01"
 
 
@@ -57,24 +56,21 @@ class Receiving(Writes):
     def append_ledger(self, entry: bytes) -> int:
         """Appends an entry and its leaf; returns its seq.
 
-        What was staged there is what somebody has sent, and nobody has vouched for: when it is
-        something else, it goes, with all that was staged.
+        What was staged there is what somebody has sent, and nobody has vouched for. It is replaced;
+        when it was something else, all that was staged is given up, and `has_remains`.
         """
-        seq = self.ledger_size
-        is_staged = seq < self._ledger_next()
-        if is_staged and self._get(self._dbs.ledger, number(seq)) != entry:
-            self.discard_staging(_ALL)
-            is_staged = False
-        if is_staged:
-            self._vouched_for(seq, entry)
-        else:
-            self._append_behind(seq, entry)
+        seq, end = self.ledger_size, self._ledger_next()
+        if seq < end and self._get(self._dbs.ledger, number(seq)) != entry:
+            self.discard_staging(0)
+        self._put_entry(seq, entry, append=seq >= end)
         self._put(self._dbs.meta, layout.META_LEDGER_SIZE, number(seq + 1))
         self._ledger_size = seq + 1
         return seq
 
-    def _append_behind(self, seq: int, entry: bytes) -> None:
-        self._put_raw(self._dbs.ledger, number(seq), entry, append=True)
+    def _put_entry(self, seq: int, entry: bytes, *, append: bool) -> None:
+        """Writes every node of the tree that the entry completes, also where it was staged: those
+        above its leaf may be of what another has replaced."""
+        self._put_raw(self._dbs.ledger, number(seq), entry, append=append)
         merkle.append(self, seq, merkle.leaf_hash(entry))
 
     def _ledger_next(self) -> int:
@@ -102,6 +98,7 @@ class Receiving(Writes):
         staged stay staged, for every snapshot has the same."""
         assert index > self.applied_index, "a snapshot leads further than the store is"
         assert ledger_size >= self.ledger_size, "the ledger never shrinks"
+        assert not self.has_remains, "what was given up is gone"
         self._state_clear(self._idle_slot())
         self._put_staging(index, ledger_size, None, is_complete=False)
 
@@ -135,7 +132,7 @@ class Receiving(Writes):
         if first != staged.ledger_next or first + len(entries) > staged.ledger_size:
             raise MalformedError("entries of the ledger are not those that come next")
         for seq, entry in enumerate(entries, start=first):
-            self._append_behind(seq, entry)
+            self._put_entry(seq, entry, append=True)
         end = first + len(entries)
         self._put(self._dbs.meta, layout.META_LEDGER_STAGED, number(end))
 
@@ -176,6 +173,12 @@ class Receiving(Writes):
             return False
         self._state_clear(slot)
         return True
+
+    @property
+    def has_remains(self) -> bool:
+        """Whether entries of the ledger are left of a snapshot that was given up. They are nobody's
+        to use: `discard_staging` takes them away."""
+        return self._ledger_next() > self.ledger_size and self.staged() is None
 
     def discard_staging(self, most: int) -> bool:
         """Forgets the snapshot that was being received, and removes at most `most` of the staged

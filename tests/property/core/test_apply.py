@@ -22,6 +22,7 @@ from quorate.core.outcome import Deny, Outcome, Permit, Reason
 from quorate.core.state import LeaseStatus, StateView
 from quorate.core.store import MemoryStore
 from quorate.core.transitions import Applied
+from quorate.core.vetting import Vetting
 from quorate.testing.builders import CREATED_MS, Federation, Ledger, key_for, node_body
 
 DOMAINS = ("bank.example", "clinic.example", "depot.example")
@@ -298,6 +299,12 @@ class GovernanceMachine(RuleBasedStateMachine):
     @invariant()
     def the_state_is_sound(self) -> None:
         assert invariants.check(self.ledger.view) == []
+
+    @invariant()
+    def another_node_would_take_it(self) -> None:
+        vetting = Vetting(self.ledger.store)
+        while not vetting.step(50):
+            pass
 
     @invariant()
     def leases_fall_with_what_they_depend_on(self) -> None:

@@ -20,12 +20,12 @@ from quorate.consensus.configuration import COMMAND, CONFIGURATION, Configuratio
 from quorate.core import codec
 from quorate.core.state import StateView
 from quorate.core.status import Status
-from quorate.node import certificates
+from quorate.node import certificates, recover
 from quorate.node.config import NodeConfig
 from quorate.node.locks import NODE_LOCK, hold
 from quorate.node.machine import LedgerMachine
 from quorate.node.organisation import Organisation, read_genesis
-from quorate.node.store import open_environment, store_path
+from quorate.node.store import mark_path, open_environment, store_path
 from quorate.proofs.commands import build_command
 from quorate.storage import Environment
 
@@ -410,6 +410,76 @@ def test_installing_again_changes_nothing_and_ends_what_was_interrupted(left: Le
     assert ran.json["former_store"] is None
     assert genesis.read_bytes() == document
     assert (store_path(left.config(BANK)) / "data.mdb").read_bytes() == before
+
+
+def ran_in_the_new_ledger(left: Left, domain: str) -> NodeConfig:
+    """As a first start does."""
+    config = left.config(domain)
+    open_environment(config, read_genesis(config.node.genesis)).close()
+    return config
+
+
+@pytest.mark.parametrize("lost", ["the store", "the store, for the former one", "the genesis too"])
+def test_a_node_that_has_run_in_the_new_ledger_is_not_installed_again(
+    left: Left, lost: str
+) -> None:
+    """It would have forgotten what it promised there, and be on no probation."""
+    directory = installed(left)
+    config = ran_in_the_new_ledger(left, BANK)
+    store = store_path(config)
+    shutil.rmtree(store)
+    if lost == "the store, for the former one":
+        [former] = store.parent.glob("ledger.replaced-*")
+        former.rename(store)
+    if lost == "the genesis too":
+        shutil.copy(next((left.root / BANK).glob("genesis-*.json")), config.node.genesis)
+    before = sorted(store.parent.rglob("*.mdb"))
+    ran = left.recover("install", directory, domain=BANK)
+    assert (ran.exit_code, "has had a store in" in ran.error["message"]) == (1, True)
+    assert "rejoin" in ran.error["hint"]
+    assert sorted(store.parent.rglob("*.mdb")) == before
+
+
+class KilledError(Exception):
+    """The process ends here."""
+
+
+# What an installation does to files, in order; the first and second renaming move the stores.
+STEPS = [("rename", 1), ("rename", 2), ("_replace_genesis", 1), ("leave_mark", 1)]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(("step", "nth"), STEPS)
+def test_an_installation_that_was_interrupted_anywhere_can_be_repeated(
+    left: Left, monkeypatch: pytest.MonkeyPatch, step: str, nth: int, when: str
+) -> None:
+    """And has left nothing that a node would start on without what was carried over."""
+    directory = left.agreed()
+    where: Any = Path if step == "rename" else recover
+    original = getattr(where, step)
+    calls = 0
+
+    def killed(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == nth and when == "before":
+            raise KilledError
+        result = original(*arguments)
+        if calls == nth:
+            raise KilledError
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, step, killed)
+        with pytest.raises(KilledError):
+            left.recover("install", directory, domain=BANK)
+    ran = left.recover("install", directory, domain=BANK)
+    assert ran.exit_code == 0, ran.stderr
+    config = ran_in_the_new_ledger(left, BANK)
+    assert mark_path(config, read_genesis(config.node.genesis).hash).exists()
+    with left.view(BANK) as (snapshot, view):
+        assert not snapshot.probation()
+        assert view.executor(AGENT) is not None, "what was carried over"
 
 
 def test_a_survivor_without_a_store_goes_on_too(left: Left) -> None:

@@ -90,3 +90,31 @@ def test_a_stamp_comes_back() -> None:
 def test_a_stamp_that_is_none_is_refused(payload: bytes) -> None:
     with pytest.raises(MalformedError):
         codec.unstamp(payload)
+
+
+@pytest.mark.parametrize(
+    ("data", "is_good"),
+    [
+        (b'{"a":1,"b":["x","\xc3\xa9"]}', True),
+        (b'{"a":9007199254740991}', True),
+        (b'{"a":9007199254740992}', False),
+        (b'{"b":1,"a":1}', False),
+        (b'{"a":1,"a":1}', False),
+        (b'{"a": 1}', False),
+        (b'{"a":1} ', False),
+        (b'{"a":"\\u00e9"}', False),
+        (b'{"a":1.0}', True),
+        (b"\xff", False),
+        (b"", False),
+    ],
+)
+def test_what_is_flat_is_decoded_as_strictly_but_for_what_its_reader_looks_at(
+    data: bytes, is_good: bool
+) -> None:
+    """Its types are the reader's to look at."""
+    if is_good:
+        assert codec.decode_flat(data) == codec.load(data)
+        return
+    for decode in (codec.decode_flat, lambda data: codec.decode(data, 100)):
+        with pytest.raises(MalformedError):
+            decode(data)

@@ -9,12 +9,17 @@ from typing import Any
 import pytest
 from tests.unit.node.nodes import Node, Nodes
 
-from quorate.consensus.messages import SnapshotChunk
-from quorate.core.errors import StorageDamagedError
-from quorate.core.records import Federation
-from quorate.core.state import StateView
-from quorate.node import snapshots
-from quorate.node.snapshots import SnapshotReceiver
+from quorate.consensus import snapshot_wire, wire
+from quorate.consensus.messages import (
+    AppendReply,
+    AppendRequest,
+    SnapshotChunk,
+    SnapshotOffer,
+    SnapshotPull,
+)
+from quorate.node import snapshot_sender
+from quorate.node.snapshots import SnapshotReceiver, SnapshotSender
+from quorate.v1 import peer_pb2
 
 DOMAINS = ("bank.example", "clinic.example", "port.example")
 BANK = DOMAINS[0]
@@ -91,7 +96,7 @@ def test_it_permits_nothing_between_the_old_state_and_the_new(
 def test_a_transfer_goes_on_where_a_link_broke(
     nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshots, "MAX_CHUNK_BYTES", 2_000)
+    monkeypatch.setattr(snapshot_sender, "MAX_CHUNK_BYTES", 2_000)
     pulled: list[tuple[bool, bytes, int]] = []
     on_chunk = SnapshotReceiver.on_chunk
 
@@ -117,7 +122,7 @@ def test_a_chunk_of_small_records_holds_no_more_than_a_peer_takes(
     nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """256 KiB can hold more records than a receiver lets in."""
-    monkeypatch.setattr(snapshots, "MAX_CHUNK_ITEMS", 7)
+    monkeypatch.setattr(snapshot_sender, "MAX_CHUNK_ITEMS", 7)
     sizes: list[int] = []
     on_chunk = SnapshotReceiver.on_chunk
 
@@ -154,9 +159,9 @@ def test_what_is_not_what_was_announced_is_not_used(
 ) -> None:
     behind = lagging(nodes)
     before = behind.core.durable_applied
-    honest = snapshots.SnapshotSender.on_pull
+    honest = SnapshotSender.on_pull
 
-    def lies(sender: snapshots.SnapshotSender, peer: str, pull: object) -> SnapshotChunk | None:
+    def lies(sender: SnapshotSender, peer: str, pull: object) -> SnapshotChunk | None:
         chunk = honest(sender, peer, pull)  # type: ignore[arg-type]
         if chunk is None or chunk.is_ledger != (lie == "ledger"):
             return chunk
@@ -177,28 +182,9 @@ def test_what_is_not_what_was_announced_is_not_used(
         )
 
     with monkeypatch.context() as patch:
-        patch.setattr(snapshots.SnapshotSender, "on_pull", lies)
+        patch.setattr(SnapshotSender, "on_pull", lies)
         nodes.isolate()
         nodes.until(lambda: behind.problems)
-        assert behind.core.durable_applied == before
-        assert not behind.word_holds()
-    nodes.until(lambda: same(nodes) and behind.word_holds())
-
-
-def test_records_that_cannot_be_read_are_the_senders_fault_and_stop_nobody(
-    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Unreadable(StateView):
-        def federation(self) -> Federation:
-            raise StorageDamagedError("the record of the federation is damaged")
-
-    behind = lagging(nodes)
-    before = behind.core.durable_applied
-    with monkeypatch.context() as patch:
-        patch.setattr(snapshots, "StateView", Unreadable)
-        nodes.isolate()
-        nodes.until(lambda: behind.problems)
-        assert "a record that is none" in behind.problems[0]
         assert behind.core.durable_applied == before
         assert not behind.word_holds()
     nodes.until(lambda: same(nodes) and behind.word_holds())
@@ -218,10 +204,181 @@ def test_nobody_keeps_a_snapshot_open_for_ever(
 
     monkeypatch.setattr(SnapshotReceiver, "on_offer", never_pulls_on)
     monkeypatch.setattr(SnapshotReceiver, "on_chunk", lambda *_: None)
-    monkeypatch.setattr(snapshots, "MAX_AGE_S", 5.0)
+    monkeypatch.setattr(snapshot_sender, "MAX_STALLED_S", 5.0)
     nodes.isolate()
     nodes.until(lambda: offered)
     assert nodes.leader is not None
     nodes.register(BANK, 30, nodes.leader)
     nodes.until(lambda: len(set(offered)) > 1)
     assert not behind.word_holds()
+
+
+def test_a_transfer_that_gets_on_is_never_begun_anew(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it takes, while the ledger goes on."""
+    monkeypatch.setattr(snapshot_sender, "MAX_CHUNK_BYTES", 600)
+    monkeypatch.setattr(snapshot_sender, "MAX_STALLED_S", 0.2)
+    behind = lagging(nodes, 150)
+    leader = nodes.leader
+    assert leader is not None
+    begun: set[int] = set()
+    nodes.isolate()
+    started = nodes.clock.boottime_ns()
+    for _ in range(400):
+        nodes.register(BANK, 1, leader)
+        nodes.run_ms(50)
+        staged = behind.environment.turn.staged()
+        if staged is not None:
+            begun.add(staged.index)
+        if behind.core.durable_applied + 5 > leader.core.durable_applied:
+            break
+    assert len(begun) == 1
+    assert nodes.clock.boottime_ns() - started > 10**9, "it took several times as long"
+
+
+# -- what a sender does for one who asks ---------------------------------------------------------
+
+
+class Asking:
+    """A sender, and one follower that asks it as it likes."""
+
+    def __init__(self, nodes: Nodes) -> None:
+        leader = nodes.leader
+        assert leader is not None
+        self.now = 0.0
+        self.sender = SnapshotSender(
+            leader.environment, lambda: self.now, leader.core._sign_checkpoint
+        )
+        self.offered = self.offer()
+
+    def offer(self) -> SnapshotOffer:
+        offer = self.sender.offer("it", 1)
+        assert offer is not None
+        return offer
+
+    def pull(self, is_ledger: bool, after: bytes = b"", first: int = 0) -> SnapshotChunk:
+        pull = SnapshotPull(1, self.offered.index, is_ledger, after, first)
+        chunk = self.sender.on_pull("it", pull)
+        assert chunk is not None
+        return chunk
+
+    def is_open(self, after_s: float) -> bool:
+        """Whether it still is, so much later, having been pulled from meanwhile."""
+        self.now += after_s
+        if self.sender._sending:
+            self.sender._sending["it"].used_at = self.now
+        self.sender.tidy(lambda _peer, _index: False)
+        return bool(self.sender._sending)
+
+
+@pytest.fixture
+def asking(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Asking]:
+    monkeypatch.setattr(snapshot_sender, "MAX_CHUNK_BYTES", 600)
+    assert nodes.leader is not None
+    nodes.register(BANK, 20, nodes.leader)
+    asking = Asking(nodes)
+    yield asking
+    asking.sender.close()
+
+
+MOST_S = snapshot_sender.MAX_STALLED_S
+
+
+def test_each_part_that_follows_gives_time_for_the_next(asking: Asking) -> None:
+    after, parts = b"", 0
+    while True:
+        chunk = asking.pull(False, after)
+        parts += 1
+        assert asking.is_open(0.9 * MOST_S)
+        if chunk.is_last:
+            break
+        after = chunk.pairs[-1][0]
+    first = 0
+    while first < asking.offered.ledger_size:
+        first += len(asking.pull(True, first=first).entries)
+        parts += 1
+        assert asking.is_open(0.9 * MOST_S)
+    assert parts > 10
+    asking.pull(True, first=first)
+    assert not asking.is_open(0.2 * MOST_S), "there is no more to get"
+
+
+def test_the_same_part_again_gives_no_time(asking: Asking) -> None:
+    asking.pull(False)
+    assert asking.is_open(0.9 * MOST_S)
+    asking.pull(False)
+    assert not asking.is_open(0.2 * MOST_S)
+
+
+def test_parts_that_overlap_give_no_time(asking: Asking) -> None:
+    """Or a snapshot could be drawn out, a record at a time."""
+    chunk = asking.pull(False)
+    while len(chunk.pairs) < 2:
+        chunk = asking.pull(False, chunk.pairs[-1][0])
+    assert asking.is_open(0.9 * MOST_S)
+    asking.pull(False, chunk.pairs[-2][0])
+    assert not asking.is_open(0.2 * MOST_S)
+
+
+def test_a_transfer_that_another_leader_began_goes_on(asking: Asking) -> None:
+    asking.pull(True, first=7)
+    assert asking.is_open(0.9 * MOST_S)
+    asking.pull(True, first=0)
+    assert not asking.is_open(0.2 * MOST_S), "but not back"
+
+
+def test_one_part_a_turn_is_sent_to_whoever_asks_for_many(nodes: Nodes) -> None:
+    """Pulls are small, and parts are not: a member must not be able to fill its leader's memory."""
+    behind = lagging(nodes)
+    leader = nodes.leader
+    assert leader is not None
+    nodes.cut = set()
+    leader.core.connected(behind.node_id)
+    index = 0
+
+    def pulls(place: int) -> peer_pb2.PeerMessage:
+        return snapshot_wire.encode(SnapshotPull(leader.core.replica.term, index, True, b"", place))
+
+    def said(node: Node) -> list[Any]:
+        """What the leader says to it in one turn, and the others answer."""
+        nodes.clock.advance_ms(10)
+        leader.core.turn()
+        mine = []
+        for peer, message in leader.core.take_outbox():
+            if peer == node.node_id:
+                mine.append(message)
+            else:
+                nodes.nodes[peer].core.deliver(leader.node_id, message)
+        for other in nodes.others():
+            if other is not node:
+                other.core.turn()
+                for peer, message in other.core.take_outbox():
+                    if peer == leader.node_id:
+                        leader.core.deliver(other.node_id, message)
+        return mine
+
+    def refuse(message: peer_pb2.PeerMessage) -> None:
+        request = wire.decode(message)
+        if isinstance(request, AppendRequest) and request.prev_log_index > 1:
+            reply = AppendReply(request.term, request.term, False, 0, 2, request.prev_log_index, 0)
+            leader.core.deliver(behind.node_id, wire.encode(reply))
+
+    for _ in range(400):
+        for message in said(behind):
+            if message.WhichOneof("body") == "snapshot_offer":
+                index = message.snapshot_offer.index
+            elif message.WhichOneof("body") == "append_request":
+                refuse(message)
+        if index:
+            break
+    assert index
+    for place in (*range(500), 5):
+        leader.core.deliver(behind.node_id, pulls(place))
+    chunks = [
+        message.snapshot_chunk
+        for message in said(behind)
+        if message.WhichOneof("body") == "snapshot_chunk"
+    ]
+    assert [chunk.ledger_from for chunk in chunks] == [5], "the newest"
+    assert not any(message.WhichOneof("body") == "snapshot_chunk" for message in said(behind))

@@ -15,7 +15,7 @@ import pytest
 from tests.unit.node.nodes import MAP_SIZE_BYTES, Node, Nodes
 
 from quorate.consensus import snapshot_wire
-from quorate.node import snapshots
+from quorate.node import snapshot_sender
 from quorate.storage import Environment, layout
 from quorate.v1 import peer_pb2
 
@@ -121,7 +121,7 @@ def test_hazard_9_a_crash_at_any_commit_of_an_installation_leaves_log_and_state_
     assert nodes.leader is not None
     before = len(behind.ledger())
     with monkeypatch.context() as patch:
-        patch.setattr(snapshots, "MAX_CHUNK_BYTES", 4_000)
+        patch.setattr(snapshot_sender, "MAX_CHUNK_BYTES", 4_000)
         crashes = Crashes(behind, tmp_path / "crashes", patch)
         nodes.isolate()
         nodes.until(lambda: nodes.leader is not None and behind.ledger() == nodes.leader.ledger())
@@ -147,7 +147,7 @@ def test_hazard_16_state_is_sent_without_a_fork_and_without_stopping(
         raise AssertionError("something forks")
 
     monkeypatch.setattr(os, "fork", fork)
-    monkeypatch.setattr(snapshots, "MAX_CHUNK_BYTES", 500)
+    monkeypatch.setattr(snapshot_sender, "MAX_CHUNK_BYTES", 500)
     behind = lagging(nodes)
     leader = nodes.leader
     assert leader is not None

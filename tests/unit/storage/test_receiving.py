@@ -157,14 +157,59 @@ def test_what_was_staged_gives_way_to_what_is_appended(environment):
     staged(turn)
     environment.commit()
     turn.append_ledger(b"entry 5")
+    assert not turn.has_remains
     assert turn.append_ledger(b"another entry") == 6
     assert turn.staged() is None
     environment.commit()
     assert environment.turn.ledger_entries(5, 9) == [b"entry 5", b"another entry"]
+    list(environment.verify())
+    assert turn.has_remains, "entry 7 of somebody"
     assert turn.append_ledger(b"entry 7") == 7
+    assert turn.append_ledger(b"entry 8") == 8
+    assert not turn.has_remains
     environment.commit()
-    for _ in environment.verify():
-        pass
+    list(environment.verify())
+    true = [b"entry %d" % seq for seq in range(9)]
+    assert turn.root() == tree_root([*true[:6], b"another entry", *true[7:]])
+
+
+@pytest.mark.parametrize("own", [1, 5, 8])
+@pytest.mark.parametrize("appended", range(1, 9))
+def test_what_gives_way_costs_one_entry_and_the_rest_goes_in_steps(environment, own, appended):
+    """However much a stranger has staged, what is true is appended at once, and is whole."""
+    turn = begun(environment, entries=own)
+    turn.stage_begin(900, 600)
+    turn.stage_state([(b"new", b"value")], done=True)
+    turn.stage_ledger(own, [b"lie %d" % seq for seq in range(own, 600)])
+    environment.commit()
+    counted = Counted(turn)
+    for seq in range(own, own + appended):
+        # Every third is what was staged, by chance: its leaf is there, and not all above it.
+        counted.append(b"lie %d" % seq if seq % 3 == 0 else b"entry %d" % seq)
+    assert counted.writes <= 25 * appended
+    environment.commit()
+    expected = turn.ledger_entries(0, own + appended)
+    assert turn.root() == tree_root(expected)
+    assert list(turn.state.scan(b"")) == [(b"old %d" % number, b"value") for number in range(3)]
+    while turn.has_remains:
+        assert turn.staged() is None
+        turn.discard_staging(100)
+        environment.commit()
+        list(environment.verify())
+        assert turn.root() == tree_root(expected)
+    assert turn.append_ledger(b"more") == own + appended
+    environment.commit()
+    list(environment.verify())
+
+
+def test_nothing_is_staged_on_the_remains_of_what_was_given_up(environment):
+    turn = begun(environment)
+    staged(turn)
+    turn.append_ledger(b"another entry")
+    with pytest.raises(AssertionError):
+        turn.stage_begin(10, 20)
+    turn.discard_staging(100)
+    turn.stage_begin(10, 20)
 
 
 def test_a_snapshot_that_was_begun_anew_keeps_the_ledger_and_not_the_state(environment):
@@ -250,11 +295,36 @@ class Nodes(dict):
         self[level, index] = digest
 
 
-def root_of(size):
+def tree_root(entries):
     nodes = Nodes()
-    for seq in range(size):
-        merkle.append(nodes, seq, merkle.leaf_hash(b"entry %d" % seq))
-    return merkle.root(nodes, size)
+    for seq, entry in enumerate(entries):
+        merkle.append(nodes, seq, merkle.leaf_hash(entry))
+    return merkle.root(nodes, len(entries))
+
+
+def root_of(size):
+    return tree_root([b"entry %d" % seq for seq in range(size)])
+
+
+class Counted:
+    """Appends, and counts what is written."""
+
+    def __init__(self, turn):
+        self.turn = turn
+        self.writes = 0
+
+    def append(self, entry):
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("_put_raw", "_delete"):
+                patch.setattr(type(self.turn), name, self.counting(getattr(self.turn, name)))
+            self.turn.append_ledger(entry)
+
+    def counting(self, write):
+        def counted(_turn, *arguments, **named):
+            self.writes += 1
+            write(*arguments, **named)
+
+        return counted
 
 
 def killed_receiver(path, after_s):

@@ -1,0 +1,356 @@
+"""Whether what another node has sent as a state can be one, before this node lives by it.
+
+Owns the look at every pair, once, in order of key: each is a record as it would have been written,
+or a count or an entry of an index that the records call for, and what a record refers to is there.
+A state that passes holds nothing that stops who reads it or executes commands on it. Does not own
+whether it is the true one: a record that is well formed and false passes. Pure, and in steps: the
+caller says how many pairs it has time for.
+
+An index agrees with its records when each record has its entry, and there are as many entries as
+that: no entry is looked up backwards.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import fields
+from itertools import islice
+from typing import Final
+
+from quorate.core import codec, dsse, ids, keys, patterns
+from quorate.core.errors import MalformedError
+from quorate.core.genesis import check_certificate
+from quorate.core.limits import (
+    MAX_DOMAINS,
+    MAX_ENTRY_BYTES,
+    MAX_INTEGER,
+    MAX_NODES_PER_DOMAIN,
+    MAX_PATTERNS,
+)
+from quorate.core.records import (
+    PARSERS,
+    Domain,
+    Executor,
+    Federation,
+    Grant,
+    Kind,
+    Lease,
+    LeaseStatus,
+    Node,
+    Remembered,
+    TrustEdge,
+)
+from quorate.core.state import StateView
+from quorate.core.status import Status
+from quorate.core.store import Reader
+
+_NUMBER_BYTES: Final = 8
+_KEY_BYTES: Final = 32
+_DIGEST_BYTES: Final = 32
+_INDEXES: Final = (
+    (keys.ACTIVE_NODES,),
+    (keys.EDGES_OF_PAIR,),
+    (keys.LIVE_GRANTS, keys.SPENT_GRANTS),
+    (keys.LEASES_OF_GRANT,),
+    (keys.FORGETTING,),
+)
+"""Each has an entry for every record that calls for one; the two of grants have one together."""
+
+
+def read_node(state: Reader, ident: str) -> Node | None:
+    """The record of one node of a state that nobody has looked at yet. Raises MalformedError."""
+    key = keys.record(Kind.NODE, ident)
+    data = None if key is None else state.get(key)
+    if data is None:
+        return None
+    node = Node.from_json(codec.load(data))
+    _check_node(node)
+    _require(node.id == ident, f"a node lies where {ident} should")
+    return node
+
+
+def check_successor(before: StateView, after: StateView) -> None:
+    """Raises MalformedError unless `after`, which is sound, can be what became of `before`: the
+    same federation, no earlier, and every node has the keys that it had. What is retired stays."""
+    then, now = before.federation(), after.federation()
+    same = ("origin", "genesis_hash", "created", "parameters", "fence_base")
+    for name in same:
+        _require(getattr(then, name) == getattr(now, name), f"the federation has another {name}")
+    _require(then.ledger_time <= now.ledger_time, "its time is before this node's")
+    for old in before.nodes():
+        new = after.node(old.id)
+        _require(new is not None, f"{old.id} is no node of it")
+        assert new is not None
+        for name in ("domain", "signing_key", "log_key"):
+            _require(getattr(old, name) == getattr(new, name), f"{old.id} has another {name}")
+        _require(new.retired or not old.retired, f"{old.id} was retired")
+
+
+class Vetting:
+    """One look at a state, which does not change meanwhile."""
+
+    def __init__(self, state: Reader) -> None:
+        self._state = state
+        self._next = b""
+        self._ledger_time = -1  # to be read at the first step
+        self._domains: set[str] = set()
+        self._nodes: Counter[str] = Counter()
+        self._active: Counter[str] = Counter()
+        self._voters: Counter[str] = Counter()
+        self._executors: Counter[str] = Counter()
+        self._counted: dict[bytes, Counter[str]] = {
+            keys.NODE_COUNTS: Counter(),
+            keys.EXECUTOR_COUNTS: Counter(),
+        }
+        self._expected: Counter[bytes] = Counter()
+        self._found: Counter[bytes] = Counter()
+        self._grant = b""  # whose leases are being counted
+        self._leases = 0
+        self._looks: dict[bytes, Callable[[bytes, bytes], None]] = {
+            keys.FEDERATION: self._look_at_federation,
+            keys.LEDGER_TIME: self._look_at_time,
+            keys.OUTCOMES: self._look_at_outcome,
+            keys.EXECUTOR_COUNTS: self._look_at_count,
+            keys.NODE_COUNTS: self._look_at_count,
+            keys.PUBLIC_KEYS: self._look_at_key,
+            keys.LEASE_COUNTS: self._look_at_lease_count,
+            **dict.fromkeys(_KINDS, self._look_at_record),
+            **{prefix: self._look_at_entry for index in _INDEXES for prefix in index},
+        }
+
+    def step(self, most: int) -> bool:
+        """Looks at the next `most` pairs; True when it has seen all. Raises MalformedError for a
+        state that can be none, and what the reader raises."""
+        try:
+            if self._ledger_time < 0:
+                self._begin()
+            count = 0
+            for key, value in islice(self._state.scan(b"", self._next), most):
+                look = self._looks.get(key[:1])
+                _require(look is not None, f"there is nothing at {key!r}")
+                assert look is not None
+                look(key, value)
+                self._next = key + b"\x00"
+                count += 1
+            if count < most:
+                self._end()
+            return count < most
+        except (ValueError, OverflowError) as error:  # text that is not ASCII, or no hex
+            raise MalformedError(f"something at or behind {self._next!r}: {error}") from error
+
+    def _begin(self) -> None:
+        time = self._state.get(keys.LEDGER_TIME) or b""
+        self._look_at_time(keys.LEDGER_TIME, time)
+        _require(self._state.get(keys.FEDERATION) is not None, "no federation")
+        self._ledger_time = int.from_bytes(time, "big")
+
+    def _end(self) -> None:
+        self._end_leases()
+        for index in _INDEXES:
+            expected = sum(self._expected[prefix] for prefix in index)
+            found = sum(self._found[prefix] for prefix in index)
+            _require(expected == found, f"{found} entries at {index}, where {expected} belong")
+        _require(self._counted[keys.NODE_COUNTS] == self._nodes, "nodes are not as counted")
+        counted = self._counted[keys.EXECUTOR_COUNTS]
+        _require(counted == self._executors, "executors are not as counted")
+        _require(self._voters.total() > 0, "nobody votes")
+        for domain in self._domains:
+            _require(self._voters[domain] <= 1, f"{domain} has more than one voter")
+            _require(self._active[domain] <= MAX_NODES_PER_DOMAIN, f"{domain} has too many nodes")
+
+    # -- what is not of one kind -----------------------------------------------------------------
+
+    def _look_at_federation(self, key: bytes, value: bytes) -> None:
+        record = Federation.from_json(codec.load(value))
+        ids.check_origin(record.origin)
+        _require(key == keys.FEDERATION, "a second federation")
+        _require(codec.encode(record.to_json()) == value, "a federation in another form")
+
+    def _look_at_time(self, key: bytes, value: bytes) -> None:
+        _require(key == keys.LEDGER_TIME, "a second time")
+        _require(_number(value) <= MAX_INTEGER, "a time that none can be")
+
+    def _look_at_count(self, key: bytes, value: bytes) -> None:
+        domain = key[1:].decode("ascii")
+        _require(self._has(keys.record(Kind.DOMAIN, domain)), f"a count of {domain}")
+        self._counted[key[:1]][domain] = _number(value)
+
+    def _look_at_key(self, key: bytes, value: bytes) -> None:
+        owner = value.decode("ascii")
+        kind = Kind.NODE if owner.startswith("spiffe://") else Kind.DOMAIN
+        _require(len(key) == 1 + _KEY_BYTES, "a key of another length")
+        _require(self._has(keys.record(kind, owner)), f"a key of {owner}")
+
+    def _look_at_outcome(self, key: bytes, value: bytes) -> None:
+        said = codec.decode(value, MAX_ENTRY_BYTES)
+        remembered = Remembered.from_json(said)
+        _require(remembered.to_json() == said, "an outcome in another form")
+        command_id = remembered.outcome.command_id
+        ids.check_command_id(command_id)
+        _require(keys.outcome(command_id) == key, "an outcome lies where another should")
+        self._expect(keys.forgetting(remembered.not_after, command_id))
+
+    def _look_at_entry(self, key: bytes, value: bytes) -> None:
+        _require(value == b"", "an entry of an index that says something")
+        self._found[key[:1]] += 1
+        if key[:1] == keys.LEASES_OF_GRANT:
+            grant = key[1 : 1 + _DIGEST_BYTES]
+            if grant != self._grant:
+                self._end_leases()
+                self._grant = grant
+            self._leases += 1
+
+    def _look_at_lease_count(self, key: bytes, value: bytes) -> None:
+        """Where there are leases on file, they were counted; their key comes first."""
+        _require(len(key) == 1 + _DIGEST_BYTES, "a count of leases of nothing")
+        if _number(value):
+            filed = next(self._state.scan(keys.LEASES_OF_GRANT + key[1:]), None)
+            _require(filed is not None, "leases that are not on file were counted")
+
+    def _end_leases(self) -> None:
+        """All leases on file of one grant were seen."""
+        if self._leases:
+            counted = self._state.get(keys.LEASE_COUNTS + self._grant) or b""
+            _require(_number(counted) == self._leases, "leases are not as counted")
+        self._leases = 0
+
+    # -- records ---------------------------------------------------------------------------------
+
+    def _look_at_record(self, key: bytes, value: bytes) -> None:
+        kind = _KINDS[key[:1]]
+        said = codec.decode_flat(value)
+        record = PARSERS[kind](said)
+        assert isinstance(said, dict), "or it was no record"
+        _require(keys.record(kind, record.id) == key, f"a {kind} lies where another should")
+        _require(said.keys() == _FIELDS[kind], f"{record.id} has other fields")
+        _require(said["id"] == record.id, f"{record.id} says that it is another")
+        match record:
+            case Domain():
+                self._look_at_domain(record)
+            case Node():
+                self._look_at_node(record)
+            case Executor():
+                ids.check_executor(record.id)
+                self._check_home(record.id, record.domain)
+                self._executors[record.domain] += 1
+            case TrustEdge():
+                self._look_at_edge(record)
+            case Grant():
+                self._look_at_grant(record)
+            case Lease():
+                self._look_at_lease(record)
+
+    def _look_at_domain(self, domain: Domain) -> None:
+        ids.check_domain(domain.id)
+        check_certificate(domain.ca_certificate)
+        self._domains.add(domain.id)
+        _require(len(self._domains) <= MAX_DOMAINS, "too many domains")
+        self._check_keys(domain.id, domain.governance_key, domain.cosigner_key)
+
+    def _look_at_node(self, node: Node) -> None:
+        _check_node(node)
+        self._check_home(node.id, node.domain)
+        self._check_keys(node.id, node.signing_key, node.log_key)
+        self._nodes[node.domain] += 1
+        self._voters[node.domain] += node.votes
+        if not node.retired:
+            self._active[node.domain] += 1
+            self._expect(keys.active_node(node.id))
+
+    def _look_at_edge(self, edge: TrustEdge) -> None:
+        ids.check_name(edge.edge)
+        for domain in (edge.truster, edge.trustee):
+            _require(domain in self._domains, f"{edge.id} is about {domain}")
+        _check_patterns(edge.truster, edge.actions, edge.resources)
+        if edge.status is not Status.REVOKED:
+            self._expect(keys.edge_of_pair(edge.truster, edge.trustee, edge.edge))
+
+    def _look_at_grant(self, grant: Grant) -> None:
+        ids.check_name(grant.grant)
+        _require(grant.issuer in self._domains, f"{grant.id} is of {grant.issuer}")
+        self._refer(Kind.EXECUTOR, grant.executor)
+        _check_patterns(grant.issuer, grant.actions, grant.resources)
+        ends = grant.executor, grant.issuer, grant.grant
+        live, spent = (
+            keys.grant_of_executor(index, *ends) for index in (keys.LIVE_GRANTS, keys.SPENT_GRANTS)
+        )
+        is_over = grant.status is Status.REVOKED or grant.exhausted
+        if self._has(live):
+            _require(not is_over, f"{grant.id} is over, and filed as if it were not")
+            self._expect(live)
+        else:
+            is_over = is_over or grant.expired(self._ledger_time)
+            _require(is_over, f"{grant.id} may permit, and is filed as if it could not")
+            self._expect(spent)
+
+    def _look_at_lease(self, lease: Lease) -> None:
+        ids.check_lease_id(lease.id)
+        ids.check_action(lease.action)
+        ids.check_resource(lease.resource)
+        self._refer(Kind.EXECUTOR, lease.executor)
+        self._refer(Kind.GRANT, lease.grant)
+        home, issuer = ids.SpiffeId.parse(lease.executor).trust_domain, lease.grant.split("/")[0]
+        relies_on = {f"domain:{home}", f"domain:{issuer}"}
+        relies_on |= {f"executor:{lease.executor}", f"grant:{lease.grant}"}
+        if home != issuer:
+            self._refer(Kind.TRUST, lease.trust_edge)
+            relies_on.add(f"trust:{lease.trust_edge}")
+        _require(set(lease.depends_on) == relies_on, f"{lease.id} relies on something else")
+        if lease.status is LeaseStatus.ACTIVE:
+            filed = keys.lease_of_grant(lease.grant, lease.expires_at, lease.id)
+            if not lease.expired(self._ledger_time) or self._has(filed):
+                self._expect(filed)
+
+    def _check_home(self, ident: str, domain: str) -> None:
+        owner = ids.SpiffeId.parse(ident).trust_domain
+        _require(owner == domain and domain in self._domains, f"{ident} is of {domain}")
+
+    def _check_keys(self, owner: str, *public_keys: str) -> None:
+        for public_key in public_keys:
+            dsse.parse_public_key(public_key)
+            filed = self._state.get(keys.public_key(public_key))
+            _require(filed == owner.encode("ascii"), f"a key of {owner} is not on file as its own")
+
+    def _refer(self, kind: Kind, ident: str) -> None:
+        _require(self._has(keys.record(kind, ident)), f"there is no {kind} {ident}")
+
+    def _expect(self, entry: bytes) -> None:
+        _require(self._has(entry), f"there is no entry {entry!r}")
+        self._expected[entry[:1]] += 1
+
+    def _has(self, key: bytes | None) -> bool:
+        return key is not None and self._state.get(key) is not None
+
+
+_KINDS: Final = {prefix: kind for kind, prefix in keys.RECORDS.items()}
+_FIELDS: Final = {
+    record.kind: {"id", *(field.name for field in fields(record))}
+    for record in (Domain, Node, Executor, TrustEdge, Grant, Lease)
+}
+
+
+def _check_node(node: Node) -> None:
+    ids.check_node(node.id)
+    ids.check_address(node.peer_address)
+    dsse.parse_public_key(node.signing_key)
+    dsse.parse_public_key(node.log_key)
+    _require(node.status is not Status.SUSPENDED, f"{node.id} is suspended")
+
+
+def _check_patterns(owner: str, actions: tuple[str, ...], resources: tuple[str, ...]) -> None:
+    for action in actions:
+        patterns.check_action_pattern(action)
+    for resource in resources:
+        _require(patterns.pattern_owner(resource) == owner, f"{resource} is not of {owner}")
+    _require(max(len(actions), len(resources)) <= MAX_PATTERNS, "too many patterns")
+
+
+def _number(value: bytes) -> int:
+    _require(len(value) == _NUMBER_BYTES, "a number of another length")
+    return int.from_bytes(value, "big")
+
+
+def _require(holds: bool, problem: str) -> None:
+    if not holds:
+        raise MalformedError(problem)
