@@ -136,6 +136,10 @@ class Calls:
         world.after(patience, partial(self._time_out, call, machine, machine.generation))
         machine.wake()
 
+    def waits_at(self, call: Call, machine: Machine) -> bool:
+        """Whether a caller waits for the outcome at this machine, and not somewhere else."""
+        return call in self._waiting.get((machine.name, call.key), [])
+
     def is_settled(self, call: Call) -> bool:
         """Whether it is known what became of the command, or that nothing will."""
         return call.key in self._told or call.key in self.never

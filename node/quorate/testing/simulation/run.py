@@ -170,11 +170,12 @@ class Run:
     def _without_outcome(
         self, members: list[tuple[str, Machine]], last: dict[str, Call]
     ) -> list[str]:
-        """The machines whose last command has no outcome; each is given one."""
-        lacking = []
+        """The machines whose last command has no outcome; each is given one. Callers try elsewhere,
+        too: at a node that is retired they wait long, which says nothing of the one asked here."""
+        lacking, calls = [], self.federation.calls
         for domain, machine in members:
             call, name = last.get(machine.name), machine.name
-            if call is None or (not call.is_done and call.open_attempts == 0):
+            if call is None or not (call.is_done or calls.waits_at(call, machine)):
                 chance = self.world.stream(f"last {name} {self.world.now}")
                 last[name] = self.federation.workload.register_at(domain, machine, chance)
             if not last[name].is_done:
