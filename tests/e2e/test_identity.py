@@ -23,6 +23,7 @@ from quorate.consensus.peers import PROTOCOL_VERSION
 from quorate.core import codec
 from quorate.node import certificates
 from quorate.node.certificates import KeyPair
+from quorate.testing.builders import node_body
 from quorate.v1 import (
     decision_pb2,
     governance_pb2,
@@ -241,20 +242,41 @@ def test_only_nodes_certified_by_their_own_domain_are_peers(cluster: Cluster, si
     assert found.code is UNAUTHENTICATED
 
 
-def test_a_node_that_nobody_has_added_is_let_in_and_proposes_nothing(
+STRANGER = f"spiffe://{BANK}/node/9"
+
+
+def test_a_node_that_its_domain_has_not_ordered_is_no_peer(cluster: Cluster, side: PeerSide):
+    """Its certificate is its domain's; what counts is the order to add it, and who has signed."""
+    pair = certificates.issue_node(ca_of(cluster, BANK), STRANGER)
+    bank, clinic = cluster.operator(BANK), cluster.operator(CLINIC)
+    orders = [
+        b"",
+        bank.sign("node.add", node_body(f"spiffe://{BANK}/node/8")),
+        bank.sign("node.retire", {"node": STRANGER}),
+        clinic.sign("node.add", node_body(STRANGER)),
+    ]
+    for order in orders:
+        found = side.refused(pair, side.hello(BANK, sender=STRANGER, order=order))
+        assert found.code is PERMISSION_DENIED
+        assert "shows no order of its domain to add it" in found.text
+
+
+def test_a_node_that_was_ordered_and_not_added_is_let_in_and_proposes_nothing(
     cluster: Cluster, side: PeerSide, mirror
 ):
-    """Its domain vouches for it, and this node may lag behind the command that added it: it is let
-    in. It is no member for that."""
-    stranger = f"spiffe://{BANK}/node/9"
-    pair = certificates.issue_node(ca_of(cluster, BANK), stranger)
+    """For this node may lag behind the command that added it. It is no member for that."""
+    pair = certificates.issue_node(ca_of(cluster, BANK), STRANGER)
+    order = cluster.operator(BANK).sign("node.add", node_body(STRANGER))
     log = cluster.members[FREIGHT].log
-    refused = f"{stranger} is not a member".encode()
+    refused = f"{STRANGER} is not a member".encode()
     said = [
         pb.PeerMessage(propose=pb.Propose(id=b"x" * 16, payload=b"y")),
         pb.PeerMessage(authority_ask=pb.AuthorityAsk(seq=1)),
     ]
-    frames = [side.hello(BANK, sender=stranger), pb.ExchangeRequest(frame=1, messages=said)]
+    frames = [
+        side.hello(BANK, sender=STRANGER, order=order),
+        pb.ExchangeRequest(frame=1, messages=said),
+    ]
     call = side.stream(pair, frames)
     assert next(call).received_frame == 0
     assert next(call).received_frame == 1
