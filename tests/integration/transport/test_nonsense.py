@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
@@ -33,8 +33,13 @@ SERVICE = "quorate.v1.PeerService"
 
 
 @pytest.fixture(autouse=True)
-def quiet() -> None:
-    logging.getLogger("grpc").setLevel(logging.CRITICAL)
+def quiet() -> Iterator[None]:
+    """The library writes a stack for each frame that it cannot read."""
+    library = logging.getLogger("grpc")
+    before = library.level
+    library.setLevel(logging.CRITICAL)
+    yield
+    library.setLevel(before)
 
 
 @contextlib.asynccontextmanager
