@@ -42,6 +42,21 @@ def check_step(before: StateView, after: StateView) -> list[str]:
     problems = []
     if after.ledger_time() < before.ledger_time():
         problems.append(f"ledger time fell from {before.ledger_time()} to {after.ledger_time()}")
+    problems += check_final(before, after)
+    for lease in before.leases():
+        later = after.lease(lease.id)
+        if later is None:
+            problems.append(f"lease {lease.id} is gone")
+        elif later.fence != lease.fence:
+            problems.append(f"lease {lease.id} has another fence")
+        elif lease.status is LeaseStatus.RELEASED and later != lease:
+            problems.append(f"lease {lease.id} was released, and has changed")
+    return problems
+
+
+def check_final(before: StateView, after: StateView) -> list[str]:
+    """What of the things that domains govern did not stay, though it is final."""
+    problems = []
     pairs: list[tuple[Governed, Governed | None]] = [
         *((old, after.domain(old.id)) for old in before.domains()),
         *((old, after.node(old.id)) for old in before.nodes()),
@@ -56,14 +71,6 @@ def check_step(before: StateView, after: StateView) -> list[str]:
             problems.append(f"{old.kind} {old.id} was revoked, and has changed")
         elif isinstance(old, Node) and isinstance(new, Node) and _identity(old) != _identity(new):
             problems.append(f"node {old.id} has other keys or another address")
-    for lease in before.leases():
-        later = after.lease(lease.id)
-        if later is None:
-            problems.append(f"lease {lease.id} is gone")
-        elif later.fence != lease.fence:
-            problems.append(f"lease {lease.id} has another fence")
-        elif lease.status is LeaseStatus.RELEASED and later != lease:
-            problems.append(f"lease {lease.id} was released, and has changed")
     return problems
 
 

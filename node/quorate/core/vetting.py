@@ -18,7 +18,7 @@ from dataclasses import fields
 from itertools import islice
 from typing import Final
 
-from quorate.core import codec, dsse, ids, keys, patterns
+from quorate.core import codec, dsse, ids, invariants, keys, patterns
 from quorate.core.errors import MalformedError
 from quorate.core.genesis import check_certificate
 from quorate.core.limits import (
@@ -72,12 +72,19 @@ def read_node(state: Reader, ident: str) -> Node | None:
 
 def check_successor(before: StateView, after: StateView) -> None:
     """Raises MalformedError unless `after`, which is sound, can be what became of `before`: the
-    same federation, no earlier, and every node has the keys that it had. What is retired stays."""
+    same federation, no earlier; every domain and node has the keys that it had; what was revoked,
+    closed or retired stays so."""
     then, now = before.federation(), after.federation()
     same = ("origin", "genesis_hash", "created", "parameters", "fence_base")
     for name in same:
         _require(getattr(then, name) == getattr(now, name), f"the federation has another {name}")
     _require(then.ledger_time <= now.ledger_time, "its time is before this node's")
+    for domain in before.domains():
+        later = after.domain(domain.id)
+        _require(later is not None, f"{domain.id} is no domain of it")
+        for name in ("governance_key", "cosigner_key", "ca_certificate"):
+            is_same = getattr(domain, name) == getattr(later, name)
+            _require(is_same, f"{domain.id} has another {name}")
     for old in before.nodes():
         new = after.node(old.id)
         _require(new is not None, f"{old.id} is no node of it")
@@ -85,6 +92,8 @@ def check_successor(before: StateView, after: StateView) -> None:
         for name in ("domain", "signing_key", "log_key"):
             _require(getattr(old, name) == getattr(new, name), f"{old.id} has another {name}")
         _require(new.retired or not old.retired, f"{old.id} was retired")
+    problems = invariants.check_final(before, after)
+    _require(not problems, "; ".join(problems[:1]))
 
 
 class Vetting:

@@ -92,7 +92,8 @@ class AuthorityKeeper:
                 self._rounds.on_ask(peer, message)
                 self._enforcement.reported(peer, min(message.enforced_index, raft.commit_index))
             case Grant():
-                if 0 <= message.time.ledger_ms <= MAX_INTEGER:
+                times = message.time.ledger_ms, message.time.clocks_ms
+                if all(0 <= each <= MAX_INTEGER for each in times):
                     self._holder.on_grant(peer, message, raft.term)
             case Confirm():
                 reply = None if self.on_probation() else confirms(peer, message, raft)

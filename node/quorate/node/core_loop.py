@@ -79,6 +79,7 @@ class CoreLoop:
             boot_id=boot_id,
             chance=random.Random(secrets.randbits(64)),  # noqa: S311 - election timeouts
             first_seq=secrets.randbits(FIRST_SEQ_BITS),
+            signing_key=signing_key.public,
             log_key=log_key,
             observer=self,
         )

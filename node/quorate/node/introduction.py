@@ -23,6 +23,9 @@ _MARK: Final = b'"type":"node.add"'
 class Ledger(Protocol):
     """What is read of a ledger."""
 
+    @property
+    def ledger_size(self) -> int: ...
+
     def ledger_entries(self, first: int, limit: int) -> list[bytes]:
         """At most `limit` entries from `first` on."""
         ...
@@ -31,7 +34,7 @@ class Ledger(Protocol):
 def find_order(ledger: Ledger, node: Node) -> bytes:
     """The envelope by which a node was added, from the ledger; empty when it was not. Looks back
     from the node's latest change: its addition is that, or mostly shortly before."""
-    end = node.changed + 1
+    end = min(node.changed + 1, ledger.ledger_size)
     while end > 0:
         first = max(0, end - _PAGE)
         for entry in reversed(ledger.ledger_entries(first, end - first)):

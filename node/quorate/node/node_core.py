@@ -101,11 +101,12 @@ class NodeCore:
         boot_id: bytes,
         chance: random.Random,
         first_seq: int,
+        signing_key: bytes,
         log_key: SigningKey,
         observer: Observer,
     ) -> None:
         """chance: spreads election timeouts. first_seq: where asks for authority are counted from,
-        drawn anew for every process (see `AuthorityHolder`)."""
+        drawn anew for every process (see `AuthorityHolder`). signing_key: the public one."""
         self.node_id = node_id
         self.environment = environment
         self.links_up: set[str] = set()
@@ -152,7 +153,9 @@ class NodeCore:
         self.keeper.on_probation = lambda: bool(self._probation)
         self._snapshots = Snapshots(
             SnapshotSender(environment, self.now_s, self._sign_checkpoint),
-            SnapshotReceiver(environment, self.now_s, self.origin, node_id, log_key.public),
+            SnapshotReceiver(
+                environment, self.now_s, self.origin, node_id, (signing_key, log_key.public)
+            ),
         )
         self.replica = self._new_replica()
         self._read_members()

@@ -63,14 +63,15 @@ class SnapshotReceiver:
         clock: Callable[[], float],
         origin: str,
         node_id: str,
-        log_key: bytes,
+        own_keys: tuple[bytes, bytes],
     ) -> None:
-        """log_key: the public one of this node, which every state that knows it must give it."""
+        """own_keys: of signing and log, the public ones of this node, which every state that knows
+        it must give it."""
         self._environment = environment
         self._clock = clock
         self._origin = origin
         self._node_id = node_id
-        self._log_key = log_key
+        self._own_keys = own_keys[0].hex(), own_keys[1].hex()
         self._from: str | None = None
         self._offer: SnapshotOffer | None = None
         self._announced: bytes | None = None  # the digest of the state that is staged, if known
@@ -263,6 +264,8 @@ class SnapshotReceiver:
         """Holds what is here, whoever sent its parts, against what this sender has announced and
         signed, and against what this node has itself."""
         turn = self._environment.turn
+        # Again: this node's ledger has grown meanwhile, and an honest offer still leads on.
+        _check_extent(offer, turn.applied_index, turn.ledger_size)
         if turn.staged_state_digest().encode() != offer.state_digest:
             raise PeerError("a snapshot whose state is not the one that was announced")
         view = StateView(turn.staged_state)
@@ -272,8 +275,8 @@ class SnapshotReceiver:
         except MalformedError as error:
             raise PeerError(f"a snapshot that does not follow from here: {error}") from error
         own, sender = view.node(self._node_id), view.node(peer)
-        if own is not None and own.log_key != self._log_key.hex():
-            raise PeerError("a snapshot in which this node has another log key")
+        if own is not None and (own.signing_key, own.log_key) != self._own_keys:
+            raise PeerError("a snapshot in which this node has another key")
         if sender is None:
             raise PeerError("a snapshot in which its sender is no member")
         checkpoint = self._checkpoint(offer, sender)

@@ -158,6 +158,7 @@ class Receiving(Writes):
         assert staged is not None, "a snapshot is being received"
         assert staged.is_complete, "all of it is there"
         assert (staged.index, staged.ledger_size) == (index, ledger_size), "it is this snapshot"
+        assert ledger_size >= self.ledger_size, "the ledger never shrinks"
         slot = self._idle_slot()
         self._put(self._dbs.meta, layout.META_SLOT, slot)
         self._slot = slot

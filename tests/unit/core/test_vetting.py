@@ -285,11 +285,29 @@ def test_a_later_state_of_the_same_federation_follows(lived: World) -> None:
     check_successor(lived.view, lived.view)
 
 
+def test_what_was_revoked_is_not_brought_back(lived: World) -> None:
+    executor = next(each for each in lived.view.executors() if each.status is Status.ACTIVE)
+    edge = next(each for each in lived.view.trust_edges() if each.status is Status.ACTIVE)
+    grant = next(each for each in lived.view.grants() if each.status is Status.ACTIVE)
+    for revoke in (
+        lambda s: state.save_executor(s, replace(executor, status=Status.REVOKED)),
+        lambda s: state.save_edge(s, replace(edge, status=Status.REVOKED)),
+        lambda s: state.save_grant(s, replace(grant, status=Status.REVOKED), 0),
+    ):
+        before = copied(lived.store)
+        revoke(before)
+        check_successor(lived.view, StateView(before))
+        with pytest.raises(MalformedError, match="was revoked, and has changed"):
+            check_successor(StateView(before), lived.view)
+
+
 def test_a_state_that_cannot_have_become_of_it_does_not_follow(lived: World) -> None:
     federation, before = lived.view.federation(), StateView(copied(lived.store))
     node, retired = lived.view.node(NODE), lived.view.node(RETIRED)
     assert node is not None
     assert retired is not None
+    domain = before.domains()[0]
+    executor = next(before.executors())
     for change in (
         lambda s: state.save_federation(s, replace(federation, origin="other.example/1")),
         lambda s: state.save_federation(s, replace(federation, genesis_hash="0" * 64)),
@@ -302,6 +320,10 @@ def test_a_state_that_cannot_have_become_of_it_does_not_follow(lived: World) -> 
         lambda s: state.save_node(s, replace(node, signing_key=key_for("x").public.hex())),
         lambda s: state.save_node(s, replace(retired, status=Status.ACTIVE)),
         lambda s: s.delete(keys.RECORDS[Kind.NODE] + NODE.encode()),
+        lambda s: state.save_domain(s, replace(domain, governance_key=key_for("m").public.hex())),
+        lambda s: state.save_domain(s, replace(domain, cosigner_key=key_for("m").public.hex())),
+        lambda s: state.save_domain(s, replace(domain, ca_certificate="another")),
+        lambda s: s.delete(keys.RECORDS[Kind.EXECUTOR] + executor.id.encode()),
     ):
         after = copied(lived.store)
         change(after)

@@ -3,6 +3,8 @@ alone."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +25,10 @@ class Kept(Ledger):
 
     def __init__(self) -> None:
         super().__init__(Federation.build())
+
+    @property
+    def ledger_size(self) -> int:
+        return len(self.entries)
 
     def ledger_entries(self, first: int, limit: int) -> list[bytes]:
         return self.entries[first : first + limit]
@@ -63,6 +69,15 @@ def test_an_order_is_found_however_long_ago_it_was_given() -> None:
     ledger.run(BANK, "node.demote", {"node": FIRST})
     assert ledger.run(BANK, "node.promote", {"node": SECOND}).outcome.accepted
     assert ledger.believes(ledger.order_of(SECOND))
+
+
+def test_a_change_beyond_the_ledger_is_not_looked_for() -> None:
+    """A recovered ledger is shorter than the one before, whose numbers its state may hold."""
+    ledger = Kept()
+    ledger.run(BANK, "node.add", node_body(SECOND))
+    node = ledger.view.node(SECOND)
+    assert node is not None
+    assert ledger.believes(find_order(ledger, replace(node, changed=2**53 - 1)))
 
 
 def test_who_was_not_added_has_no_order(ledger: Kept) -> None:

@@ -13,7 +13,7 @@ from tests.unit.node import nodes as world
 from tests.unit.node.nodes import Node, Nodes
 
 from quorate.consensus import PeerError
-from quorate.consensus.messages import SnapshotOffer, SnapshotPull
+from quorate.consensus.messages import SnapshotChunk, SnapshotOffer, SnapshotPull
 from quorate.core import keys, state
 from quorate.core.errors import StorageDamagedError, StorageFullError
 from quorate.core.records import Kind, Role
@@ -432,6 +432,7 @@ class Two:
             for node, environment in ((liar, self.lies), (honest, honest.environment))
         }
         self.liar, self.honest = liar.node_id, honest.node_id
+        self.honest_node = honest
 
     def offer(self, peer: str) -> SnapshotOffer:
         offer = self.senders[peer].offer(self.behind.node_id, 9)
@@ -514,13 +515,16 @@ def test_what_is_here_is_held_against_what_its_last_sender_announced(
     assert two.behind.environment.turn.staged() is None
 
 
-def test_a_newcomer_does_not_take_a_state_that_gives_it_another_key(two: Two) -> None:
+@pytest.mark.parametrize("which", [0, 1], ids=["signing key", "log key"])
+def test_a_newcomer_does_not_take_a_state_that_gives_it_another_key(two: Two, which: int) -> None:
     """One that is not in the state that it has cannot compare the two."""
-    two.receiver._log_key = key_for("its own").public
+    own = list(two.receiver._own_keys)
+    own[which] = key_for("its own").public.hex()
+    two.receiver._own_keys = own[0], own[1]
     two.receiver.on_offer(two.honest, two.offer(two.honest), two.nodes)
     while not two.receiver.is_complete():
         two.pull(two.honest)
-    with pytest.raises(PeerError, match="another log key"):
+    with pytest.raises(PeerError, match="another key"):
         two.receiver.install()
 
 
@@ -537,3 +541,32 @@ def test_the_root_is_held_against_what_its_last_sender_has_signed(two: Two) -> N
         two.receiver.vet()
     with pytest.raises(PeerError, match="does not continue"):
         two.receiver.install()
+
+
+def test_a_snapshot_that_was_overtaken_by_the_own_ledger_takes_nothing_of_it(two: Two) -> None:
+    """Offered for a ledger of this size, at an index far ahead; then the log brings more entries,
+    and only then the state comes. The root of the own beginning is a good one."""
+    environment, honest = two.receiver._environment, two.honest
+    environment.commit()
+    with environment.read() as snapshot:
+        size, root = snapshot.ledger_size, snapshot.root()
+    made = two.offer(honest)
+    note = two.honest_node.core._sign_checkpoint(size, root)
+    offer = replace(made, index=made.index + 1_000, ledger_size=size, checkpoint=note)
+    two.receiver.on_offer(honest, offer, two.nodes)
+    environment.commit()
+    environment.turn.append_ledger(b"an entry that the log has brought")
+    environment.turn.set_applied(environment.turn.applied_index + 1)
+    environment.commit()
+    with two.honest_node.environment.read() as snapshot:
+        pairs = tuple(snapshot.state_page(None, 1 << 20))
+    two.receiver.next_pull()
+    chunk = SnapshotChunk(offer.term, offer.index, False, b"", 0, pairs, (), True)
+    two.receiver.on_chunk(honest, chunk)
+    while two.receiver.is_vetting:
+        two.receiver.vet()
+    assert two.receiver.is_complete()
+    with pytest.raises(PeerError, match="leads back"):
+        two.receiver.install()
+    environment.commit()
+    assert environment.turn.ledger_size == size + 1

@@ -177,6 +177,7 @@ class SimulatedFederation:
             boot_id=machine.boot_id,
             chance=machine.chance,
             first_seq=machine.chance.getrandbits(62),
+            signing_key=self.documents.key_of(machine.node_id).public,
             log_key=self._log_key(machine.node_id),
             observer=machine,
         )
