@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -136,10 +136,12 @@ def test_nothing_is_published_for_a_state_that_is_not_durable_yet(node: Node):
     assert node.record().index == 12
 
 
-@pytest.mark.parametrize("ledger_time_ms", [-1, MAX_INTEGER + 1])
-def test_a_grant_with_an_impossible_time_is_dropped(node: Node, ledger_time_ms: int):
+@pytest.mark.parametrize("impossible_ms", [-1, MAX_INTEGER + 1])
+@pytest.mark.parametrize("which", ["ledger_ms", "clocks_ms"])
+def test_a_grant_with_an_impossible_time_is_dropped(node: Node, which: str, impossible_ms: int):
     ask = _ask(node.turn())
-    node.turn(("b", Grant(ask.seq, 3, 10, FederationTime(ledger_time_ms, 1))))
+    time = replace(TIME, **{which: impossible_ms})
+    node.turn(("b", Grant(ask.seq, 3, 10, time)))
     assert node.record().reason is Reason.INQUORATE
 
 
