@@ -39,6 +39,7 @@ class Followers:
         self._offer = offer
         self._progress: dict[str, Progress] = {}
         self._tokens: dict[str, str] = {}
+        self._spent: dict[str, str] = {}
         self._has_room: dict[str, None] = {}
         self._is_leading = False
 
@@ -46,7 +47,7 @@ class Followers:
         """A leadership begins: nothing is known of anybody."""
         next_index = self._journal.last_index() + 1
         self._progress = {peer: Progress(next_index) for peer in peers}
-        self._tokens, self._has_room = {}, {}
+        self._tokens, self._spent, self._has_room = {}, {}, {}
         self._is_leading = True
 
     def reconfigure(self, peers: Collection[str]) -> None:
@@ -69,7 +70,9 @@ class Followers:
         return self._progress[peer].match_index if peer in self._progress else 0
 
     def link_changed(self, peer: str) -> None:
-        """The link to `peer` is new or gone: what was in flight may be lost."""
+        """The link to `peer` is new or gone: what was in flight may be lost, and who is there now
+        may be another process."""
+        self._spent.pop(peer, None)
         if peer in self._progress:
             self._progress[peer].restart()
 
@@ -77,11 +80,15 @@ class Followers:
         """Takes in a reply of this leadership. Raises PeerError when no correct peer can have sent
         it."""
         known, said = self.token(peer), reply.probation
+        if said and said == self._spent.get(peer):
+            return  # from before: that probation is over
         if said and said != known:
             # Its store is another one than before: what it was known to hold, it may have lost.
             self._progress[peer] = Progress(self._journal.last_index() + 1)
-        elif known and not said and self._journal.configuration.token_of(peer) != known:
-            return  # from before: a probation ends by a configuration, and by nothing else
+        elif known and not said:
+            if self._journal.configuration.token_of(peer) != known:
+                return  # from before: a probation ends by a configuration, and by nothing else
+            self._spent[peer] = known
         progress = self._progress[peer]
         self._tokens[peer] = said
         if progress.acknowledged(reply):

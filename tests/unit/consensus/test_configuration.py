@@ -343,6 +343,35 @@ def test_an_acknowledgement_from_before_does_not_end_a_probation(leader: Node) -
     assert leader.replica.is_responsive("b")
 
 
+def test_what_was_said_on_probation_does_not_begin_it_again(leader: Node) -> None:
+    """A reply that comes late, when the node votes again: it would lose its vote once more, at a
+    time when it may be needed."""
+    leader.acknowledge("b", index=2, probation="token")
+    leader.change(THREE.with_learner("b", "token"))
+    leader.acknowledge("c", index=3)
+    leader.acknowledge("b", index=3)
+    leader.change(THREE)
+    leader.acknowledge("b", index=4)
+    leader.acknowledge("b", index=2, probation="token")
+    assert leader.replica.probation_of("b") == ""
+    assert (leader.replica.match_index("b"), leader.replica.commit_index) == (4, 4)
+    leader.acknowledge("b", index=2, probation="another token")
+    assert leader.replica.probation_of("b") == "another token"
+
+
+def test_a_node_back_on_the_same_probation_over_a_new_link_is_believed(leader: Node) -> None:
+    """Its machine was put back to then. Not to hear it would leave it behind for good."""
+    leader.acknowledge("b", index=2, probation="token")
+    leader.change(THREE.with_learner("b", "token"))
+    leader.acknowledge("c", index=3)
+    leader.acknowledge("b", index=3)
+    assert leader.replica.probation_of("b") == ""
+    leader.replica.disconnected("b")
+    leader.replica.connected("b")
+    leader.acknowledge("b", index=2, probation="token")
+    assert leader.replica.probation_of("b") == "token"
+
+
 def test_a_leader_that_hears_only_nodes_on_probation_steps_down(leader: Node) -> None:
     for _ in range(4):
         leader.now += 0.3 * SETTINGS.election_min_s
