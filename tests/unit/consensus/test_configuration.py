@@ -359,6 +359,16 @@ def test_what_was_said_on_probation_does_not_begin_it_again(leader: Node) -> Non
     assert leader.replica.probation_of("b") == "another token"
 
 
+def test_who_is_put_on_probation_twice_is_known_for_nothing_again(leader: Node) -> None:
+    """The second time its store may have lost what it acknowledged after the first."""
+    leader.acknowledge("b", index=2, probation="first")
+    assert leader.replica.match_index("b") == 2
+    term = leader.replica.term
+    leader.turn(("b", AppendReply(term, term, False, 0, 1, 2, 0, "second")))
+    assert leader.replica.probation_of("b") == "second"
+    assert leader.replica.match_index("b") == 0
+
+
 def test_a_node_back_on_the_same_probation_over_a_new_link_is_believed(leader: Node) -> None:
     """Its machine was put back to then. Not to hear it would leave it behind for good."""
     leader.acknowledge("b", index=2, probation="token")

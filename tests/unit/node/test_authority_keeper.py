@@ -190,6 +190,24 @@ def test_a_leader_grants_to_its_members_and_to_itself_by_the_same_round(node: No
     assert node.record().granted_at_boottime_ns == asked_ns
 
 
+def test_nothing_is_granted_to_members_of_a_change_that_is_not_committed(node: Node):
+    """The next leader may not know of the change, nor wait for them before it calls a revocation
+    enforced."""
+    node.lead()
+    node.raft.members = ("a", "b", "c", "d")
+
+    def granted(seq: int) -> set[str]:
+        node.turn()  # knows the configuration
+        sent = node.turn(("d", Ask(seq, 9, 9)), ("b", Ask(seq, 9, 9)))
+        (asked,) = {message.round for _, message in sent if isinstance(message, Confirm)}
+        sent = node.turn(("c", ConfirmReply(3, asked)))
+        return {peer for peer, message in sent if isinstance(message, Grant)}
+
+    assert granted(5) == {"b"}
+    node.raft.committed_members = node.raft.members
+    assert granted(6) == {"b", "d"}
+
+
 def test_a_federation_of_one_grants_itself(word: AuthorityWord):
     node = Node(word, peers=())
     node.lead()

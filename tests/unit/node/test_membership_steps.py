@@ -109,6 +109,14 @@ def test_who_may_have_forgotten_loses_its_vote_before_anything_else() -> None:
     assert next_step(view, ledger("abcd")) == config("abc").with_learner("c", "token")
 
 
+def test_who_was_readmitted_and_is_on_probation_again_is_readmitted_again() -> None:
+    """By its new token: the old one says nothing of what was forgotten since."""
+    first = config("abc").with_learner("c", "first")
+    second = config("abc").with_learner("c", "second")
+    assert next_step(View(first, tokens={"c": "first"}), ledger("abc")) is None
+    assert next_step(View(first, tokens={"c": "second"}), ledger("abc")) == second
+
+
 def test_a_vote_is_not_taken_where_those_left_could_not_decide() -> None:
     view = View(config("abc"), silent={"b"}, tokens={"c": "token"})
     assert next_step(view, ledger("abc")) is None
