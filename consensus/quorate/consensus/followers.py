@@ -86,13 +86,20 @@ class Followers:
             # Its store is another one than before: what it was known to hold, it may have lost.
             self._progress[peer] = Progress(self._journal.last_index() + 1)
         elif known and not said:
-            if self._journal.configuration.token_of(peer) != known:
+            if not self._is_readmitted(peer, known, reply):
                 return  # from before: a probation ends by a configuration, and by nothing else
             self._spent[peer] = known
         progress = self._progress[peer]
         self._tokens[peer] = said
         if progress.acknowledged(reply):
             self._has_room[peer] = None
+
+    def _is_readmitted(self, peer: str, token: str, reply: AppendReply) -> bool:
+        """Whether `peer` can know that its probation is over: it acknowledges the configuration
+        that says so. What it sent before it forgot can not: nobody had put that in the log yet."""
+        if self._journal.configuration.token_of(peer) != token:
+            return False
+        return reply.success and reply.match_index >= self._journal.configuration_index
 
     def token(self, peer: str) -> str:
         """With which token `peer` says that it is on probation; empty when it is not."""

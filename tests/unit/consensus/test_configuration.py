@@ -337,6 +337,8 @@ def test_an_acknowledgement_from_before_does_not_end_a_probation(leader: Node) -
     assert leader.replica.commit_index == 2
     leader.acknowledge("c", index=3)
     leader.change(THREE.with_learner("b", "token"))
+    leader.acknowledge("b", index=3)
+    assert leader.replica.probation_of("b") == "token", "it cannot know of entry 4"
     leader.acknowledge("c", index=4)
     leader.acknowledge("b", index=4)
     assert leader.replica.probation_of("b") == ""
