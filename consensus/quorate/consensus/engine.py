@@ -610,6 +610,8 @@ class Engine(SyncObj):  # type: ignore[misc]
         match_index: int = 0,
         hint_index: int = 0,
     ) -> None:
+        probation = self._probation()
+        readmitted_by = "" if probation else self.configuration.token_of(self.node_id)
         self._outbox(
             peer,
             AppendReply(
@@ -620,7 +622,8 @@ class Engine(SyncObj):  # type: ignore[misc]
                 hint_index=hint_index,
                 prev_log_index=request.prev_log_index,
                 wall_clock_ms=self._wall_clock_ms(),
-                probation=self._probation(),
+                probation=probation or readmitted_by,
+                readmitted=bool(readmitted_by),
             ),
         )
 

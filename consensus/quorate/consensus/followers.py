@@ -79,27 +79,27 @@ class Followers:
     def acknowledged(self, peer: str, reply: AppendReply) -> None:
         """Takes in a reply of this leadership. Raises PeerError when no correct peer can have sent
         it."""
-        known, said = self.token(peer), reply.probation
-        if said and said == self._spent.get(peer):
-            return  # from before: that probation is over
-        if said and said != known:
+        if self._is_from_before(peer, reply):
+            return
+        on_probation_by = "" if reply.readmitted else reply.probation
+        if on_probation_by and on_probation_by != self.token(peer):
             # Its store is another one than before: what it was known to hold, it may have lost.
             self._progress[peer] = Progress(self._journal.last_index() + 1)
-        elif known and not said:
-            if not self._is_readmitted(peer, known, reply):
-                return  # from before: a probation ends by a configuration, and by nothing else
-            self._spent[peer] = known
+        if reply.readmitted:
+            self._spent[peer] = reply.probation
         progress = self._progress[peer]
-        self._tokens[peer] = said
+        self._tokens[peer] = on_probation_by
         if progress.acknowledged(reply):
             self._has_room[peer] = None
 
-    def _is_readmitted(self, peer: str, token: str, reply: AppendReply) -> bool:
-        """Whether `peer` can know that its probation is over: it acknowledges the configuration
-        that says so. What it sent before it forgot can not: nobody had put that in the log yet."""
-        if self._journal.configuration.token_of(peer) != token:
-            return False
-        return reply.success and reply.match_index >= self._journal.configuration_index
+    def _is_from_before(self, peer: str, reply: AppendReply) -> bool:
+        """Whether `peer` has sent this before it forgot, or before it was readmitted, and it comes
+        late: a probation ends when a node says that it was readmitted by its token, and only
+        then."""
+        known, said = self.token(peer), reply.probation
+        if said and not reply.readmitted:
+            return said == self._spent.get(peer)
+        return bool(known) and said != known
 
     def token(self, peer: str) -> str:
         """With which token `peer` says that it is on probation; empty when it is not."""

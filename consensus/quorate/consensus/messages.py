@@ -85,7 +85,10 @@ class AppendReply:
     hint_index: on failure, the next index that the leader should try (Raft thesis, 4.2.1).
     prev_log_index: the request's, so that a late refusal is told from a new one.
     wall_clock_ms: the replier's wall clock, for ledger time.
-    probation: the replier's token while it is on probation (see `Replica`), else empty.
+    probation: the replier's token while it is on probation (see `Replica`), and on, as long as the
+        configuration in force names it; else empty.
+    readmitted: whether that probation is over, for the replier knows that this configuration is
+        committed. Nothing that it sent before it forgot can say so.
     """
 
     term: int
@@ -96,6 +99,7 @@ class AppendReply:
     prev_log_index: int
     wall_clock_ms: int
     probation: str = ""
+    readmitted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from quorate.v1 import peer_pb2 as pb
 
-PROTOCOL_VERSION: Final = 3
+PROTOCOL_VERSION: Final = 4
 
 
 @dataclass(frozen=True, slots=True)

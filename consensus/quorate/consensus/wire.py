@@ -49,6 +49,7 @@ def encode(message: Message) -> pb.PeerMessage:
                     prev_log_index=message.prev_log_index,
                     wall_clock_ms=message.wall_clock_ms,
                     probation=message.probation,
+                    readmitted=message.readmitted,
                 )
             )
         case PreVoteRequest():
@@ -161,6 +162,8 @@ def _read_append_reply(reply: pb.AppendReply) -> AppendReply:
         raise PeerError("a wall clock beyond the limits")
     if len(reply.probation) > MAX_TOKEN_CHARACTERS:
         raise PeerError("a token of probation beyond the limits")
+    if reply.readmitted and not reply.probation:
+        raise PeerError("readmitted, and by no token")
     return AppendReply(
         term=reply.term,
         request_term=reply.request_term,
@@ -170,6 +173,7 @@ def _read_append_reply(reply: pb.AppendReply) -> AppendReply:
         prev_log_index=reply.prev_log_index,
         wall_clock_ms=reply.wall_clock_ms,
         probation=reply.probation,
+        readmitted=reply.readmitted,
     )
 
 

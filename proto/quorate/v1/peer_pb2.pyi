@@ -323,6 +323,7 @@ class AppendReply(_message.Message):
     PREV_LOG_INDEX_FIELD_NUMBER: _builtins.int
     WALL_CLOCK_MS_FIELD_NUMBER: _builtins.int
     PROBATION_FIELD_NUMBER: _builtins.int
+    READMITTED_FIELD_NUMBER: _builtins.int
     term: _builtins.int
     """of the replier"""
     request_term: _builtins.int
@@ -337,6 +338,8 @@ class AppendReply(_message.Message):
     wall_clock_ms: _builtins.int
     probation: _builtins.str
     """a token, while the replier may have forgotten promises"""
+    readmitted: _builtins.bool
+    """by this token: it was so, and is over"""
     def __init__(
         self,
         *,
@@ -348,10 +351,11 @@ class AppendReply(_message.Message):
         prev_log_index: _builtins.int = ...,
         wall_clock_ms: _builtins.int = ...,
         probation: _builtins.str = ...,
+        readmitted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hint_index", b"hint_index", "match_index", b"match_index", "prev_log_index", b"prev_log_index", "probation", b"probation", "request_term", b"request_term", "success", b"success", "term", b"term", "wall_clock_ms", b"wall_clock_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hint_index", b"hint_index", "match_index", b"match_index", "prev_log_index", b"prev_log_index", "probation", b"probation", "readmitted", b"readmitted", "request_term", b"request_term", "success", b"success", "term", b"term", "wall_clock_ms", b"wall_clock_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -202,9 +202,11 @@ class Node:
         assert self.replica.is_leader
         return term
 
-    def acknowledge(self, *peers: str, index: int, probation: str = "") -> None:
+    def acknowledge(
+        self, *peers: str, index: int, probation: str = "", readmitted: bool = False
+    ) -> None:
         term = self.replica.term
-        answer = AppendReply(term, term, True, index, 0, index, 0, probation)
+        answer = AppendReply(term, term, True, index, 0, index, 0, probation, readmitted)
         self.turn(*((peer, answer) for peer in peers))
 
     def change(self, wanted: Configuration) -> bool:
@@ -337,10 +339,12 @@ def test_an_acknowledgement_from_before_does_not_end_a_probation(leader: Node) -
     assert leader.replica.commit_index == 2
     leader.acknowledge("c", index=3)
     leader.change(THREE.with_learner("b", "token"))
-    leader.acknowledge("b", index=3)
-    assert leader.replica.probation_of("b") == "token", "it cannot know of entry 4"
     leader.acknowledge("c", index=4)
-    leader.acknowledge("b", index=4)
+    leader.acknowledge("b", index=3)
+    assert leader.replica.probation_of("b") == "token", "only who was readmitted can say so"
+    leader.acknowledge("b", index=4, probation="another", readmitted=True)
+    assert leader.replica.probation_of("b") == "token"
+    leader.acknowledge("b", index=4, probation="token", readmitted=True)
     assert leader.replica.probation_of("b") == ""
     assert leader.replica.is_responsive("b")
 
@@ -351,7 +355,7 @@ def test_what_was_said_on_probation_does_not_begin_it_again(leader: Node) -> Non
     leader.acknowledge("b", index=2, probation="token")
     leader.change(THREE.with_learner("b", "token"))
     leader.acknowledge("c", index=3)
-    leader.acknowledge("b", index=3)
+    leader.acknowledge("b", index=3, probation="token", readmitted=True)
     leader.change(THREE)
     leader.acknowledge("b", index=4)
     leader.acknowledge("b", index=2, probation="token")
@@ -359,6 +363,15 @@ def test_what_was_said_on_probation_does_not_begin_it_again(leader: Node) -> Non
     assert (leader.replica.match_index("b"), leader.replica.commit_index) == (4, 4)
     leader.acknowledge("b", index=2, probation="another token")
     assert leader.replica.probation_of("b") == "another token"
+
+
+def test_who_was_readmitted_under_another_leader_is_counted(leader: Node) -> None:
+    """It says so for as long as the configuration names it; the new leader has not heard before."""
+    leader.replica.propose(b"k", b"v")
+    leader.turn()
+    leader.acknowledge("b", index=3, probation="token", readmitted=True)
+    assert leader.replica.probation_of("b") == ""
+    assert leader.replica.commit_index == 3
 
 
 def test_who_is_put_on_probation_twice_is_known_for_nothing_again(leader: Node) -> None:
@@ -376,7 +389,7 @@ def test_a_node_back_on_the_same_probation_over_a_new_link_is_believed(leader: N
     leader.acknowledge("b", index=2, probation="token")
     leader.change(THREE.with_learner("b", "token"))
     leader.acknowledge("c", index=3)
-    leader.acknowledge("b", index=3)
+    leader.acknowledge("b", index=3, probation="token", readmitted=True)
     assert leader.replica.probation_of("b") == ""
     leader.replica.disconnected("b")
     leader.replica.connected("b")

@@ -282,6 +282,20 @@ def test_on_probation_it_neither_votes_nor_would_nor_asks() -> None:
     assert node.replica.role == "follower"
 
 
+def test_who_was_readmitted_says_so_as_long_as_the_configuration_does() -> None:
+    """So no answer of before it forgot is taken for one of after."""
+    node = Node("b", "c", configuration=Configuration(("b", "c"), ("a",), (("a", "token"),)))
+    node.token = "another token"
+    [(_, ack)] = of(AppendReply, node.turn(("b", heartbeat(5))))
+    assert (ack.probation, ack.readmitted) == ("another token", False)
+    node.token = ""
+    [(_, ack)] = of(AppendReply, node.turn(("b", heartbeat(5))))
+    assert (ack.probation, ack.readmitted) == ("token", True)
+    node = Node("b", "c")
+    [(_, ack)] = of(AppendReply, node.turn(("b", heartbeat(5))))
+    assert (ack.probation, ack.readmitted) == ("", False)
+
+
 # -- stickiness ----------------------------------------------------------------------------------
 
 
