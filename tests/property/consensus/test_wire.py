@@ -110,7 +110,8 @@ messages: st.SearchStrategy[Message] = st.one_of(
         numbers,
         st.integers(0, MAX_WALL_CLOCK_MS),
         st.text("0123456789abcdef", max_size=MAX_TOKEN_CHARACTERS),
-    ),
+        st.booleans(),
+    ).filter(lambda reply: bool(reply.probation) or not reply.readmitted),
     st.builds(Propose, keys, st.binary(max_size=64)),
     st.builds(ProposeReply, keys, st.sampled_from(Refusal)),
 )
@@ -184,6 +185,7 @@ BEYOND: list[Callable[[], Any]] = [
         append_request=pb.AppendRequest(entries=[pb.LogEntry(index=2**63, term=1, command=b"x")])
     ),
     lambda: pb.PeerMessage(append_reply=pb.AppendReply(probation="f" * (MAX_TOKEN_CHARACTERS + 1))),
+    lambda: pb.PeerMessage(append_reply=pb.AppendReply(readmitted=True)),
     lambda: pb.PeerMessage(pre_vote_request=pb.PreVoteRequest(term=2**63)),
     lambda: pb.PeerMessage(pre_vote_request=pb.PreVoteRequest(last_log_index=2**63)),
     lambda: pb.PeerMessage(pre_vote_reply=pb.PreVoteReply(asked_term=2**64 - 1)),
