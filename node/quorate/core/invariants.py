@@ -1,13 +1,16 @@
 """What must hold of every state, whatever commands made it.
 
-Owns the checks that tests, the simulator and chaos run; nothing in a running node depends on them.
-Looks at everything, so it takes as long as the state is large.
+Owns the checks that tests, the simulator and chaos run; of a running node, only who is sent a state
+depends on one of them (`check_final`). Looks at everything, so it takes as long as the state is
+large.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import TypeVar
 
 from quorate.core.limits import (
     MAX_CONCURRENT_LEASES,
@@ -23,6 +26,7 @@ from quorate.core.state import StateView
 from quorate.core.status import Status
 
 Governed = Domain | Node | Executor | TrustEdge | Grant
+G = TypeVar("G", bound=Governed)
 
 
 def check(view: StateView) -> list[str]:
@@ -54,24 +58,33 @@ def check_step(before: StateView, after: StateView) -> list[str]:
     return problems
 
 
-def check_final(before: StateView, after: StateView) -> list[str]:
-    """What of the things that domains govern did not stay, though it is final."""
-    problems = []
-    pairs: list[tuple[Governed, Governed | None]] = [
-        *((old, after.domain(old.id)) for old in before.domains()),
-        *((old, after.node(old.id)) for old in before.nodes()),
-        *((old, after.executor(old.id)) for old in before.executors()),
-        *((old, after.trust_edge(old.truster, old.edge)) for old in before.trust_edges()),
-        *((old, after.grant(old.issuer, old.grant)) for old in before.grants()),
-    ]
+def check_final(before: StateView, after: StateView) -> Iterator[str]:
+    """What of the things that domains govern did not stay, though it is final. One thing at a time:
+    there may be more than memory holds."""
+    pairs: Iterator[tuple[Governed, Governed | None]] = chain(
+        _paired(before.domains(), after.domains()),
+        _paired(before.nodes(), after.nodes()),
+        _paired(before.executors(), after.executors()),
+        _paired(before.trust_edges(), after.trust_edges()),
+        _paired(before.grants(), after.grants()),
+    )
     for old, new in pairs:
         if new is None:
-            problems.append(f"{old.kind} {old.id} is gone")
+            yield f"{old.kind} {old.id} is gone"
         elif old.status is Status.REVOKED and new != old:
-            problems.append(f"{old.kind} {old.id} was revoked, and has changed")
+            yield f"{old.kind} {old.id} was revoked, and has changed"
         elif isinstance(old, Node) and isinstance(new, Node) and _identity(old) != _identity(new):
-            problems.append(f"node {old.id} has other keys or another address")
-    return problems
+            yield f"node {old.id} has other keys or another address"
+
+
+def _paired(before: Iterable[G], after: Iterable[G]) -> Iterator[tuple[G, G | None]]:
+    """Each of the first with that of the second which has its id. Both ascend."""
+    others = iter(after)
+    other = next(others, None)
+    for one in before:
+        while other is not None and other.id < one.id:
+            other = next(others, None)
+        yield one, other if other is not None and other.id == one.id else None
 
 
 def _check_members(view: StateView) -> Iterator[str]:

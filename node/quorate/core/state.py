@@ -205,7 +205,7 @@ class StateView:
 
     def _each(self, kind: Kind, parse: Callable[[object], T]) -> Iterator[T]:
         for _, data in self._reader.scan(keys.RECORDS[kind]):
-            yield _parse(parse, data, kind)
+            yield _parse(parse, data, kind, keep=False)  # whoever looks at all comes by once
 
     def _number(self, key: bytes) -> int:
         return int.from_bytes(self._reader.get(key) or b"", "big")
@@ -368,9 +368,9 @@ def _save(store: Writer, record: Stored) -> None:
     store.put(key, codec.encode(record.to_json()))
 
 
-def _parse(parse: Callable[[object], R], data: bytes, what: str) -> R:
+def _parse(parse: Callable[[object], R], data: bytes, what: str, *, keep: bool = True) -> R:
     try:
-        return cast("R", _parsed(parse, data))
+        return cast("R", (_parsed if keep else _parsed.__wrapped__)(parse, data))
     except MalformedError as error:
         raise StorageDamagedError(f"the record of {what} is damaged: {error}") from error
 

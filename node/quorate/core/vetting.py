@@ -92,8 +92,8 @@ def check_successor(before: StateView, after: StateView) -> None:
         for name in ("domain", "signing_key", "log_key"):
             _require(getattr(old, name) == getattr(new, name), f"{old.id} has another {name}")
         _require(new.retired or not old.retired, f"{old.id} was retired")
-    problems = invariants.check_final(before, after)
-    _require(not problems, "; ".join(problems[:1]))
+    problem = next(invariants.check_final(before, after), None)
+    _require(problem is None, problem or "")
 
 
 class Vetting:

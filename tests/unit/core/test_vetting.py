@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -329,3 +330,18 @@ def test_a_state_that_cannot_have_become_of_it_does_not_follow(lived: World) -> 
         change(after)
         with pytest.raises(MalformedError):
             check_successor(before, StateView(after))
+
+
+def test_how_much_there_is_takes_no_memory(lived: World) -> None:
+    executor = next(lived.view.executors())
+    for number in range(3_000):
+        ident = f"spiffe://{BANK}/agent/number-{number}"
+        state.save_executor(lived.store, replace(executor, executor=ident))
+    lived.store.items()
+    tracemalloc.start()
+    try:
+        check_successor(lived.view, lived.view)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 100_000, "a tenth of what they take when they are kept"
