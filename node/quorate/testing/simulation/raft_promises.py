@@ -227,9 +227,11 @@ class RaftPromises:
             )
             if not match or other.is_forgetful or held.term != shadow.term:
                 continue
-            entry = shadow.entry(match)
+            entry, there = shadow.entry(match), held.entry(match)
+            if entry is not None and there is not None and shadow.base >= match:
+                entry, there = (entry[0], b""), (there[0], b"")  # a snapshot has left its term only
             require(
-                entry is None or held.base >= match or held.entry(match) == entry,
+                entry is None or held.base >= match or there == entry,
                 "what a leader takes for held is held",
                 machine.name,
                 f"{other.name} at {match}",
