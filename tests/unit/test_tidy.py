@@ -24,8 +24,10 @@ MAX_TEST_LINES: Final = 600
 LONGER_WITH_A_REASON: Final = {
     # One class: its methods override the engine's by name, and are read side by side with it.
     "consensus/quorate/consensus/engine.py": 650,
+    # One class: a turn, in the order in which it happens.
+    "node/quorate/node/node_core.py": 470,
     # One table of what callers may wish.
-    "node/quorate/testing/simulation/workload.py": 500,
+    "node/quorate/testing/simulation/workload.py": 510,
 }
 MAX_FUNCTION_LINES: Final = 75
 # Written in parts, so that this file does not hold what it looks for.

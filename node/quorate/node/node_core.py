@@ -399,8 +399,7 @@ class NodeCore:
         if self._machine.has_changed_members:
             self._machine.has_changed_members = False
             self._read_members()
-        executed = self._machine.take_outcomes()
-        if not executed:
+        if not (executed := self._machine.take_outcomes()):
             return
         self.ledger_size = self.environment.turn.ledger_size
         for command in executed:
@@ -409,7 +408,7 @@ class NodeCore:
         self._observer.grown()
 
     def surrender(self, reason: Reason) -> None:
-        """Gives authority up at once, and with it everybody who waits for an outcome."""
+        """Gives authority up, and everybody who waits for an outcome."""
         self.keeper.surrender(reason)
         self._observer.released()
 
@@ -428,7 +427,10 @@ class NodeCore:
         self._snapshots.storage_failed()
         self._probation = self.environment.probation()
         self._observer.released()
-        self.replica = self._new_replica()
+        try:
+            self.replica = self._new_replica()
+        except StorageFullError:  # not even the first entry of a log has room
+            self.environment.abort()
 
     def probe_storage(self) -> None:
         """Tries a write that needs room; when it lasts, the node serves again. What came from
@@ -441,10 +443,10 @@ class NodeCore:
             self.environment.commit()
             self.environment.turn.put_meta(_PROBE_NAME, b"")
             self.environment.commit()
+            self.replica = self._new_replica()
         except StorageFullError:
             self.environment.abort()
             return
         log.info("storage.recovered")
         self.storage_problem = ""
         self._again = True
-        self.replica = self._new_replica()

@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from quorate.consensus import PeerError
+from quorate.core.errors import StorageFullError
 from quorate.core.outcome import Outcome, Reason
 from quorate.lease.word import AuthorityRecord
 from quorate.node.node_core import STORAGE_PROBE_S, NodeCore
@@ -162,11 +163,20 @@ class Machine:
         assert self.core is None
         self.generation += 1
         self.is_core_stopped = False
-        self.core = self._build_core(self)
+        try:
+            self.core = self._build_core(self)
+        except StorageFullError:  # not even the first entry of a log has room
+            self.disk.unmount()
+            self.world.after(NS_PER_S, partial(self._start_again, self.generation))
+            return
         self._watcher.started(self)
         if self.network is not None:
             self.network.core_started(self)
         self.wake()
+
+    def _start_again(self, generation: int) -> None:
+        if self.generation == generation and self.is_on and self.core is None:
+            self.start_core()
 
     def crash_core(self) -> None:
         """SIGKILL to the core process; the machine stays up."""

@@ -355,10 +355,13 @@ class RaftPromises:
                 self._check_vote(machine, message.vote_request.term, machine.node_id)
 
     def _check_acknowledged(self, machine: Machine, peer: str, term: int, index: int) -> None:
-        """As long as who asked may lead, its log says what is acknowledged."""
+        """As long as who asked may lead, its log says what is acknowledged. Who has heard of a
+        later leader since, in the same turn, may have gone on to what that one says."""
         leader, own = self._machines[peer], machine.disk.shadow
         asked = leader.disk.shadow
-        if asked.term != term or leader.is_forgetful or max(asked.base, own.base) >= index:
+        if asked.term != term or own.term != term or leader.is_forgetful:
+            return
+        if max(asked.base, own.base) >= index:
             return
         entry = asked.entry(index)
         require(

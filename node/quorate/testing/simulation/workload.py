@@ -46,6 +46,8 @@ _OVER: Final = (
 ABOUT_MEMBERS: Final = frozenset(("add node", "assign role", "retire node"))
 
 _MOST_MACHINES: Final = 9
+_LOOKS: Final = 12
+"""For so many the end of a run waits for one command; then it begins with another."""
 _RENEWAL: Final = ("domain.reinstate", "executor.register", "grant.issue")
 
 WISHES: Final = {
@@ -71,12 +73,13 @@ WISHES: Final = {
 @dataclass
 class Renewal:
     """A domain's way to a lease that nothing from before can spoil. step: of `_RENEWAL`, and then
-    the lease; call: the one that is open."""
+    the lease; call: the one that is open, for so many looks."""
 
     executor: str
     grant: str
     step: int = 0
     call: Call | None = None
+    waited: int = 0
 
 
 @dataclass
@@ -179,7 +182,11 @@ class Workload:
             renewal = domain.renewal = Renewal(executor, self._name("g"))
         call = renewal.call
         if call is not None and call.open_attempts:
+            renewal.waited += 1
+            if renewal.waited > _LOOKS:  # its caller waits at a node that is retired
+                domain.renewal = None
             return
+        renewal.waited = 0
         if call is not None and call.is_done:
             renewal.step, renewal.call = min(renewal.step + 1, len(_RENEWAL)), None
         if renewal.step == len(_RENEWAL):
