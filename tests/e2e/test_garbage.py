@@ -227,8 +227,9 @@ def test_malformed_lease_requests_name_their_fields(
     stub = crew.workers[BANK].leases
 
     def call() -> object:
-        answer = getattr(stub, method)(request_, timeout=CALL_TIMEOUT_S)
-        return list(answer) if method == "Watch" else answer
+        if method == "Watch":
+            return list(stub.Watch(iter([request_]), timeout=CALL_TIMEOUT_S))
+        return getattr(stub, method)(request_, timeout=CALL_TIMEOUT_S)
 
     found = refused(call)
     assert (found.code, found.fields) == (INVALID, fields)

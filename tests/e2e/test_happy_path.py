@@ -113,7 +113,7 @@ def test_a_lease_lives_through_all_that_may_happen_to_it(
     assert renewed.lease.expires_at_ms > lease.expires_at_ms
     assert renewed.lease.fence == lease.fence
 
-    notices = Notices(worker.leases.Watch(pb.WatchRequest(lease_ids=[lease.id])))
+    notices = Notices(worker.leases.Watch(iter([pb.WatchRequest(lease_ids=[lease.id])])))
     try:
         notices.until(pb.WATCH_EVENT_ACTIVE)
         owner = cluster.operator(abroad)

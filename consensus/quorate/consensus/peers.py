@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from quorate.v1 import peer_pb2 as pb
 
-PROTOCOL_VERSION: Final = 4
+PROTOCOL_VERSION: Final = 5
 
 
 @dataclass(frozen=True, slots=True)

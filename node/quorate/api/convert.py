@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from quorate.api.notices import Event, Notice
 from quorate.api.ports import MemberStatus
-from quorate.api.watch import Event, Notice
 from quorate.core import codec
 from quorate.core.errors import MalformedError
 from quorate.core.limits import MAX_ENTRY_BYTES
@@ -142,7 +142,7 @@ def notice_to_wire(notice: Notice) -> lease_pb2.WatchResponse:
     return lease_pb2.WatchResponse(
         lease_id=notice.lease_id,
         event=_EVENT_TO_WIRE[notice.event],
-        reason=reason_to_wire(notice.reason),
-        thing=notice.thing,
+        reason=reason_to_wire(notice.denial.reason if notice.denial else None),
+        thing=notice.denial.thing if notice.denial else "",
         position=position_to_wire(notice.at),
     )

@@ -7,6 +7,7 @@ private directory.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import secrets
 from collections.abc import AsyncIterator
@@ -54,12 +55,26 @@ class CoreService(core_pb2_grpc.CoreServiceServicer):
         )
 
     async def Follow(  # noqa: N802
-        self, request: core_pb2.FollowRequest, context: Any
+        self, requests: AsyncIterator[core_pb2.FollowRequest], context: Any
     ) -> AsyncIterator[core_pb2.FollowResponse]:
-        async for _ in self._core.follow():
-            with self._core.read() as snapshot:
-                answer = core_pb2.FollowResponse(position=convert.position(snapshot))
-            yield answer
+        hearing = asyncio.create_task(self._hear(requests))
+        try:
+            async for _ in self._core.follow():
+                if hearing.done():
+                    hearing.result()  # raises what was wrong with a report
+                with self._core.read() as snapshot:
+                    answer = core_pb2.FollowResponse(position=convert.position(snapshot))
+                yield answer
+        finally:
+            hearing.cancel()
+            await asyncio.wait([hearing])
+
+    async def _hear(self, requests: AsyncIterator[core_pb2.FollowRequest]) -> None:
+        async for request in requests:
+            found = Violations()
+            found.within("slot", request.slot, 0, self._core.edges - 1)
+            found.raise_any()
+            self._core.edge_drained(request.slot, request.drained_index)
 
 
 def lease_nonce(kind: str, executor: str, request_id: str) -> str:

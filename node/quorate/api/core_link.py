@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import grpc
 import grpc.aio
@@ -59,10 +59,20 @@ def core_socket(data_dir: Path) -> Path:
     return path
 
 
+class DrainedReports(Protocol):
+    """What the edge has to say (`quorate.api.watch.WatchHub`)."""
+
+    async def drained_beyond(self, told: int) -> int:
+        """The Raft index up to which everything is drained here, once it is larger than `told`."""
+        ...
+
+
 class CoreLink:
     """Made inside the event loop that uses it; `close` ends it."""
 
-    def __init__(self, socket: Path) -> None:
+    def __init__(self, socket: Path, slot: int) -> None:
+        """slot: which of the node's edges this is."""
+        self._slot = slot
         self._channel = grpc.aio.secure_channel(
             f"unix:{socket}",
             grpc.local_channel_credentials(grpc.LocalConnectionType.UDS),
@@ -93,15 +103,15 @@ class CoreLink:
             return Proposed(problem=error.code().name)
         return _proposed(answer)
 
-    async def follow(self, moved: Callable[[], None]) -> None:
+    async def follow(self, moved: Callable[[], None], drained: DrainedReports) -> None:
         """Calls `moved` when the node's state has moved on, and after each reconnection, because
-        it may have moved meanwhile. Runs until cancelled."""
+        it may have moved meanwhile; and says what `drained` tells. Runs until cancelled."""
         pause_ms = _RECONNECT_FIRST_MS
         connected = False
         while True:
             try:
                 await self._channel.channel_ready()
-                call = self._stub.Follow(core_pb2.FollowRequest())
+                call = self._stub.Follow(self._reports(drained))
                 async for _ in call:
                     if not connected:
                         _log.info("following the core process")
@@ -115,6 +125,12 @@ class CoreLink:
             connected = False
             await asyncio.sleep(pause_ms / 1000)
             pause_ms = min(2 * pause_ms, _RECONNECT_LONGEST_MS)
+
+    async def _reports(self, drained: DrainedReports) -> AsyncIterator[core_pb2.FollowRequest]:
+        told = -1
+        while True:
+            told = await drained.drained_beyond(told)
+            yield core_pb2.FollowRequest(slot=self._slot, drained_index=told)
 
     async def close(self) -> None:
         await self._channel.close()

@@ -54,8 +54,10 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
     def _wrap(self, handler: _Handler, method: str) -> _Handler:
         if handler.request_streaming:
-            # Of our servers only reflection takes a stream; its handler is the library's own.
-            return handler
+            return grpc.stream_stream_rpc_method_handler(
+                self._streams(handler.stream_stream, handler.request_deserializer, method),
+                response_serializer=handler.response_serializer,
+            )
         # A handler that streams either yields its answers, or writes them to the context and then
         # looks like a unary one (the library's health service does).
         if handler.response_streaming and inspect.isasyncgenfunction(handler.unary_stream):
@@ -90,6 +92,19 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         async def call(data: bytes, context: _Context) -> AsyncIterator[Any]:
             try:
                 async for response in behavior(_request(read, data), context):
+                    yield response
+            except Exception as error:  # noqa: BLE001 - the last line: see _answer
+                await self._answer(error, method, context)
+
+        return call
+
+    def _streams(
+        self, behavior: Any, read: _Read, method: str
+    ) -> Callable[[AsyncIterator[bytes], _Context], AsyncIterator[Any]]:
+        async def call(stream: AsyncIterator[bytes], context: _Context) -> AsyncIterator[Any]:
+            requests = (_request(read, data) async for data in stream)
+            try:
+                async for response in behavior(requests, context):
                     yield response
             except Exception as error:  # noqa: BLE001 - the last line: see _answer
                 await self._answer(error, method, context)

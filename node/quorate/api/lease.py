@@ -8,6 +8,7 @@ told to let calls pass on failure must not be handed a failure.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -15,17 +16,25 @@ from typing import Any, Final, Protocol
 
 from quorate.api import convert, validate
 from quorate.api.access import Access
+from quorate.api.errors import ServiceError
+from quorate.api.notices import Watcher
 from quorate.api.ports import Proposed
 from quorate.api.watch import WatchHub
 from quorate.core.limits import DEFAULT_PROPOSAL_TIMEOUT_MS
-from quorate.core.outcome import Deny, Reason
-from quorate.lease.check import Checked, CheckQuery, LeaseChecker
+from quorate.core.outcome import Deny, Permit, Reason
+from quorate.lease.check import NOWHERE, Checked, CheckQuery, LeaseChecker
+from quorate.lease.clock import Clock
+from quorate.lease.outstanding import Holder
 from quorate.telemetry import DenialLog, Metrics
 from quorate.v1 import core_pb2, decision_pb2, lease_pb2, lease_pb2_grpc
 
 ANSWER_MARGIN_MS: Final = 100
 """How long before the caller's own deadline a proposal is given up, so that the answer (whose
 outcome is unknown) still reaches it; never more than a fifth of the time."""
+
+
+MOST_PATIENCE_S: Final = 1.0
+"""A check that asks for a newer state than there is waits no longer for it; then it is denied."""
 
 
 class LeaseProposer(Protocol):
@@ -60,6 +69,7 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
         checker: LeaseChecker,
         proposer: LeaseProposer,
         hub: WatchHub,
+        clock: Clock,
         access: Access,
         metrics: Metrics,
         denials: DenialLog,
@@ -67,6 +77,7 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
         self._checker = checker
         self._proposer = proposer
         self._hub = hub
+        self._clock = clock
         self._access = access
         self._metrics = metrics
         self._denials = denials
@@ -145,6 +156,8 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
     ) -> lease_pb2.CheckResponse:
         executor = self._access.executor(context)
         validate.check_check(request)
+        if request.minimum_index:
+            await self._hub.followed(request.minimum_index, _patience_s(context))
         return convert.checked_to_wire(self._check((request,), executor, "Check")[0])
 
     async def CheckBatch(  # noqa: N802
@@ -152,17 +165,46 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
     ) -> lease_pb2.CheckBatchResponse:
         executor = self._access.executor(context)
         validate.check_batch(request)
+        least = max(check.minimum_index for check in request.checks)
+        if least:
+            await self._hub.followed(least, _patience_s(context))
         answers = self._check(request.checks, executor, "CheckBatch")
         return lease_pb2.CheckBatchResponse(results=map(convert.checked_to_wire, answers))
 
     async def Watch(  # noqa: N802
-        self, request: lease_pb2.WatchRequest, context: Any
+        self, requests: AsyncIterator[lease_pb2.WatchRequest], context: Any
     ) -> AsyncIterator[lease_pb2.WatchResponse]:
         executor = self._access.executor(context)
-        validate.check_watch(request)
-        with self._hub.watch(executor, tuple(request.lease_ids)) as watcher:
-            while True:
-                yield convert.notice_to_wire(await watcher.next())
+        first = await anext(requests, lease_pb2.WatchRequest())
+        validate.check_watch(first, is_first=True)
+        async with self._hub.watch(
+            executor,
+            tuple(first.lease_ids),
+            after_size=first.after_size,
+            session=first.session,
+        ) as watcher:
+            hearing = asyncio.create_task(self._hear(requests, watcher))
+            try:
+                while True:
+                    yield convert.notice_to_wire(await watcher.next())
+            finally:
+                hearing.cancel()
+                await asyncio.wait([hearing])
+
+    async def _hear(
+        self, requests: AsyncIterator[lease_pb2.WatchRequest], watcher: Watcher
+    ) -> None:
+        """Takes in what a watcher says after its first request; what is wrong ends its call."""
+        try:
+            async for request in requests:
+                validate.check_watch(request, is_first=False)
+                for acknowledged in request.acknowledgements:
+                    self._hub.acknowledge(watcher, acknowledged.lease_id, acknowledged.size)
+                self._hub.forget(watcher, request.forget_lease_ids)
+                if request.lease_ids:
+                    await self._hub.add(watcher, tuple(request.lease_ids), request.after_size)
+        except ServiceError as error:
+            watcher.fail(error)
 
     def _check(
         self, checks: Sequence[lease_pb2.CheckRequest], executor: str, method: str
@@ -171,6 +213,17 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
         answers = self._checker.check_all(
             [CheckQuery(each.lease_id, executor, each.action, each.resource) for each in checks]
         )
+        answers = list(map(_held_to, answers, checks))
+        now_ns = self._clock.boottime_ns()
+        for check, answer in zip(checks, answers, strict=True):
+            if isinstance(answer.decision, Permit):
+                self._hub.ledger.permitted(
+                    Holder(check.lease_id, executor, check.session),
+                    answer.decision.depends_on,
+                    answer.at.ledger_size,
+                    answer.ttl_ms,
+                    now_ns,
+                )
         self._metrics.check_latency((time.perf_counter_ns() - started) / 1000)
         for answer in answers:
             decision = answer.decision
@@ -206,6 +259,22 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
         if reason == decision_pb2.REASON_INQUORATE:
             self._metrics.inquorate(method)
             self._denials.denied(method, Reason.INQUORATE, executor)
+
+
+def _held_to(answer: Checked, check: lease_pb2.CheckRequest) -> Checked:
+    """The answer, if it is true of a ledger that is as new as was asked for."""
+    is_older = answer.at != NOWHERE and answer.at.ledger_size <= check.minimum_index
+    if not check.minimum_index or not is_older:
+        return answer
+    return Checked(Deny(Reason.BEHIND, str(answer.at.ledger_size)), answer.at)
+
+
+def _patience_s(context: Any) -> float:
+    """How long a check may wait for the node's state to come."""
+    remaining_s = context.time_remaining()
+    if remaining_s is None:
+        return MOST_PATIENCE_S
+    return min(MOST_PATIENCE_S, 0.8 * float(remaining_s))
 
 
 def _timeout_ms(remaining_s: float | None) -> int:

@@ -108,6 +108,16 @@ class Core(Protocol):
         """A signed note over the newest durable tree. Raises ProbationError."""
         ...
 
+    @property
+    def edges(self) -> int:
+        """How many edges this node has."""
+        ...
+
+    def edge_drained(self, slot: int, index: int) -> None:
+        """An edge of this node says up to which Raft index everything is drained there. slot: which
+        edge, below the number that the node has."""
+        ...
+
     def follow(self) -> AsyncIterator[int]:
         """Yields the ledger size now, and again (the newest only) whenever it has grown."""
         ...

@@ -19,6 +19,8 @@ from quorate.core.limits import (
     MAX_LEASES_PER_WATCH,
     MAX_PROPOSAL_TIMEOUT_MS,
     MAX_REQUEST_ID_CHARS,
+    MAX_SESSION_CHARS,
+    MIN_SESSION_CHARS,
 )
 from quorate.v1 import lease_pb2
 
@@ -107,17 +109,28 @@ def check_batch(request: lease_pb2.CheckBatchRequest) -> None:
     found.raise_any()
 
 
-def check_watch(request: lease_pb2.WatchRequest) -> None:
+def check_watch(request: lease_pb2.WatchRequest, *, is_first: bool) -> None:
+    """is_first: whether it is the request that a call begins with."""
     found = Violations()
-    lease_ids = request.lease_ids
-    found.length("lease_ids", len(lease_ids), 1, MAX_LEASES_PER_WATCH, "leases")
+    _lease_ids(found, "lease_ids", request.lease_ids, 1 if is_first else 0)
+    _lease_ids(found, "forget_lease_ids", request.forget_lease_ids, 0)
+    acknowledged = [each.lease_id for each in request.acknowledgements]
+    _lease_ids(found, "acknowledgements", acknowledged, 0)
+    if is_first:
+        _session(found, "", request.session)
+    elif request.session:
+        found.add("session", "is said in the first request only")
+    found.raise_any()
+
+
+def _lease_ids(found: Violations, field: str, lease_ids: Sequence[str], least: int) -> None:
+    found.length(field, len(lease_ids), least, MAX_LEASES_PER_WATCH, "leases")
     for index, lease_id in enumerate(lease_ids[:MAX_LEASES_PER_WATCH]):
         if found.full:
             break
-        found.text(f"lease_ids[{index}]", lease_id, ids.check_lease_id)
+        found.text(f"{field}[{index}]", lease_id, ids.check_lease_id)
     if len(set(lease_ids)) != len(lease_ids):
-        found.add("lease_ids", "names a lease twice")
-    found.raise_any()
+        found.add(field, "names a lease twice")
 
 
 def envelope_and_timeout(found: Violations, envelope: bytes, timeout_ms: int) -> None:
@@ -129,6 +142,14 @@ def _check_fields(found: Violations, request: lease_pb2.CheckRequest, prefix: st
     found.text(f"{prefix}lease_id", request.lease_id, ids.check_lease_id)
     found.optional_text(f"{prefix}action", request.action, ids.check_action)
     found.optional_text(f"{prefix}resource", request.resource, ids.check_resource)
+    _session(found, prefix, request.session)
+
+
+def _session(found: Violations, prefix: str, session: str) -> None:
+    if session and not MIN_SESSION_CHARS <= len(session) <= MAX_SESSION_CHARS:
+        found.add(f"{prefix}session", "must be 16 to 64 characters, or none")
+    elif not (session.isascii() and session.isprintable()):
+        found.add(f"{prefix}session", "must be printable ASCII")
 
 
 def request_id_and_ttl(found: Violations, request_id: str, ttl_ms: int) -> None:

@@ -227,7 +227,7 @@ def watch(
     """
     with Connection(executor_target(client, address, lease=True)) as connection:
         try:
-            for notice in connection.leases.Watch(lease_pb2.WatchRequest(lease_ids=leases)):
+            for notice in connection.leases.Watch(iter([lease_pb2.WatchRequest(lease_ids=leases)])):
                 good = notice.event in (
                     lease_pb2.WATCH_EVENT_ACTIVE,
                     lease_pb2.WATCH_EVENT_RESTORED,

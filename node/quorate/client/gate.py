@@ -7,6 +7,7 @@ Holds no state of the federation. Not to be used across a fork: open a gate in e
 
 from __future__ import annotations
 
+import secrets
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -64,6 +65,7 @@ class Gate:
         self._max_permit_ttl_ms = max_permit_ttl_ms
         self._new_request_id = new_request_id
         self._closed = threading.Event()
+        self._session = secrets.token_hex(16)
 
     @classmethod
     def open(
@@ -133,15 +135,16 @@ class Gate:
             )
         return granted
 
-    def check(self, lease: Lease) -> Permit | Denied:
+    def check(self, lease: Lease, *, for_act: bool = False) -> Permit | Denied:
         """May this lease be acted on now?
 
         A permit that is still good answers without asking. Otherwise the node is asked, and its
-        permit counts from just before the question left.
+        permit counts from just before the question left. for_act: it is used within an act that
+        the lease knows of (`Lease.act`), and nowhere else.
         """
         if self._closed.is_set():
             return Denied(ClientReason.CLOSED, lease.id)
-        return lease.slot.current() or self._ask(lease)
+        return lease.slot.current(for_act=for_act) or self._ask(lease, for_act=for_act)
 
     def renew(
         self, lease: Lease, ttl_ms: int = 0, *, timeout_ms: int = DEFAULT_PROPOSAL_TIMEOUT_MS
@@ -189,7 +192,7 @@ class Gate:
 
     def watch(self, leases: Sequence[Lease]) -> Watch:
         """An iterator over what happens to these leases; drops their permits when they stop."""
-        return Watch(self._stub, leases, self._closed)
+        return Watch(self._stub, leases, self._closed, self._session)
 
     def on_change(self, leases: Sequence[Lease], tell: Callable[[WatchNotice], None]) -> Watch:
         """Calls `tell` from a thread of its own for each notice, until the watch is closed."""
@@ -204,9 +207,12 @@ class Gate:
 
     # -- inside ------------------------------------------------------------------------------
 
-    def _ask(self, lease: Lease) -> Permit | Denied:
+    def _ask(self, lease: Lease, *, for_act: bool) -> Permit | Denied:
         request = lease_pb2.CheckRequest(
-            lease_id=lease.id, action=lease.action, resource=lease.resource
+            lease_id=lease.id,
+            action=lease.action,
+            resource=lease.resource,
+            session=self._session,
         )
         epoch = lease.slot.epoch
         sent = self._clock.read()
@@ -236,7 +242,7 @@ class Gate:
             ledger_size=answer.position.size,
             ledger_time_ms=answer.position.ledger_time_ms,
         )
-        return lease.slot.offer(permit, epoch)
+        return lease.slot.offer(permit, epoch, for_act=for_act)
 
     def _until_settled(
         self,

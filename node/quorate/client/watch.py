@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from queue import SimpleQueue
 from typing import Final, Protocol, Self
 
 import grpc
@@ -69,11 +70,14 @@ class Watch:
         stub: lease_pb2_grpc.LeaseServiceStub,
         leases: Sequence[Lease],
         gate_closed: threading.Event,
+        session: str,
     ) -> None:
+        """session: as it stands in the gate's checks."""
         assert 0 < len(leases) <= MAX_LEASES_PER_WATCH
         self._stub = stub
         self._leases = {lease.id: lease for lease in leases}
         self._gate_closed = gate_closed
+        self._session = session
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._call: _Cancellable | None = None
@@ -121,19 +125,29 @@ class Watch:
             pause_ms = min(2 * pause_ms, _LONGEST_PAUSE_MS)
 
     def _stream(self) -> Iterator[WatchNotice]:
-        call = self._stub.Watch(lease_pb2.WatchRequest(lease_ids=list(self._leases)))
+        first = lease_pb2.WatchRequest(lease_ids=list(self._leases), session=self._session)
+        requests: SimpleQueue[lease_pb2.WatchRequest | None] = SimpleQueue()
+        requests.put(first)
+        call = self._stub.Watch(iter(requests.get, None))
         cancellable: _Cancellable = call
         with self._lock:
             self._call = cancellable
         if self._over():  # closed while the call was being made
             cancellable.cancel()
-        for answer in call:
-            lease = self._leases.get(answer.lease_id)
-            if lease is not None:
-                yield self._notice(lease, answer)
+        try:
+            for answer in call:
+                lease = self._leases.get(answer.lease_id)
+                if lease is not None:
+                    yield self._notice(lease, answer, requests)
+        finally:
+            requests.put(None)  # the thread that sends ends
 
     @staticmethod
-    def _notice(lease: Lease, answer: lease_pb2.WatchResponse) -> WatchNotice:
+    def _notice(
+        lease: Lease,
+        answer: lease_pb2.WatchResponse,
+        requests: SimpleQueue[lease_pb2.WatchRequest | None],
+    ) -> WatchNotice:
         event = _EVENT_OF_WIRE.get(answer.event)
         reason: AnyReason | None = None
         if event is None:  # unspecified, or of a newer node: taken as the worst
@@ -141,5 +155,8 @@ class Watch:
         elif answer.reason != decision_pb2.REASON_UNSPECIFIED:
             reason = wire.reason_of(answer.reason)
         if event not in _GOOD:
-            lease.slot.drop()
+            unused = lease_pb2.Acknowledgement(lease_id=lease.id, size=answer.position.size)
+            lease.slot.interrupted(
+                lambda: requests.put(lease_pb2.WatchRequest(acknowledgements=[unused]))
+            )
         return WatchNotice(lease.id, event, reason, answer.thing, answer.position.size)

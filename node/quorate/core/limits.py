@@ -51,6 +51,8 @@ MAX_MESSAGE_BYTES: Final = 1024 * 1024
 """The largest gRPC message that any server of a node accepts."""
 MAX_CHECKS_PER_BATCH: Final = 256
 MAX_LEASES_PER_WATCH: Final = 256
+MIN_SESSION_CHARS: Final = 16
+MAX_SESSION_CHARS: Final = 64
 MAX_ENTRIES_PER_PAGE: Final = 256
 MAX_RECORDS_PER_PAGE: Final = 500
 MAX_REQUEST_ID_CHARS: Final = 64

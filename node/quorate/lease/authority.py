@@ -31,11 +31,13 @@ class FederationTime:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """`applied_index` and `enforced_index` are Raft indexes of the asking node."""
+    """The indexes are Raft indexes of the asking node: what it has applied, what it enforces, and
+    what is drained there."""
 
     seq: int
     applied_index: int
     enforced_index: int
+    drained_index: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,9 @@ class AuthorityHolder:
         """When the next ask is due, on the boot clock."""
         return self._next_ns
 
-    def ask(self, leader: str | None, applied_index: int, enforced_index: int) -> Ask | None:
+    def ask(
+        self, leader: str | None, applied_index: int, enforced_index: int, drained_index: int = 0
+    ) -> Ask | None:
         """An ask for `leader` when one is due. The clocks are read here, before it leaves."""
         now = self._clock.boottime_ns()
         if leader is None or (leader == self._leader and now < self._next_ns):
@@ -99,7 +103,7 @@ class AuthorityHolder:
         self._next_ns = now + self._every_ns
         self._seq += 1
         self._asked.append(_Asked(self._seq, now, self._clock.realtime_ns(), leader))
-        return Ask(self._seq, applied_index, enforced_index)
+        return Ask(self._seq, applied_index, enforced_index, drained_index)
 
     def on_grant(self, sender: str, grant: Grant, term: int) -> bool:
         """Takes in a grant. `term` is this node's: a grant of an older one is void. Returns

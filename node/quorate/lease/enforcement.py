@@ -1,8 +1,9 @@
 """How far a change holds: on one node, for its report, and everywhere, as the leader sees it.
 
-Owns the watermark: the highest Raft index such that no node of the federation decides on an older
-state from here on. A node counts by its own report, or because its authority has certainly lapsed.
-Once true of an index it stays true, so that the watermark may be told to anybody at any time.
+Owns the two watermarks: the highest Raft index such that no node of the federation decides on an
+older state from here on (enforced), and that no executor uses a permit which was decided before
+(drained). A node counts by its own report, or because its authority has certainly lapsed. Once true
+of an index they stay true, so that they may be told to anybody at any time.
 """
 
 from __future__ import annotations
@@ -90,17 +91,73 @@ class OwnReaders:
     """
 
     def __init__(self, period_ms: int) -> None:
-        self._period_ns = period_ms * 1_000_000
-        self._held: deque[tuple[int, int]] = deque()
-        self._outlived = 0
+        self._applied = _Before(period_ms * 1_000_000)
 
     def enforced(self, now_ns: int, applied_index: int, oldest_in_use: int) -> int:
         """`applied_index`: durable at `now_ns`, this node's boot time. `oldest_in_use`: of its
         state and all snapshots that are open."""
-        while self._held and now_ns - self._held[0][0] >= self._period_ns:
-            self._outlived = self._held.popleft()[1]
-        # Bounded: what became durable within one step counts as of its end.
-        step_ns = self._period_ns // _STEPS_PER_PERIOD
+        return max(self._applied.reached(now_ns, applied_index), oldest_in_use)
+
+
+class OwnPermits:
+    """Up to where no executor uses a permit that this node decided before: as its edges say, and
+    also when they say nothing.
+
+    From when an index is enforced here, nothing is decided on an older state. An executor uses what
+    was decided before for no longer than `max_permit_ttl_ms`, on its own clock.
+    """
+
+    def __init__(self, max_permit_ttl_ms: int, rho_ppm: int) -> None:
+        lasts_ns = max_permit_ttl_ms * 1_000_000
+        self._enforced = _Before(lasts_ns + -(-lasts_ns * 2 * rho_ppm // 1_000_000))
+
+    def drained(self, now_ns: int, enforced_index: int, edges_index: int) -> int:
+        """`enforced_index`: this node's at `now_ns`. `edges_index`: what all its edges say."""
+        outlived = self._enforced.reached(now_ns, enforced_index)
+        return min(enforced_index, max(outlived, edges_index))
+
+
+class EdgeReports:
+    """What the edges of one node say is drained, each in a slot of its own.
+
+    What was said of an index stays true, also when the edge has ended: whoever follows it in its
+    slot says nothing until no permit of its forerunner can be in use.
+    """
+
+    def __init__(self, slots: int) -> None:
+        assert slots > 0
+        self._reported = [0] * slots
+
+    @property
+    def slots(self) -> int:
+        return len(self._reported)
+
+    @property
+    def drained(self) -> int:
+        """The Raft index up to which everything is drained at all of them."""
+        return min(self._reported)
+
+    def reported(self, slot: int, index: int) -> bool:
+        """Takes in a report; returns whether that makes a difference."""
+        before = self.drained
+        self._reported[slot] = max(self._reported[slot], index)
+        return self.drained != before
+
+
+class _Before:
+    """What an index that only grows was a while ago."""
+
+    def __init__(self, while_ns: int) -> None:
+        self._while_ns = while_ns
+        self._held: deque[tuple[int, int]] = deque()
+        self._reached = 0
+
+    def reached(self, now_ns: int, index: int) -> int:
+        """`index`: of now. Returns one that was reached `while_ns` ago."""
+        while self._held and now_ns - self._held[0][0] >= self._while_ns:
+            self._reached = self._held.popleft()[1]
+        # Bounded: what was reached within one step counts as of its end.
+        step_ns = self._while_ns // _STEPS_PER_PERIOD
         if not self._held or now_ns - self._held[-1][0] >= step_ns:
-            self._held.append((now_ns, applied_index))
-        return max(self._outlived, oldest_in_use)
+            self._held.append((now_ns, index))
+        return self._reached

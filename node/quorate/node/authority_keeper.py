@@ -17,12 +17,13 @@ from quorate.core.outcome import Reason
 from quorate.lease.authority import Ask, Authority, AuthorityHolder, FederationTime, Grant
 from quorate.lease.clock import Clock
 from quorate.lease.confirm import Confirm, ConfirmReply, ConfirmRounds, Leadership, confirms
-from quorate.lease.enforcement import Enforcement, OwnReaders
+from quorate.lease.enforcement import Enforcement, OwnPermits, OwnReaders
 from quorate.lease.word import AuthorityRecord, AuthorityWord
 from quorate.node.authority_wire import AuthorityMessage, EnforcedReport, EnforcedWatermark
 
 _NS_PER_MS = 1_000_000
 _RETRY_NS = 100 * _NS_PER_MS
+_NONE = (0, 0, 0)
 FIRST_SEQ_BITS = 62
 """Where a process begins to count its asks is drawn from so many: no two processes of a node ever
 count over the same numbers, and none runs out of the 64 bits on the wire."""
@@ -69,13 +70,19 @@ class AuthorityKeeper:
         )
         self._rounds = ConfirmRounds(node_id, peers)
         self._readers = OwnReaders(terms.period_ms)
+        self._permits = OwnPermits(terms.max_permit_ttl_ms, terms.rho_ppm)
         self._enforcement = Enforcement([node_id, *peers], terms.period_ms, terms.rho_ppm)
+        # A permit ends with its node's authority, as the executor's clock has it: two clocks more.
+        self._drainage = Enforcement([node_id, *peers], terms.period_ms, 3 * terms.rho_ppm)
         self._outbox: list[tuple[str, AuthorityMessage]] = []
         self._led_term: int | None = None
-        self._reported: tuple[str | None, int] = (None, 0)
-        self._told_watermark = 0
-        self._claimed = (0, 0)
+        self._reported: tuple[str | None, int, int] = (None, 0, 0)
+        self._told = (0, 0)
+        self._claimed = (0, 0, 0)
         self.watermark = 0
+        """The Raft index up to which everything is enforced, on all nodes."""
+        self.drained = 0
+        """The one up to which everything is drained, on all nodes."""
         self.on_probation: Callable[[], bool] = lambda: False
         """Whether this node may have forgotten which leader it followed: then it confirms none, and
         asks for no authority of its own."""
@@ -88,9 +95,8 @@ class AuthorityKeeper:
         """Takes in one message of a member. Raises PeerError for what no correct one can say."""
         match message:
             case Ask():
-                self._check_state_of(peer, raft, message.applied_index, message.enforced_index)
+                self._on_report(peer, message, raft, message.applied_index)
                 self._rounds.on_ask(peer, message)
-                self._enforcement.reported(peer, min(message.enforced_index, raft.commit_index))
             case Grant():
                 times = message.time.ledger_ms, message.time.clocks_ms
                 if all(0 <= each <= MAX_INTEGER for each in times):
@@ -102,29 +108,41 @@ class AuthorityKeeper:
             case ConfirmReply():
                 self._rounds.on_reply(peer, message)
             case EnforcedReport():
-                self._check_state_of(peer, raft, message.enforced_index)
-                self._enforcement.reported(peer, min(message.enforced_index, raft.commit_index))
+                self._on_report(peer, message, raft)
             case EnforcedWatermark():
                 if peer == raft.leader:
-                    self._claimed = max(self._claimed, (raft.term, message.enforced_index))
+                    _, enforced, drained = self._claimed if self._claimed[0] == raft.term else _NONE
+                    self._claimed = (
+                        raft.term,
+                        max(enforced, message.enforced_index),
+                        max(drained, message.drained_index),
+                    )
 
-    @staticmethod
-    def _check_state_of(peer: str, raft: Leadership, *indexes: int) -> None:
+    def _on_report(
+        self, peer: str, report: Ask | EnforcedReport, raft: Leadership, applied_index: int = 0
+    ) -> None:
         """What a member has applied was committed, and a leader's log has all of that. Who claims
         more has a state that is none of this federation's, and would permit on it."""
-        if raft.is_leader and max(indexes) > raft.last_index:
+        claimed = max(applied_index, report.enforced_index, report.drained_index)
+        if raft.is_leader and claimed > raft.last_index:
             raise PeerError(
-                f"{peer} says that it has applied {max(indexes)}; the log ends at {raft.last_index}"
+                f"{peer} says that it has applied {claimed}; the log ends at {raft.last_index}"
             )
+        self._enforcement.reported(peer, min(report.enforced_index, raft.commit_index))
+        self._drainage.reported(peer, min(report.drained_index, raft.commit_index))
 
-    def tick(self, raft: Leadership, applied_index: int, enforced_index: int) -> None:
+    def tick(
+        self, raft: Leadership, applied_index: int, enforced_index: int, edges_index: int = 0
+    ) -> None:
         """Asks when an ask is due, and leads the rounds when this node leads. `applied_index` is
-        this node's own, durable one; `enforced_index` that of its oldest snapshot in use."""
+        this node's own, durable one; `enforced_index` that of its oldest snapshot in use;
+        `edges_index` what is drained as all its edges say."""
         self._follow_configuration(raft)
         now = self._clock.boottime_ns()
         enforced_index = self._readers.enforced(now, applied_index, enforced_index)
+        drained_index = self._permits.drained(now, enforced_index, edges_index)
         leader = raft.leader if self._may_ask else None
-        ask = self._holder.ask(leader, applied_index, enforced_index)
+        ask = self._holder.ask(leader, applied_index, enforced_index, drained_index)
         if ask is not None and raft.leader == self._node_id:
             self._rounds.on_ask(self._node_id, ask)
         elif ask is not None and raft.leader is not None:
@@ -133,19 +151,20 @@ class AuthorityKeeper:
         self._outbox.extend(self._rounds.start_round(raft, now))
         if raft.is_leader:
             self._grant(raft, now)
-        self._report(raft.leader, enforced_index)
+        self._report(raft.leader, enforced_index, drained_index)
         self._believe_watermark(raft)
         self._enforce(raft, now)
 
     def _grant(self, raft: Leadership, now: int) -> None:
         for node, grant in self._rounds.grants(raft, self._federation_time()):
             self._enforcement.granted(node, now)
+            self._drainage.granted(node, now)
             if node == self._node_id:
                 self._holder.on_grant(self._node_id, grant, raft.term)
             else:
                 # With each grant the watermark again: told alone, it may have come before the
                 # member knew this leader, or have been lost with a link.
-                self._outbox += [(node, grant), (node, EnforcedWatermark(self.watermark))]
+                self._outbox += [(node, grant), (node, self._watermarks())]
 
     @property
     def _may_ask(self) -> bool:
@@ -163,6 +182,7 @@ class AuthorityKeeper:
         self._peers = tuple(member for member in raft.members if member != self._node_id)
         self._rounds.reconfigure(other_voters, askers)
         self._enforcement.reconfigure(raft.members)
+        self._drainage.reconfigure(raft.members)
 
     def retire(self, nodes: Collection[str]) -> None:
         """These nodes are granted no authority any more; this one, if it is among them, gives up
@@ -178,37 +198,43 @@ class AuthorityKeeper:
     def _believe_watermark(self, raft: Leadership) -> None:
         """Takes the leader's word for what everybody enforces, as far as this node itself knows
         that it is committed, and while that leader's term lasts."""
-        term, index = self._claimed
+        term, enforced, drained = self._claimed
         if term == raft.term:
-            self.watermark = max(self.watermark, min(index, raft.commit_index))
+            self.watermark = max(self.watermark, min(enforced, raft.commit_index))
+            self.drained = max(self.drained, min(drained, raft.commit_index))
 
     def _enforce(self, raft: Leadership, now: int) -> None:
         if self._led_term is not None and (not raft.is_leader or self._led_term != raft.term):
             # Also when no turn saw the end of that leadership: whoever led in between may have
             # granted authority of which this node knows nothing.
             self._enforcement.end()
+            self._drainage.end()
             self._led_term = None
         if not raft.is_leader or not raft.commits_own_term:
             return
         if self._led_term is None:
             self._led_term = raft.term
             self._enforcement.begin(now)
-        self.watermark = max(
-            self.watermark,
-            self._enforcement.watermark(now, raft.commit_index, self._rounds.pending_read_index),
-        )
-        if self.watermark > self._told_watermark:
-            self._told_watermark = self.watermark
-            self._outbox.extend((peer, EnforcedWatermark(self.watermark)) for peer in self._peers)
+            self._drainage.begin(now)
+        at = now, raft.commit_index, self._rounds.pending_read_index
+        self.watermark = max(self.watermark, self._enforcement.watermark(*at))
+        self.drained = max(self.drained, self._drainage.watermark(*at))
+        if (self.watermark, self.drained) != self._told:
+            self._told = self.watermark, self.drained
+            self._outbox.extend((peer, self._watermarks()) for peer in self._peers)
 
-    def _report(self, leader: str | None, enforced_index: int) -> None:
-        if leader is None or self._reported == (leader, enforced_index):
+    def _watermarks(self) -> EnforcedWatermark:
+        return EnforcedWatermark(self.watermark, self.drained)
+
+    def _report(self, leader: str | None, enforced_index: int, drained_index: int) -> None:
+        if leader is None or self._reported == (leader, enforced_index, drained_index):
             return
-        self._reported = (leader, enforced_index)
+        self._reported = (leader, enforced_index, drained_index)
         if leader == self._node_id:
             self._enforcement.reported(self._node_id, enforced_index)
+            self._drainage.reported(self._node_id, drained_index)
         else:
-            self._outbox.append((leader, EnforcedReport(enforced_index)))
+            self._outbox.append((leader, EnforcedReport(enforced_index, drained_index)))
 
     def publish(self, applied_index: int) -> Authority | None:
         """Writes the authority word when a grant has come for a state that this node has applied;
@@ -241,9 +267,9 @@ class AuthorityKeeper:
 
     def connected(self, peer: str) -> None:
         """The link to `peer` is new: what was told before may be lost."""
-        self._reported = (None, 0)
+        self._reported = (None, 0, 0)
         if self._led_term is not None:
-            self._outbox.append((peer, EnforcedWatermark(self.watermark)))
+            self._outbox.append((peer, self._watermarks()))
 
     def surrender(self, reason: Reason) -> None:
         """Gives authority up at once: the node can no longer vouch for its state."""
@@ -269,4 +295,5 @@ class AuthorityKeeper:
         return max(0, (deadline - self._clock.boottime_ns()) // _NS_PER_MS)
 
     def enforced_by(self, member: str) -> int:
+        """As this node, the leader, was told."""
         return self._enforcement.of_member(member)

@@ -12,16 +12,19 @@ from quorate.v1 import peer_pb2 as pb
 
 @dataclass(frozen=True, slots=True)
 class EnforcedReport:
-    """No reader of the sending node uses a state older than this Raft index."""
+    """No reader of the sending node uses a state older than the one Raft index, and no executor a
+    permit that it decided before the other."""
 
     enforced_index: int
+    drained_index: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class EnforcedWatermark:
-    """No node of the federation decides on a state older than this Raft index."""
+    """The same, of every node of the federation."""
 
     enforced_index: int
+    drained_index: int = 0
 
 
 AuthorityMessage = Ask | Grant | Confirm | ConfirmReply | EnforcedReport | EnforcedWatermark
@@ -36,6 +39,7 @@ def encode(message: AuthorityMessage) -> pb.PeerMessage:
                     seq=message.seq,
                     applied_index=message.applied_index,
                     enforced_index=message.enforced_index,
+                    drained_index=message.drained_index,
                 )
             )
         case Grant():
@@ -56,11 +60,15 @@ def encode(message: AuthorityMessage) -> pb.PeerMessage:
             )
         case EnforcedReport():
             return pb.PeerMessage(
-                enforced_report=pb.EnforcedReport(enforced_index=message.enforced_index)
+                enforced_report=pb.EnforcedReport(
+                    enforced_index=message.enforced_index, drained_index=message.drained_index
+                )
             )
         case EnforcedWatermark():
             return pb.PeerMessage(
-                enforced_watermark=pb.EnforcedWatermark(enforced_index=message.enforced_index)
+                enforced_watermark=pb.EnforcedWatermark(
+                    enforced_index=message.enforced_index, drained_index=message.drained_index
+                )
             )
 
 
@@ -69,7 +77,7 @@ def decode(message: pb.PeerMessage) -> AuthorityMessage | None:
     match message.WhichOneof("body"):
         case "authority_ask":
             ask = message.authority_ask
-            return Ask(ask.seq, ask.applied_index, ask.enforced_index)
+            return Ask(ask.seq, ask.applied_index, ask.enforced_index, ask.drained_index)
         case "authority_grant":
             grant = message.authority_grant
             time = FederationTime(grant.ledger_time_ms, grant.clocks_ms)
@@ -79,8 +87,10 @@ def decode(message: pb.PeerMessage) -> AuthorityMessage | None:
         case "confirm_reply":
             return ConfirmReply(message.confirm_reply.term, message.confirm_reply.round)
         case "enforced_report":
-            return EnforcedReport(message.enforced_report.enforced_index)
+            report = message.enforced_report
+            return EnforcedReport(report.enforced_index, report.drained_index)
         case "enforced_watermark":
-            return EnforcedWatermark(message.enforced_watermark.enforced_index)
+            watermark = message.enforced_watermark
+            return EnforcedWatermark(watermark.enforced_index, watermark.drained_index)
         case _:
             return None

@@ -40,6 +40,7 @@ MIN_MAP_BYTES: Final = 256 * 1024
 MAX_MAP_BYTES: Final = 2**44
 DEFAULT_MAP_BYTES: Final = 1024**3
 MAX_PEERS: Final = 64
+MAX_EDGES: Final = 64
 
 
 def _syntax(check: Callable[[str], None]) -> AfterValidator:
@@ -127,16 +128,35 @@ class RaftSection(_Section):
         return self
 
 
+class EdgeSection(_Section):
+    """The processes that answer executors; 0: one for each core but one, and at least one."""
+
+    processes: int = Field(0, ge=0, le=MAX_EDGES)
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return self.processes or max(1, min(len(os.sched_getaffinity(0)) - 1, MAX_EDGES))
+
+
 class LogSection(_Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["json", "text"] = "json"
 
 
 class MetricsSection(_Section):
-    """Where each process serves its metrics to Prometheus, in the clear; nowhere unless told."""
+    """Where each process serves its metrics to Prometheus, in the clear; nowhere unless told. Of
+    several edges, each next one takes the next port."""
 
     core: Address | None = None
     edge: Address | None = None
+
+    def edge_in(self, slot: int) -> str | None:
+        """Of the edge in this slot."""
+        if self.edge is None:
+            return None
+        host, _, port = self.edge.rpartition(":")
+        return f"{host}:{int(port) + slot}"
 
 
 class NodeConfig(BaseSettings):
@@ -157,6 +177,7 @@ class NodeConfig(BaseSettings):
     peers: dict[NodeId, Address] = Field(default_factory=dict, max_length=MAX_PEERS)
     storage: StorageSection = StorageSection()  # type: ignore[call-arg]
     raft: RaftSection = RaftSection()  # type: ignore[call-arg]
+    edge: EdgeSection = EdgeSection()  # type: ignore[call-arg]
     log: LogSection = LogSection()
     metrics: MetricsSection = MetricsSection()
 

@@ -59,6 +59,7 @@ class CoreLoop:
         boot_id: bytes,
         signing_key: SigningKey,
         log_key: SigningKey,
+        edges: int,
     ) -> None:
         self.node_id = node_id
         self._environment = environment
@@ -69,7 +70,8 @@ class CoreLoop:
         self._wake = asyncio.Event()
         self._grown = Bell()
         self._outcomes = OutcomeWaiters()
-        self._watermarks = WatermarkWaiters()
+        self._enforced = WatermarkWaiters()
+        self._drained = WatermarkWaiters()
         self._core = NodeCore(
             node_id=node_id,
             settings=settings,
@@ -82,6 +84,7 @@ class CoreLoop:
             signing_key=signing_key.public,
             log_key=log_key,
             observer=self,
+            edges=edges,
         )
         self._lease_commands = LeaseCommands(self._core.origin, node_id, signing_key)
 
@@ -165,8 +168,9 @@ class CoreLoop:
     def grown(self) -> None:
         self._grown.ring()
 
-    def enforced(self, watermark: int) -> None:
-        self._watermarks.reached(watermark)
+    def enforced(self, watermark: int, drained: int) -> None:
+        self._enforced.reached(watermark)
+        self._drained.reached(drained)
 
     def released(self) -> None:
         self._outcomes.release_all()
@@ -253,17 +257,16 @@ class CoreLoop:
                     return reached
                 # The state that is applied by now holds the entry; waiting for all of it is the
                 # safe side of knowing exactly which index made it.
-                await self._wait_enforced(self._core.durable_applied)
+                index = self._core.durable_applied
+                if self._core.keeper.watermark < index:
+                    await self._enforced.add(index)
                 reached = Level.ENFORCED
                 if level <= reached:
                     return reached
-                await asyncio.sleep(self._core.drain_s)
+                if self._core.keeper.drained < index:
+                    await self._drained.add(index)
                 reached = Level.DRAINED
         return reached
-
-    async def _wait_enforced(self, index: int) -> None:
-        if self._core.keeper.watermark < index:
-            await self._watermarks.add(index)
 
     def status(self) -> NodeStatus:
         core, replica = self._core, self._core.replica
@@ -316,6 +319,15 @@ class CoreLoop:
             await self._grown.wait_until(functools.partial(self._has_grown_beyond, seen))
             seen = self._core.ledger_size
             yield seen
+
+    @property
+    def edges(self) -> int:
+        return self._core.edges.slots
+
+    def edge_drained(self, slot: int, index: int) -> None:
+        self._core.edge_drained(slot, index)
+        if self._core.has_more:
+            self._wake.set()
 
     def _has_grown_beyond(self, size: int) -> bool:
         return self._core.ledger_size > size

@@ -59,6 +59,7 @@ async def serve(
         boot_id=boot_id(),
         signing_key=signing,
         log_key=log_key,
+        edges=config.edge.count,
     )
     identity = LocalIdentity(
         config.node.id, tls.pair.certificate, tls.pair.private_key, genesis.hash

@@ -86,7 +86,7 @@ class EdgeStore:
 
 
 async def serve(
-    config: NodeConfig, word: AuthorityWord, lifeline_fd: int, metrics: Metrics
+    config: NodeConfig, word: AuthorityWord, lifeline_fd: int, metrics: Metrics, slot: int
 ) -> None:
     """Runs the edge until SIGTERM, until the supervisor is gone, or until a part of it fails.
 
@@ -106,13 +106,14 @@ async def serve(
         checker = LeaseChecker(
             word, lambda: store.environment, clock, boot_id(), on_damaged=damaged.set
         )
-        link = CoreLink(core_socket(config.node.data_dir))
+        link = CoreLink(core_socket(config.node.data_dir), slot)
         stack.push_async_callback(link.close)
-        hub = WatchHub(checker, clock, metrics)
+        hub = WatchHub(checker, lambda: store.environment, clock, metrics)
         service = LeaseService(
             checker=checker,
             proposer=link,
             hub=hub,
+            clock=clock,
             access=Access(SpiffeId.parse(config.node.id).trust_domain),
             metrics=metrics,
             denials=DenialLog(clock.boottime_ns, log),
@@ -134,7 +135,8 @@ async def serve(
             await store.open()
             await server.set_serving(True)
             log.info("edge.serving")
-            await link.follow(hub.moved)
+            hub.moved()
+            await link.follow(hub.moved, hub)
 
         await _until(stopped, damaged, open_and_serve(), hub.run())
 
@@ -166,8 +168,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = load_config(options.config)
         configure_logging(config.log.level, config.log.format)
         word = AuthorityWord.open(options.authority_fd, writable=False)
-        metrics = open_metrics(config.metrics.edge, config.node.id, "edge")
-        uvloop.run(serve(config, word, options.lifeline_fd, metrics))
+        metrics = open_metrics(config.metrics.edge_in(options.slot), config.node.id, "edge")
+        uvloop.run(serve(config, word, options.lifeline_fd, metrics, options.slot))
     except ConfigurationError as error:
         log.critical("edge.configuration", problem=str(error), hint=error.hint)
         return exit_codes.CONFIGURATION

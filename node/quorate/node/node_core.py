@@ -29,6 +29,7 @@ from quorate.core.state import StateView
 from quorate.core.status import Status
 from quorate.core.transitions import outcome_of
 from quorate.lease.clock import Clock
+from quorate.lease.enforcement import EdgeReports
 from quorate.lease.word import AuthorityWord
 from quorate.node.authority_keeper import AuthorityKeeper, AuthorityTerms
 from quorate.node.authority_wire import decode as decode_authority
@@ -64,8 +65,8 @@ class Observer(Protocol):
         """The ledger has new entries."""
         ...
 
-    def enforced(self, watermark: int) -> None:
-        """No node decides on a state older than this Raft index. Told every turn."""
+    def enforced(self, watermark: int, drained: int) -> None:
+        """The Raft indexes up to which everything is enforced, and drained. Told every turn."""
         ...
 
     def released(self) -> None:
@@ -104,6 +105,7 @@ class NodeCore:
         signing_key: bytes,
         log_key: SigningKey,
         observer: Observer,
+        edges: int,
     ) -> None:
         """chance: spreads election timeouts. first_seq: where asks for authority are counted from,
         drawn anew for every process (see `AuthorityHolder`). signing_key: the public one."""
@@ -117,6 +119,7 @@ class NodeCore:
         self._log_key = log_key
         self._cached_checkpoint: tuple[int, str] = (-1, "")
         self._observer = observer
+        self.edges = EdgeReports(edges)
         self._machine = LedgerMachine(environment)
         self.nodes: dict[str, Node] = {}
         """Every node of the state, retired ones among them."""
@@ -199,14 +202,12 @@ class NodeCore:
         """The boot clock, in seconds."""
         return self._clock.boottime_ns() / _NS_PER_S
 
-    @property
-    def drain_s(self) -> float:
-        """How long after it was enforced everywhere a permit decided before may yet be held: its
-        executor counts on another clock, from before the decision. Seconds of the boot clock."""
-        parameters = self.parameters
-        return parameters.max_permit_ttl_ms / 1000 * (1 + 2 * parameters.rho_ppm / 1_000_000)
-
     # -- what comes in -----------------------------------------------------------------------
+
+    def edge_drained(self, slot: int, index: int) -> None:
+        """An edge says up to which Raft index everything is drained there."""
+        if self.edges.reported(slot, min(index, self.durable_applied)):
+            self._again = True
 
     @property
     def has_room(self) -> bool:
@@ -276,7 +277,7 @@ class NodeCore:
             self._snapshots.tick(self.replica)
             self.replica.compact(self._snapshots.sender.floor(self.replica.applied_index))
             enforced = self.environment.enforced_through()
-            self.keeper.tick(self.replica, self.durable_applied, enforced)
+            self.keeper.tick(self.replica, self.durable_applied, enforced, self.edges.drained)
         except StorageFullError as error:
             self._storage_failed(error)
             return False
@@ -294,7 +295,7 @@ class NodeCore:
         authority = self.keeper.publish(self.durable_applied)
         if authority is not None and not self.replica.is_leader:
             self.ledger_clock.told(authority.time.clocks_ms, authority.asked_realtime_ns)
-        self._observer.enforced(self.keeper.watermark)
+        self._observer.enforced(self.keeper.watermark, self.keeper.drained)
 
     # -- catching up -------------------------------------------------------------------------
 

@@ -14,11 +14,13 @@ from pathlib import Path
 @dataclass(frozen=True, slots=True)
 class ProcessOptions:
     """config: the node's configuration file. authority_fd: the authority word. lifeline_fd: the
-    reading end of a pipe whose other end the supervisor holds."""
+    reading end of a pipe whose other end the supervisor holds. slot: which of several processes of
+    its kind this is."""
 
     config: Path
     authority_fd: int
     lifeline_fd: int
+    slot: int
 
 
 def parse_options(name: str, arguments: Sequence[str] | None) -> ProcessOptions:
@@ -27,8 +29,9 @@ def parse_options(name: str, arguments: Sequence[str] | None) -> ProcessOptions:
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--authority-fd", type=int, required=True)
     parser.add_argument("--lifeline-fd", type=int, required=True)
+    parser.add_argument("--slot", type=int, default=0)
     given = parser.parse_args(arguments)
-    return ProcessOptions(given.config, given.authority_fd, given.lifeline_fd)
+    return ProcessOptions(given.config, given.authority_fd, given.lifeline_fd, given.slot)
 
 
 def stop_event(lifeline_fd: int) -> asyncio.Event:

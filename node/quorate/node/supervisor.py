@@ -217,17 +217,27 @@ def _why_not_free(address: str) -> str | None:
 
 
 def _children(
-    config_path: Path, word: AuthorityWord, edge_fd: int, lifeline: int, core_lock: int
+    config_path: Path,
+    word: AuthorityWord,
+    lifeline: int,
+    *,
+    edge_fd: int,
+    core_lock: int,
+    edges: int,
 ) -> list[_Child]:
+    """edge_fd: the authority word, for reading only. edges: how many."""
+
     def child(name: str, module: str, word_fd: int, *more_fds: int) -> _Child:
         arguments = [module, "--config", str(config_path)]
         arguments += ["--authority-fd", str(word_fd), "--lifeline-fd", str(lifeline)]
         return _Child(name, arguments, (word_fd, lifeline, *more_fds))
 
-    return [
-        child("core", CORE_MODULE, word.fd, core_lock),
-        child("edge", EDGE_MODULE, edge_fd),
-    ]
+    def edge(slot: int) -> _Child:
+        of_several = child(f"edge-{slot}" if slot else "edge", EDGE_MODULE, edge_fd)
+        of_several.arguments += ["--slot", str(slot)]
+        return of_several
+
+    return [child("core", CORE_MODULE, word.fd, core_lock), *map(edge, range(edges))]
 
 
 def run(config_path: Path) -> int:
@@ -251,7 +261,14 @@ def run(config_path: Path) -> int:
         stack.callback(os.close, held)
         stack.callback(os.close, lifeline)
         signals = stack.enter_context(_signals())
-        children = _children(config_path, word, edge_fd, lifeline, core_lock)
+        children = _children(
+            config_path,
+            word,
+            lifeline,
+            edge_fd=edge_fd,
+            core_lock=core_lock,
+            edges=config.edge.count,
+        )
         supervisor = _Supervisor(children, signals)
         stack.callback(supervisor.stop)
         return supervisor.run()

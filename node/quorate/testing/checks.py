@@ -48,7 +48,14 @@ class HookedReader:
 class Snapshot:
     state: Reader
     applied_index: int
-    ledger_size: int
+    entries: list[bytes]
+
+    @property
+    def ledger_size(self) -> int:
+        return len(self.entries)
+
+    def ledger_entries(self, first: int, limit: int) -> list[bytes]:
+        return self.entries[first : first + limit]
 
 
 @dataclass
@@ -97,8 +104,12 @@ class World:
         return self.record
 
     def revoke_executor(self) -> None:
-        applied = self.ledger.run("bank.example", "executor.revoke", {"executor": EXECUTOR})
-        assert applied.outcome.accepted
+        self.govern_executor("revoke")
+
+    def govern_executor(self, act: str) -> None:
+        """act: suspend, reinstate or revoke."""
+        applied = self.ledger.run("bank.example", f"executor.{act}", {"executor": EXECUTOR})
+        assert applied.outcome.accepted, applied.outcome
 
     # -- the word -----------------------------------------------------------------------------
 
@@ -118,7 +129,7 @@ class World:
         self.opened += 1
         self.open_snapshots += 1
         yield Snapshot(
-            HookedReader(frozen.store, self.during), self.applied_index, len(self.ledger.entries)
+            HookedReader(frozen.store, self.during), self.applied_index, list(self.ledger.entries)
         )
         self.before_close()
         self.open_snapshots -= 1

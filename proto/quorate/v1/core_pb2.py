@@ -25,23 +25,23 @@ _sym_db = _symbol_database.Default()
 from quorate.v1 import decision_pb2 as quorate_dot_v1_dot_decision__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15quorate/v1/core.proto\x12\nquorate.v1\x1a\x19quorate/v1/decision.proto\"\xb6\x01\n\x13ProposeLeaseRequest\x12!\n\x03\x61\x63t\x18\x01 \x01(\x0e\x32\x14.quorate.v1.LeaseAct\x12\x10\n\x08\x65xecutor\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x03 \x01(\t\x12\x10\n\x08resource\x18\x04 \x01(\t\x12\x10\n\x08lease_id\x18\x05 \x01(\t\x12\x0e\n\x06ttl_ms\x18\x06 \x01(\x03\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x12\n\ntimeout_ms\x18\x08 \x01(\x03\"q\n\x14ProposeLeaseResponse\x12\x0f\n\x07unknown\x18\x01 \x01(\x08\x12$\n\x07outcome\x18\x02 \x01(\x0b\x32\x13.quorate.v1.Outcome\x12\"\n\x06reason\x18\x03 \x01(\x0e\x32\x12.quorate.v1.Reason\"\x0f\n\rFollowRequest\">\n\x0e\x46ollowResponse\x12,\n\x08position\x18\x01 \x01(\x0b\x32\x1a.quorate.v1.LedgerPosition*h\n\x08LeaseAct\x12\x19\n\x15LEASE_ACT_UNSPECIFIED\x10\x00\x12\x15\n\x11LEASE_ACT_ACQUIRE\x10\x01\x12\x13\n\x0fLEASE_ACT_RENEW\x10\x02\x12\x15\n\x11LEASE_ACT_RELEASE\x10\x03\x32\xa3\x01\n\x0b\x43oreService\x12Q\n\x0cProposeLease\x12\x1f.quorate.v1.ProposeLeaseRequest\x1a .quorate.v1.ProposeLeaseResponse\x12\x41\n\x06\x46ollow\x12\x19.quorate.v1.FollowRequest\x1a\x1a.quorate.v1.FollowResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15quorate/v1/core.proto\x12\nquorate.v1\x1a\x19quorate/v1/decision.proto\"\xb6\x01\n\x13ProposeLeaseRequest\x12!\n\x03\x61\x63t\x18\x01 \x01(\x0e\x32\x14.quorate.v1.LeaseAct\x12\x10\n\x08\x65xecutor\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x03 \x01(\t\x12\x10\n\x08resource\x18\x04 \x01(\t\x12\x10\n\x08lease_id\x18\x05 \x01(\t\x12\x0e\n\x06ttl_ms\x18\x06 \x01(\x03\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x12\n\ntimeout_ms\x18\x08 \x01(\x03\"q\n\x14ProposeLeaseResponse\x12\x0f\n\x07unknown\x18\x01 \x01(\x08\x12$\n\x07outcome\x18\x02 \x01(\x0b\x32\x13.quorate.v1.Outcome\x12\"\n\x06reason\x18\x03 \x01(\x0e\x32\x12.quorate.v1.Reason\"4\n\rFollowRequest\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x15\n\rdrained_index\x18\x02 \x01(\x04\">\n\x0e\x46ollowResponse\x12,\n\x08position\x18\x01 \x01(\x0b\x32\x1a.quorate.v1.LedgerPosition*h\n\x08LeaseAct\x12\x19\n\x15LEASE_ACT_UNSPECIFIED\x10\x00\x12\x15\n\x11LEASE_ACT_ACQUIRE\x10\x01\x12\x13\n\x0fLEASE_ACT_RENEW\x10\x02\x12\x15\n\x11LEASE_ACT_RELEASE\x10\x03\x32\xa5\x01\n\x0b\x43oreService\x12Q\n\x0cProposeLease\x12\x1f.quorate.v1.ProposeLeaseRequest\x1a .quorate.v1.ProposeLeaseResponse\x12\x43\n\x06\x46ollow\x12\x19.quorate.v1.FollowRequest\x1a\x1a.quorate.v1.FollowResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'quorate.v1.core_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LEASEACT']._serialized_start=445
-  _globals['_LEASEACT']._serialized_end=549
+  _globals['_LEASEACT']._serialized_start=482
+  _globals['_LEASEACT']._serialized_end=586
   _globals['_PROPOSELEASEREQUEST']._serialized_start=65
   _globals['_PROPOSELEASEREQUEST']._serialized_end=247
   _globals['_PROPOSELEASERESPONSE']._serialized_start=249
   _globals['_PROPOSELEASERESPONSE']._serialized_end=362
   _globals['_FOLLOWREQUEST']._serialized_start=364
-  _globals['_FOLLOWREQUEST']._serialized_end=379
-  _globals['_FOLLOWRESPONSE']._serialized_start=381
-  _globals['_FOLLOWRESPONSE']._serialized_end=443
-  _globals['_CORESERVICE']._serialized_start=552
-  _globals['_CORESERVICE']._serialized_end=715
+  _globals['_FOLLOWREQUEST']._serialized_end=416
+  _globals['_FOLLOWRESPONSE']._serialized_start=418
+  _globals['_FOLLOWRESPONSE']._serialized_end=480
+  _globals['_CORESERVICE']._serialized_start=589
+  _globals['_CORESERVICE']._serialized_end=754
 # @@protoc_insertion_point(module_scope)

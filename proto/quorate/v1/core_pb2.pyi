@@ -109,12 +109,21 @@ Global___ProposeLeaseResponse: _TypeAlias = ProposeLeaseResponse  # noqa: Y015
 class FollowRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    SLOT_FIELD_NUMBER: _builtins.int
+    DRAINED_INDEX_FIELD_NUMBER: _builtins.int
+    slot: _builtins.int
+    """which of the node's edges this is, from 0"""
+    drained_index: _builtins.int
+    """Raft index: no permit decided before it is in use any more"""
     def __init__(
         self,
+        *,
+        slot: _builtins.int = ...,
+        drained_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drained_index", b"drained_index", "slot", b"slot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -39,7 +39,7 @@ class CoreServiceStub:
                 request_serializer=quorate_dot_v1_dot_core__pb2.ProposeLeaseRequest.SerializeToString,
                 response_deserializer=quorate_dot_v1_dot_core__pb2.ProposeLeaseResponse.FromString,
                 _registered_method=True)
-        self.Follow = channel.unary_stream(
+        self.Follow = channel.stream_stream(
                 '/quorate.v1.CoreService/Follow',
                 request_serializer=quorate_dot_v1_dot_core__pb2.FollowRequest.SerializeToString,
                 response_deserializer=quorate_dot_v1_dot_core__pb2.FollowResponse.FromString,
@@ -57,8 +57,8 @@ class CoreServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Follow(self, request, context):
-        """Says when the node's state has moved on.
+    def Follow(self, request_iterator, context):
+        """Says when the node's state has moved on; and hears what is drained at the edge that follows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -72,7 +72,7 @@ def add_CoreServiceServicer_to_server(servicer, server):
                     request_deserializer=quorate_dot_v1_dot_core__pb2.ProposeLeaseRequest.FromString,
                     response_serializer=quorate_dot_v1_dot_core__pb2.ProposeLeaseResponse.SerializeToString,
             ),
-            'Follow': grpc.unary_stream_rpc_method_handler(
+            'Follow': grpc.stream_stream_rpc_method_handler(
                     servicer.Follow,
                     request_deserializer=quorate_dot_v1_dot_core__pb2.FollowRequest.FromString,
                     response_serializer=quorate_dot_v1_dot_core__pb2.FollowResponse.SerializeToString,
@@ -116,7 +116,7 @@ class CoreService:
             _registered_method=True)
 
     @staticmethod
-    def Follow(request,
+    def Follow(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -126,8 +126,8 @@ class CoreService:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_stream(
-            request,
+        return grpc.experimental.stream_stream(
+            request_iterator,
             target,
             '/quorate.v1.CoreService/Follow',
             quorate_dot_v1_dot_core__pb2.FollowRequest.SerializeToString,

@@ -35,8 +35,8 @@ class CoreServiceStub:
     """Builds a lease command for an executor that the edge has authenticated, signs it with the
     node's key and proposes it.
     """
-    Follow: _grpc.UnaryStreamMultiCallable[_core_pb2.FollowRequest, _core_pb2.FollowResponse]
-    """Says when the node's state has moved on."""
+    Follow: _grpc.StreamStreamMultiCallable[_core_pb2.FollowRequest, _core_pb2.FollowResponse]
+    """Says when the node's state has moved on; and hears what is drained at the edge that follows."""
 
 @_typing.type_check_only
 class CoreServiceAsyncStub(CoreServiceStub):
@@ -45,8 +45,8 @@ class CoreServiceAsyncStub(CoreServiceStub):
     """Builds a lease command for an executor that the edge has authenticated, signs it with the
     node's key and proposes it.
     """
-    Follow: _aio.UnaryStreamMultiCallable[_core_pb2.FollowRequest, _core_pb2.FollowResponse]  # type: ignore[assignment]
-    """Says when the node's state has moved on."""
+    Follow: _aio.StreamStreamMultiCallable[_core_pb2.FollowRequest, _core_pb2.FollowResponse]  # type: ignore[assignment]
+    """Says when the node's state has moved on; and hears what is drained at the edge that follows."""
 
 class CoreServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -62,9 +62,9 @@ class CoreServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def Follow(
         self,
-        request: _core_pb2.FollowRequest,
+        request_iterator: _MaybeAsyncIterator[_core_pb2.FollowRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_core_pb2.FollowResponse], _abc.AsyncIterator[_core_pb2.FollowResponse]]:
-        """Says when the node's state has moved on."""
+        """Says when the node's state has moved on; and hears what is drained at the edge that follows."""
 
 def add_CoreServiceServicer_to_server(servicer: CoreServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -56,6 +56,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """the node's ledger contradicts a signed checkpoint"""
     REASON_INTERNAL: _Reason.ValueType  # 5
     """a fault inside the node; denied because nothing else is safe"""
+    REASON_BEHIND: _Reason.ValueType  # 6
+    """the node's state does not hold the minimum_index that was asked for"""
     REASON_MALFORMED_COMMAND: _Reason.ValueType  # 10
     """The command as such."""
     REASON_TOO_LARGE: _Reason.ValueType  # 11
@@ -122,6 +124,8 @@ REASON_QUARANTINED: Reason.ValueType  # 4
 """the node's ledger contradicts a signed checkpoint"""
 REASON_INTERNAL: Reason.ValueType  # 5
 """a fault inside the node; denied because nothing else is safe"""
+REASON_BEHIND: Reason.ValueType  # 6
+"""the node's state does not hold the minimum_index that was asked for"""
 REASON_MALFORMED_COMMAND: Reason.ValueType  # 10
 """The command as such."""
 REASON_TOO_LARGE: Reason.ValueType  # 11

@@ -176,21 +176,31 @@ class CheckRequest(_message.Message):
     LEASE_ID_FIELD_NUMBER: _builtins.int
     ACTION_FIELD_NUMBER: _builtins.int
     RESOURCE_FIELD_NUMBER: _builtins.int
+    MINIMUM_INDEX_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.str
     action: _builtins.str
     """when set, must equal the lease's"""
     resource: _builtins.str
     """when set, must equal the lease's"""
+    minimum_index: _builtins.int
+    """The answer must be true of a ledger that holds this index; 0: of the newest that is here."""
+    session: _builtins.str
+    """Which process of the executor asks: 16 to 64 characters that nobody else uses. It can
+    acknowledge, on Watch, that it uses a permit no more. Empty: it cannot.
+    """
     def __init__(
         self,
         *,
         lease_id: _builtins.str = ...,
         action: _builtins.str = ...,
         resource: _builtins.str = ...,
+        minimum_index: _builtins.int = ...,
+        session: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "lease_id", b"lease_id", "resource", b"resource"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "lease_id", b"lease_id", "minimum_index", b"minimum_index", "resource", b"resource", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -400,22 +410,69 @@ class WatchRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LEASE_IDS_FIELD_NUMBER: _builtins.int
+    AFTER_SIZE_FIELD_NUMBER: _builtins.int
+    FORGET_LEASE_IDS_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGEMENTS_FIELD_NUMBER: _builtins.int
+    after_size: _builtins.int
+    """Tell first what happened to them since the ledger had this many entries, and only then how they
+    stand; 0: how they stand.
+    """
+    session: _builtins.str
+    """as in CheckRequest; in the first request"""
     @_builtins.property
     def lease_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """at most 256"""
+        """to be watched from here on; at most 256 in one call"""
 
+    @_builtins.property
+    def forget_lease_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """to be watched no more"""
+
+    @_builtins.property
+    def acknowledgements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Acknowledgement]: ...
     def __init__(
         self,
         *,
         lease_ids: _abc.Iterable[_builtins.str] | None = ...,
+        after_size: _builtins.int = ...,
+        forget_lease_ids: _abc.Iterable[_builtins.str] | None = ...,
+        session: _builtins.str = ...,
+        acknowledgements: _abc.Iterable[Global___Acknowledgement] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_ids", b"lease_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgements", b"acknowledgements", "after_size", b"after_size", "forget_lease_ids", b"forget_lease_ids", "lease_ids", b"lease_ids", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchRequest: _TypeAlias = WatchRequest  # noqa: Y015
+
+@_typing.final
+class Acknowledgement(_message.Message):
+    """The session uses no permit for this lease that was decided on a smaller ledger, and will not use
+    one that is still on its way to it. So a revocation need not wait until they have expired.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_ID_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    lease_id: _builtins.str
+    size: _builtins.int
+    """position.size of the notice that is acknowledged"""
+    def __init__(
+        self,
+        *,
+        lease_id: _builtins.str = ...,
+        size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_id", b"lease_id", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Acknowledgement: _TypeAlias = Acknowledgement  # noqa: Y015
 
 @_typing.final
 class WatchResponse(_message.Message):

@@ -61,7 +61,7 @@ class LeaseServiceStub:
                 request_serializer=quorate_dot_v1_dot_lease__pb2.ReleaseRequest.SerializeToString,
                 response_deserializer=quorate_dot_v1_dot_lease__pb2.ReleaseResponse.FromString,
                 _registered_method=True)
-        self.Watch = channel.unary_stream(
+        self.Watch = channel.stream_stream(
                 '/quorate.v1.LeaseService/Watch',
                 request_serializer=quorate_dot_v1_dot_lease__pb2.WatchRequest.SerializeToString,
                 response_deserializer=quorate_dot_v1_dot_lease__pb2.WatchResponse.FromString,
@@ -106,8 +106,9 @@ class LeaseServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Watch(self, request, context):
-        """Tells at once when a lease stops or resumes being good.
+    def Watch(self, request_iterator, context):
+        """Tells at once when a lease stops or resumes being good. The first request says what to watch;
+        later ones add and remove leases, and acknowledge. Who has no more to say may end its side.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -141,7 +142,7 @@ def add_LeaseServiceServicer_to_server(servicer, server):
                     request_deserializer=quorate_dot_v1_dot_lease__pb2.ReleaseRequest.FromString,
                     response_serializer=quorate_dot_v1_dot_lease__pb2.ReleaseResponse.SerializeToString,
             ),
-            'Watch': grpc.unary_stream_rpc_method_handler(
+            'Watch': grpc.stream_stream_rpc_method_handler(
                     servicer.Watch,
                     request_deserializer=quorate_dot_v1_dot_lease__pb2.WatchRequest.FromString,
                     response_serializer=quorate_dot_v1_dot_lease__pb2.WatchResponse.SerializeToString,
@@ -295,7 +296,7 @@ class LeaseService:
             _registered_method=True)
 
     @staticmethod
-    def Watch(request,
+    def Watch(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -305,8 +306,8 @@ class LeaseService:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_stream(
-            request,
+        return grpc.experimental.stream_stream(
+            request_iterator,
             target,
             '/quorate.v1.LeaseService/Watch',
             quorate_dot_v1_dot_lease__pb2.WatchRequest.SerializeToString,

@@ -43,8 +43,10 @@ class LeaseServiceStub:
     Renew: _grpc.UnaryUnaryMultiCallable[_lease_pb2.RenewRequest, _lease_pb2.RenewResponse]
     """Extends a lease. Committed by a quorum before it is answered."""
     Release: _grpc.UnaryUnaryMultiCallable[_lease_pb2.ReleaseRequest, _lease_pb2.ReleaseResponse]
-    Watch: _grpc.UnaryStreamMultiCallable[_lease_pb2.WatchRequest, _lease_pb2.WatchResponse]
-    """Tells at once when a lease stops or resumes being good."""
+    Watch: _grpc.StreamStreamMultiCallable[_lease_pb2.WatchRequest, _lease_pb2.WatchResponse]
+    """Tells at once when a lease stops or resumes being good. The first request says what to watch;
+    later ones add and remove leases, and acknowledge. Who has no more to say may end its side.
+    """
 
 @_typing.type_check_only
 class LeaseServiceAsyncStub(LeaseServiceStub):
@@ -61,8 +63,10 @@ class LeaseServiceAsyncStub(LeaseServiceStub):
     Renew: _aio.UnaryUnaryMultiCallable[_lease_pb2.RenewRequest, _lease_pb2.RenewResponse]  # type: ignore[assignment]
     """Extends a lease. Committed by a quorum before it is answered."""
     Release: _aio.UnaryUnaryMultiCallable[_lease_pb2.ReleaseRequest, _lease_pb2.ReleaseResponse]  # type: ignore[assignment]
-    Watch: _aio.UnaryStreamMultiCallable[_lease_pb2.WatchRequest, _lease_pb2.WatchResponse]  # type: ignore[assignment]
-    """Tells at once when a lease stops or resumes being good."""
+    Watch: _aio.StreamStreamMultiCallable[_lease_pb2.WatchRequest, _lease_pb2.WatchResponse]  # type: ignore[assignment]
+    """Tells at once when a lease stops or resumes being good. The first request says what to watch;
+    later ones add and remove leases, and acknowledge. Who has no more to say may end its side.
+    """
 
 class LeaseServiceServicer(metaclass=_abc_1.ABCMeta):
     """What an executor asks of the node of its own organisation. The executor is whoever its client
@@ -110,9 +114,11 @@ class LeaseServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def Watch(
         self,
-        request: _lease_pb2.WatchRequest,
+        request_iterator: _MaybeAsyncIterator[_lease_pb2.WatchRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_lease_pb2.WatchResponse], _abc.AsyncIterator[_lease_pb2.WatchResponse]]:
-        """Tells at once when a lease stops or resumes being good."""
+        """Tells at once when a lease stops or resumes being good. The first request says what to watch;
+        later ones add and remove leases, and acknowledge. Who has no more to say may end its side.
+        """
 
 def add_LeaseServiceServicer_to_server(servicer: LeaseServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -690,19 +690,22 @@ class AuthorityAsk(_message.Message):
     SEQ_FIELD_NUMBER: _builtins.int
     APPLIED_INDEX_FIELD_NUMBER: _builtins.int
     ENFORCED_INDEX_FIELD_NUMBER: _builtins.int
+    DRAINED_INDEX_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     applied_index: _builtins.int
     enforced_index: _builtins.int
+    drained_index: _builtins.int
     def __init__(
         self,
         *,
         seq: _builtins.int = ...,
         applied_index: _builtins.int = ...,
         enforced_index: _builtins.int = ...,
+        drained_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_index", b"applied_index", "enforced_index", b"enforced_index", "seq", b"seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_index", b"applied_index", "drained_index", b"drained_index", "enforced_index", b"enforced_index", "seq", b"seq"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -742,20 +745,25 @@ Global___AuthorityGrant: _TypeAlias = AuthorityGrant  # noqa: Y015
 
 @_typing.final
 class EnforcedReport(_message.Message):
-    """No reader of this node still uses a state older than this Raft index."""
+    """No reader of this node still uses a state older than the one Raft index, and no permit that it
+    decided before the other is in use any more.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ENFORCED_INDEX_FIELD_NUMBER: _builtins.int
+    DRAINED_INDEX_FIELD_NUMBER: _builtins.int
     enforced_index: _builtins.int
+    drained_index: _builtins.int
     def __init__(
         self,
         *,
         enforced_index: _builtins.int = ...,
+        drained_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["enforced_index", b"enforced_index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drained_index", b"drained_index", "enforced_index", b"enforced_index"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -763,20 +771,23 @@ Global___EnforcedReport: _TypeAlias = EnforcedReport  # noqa: Y015
 
 @_typing.final
 class EnforcedWatermark(_message.Message):
-    """No node of the federation decides on a state older than this Raft index."""
+    """The same of every node of the federation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ENFORCED_INDEX_FIELD_NUMBER: _builtins.int
+    DRAINED_INDEX_FIELD_NUMBER: _builtins.int
     enforced_index: _builtins.int
+    drained_index: _builtins.int
     def __init__(
         self,
         *,
         enforced_index: _builtins.int = ...,
+        drained_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["enforced_index", b"enforced_index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drained_index", b"drained_index", "enforced_index", b"enforced_index"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

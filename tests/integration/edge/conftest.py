@@ -114,6 +114,8 @@ class FakeCore:
     checkpoint_error: Exception | None = None
     proposed: list[tuple[str, str]] = field(default_factory=list)
     waits: list[tuple[int, Level, int]] = field(default_factory=list)
+    edges: int = 2
+    drained: list[tuple[int, int]] = field(default_factory=list)
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     _bell: asyncio.Event = field(default_factory=asyncio.Event)
@@ -190,6 +192,9 @@ class FakeCore:
         if self.checkpoint_error is not None:
             raise self.checkpoint_error
         return "a signed note\n"
+
+    def edge_drained(self, slot: int, index: int) -> None:
+        self.drained.append((slot, index))
 
     async def follow(self) -> AsyncIterator[int]:
         while True:
@@ -330,13 +335,14 @@ async def edge(
             clock = SystemClock()
             metrics = CountingMetrics()
             checker = LeaseChecker(word, lambda: core.environment, clock, boot_id())
-            link = CoreLink(core_socket(directory))
+            link = CoreLink(core_socket(directory), 0)
             stack.push_async_callback(link.close)
-            hub = WatchHub(checker, clock, metrics)
+            hub = WatchHub(checker, lambda: core.environment, clock, metrics)
             service = LeaseService(
                 checker=checker,
                 proposer=link,
                 hub=hub,
+                clock=clock,
                 access=Access(DOMAIN),
                 metrics=metrics,
                 denials=DenialLog(clock.boottime_ns, structlog.get_logger()),
@@ -353,7 +359,7 @@ async def edge(
             stack.push_async_callback(server.stop, 0)
             tasks = [
                 asyncio.create_task(hub.run()),
-                asyncio.create_task(link.follow(hub.moved)),
+                asyncio.create_task(link.follow(hub.moved, hub)),
             ]
             try:
                 yield Edge(server, hub, word, core, metrics)

@@ -235,7 +235,7 @@ async def test_an_edge_from_first_start_to_last(node: Node) -> None:
 
         node.grant(period_ms=2_000)
         deadline_s = time.monotonic() + 2.0
-        watch = stub.Watch(lease_pb2.WatchRequest(lease_ids=[lease_id]))
+        watch = stub.Watch(iter([lease_pb2.WatchRequest(lease_ids=[lease_id])]))
         assert (await watch.read()).event == lease_pb2.WATCH_EVENT_ACTIVE
         answer = await stub.Check(lease_pb2.CheckRequest(lease_id=lease_id))
         assert (answer.verdict, answer.position.size) == (PERMIT, 4)

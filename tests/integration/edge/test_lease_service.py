@@ -310,3 +310,39 @@ async def test_a_message_above_the_limit_is_refused(edge, dial, pki) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.Check(lease_pb2.CheckRequest(lease_id="x" * (MAX_MESSAGE_BYTES + 1)))
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+# -- as new as was asked for ---------------------------------------------------------------------
+
+
+async def test_a_check_waits_for_the_state_that_was_asked_for(edge, lease) -> None:
+    edge.grant()
+    lease_id = edge.lease()
+    with edge.core.read() as snapshot:
+        newest = snapshot.ledger_size - 1
+    answer = await lease.Check(lease_pb2.CheckRequest(lease_id=lease_id, minimum_index=newest))
+    assert answer.verdict == PERMIT
+    assert answer.position.size > newest
+
+    async def later() -> None:
+        await asyncio.sleep(0.2)
+        edge.lease()
+
+    task = asyncio.create_task(later())
+    request = lease_pb2.CheckRequest(lease_id=lease_id, minimum_index=newest + 1)
+    answer = await lease.Check(request)
+    await task
+    assert (answer.verdict, answer.position.size) == (PERMIT, newest + 2)
+
+
+async def test_a_state_that_does_not_come_is_a_denial_with_its_reason(edge, lease) -> None:
+    edge.grant()
+    lease_id = edge.lease()
+    checks = [
+        lease_pb2.CheckRequest(lease_id=lease_id, minimum_index=9_999),
+        lease_pb2.CheckRequest(lease_id=lease_id),
+    ]
+    behind, good = (await lease.CheckBatch(lease_pb2.CheckBatchRequest(checks=checks))).results
+    assert (behind.verdict, behind.reason) == (DENY, decision_pb2.REASON_BEHIND)
+    assert behind.thing == str(behind.position.size)
+    assert good.verdict == PERMIT

@@ -29,7 +29,7 @@ def lease(edge, dial: Dial, pki) -> lease_pb2_grpc.LeaseServiceAsyncStub:
 
 
 def watch(lease, *lease_ids: str):
-    return lease.Watch(lease_pb2.WatchRequest(lease_ids=lease_ids))
+    return lease.Watch(iter([lease_pb2.WatchRequest(lease_ids=lease_ids)]))
 
 
 async def read(call) -> lease_pb2.WatchResponse:

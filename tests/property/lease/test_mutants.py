@@ -18,7 +18,7 @@ from quorate.node import authority_keeper
 from quorate.testing.authority import AuthorityWorld
 from quorate.testing.authority_safety import AuthorityViolationError
 
-_SEEDS = 200
+_SEEDS = 400
 _RUN_MS = 15_000
 
 Patch = Callable[[pytest.MonkeyPatch], None]

@@ -10,9 +10,10 @@ from tests.simulation.mutants.mutant import Patch, mutant
 
 from quorate.lease.authority import Authority, AuthorityHolder, Grant
 from quorate.lease.confirm import Confirm, ConfirmReply, ConfirmRounds, Leadership
-from quorate.lease.enforcement import Enforcement, OwnReaders
+from quorate.lease.enforcement import Enforcement, OwnPermits, OwnReaders
+from quorate.lease.following import EdgeLedger
+from quorate.lease.outstanding import OutstandingPermits
 from quorate.node import authority_keeper
-from quorate.node.node_core import NodeCore
 from quorate.storage import enforced
 
 Sent = list[tuple[str, Confirm]]
@@ -194,14 +195,36 @@ def grants_that_are_not_noted(patch: Patch) -> None:
 @mutant("mixed", 16, "drained")
 def draining_that_takes_no_time(patch: Patch) -> None:
     """A revocation is drained as soon as it is enforced."""
-    patch.setattr(NodeCore, "drain_s", property(lambda _self: 0.0))
+    patch.setattr(OwnPermits, "drained", lambda _self, _now_ns, enforced, _edges: enforced)
 
 
 @mutant("mixed", 16, "drained")
 def draining_by_half(patch: Patch) -> None:
-    """A revocation is drained after half of the longest life of a permit."""
-    drain_s: Any = NodeCore.__dict__["drain_s"]
-    patch.setattr(NodeCore, "drain_s", property(lambda self: drain_s.fget(self) / 2))
+    """An edge counts on half of a permit's life."""
+    permitted = EdgeLedger.permitted
+
+    def half(self: Any, *permit: Any) -> None:
+        holder, things, size, ttl_ms, now_ns = permit
+        permitted(self, holder, things, size, ttl_ms // 2, now_ns)
+
+    patch.setattr(EdgeLedger, "permitted", half)
+
+
+@mutant("mixed", 16, "drained")
+def permits_that_nothing_stops(patch: Patch) -> None:
+    """An edge does not see that an entry stops what it has permitted."""
+    patch.setattr(OutstandingPermits, "stopped", lambda _self, _thing, _index: None)
+
+
+@mutant("mixed", 16, "drained")
+def permits_by_the_lease_alone(patch: Patch) -> None:
+    """Of what a permit relies on, an edge notes the lease only."""
+    given = OutstandingPermits.given
+
+    def lease_alone(self: Any, holder: Any, _things: Any, *more: Any) -> None:
+        given(self, holder, (), *more)
+
+    patch.setattr(OutstandingPermits, "given", lease_alone)
 
 
 MUTANTS = (
@@ -221,4 +244,6 @@ MUTANTS = (
     grants_that_are_not_noted,
     draining_that_takes_no_time,
     draining_by_half,
+    permits_that_nothing_stops,
+    permits_by_the_lease_alone,
 )

@@ -168,7 +168,7 @@ def an_unverified_tail_is_committed(patch: Patch) -> None:
     patch.setattr(Engine, "_on_append_request", handle)
 
 
-@mutant("short", 8, "a quorum", quick=True)
+@mutant("short", 16, "a quorum", quick=True)
 def commits_by_a_minority(patch: Patch) -> None:
     """An entry that one fewer than a majority holds is committed."""
     original = Engine.tick

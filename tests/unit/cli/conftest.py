@@ -359,7 +359,8 @@ class _Leases(lease_pb2_grpc.LeaseServiceServicer):
             verdict=decision_pb2.VERDICT_PERMIT, ttl_ms=self.node.permit_ttl_ms, fence=lease.fence
         )
 
-    def Watch(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def Watch(self, requests: Any, context: Any) -> Any:  # noqa: N802
+        request = next(requests)
         for event, reason in (
             (lease_pb2.WATCH_EVENT_ACTIVE, decision_pb2.REASON_UNSPECIFIED),
             (lease_pb2.WATCH_EVENT_INTERRUPTED, decision_pb2.REASON_GRANT_REVOKED),

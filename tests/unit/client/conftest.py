@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
@@ -46,6 +48,7 @@ class ScriptedNode(lease_pb2_grpc.LeaseServiceServicer):
         self.requests: dict[str, list[Any]] = defaultdict(list)
         self.deadlines: list[float] = []
         self.watching = threading.Semaphore(0)
+        self.acknowledged: queue.Queue[tuple[str, int]] = queue.Queue()
 
     def then(self, method: str, *answers: Any) -> None:
         self.script[method].extend(answers)
@@ -75,7 +78,15 @@ class ScriptedNode(lease_pb2_grpc.LeaseServiceServicer):
     def Release(self, request: Any, context: Any) -> Any:  # noqa: N802
         return self._answer("Release", request, context)
 
-    def Watch(self, request: Any, context: Any) -> Iterator[Any]:  # noqa: N802
+    def _hear(self, requests: Iterator[Any]) -> None:
+        with contextlib.suppress(grpc.RpcError):  # the call is over
+            for request in requests:
+                for each in request.acknowledgements:
+                    self.acknowledged.put((each.lease_id, each.size))
+
+    def Watch(self, requests: Any, context: Any) -> Iterator[Any]:  # noqa: N802
+        request = next(requests)
+        threading.Thread(target=self._hear, args=(requests,), daemon=True).start()
         self.requests["Watch"].append(request)
         self.watching.release()
         if not self.script["Watch"]:

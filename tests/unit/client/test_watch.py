@@ -8,9 +8,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import grpc
+import pytest
 from tests.unit.client.conftest import World, permit
 
-from quorate.client import ClientReason, Denied, Reason, WatchEvent, WatchNotice
+from quorate.client import (
+    ClientReason,
+    Denied,
+    DeniedError,
+    Lease,
+    Reason,
+    Watch,
+    WatchEvent,
+    WatchNotice,
+)
 from quorate.v1 import decision_pb2, lease_pb2
 
 
@@ -148,3 +158,86 @@ def test_a_permit_in_flight_during_an_interruption_is_refused(world: World) -> N
     assert isinstance(answer, Denied)
     assert answer.reason in (ClientReason.INTERRUPTED, ClientReason.LATE)
     assert lease.slot.current() is None
+
+
+# -- acknowledging ---------------------------------------------------------------------------------
+
+
+def interrupt(world: World, lease: Lease) -> Watch:
+    """The lease is interrupted, at a ledger of 30 entries; returns when the gate has heard."""
+
+    def stream(_request: Any, context: Any) -> Iterator[Any]:
+        yield notice(
+            lease_pb2.WATCH_EVENT_INTERRUPTED,
+            reason=decision_pb2.REASON_GRANT_REVOKED,
+            position=decision_pb2.LedgerPosition(size=30),
+        )
+        yield from stay_open(context)
+
+    world.node.then("Watch", stream)
+    watch = world.gate.watch([lease])
+    assert next(watch).event is WatchEvent.INTERRUPTED
+    return watch
+
+
+def acknowledged(world: World, for_s: float = 5) -> tuple[str, int] | None:
+    try:
+        return world.node.acknowledged.get(timeout=for_s)
+    except queue.Empty:
+        return None
+
+
+def test_who_goes_by_no_permit_says_so_at_once(world: World) -> None:
+    lease = world.lease()
+    watch = interrupt(world, lease)
+    assert acknowledged(world) == ("lease-7", 30)
+    (request,) = world.node.requests["Watch"]
+    world.node.then("Check", permit())
+    assert lease.check()
+    assert world.node.requests["Check"][0].session == request.session != ""
+    watch.close()
+
+
+def test_an_act_ends_before_it_is_said_that_its_permit_is_in_use_no_more(world: World) -> None:
+    lease = world.lease()
+    world.node.then("Check", permit())
+    with lease.act() as first:
+        with lease.act() as second:
+            assert first.fence == second.fence
+            watch = interrupt(world, lease)
+        assert acknowledged(world, 0.2) is None
+    assert acknowledged(world) == ("lease-7", 30)
+    watch.close()
+
+
+def test_nobody_speaks_for_a_permit_that_was_handed_out(world: World) -> None:
+    lease = world.lease()
+    world.node.then("Check", permit())
+    assert lease.require()
+    watch = interrupt(world, lease)
+    with lease.slot.acting():
+        pass
+    assert acknowledged(world, 0.2) is None, "its life has to pass"
+    watch.close()
+
+
+def test_a_permit_that_was_handed_out_and_is_over_holds_nothing_up(world: World) -> None:
+    lease = world.lease()
+    world.node.then("Check", permit())
+    assert lease.require()
+    world.clock.advance(60_000)
+    watch = interrupt(world, lease)
+    assert acknowledged(world) == ("lease-7", 30)
+    watch.close()
+
+
+def test_without_a_permit_there_is_no_act(world: World) -> None:
+    lease = world.lease()
+    denial = lease_pb2.CheckResponse(
+        verdict=decision_pb2.VERDICT_DENY, reason=decision_pb2.REASON_GRANT_REVOKED
+    )
+    world.node.then("Check", denial)
+    with pytest.raises(DeniedError) as denied, lease.act():
+        pytest.fail("nothing is done without a permit")
+    assert denied.value.reason is Reason.GRANT_REVOKED
+    assert lease.slot._acts == 0

@@ -55,6 +55,7 @@ class Node:
             signing_key=self.world.federation.key_of(self.node_id).public,
             log_key=self.world.log_key(self.node_id),
             observer=self,
+            edges=1,
         )
 
     def propose(self, envelope: bytes) -> bytes:
@@ -95,7 +96,7 @@ class Node:
     def grown(self) -> None:
         pass
 
-    def enforced(self, watermark: int) -> None:
+    def enforced(self, watermark: int, drained: int) -> None:
         pass
 
     def released(self) -> None:

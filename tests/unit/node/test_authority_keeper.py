@@ -408,3 +408,50 @@ def test_a_new_leader_waits_for_a_retired_member_that_it_was_not_told_of_when_it
     node.clock.advance_ms(PERIOD_MS + 10)
     node.turn()
     assert node.keeper.watermark == 10
+
+
+# -- what is drained -------------------------------------------------------------------------------
+
+
+def test_what_is_drained_is_reported_and_told_beside_what_is_enforced(node: Node):
+    node.keeper.tick(node.raft, 10, 10, 8)
+    sent = node.keeper.take_outbox()
+    assert ("b", EnforcedReport(10, 8)) in sent
+    assert _ask(sent).drained_index == 8
+    node.lead()
+    node.keeper.tick(node.raft, 10, 10, 9)
+    node.turn(("b", EnforcedReport(10, 7)), ("c", Ask(1, 10, 10, 9)))
+    assert (node.keeper.watermark, node.keeper.drained) == (10, 7)
+    sent = node.turn(("b", EnforcedReport(10, 9)))
+    assert ("c", EnforcedWatermark(10, 9)) in sent
+    assert (node.keeper.watermark, node.keeper.drained) == (10, 9)
+
+
+def test_a_follower_learns_what_is_drained_from_its_leader_of_now(node: Node):
+    node.turn(("b", EnforcedWatermark(9, 8)), ("c", EnforcedWatermark(10, 10)))
+    assert (node.keeper.watermark, node.keeper.drained) == (9, 8)
+    node.raft.term = 4
+    node.turn(("b", EnforcedWatermark(5, 10)))
+    assert (node.keeper.watermark, node.keeper.drained) == (9, 10), "neither ever falls"
+
+
+def test_edges_that_say_nothing_are_waited_for_as_long_as_a_permit_lives(word: AuthorityWord):
+    node = Node(word, peers=())
+    node.lead()
+    node.turn()
+    assert (node.keeper.watermark, node.keeper.drained) == (10, 0)
+    node.clock.advance_ms(TERMS.max_permit_ttl_ms + 10)
+    node.turn()
+    assert node.keeper.drained == 10
+
+
+def test_a_member_that_has_lapsed_holds_no_permit_either(node: Node):
+    node.lead()
+    node.keeper.tick(node.raft, 10, 10, 10)
+    node.turn(("b", EnforcedReport(10, 10)))
+    node.clock.advance_ms(PERIOD_MS + 10)
+    node.turn()
+    assert (node.keeper.watermark, node.keeper.drained) == (10, 0), "its executors' clocks"
+    node.clock.advance_ms(PERIOD_MS * 2 // 100)
+    node.turn()
+    assert node.keeper.drained == 10

@@ -55,7 +55,7 @@ class AuthorityPromises:
         self._expires: dict[str, int] = {}
         self._revoked: dict[str, int] = {}
         self._enforced: dict[str, int] = {}
-        self._held_until: dict[str, int] = {}
+        self._held: dict[str, list[Granted]] = {}
         self._widened: set[str] = set()
         self._final: set[str] = set()
 
@@ -197,7 +197,9 @@ class AuthorityPromises:
                 thing,
             )
             self._sometimes["permit while a revocation spreads"] += 1
-        self._held_until[thing] = max(self._held_until.get(thing, 0), granted.expires)
+        held = self._held.setdefault(thing, [])
+        held[:] = [each for each in held if each.expires > now]
+        held.append(granted)
 
     def denied(self, reason: Reason) -> None:
         self._sometimes["denial"] += 1
@@ -224,8 +226,9 @@ class AuthorityPromises:
             self._enforced.setdefault(thing, self._world.now)
 
     def revocation_drained(self, thing: str, *, is_final: bool) -> None:
+        held = any(each.expires > self._world.now for each in self._held.get(thing, ()))
         require(
-            not self._holds(thing, is_final) or self._held_until.get(thing, 0) <= self._world.now,
+            not self._holds(thing, is_final) or not held,
             "I2: nobody holds a permit when a revocation is drained",
             thing,
         )

@@ -22,7 +22,7 @@ from quorate.core.outcome import Outcome
 from quorate.core.state import StateView
 from quorate.core.transitions import examine
 from quorate.node.machine import proposal_key
-from quorate.testing.simulation.world import NS_PER_MS, NS_PER_S, World, require
+from quorate.testing.simulation.world import NS_PER_MS, World, require
 
 if TYPE_CHECKING:
     from quorate.testing.simulation.authority_promises import AuthorityPromises
@@ -307,14 +307,23 @@ class Calls:
         ]
         self._sometimes["revocation enforced without a member"] += bool(behind)
         if call.level > Level.ENFORCED:
-            drain_ns = int(machine.running.drain_s * NS_PER_S)
-            drained_at = machine.clock.true_at(machine.clock.boottime_ns() + drain_ns)
-            world.at(drained_at, partial(self._drained, call, machine, generation))
+            self._wait_drained(call, machine, generation, index, until)
 
-    def _drained(self, call: Call, machine: Machine, generation: int) -> None:
-        if machine.generation == generation:
-            self._authority.revocation_drained(call.revokes, is_final=call.is_final)
-            self._sometimes["revocation drained"] += 1
+    def _wait_drained(
+        self, call: Call, machine: Machine, generation: int, index: int, until: int
+    ) -> None:
+        world = self._world
+        if machine.generation != generation:
+            return
+        if machine.running.keeper.drained < index or machine.is_core_stopped:
+            if world.now < until:
+                again = partial(self._wait_drained, call, machine, generation, index, until)
+                world.after(_LOOK_NS, again)
+            else:
+                self._sometimes["not drained in time"] += 1
+            return
+        self._authority.revocation_drained(call.revokes, is_final=call.is_final)
+        self._sometimes["revocation drained"] += 1
 
 
 def recorded(ledger: list[bytes], envelope: bytes, outcome: Outcome) -> bool:

@@ -1,8 +1,9 @@
 """A simulated edge: the real check path, stopped where it hurts, and the executors that ask it.
 
 Owns when checks are made, and where one is held up: after the word was read, after the snapshot was
-opened, and before the clock is read for the last time. An edge outlives its node's core. What is
-learnt of each check goes to a watcher.
+opened, and before the clock is read for the last time. An edge outlives its node's core. It follows
+the ledger, and says what is drained; some executors hear of what was stopped, give up their permits
+and say so. What is learnt of each check goes to a watcher.
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
+from quorate.core.effects import Effect
 from quorate.core.outcome import Permit, Reason
-from quorate.lease.check import CheckQuery, LeaseChecker
+from quorate.lease.check import Checked, CheckQuery, LeaseChecker
+from quorate.lease.following import EdgeLedger
+from quorate.lease.outstanding import Holder as PermitHolder
 from quorate.lease.word import AuthorityRecord
 from quorate.storage import Environment, Snapshot
 from quorate.testing.simulation.world import NS_PER_MS, World
@@ -25,6 +30,9 @@ if TYPE_CHECKING:
 
 _WAY_NS: Final = 3 * NS_PER_MS
 """How long a request is on its way from executor to edge, at most, when nothing is wrong."""
+_SHARE_WATCHING: Final = 0.6
+_SESSION: Final = "s" * 16
+"""Each executor is one process here."""
 
 
 class Step(Enum):
@@ -35,10 +43,10 @@ class Step(Enum):
     BEFORE_CLOCK = "before the clock"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class Granted:
     """A permit. Times are true ones: when the executor sent its request, and until when it may act,
-    by the slowest clock that the assumptions allow it."""
+    by the slowest clock that the assumptions allow it, or because it has given the permit up."""
 
     machine: Machine
     lease_id: str
@@ -109,13 +117,20 @@ class Edge:
         self._reading: Reading | None = None
         self._is_busy = False
         self._checker: LeaseChecker | None = None
+        self._ledger = EdgeLedger()
+        self._permits: dict[PermitHolder, list[Granted]] = {}
+        """What its executors hold of it."""
+        self._is_following = False
 
     def start(self) -> None:
         self._generation += 1
+        self._ledger, self._permits = EdgeLedger(), {}
+        self._is_following = False
         self._environment = self.machine.disk.reader()
         boot_id, store = self.machine.boot_id, _Store(self)
         self._checker = LeaseChecker(_Word(self), lambda: store, _Clock(self), boot_id)
         self._again(self._generation)
+        self.moved()
 
     def end(self) -> None:
         """The process is killed, in the middle of whatever it does."""
@@ -158,16 +173,95 @@ class Edge:
             return
         assert reading is not None, "a permit rests on a snapshot"
         lasts = checked.ttl_ms * NS_PER_MS
-        self._watcher.permitted(
-            Granted(
-                machine=self.machine,
-                lease_id=holder.lease_id,
-                depends_on=checked.decision.depends_on,
-                applied_index=reading.applied_index,
-                sent=sent,
-                expires=sent + lasts + lasts * self._rho_ppm // 1_000_000,
-            )
+        granted = Granted(
+            machine=self.machine,
+            lease_id=holder.lease_id,
+            depends_on=checked.decision.depends_on,
+            applied_index=reading.applied_index,
+            sent=sent,
+            expires=sent + lasts + lasts * self._rho_ppm // 1_000_000,
         )
+        self._keep(holder, granted, checked)
+        self._watcher.permitted(granted)
+
+    def _keep(self, holder: Holder, granted: Granted, checked: Checked) -> None:
+        held_by = PermitHolder(holder.lease_id, holder.executor, _SESSION)
+        held = self._permits.setdefault(held_by, [])
+        held[:] = [each for each in held if each.expires > self._world.now]
+        held.append(granted)
+        self._ledger.permitted(
+            held_by,
+            granted.depends_on,
+            checked.at.ledger_size,
+            checked.ttl_ms,
+            self.machine.clock.boottime_ns(),
+        )
+
+    # -- following the ledger ------------------------------------------------------------------
+
+    def moved(self) -> None:
+        """The node's state may have moved on, or its core is another one."""
+        if not self._is_following:
+            self._is_following = True
+            delay = self._chance.randrange(_WAY_NS)
+            self._world.after(delay, partial(self._follow, self._generation))
+
+    def _follow(self, generation: int) -> None:
+        if self._generation != generation or self._environment is None:
+            return
+        if self._is_busy:  # the process is stopped in a check
+            self._world.after(_WAY_NS, partial(self._follow, generation))
+            return
+        self._is_following = False
+        has_more = True
+        while has_more:
+            with self._environment.read() as snapshot:
+                step = self._ledger.follow(snapshot, self.machine.clock.boottime_ns())
+            has_more = step.has_more
+            for effect in step.effects:
+                if effect.reason is not None:
+                    self._tell_executors(effect)
+        self._report()
+        next_ns = self._ledger.next_ns(self.machine.clock.boottime_ns())
+        if next_ns is not None:
+            at = max(self._world.now, self.machine.clock.true_at(next_ns)) + 1
+            self._world.at(at, partial(self._look_at_time, generation))
+
+    def _look_at_time(self, generation: int) -> None:
+        if self._generation == generation:
+            self._report()
+
+    def _report(self) -> None:
+        core, now_ns = self.machine.core, self.machine.clock.boottime_ns()
+        drained = self._ledger.drained_index(now_ns)
+        if core is None or self.machine.is_core_stopped or self._is_busy:
+            return  # it is said again when the core is back, and moves
+        core.edge_drained(self.machine.edges.index(self), drained)
+        self.machine.wake()
+
+    def _tell_executors(self, effect: Effect) -> None:
+        """Some of those who hold a permit watch its lease: they give it up, and say so."""
+        for holder, held in self._permits.items():
+            things = held[0].depends_on if held else ()
+            if effect.thing in (*things, holder.lease) and self._chance.random() < _SHARE_WATCHING:
+                delay = self._chance.randrange(_WAY_NS)
+                hear = partial(self._give_up, holder, effect.index + 1, self._generation)
+                self._world.after(delay, hear)
+
+    def _give_up(self, holder: PermitHolder, size: int, generation: int) -> None:
+        """An executor hears, and goes by none of its permits from here on."""
+        if self._generation != generation:
+            return  # its connection is gone: it hears nothing
+        for granted in self._permits.pop(holder, ()):
+            granted.expires = min(granted.expires, self._world.now)
+        delay = self._chance.randrange(_WAY_NS)
+        self._world.after(delay, partial(self._acknowledged, holder, size, generation))
+
+    def _acknowledged(self, holder: PermitHolder, size: int, generation: int) -> None:
+        if self._generation == generation and not self._is_busy:
+            self._sometimes["permits given up"] += 1
+            self._ledger.permits.acknowledged(holder, size)
+            self._report()
 
     def _pause(self, step: Step) -> None:
         if self.pauses and self.pauses[0][0] is step:

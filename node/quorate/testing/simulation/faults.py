@@ -65,6 +65,7 @@ class Faults:
             "stop machine": self._stop_machine,
             "power off": self._power_off,
             "stop edge": self._stop_edge,
+            "kill edge": self._kill_edge,
             "cut": self._cut,
             "close": self._close,
             "isolate": self._isolate,
@@ -143,6 +144,14 @@ class Faults:
     def _stop_edge(self, machine: Machine, event: Planned, chance: random.Random) -> None:
         for edge in machine.edges:
             edge.pauses = [(chance.choice(list(Step)), event.span)]
+
+    @staticmethod
+    def _kill_edge(machine: Machine, _event: Planned, _chance: random.Random) -> None:
+        """Its supervisor starts another at once."""
+        if machine.is_on:
+            for edge in machine.edges:
+                edge.end()
+                edge.start()
 
     def _power_off(self, machine: Machine, event: Planned, _chance: random.Random) -> None:
         if machine.is_on:

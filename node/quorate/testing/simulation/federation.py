@@ -180,6 +180,7 @@ class SimulatedFederation:
             signing_key=self.documents.key_of(machine.node_id).public,
             log_key=self._log_key(machine.node_id),
             observer=machine,
+            edges=len(machine.edges),
         )
 
     def _log_key(self, node_id: str) -> SigningKey:

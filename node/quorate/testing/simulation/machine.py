@@ -152,7 +152,6 @@ class Machine:
             self.network.machine_ended(self)
 
     def close(self) -> None:
-        """The simulation is over."""
         if self.is_on:
             self.power_off()
         self.disk.close()
@@ -172,6 +171,7 @@ class Machine:
         self._watcher.started(self)
         if self.network is not None:
             self.network.core_started(self)
+        self._tell_edges()
         self.wake()
 
     def _start_again(self, generation: int) -> None:
@@ -207,7 +207,12 @@ class Machine:
         self.is_core_stopped = False
         if self.network is not None:
             self.network.core_stalled(self)
+        self._tell_edges()
         self.wake()
+
+    def _tell_edges(self) -> None:
+        for edge in self.edges:
+            edge.moved()
 
     @property
     def answers(self) -> bool:
@@ -266,7 +271,6 @@ class Machine:
     # -- turns -------------------------------------------------------------------------------
 
     def wake(self) -> None:
-        """A turn is due now."""
         self._turn_by(self.world.now)
 
     def _turn_by(self, when: int) -> None:
@@ -369,6 +373,8 @@ class Machine:
                 self.disk.was_lost = False
                 self._sometimes["probation over"] += 1
             self._watcher.enforced(self, core.keeper.watermark)
+            if core.environment.commits > commits:
+                self._tell_edges()
         if self._is_disrupted(Stage.BEFORE_SEND, self._finish):
             return
         self._finish()
@@ -381,7 +387,7 @@ class Machine:
         self.disruption = None
         generation = self.generation
         if disruption.ends:
-            self.world.trace.note(self.world.now, self.name, "ends", Stage.AFTER_COMMIT.value)
+            self.world.trace.note(self.world.now, self.name, "ends", disruption.stage.value)
             self._sometimes["core killed in a turn"] += 1
             self.crash_core()
         else:
@@ -422,7 +428,7 @@ class Machine:
         if self.core is not None and self.network is not None:
             self.network.members_changed(self)
 
-    def enforced(self, watermark: int) -> None:
+    def enforced(self, watermark: int, drained: int) -> None:
         """Told when the turn is over, as everything is."""
 
     def released(self) -> None:
@@ -437,8 +443,7 @@ class Machine:
 
     # -- faults ------------------------------------------------------------------------------
 
-    def surrender(self) -> None:
-        """What the process does when it is told to stop."""
+    def surrender(self) -> None:  # what the process does when it is told to stop
         self.running.surrender(Reason.INQUORATE)
 
     def fill_disk(self, full: Full) -> None:

@@ -23,6 +23,7 @@ FAULTS: Final = {
     "stop machine": 2,
     "power off": 4,
     "stop edge": 8,
+    "kill edge": 4,
     "cut": 4,
     "close": 4,
     "isolate": 5,
@@ -77,7 +78,7 @@ PROFILES: Final = {
     "rough": Profile(roughness=(0.05, 0.2, 0.5)),
     "crashing": Profile(
         fault_every_s=(0.1, 0.5),
-        faults=("crash", "crash in turn", "power off", "everybody off", "slow disk"),
+        faults=("crash", "crash in turn", "kill edge", "power off", "everybody off", "slow disk"),
     ),
     "partitions": Profile(
         fault_every_s=(0.3, 2.0),

@@ -1,0 +1,126 @@
+"""What an entry of the ledger means for leases that are held.
+
+Owns the one question that whoever follows the ledger asks of each entry: which thing, that leases
+rely on, did it stop or let go on? Whether a lease holds at a moment is `quorate.core.decision`'s:
+time ends leases and grants too, and no entry says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from quorate.core import codec
+from quorate.core.commands import Verb
+from quorate.core.outcome import Reason
+from quorate.core.records import (
+    Domain,
+    Executor,
+    Grant,
+    Kind,
+    Lease,
+    LeaseStatus,
+    TrustEdge,
+)
+from quorate.core.rows import Row
+from quorate.core.state import StateView
+from quorate.core.status import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What an accepted command did.
+
+    index: the ledger index of its entry. ledger_time: of the entry, ms.
+    thing: `<kind>:<id>`, as in `Lease.depends_on`; `lease:<id>` for a lease itself.
+    reason: why what relies on the thing is denied from here on; None when it is good again, or,
+        for a lease, is there, or lasts longer.
+    """
+
+    index: int
+    ledger_time: int
+    thing: str
+    reason: Reason | None
+
+
+_EFFECTS: Final = MappingProxyType(
+    {
+        Verb.EXECUTOR_SUSPEND: (Kind.EXECUTOR, Reason.EXECUTOR_SUSPENDED),
+        Verb.EXECUTOR_REINSTATE: (Kind.EXECUTOR, None),
+        Verb.EXECUTOR_REVOKE: (Kind.EXECUTOR, Reason.EXECUTOR_REVOKED),
+        Verb.TRUST_CLOSE: (Kind.TRUST, Reason.NO_TRUST),
+        Verb.GRANT_SUSPEND: (Kind.GRANT, Reason.GRANT_SUSPENDED),
+        Verb.GRANT_REINSTATE: (Kind.GRANT, None),
+        Verb.GRANT_REVOKE: (Kind.GRANT, Reason.GRANT_REVOKED),
+        Verb.DOMAIN_SUSPEND: (Kind.DOMAIN, Reason.DOMAIN_SUSPENDED),
+        Verb.DOMAIN_REINSTATE: (Kind.DOMAIN, None),
+        Verb.LEASE_ACQUIRE: (Kind.LEASE, None),
+        Verb.LEASE_RENEW: (Kind.LEASE, None),
+        Verb.LEASE_RELEASE: (Kind.LEASE, Reason.LEASE_RELEASED),
+    }
+)
+"""Of verbs that change whether a lease holds. What makes something new that leases can rely on
+(registers, opens, issues) changes nothing for those there are: each relies on its own."""
+
+_WITHOUT: Final = frozenset(
+    {
+        Verb.EXECUTOR_REGISTER,
+        Verb.TRUST_OPEN,
+        Verb.GRANT_ISSUE,
+        Verb.NODE_ADD,
+        Verb.NODE_PROMOTE,
+        Verb.NODE_DEMOTE,
+        Verb.NODE_RETIRE,
+    }
+)
+
+_BY_NAME: Final = {verb.value: effect for verb, effect in _EFFECTS.items()}
+
+assert not _EFFECTS.keys() & _WITHOUT
+assert _EFFECTS.keys() | _WITHOUT == set(Verb), "a new verb says what it does to leases"
+
+
+def effect_of(index: int, entry: bytes) -> Effect | None:
+    """What the entry at `index` of this node's own ledger did; None: nothing to any lease.
+
+    Raises MalformedError for bytes that are no entry.
+    """
+    row = Row(codec.load(entry))
+    kind = row.text("type")
+    if kind not in _BY_NAME or row.text("decision") != "accepted":
+        return None
+    of, reason = _BY_NAME[kind]
+    return Effect(index, row.number("time"), f"{of}:{row.text('thing')}", reason)
+
+
+def things_of(lease: Lease) -> tuple[str, ...]:
+    """Everything that an entry can stop, and the lease with it; itself, too."""
+    return (*lease.depends_on, f"{Kind.LEASE}:{lease.id}")
+
+
+def is_stopped(view: StateView, thing: str) -> bool:
+    """Whether what relies on this thing is denied by what entries have said of it. Raises
+    StorageError."""
+    kind, _, name = thing.partition(":")
+    if kind == Kind.LEASE:
+        lease = view.lease(name)
+        return lease is None or lease.status is not LeaseStatus.ACTIVE
+    record: Domain | Executor | TrustEdge | Grant | None
+    match kind:
+        case Kind.DOMAIN:
+            record = view.domain(name)
+        case Kind.EXECUTOR:
+            record = view.executor(name)
+        case Kind.TRUST:
+            record = view.trust_edge(*_split(name))
+        case Kind.GRANT:
+            record = view.grant(*_split(name))
+        case _:
+            raise AssertionError(f"nothing relies on {thing}")
+    return record is None or record.status is not Status.ACTIVE
+
+
+def _split(name: str) -> tuple[str, str]:
+    owner, _, own = name.partition("/")
+    return owner, own
