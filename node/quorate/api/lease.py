@@ -16,7 +16,6 @@ from typing import Any, Final, Protocol
 
 from quorate.api import convert, validate
 from quorate.api.access import Access
-from quorate.api.errors import ServiceError
 from quorate.api.notices import Watcher
 from quorate.api.ports import Proposed
 from quorate.api.watch import WatchHub
@@ -184,6 +183,7 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
             session=first.session,
         ) as watcher:
             hearing = asyncio.create_task(self._hear(requests, watcher))
+            hearing.add_done_callback(watcher.stopped_hearing)
             try:
                 while True:
                     yield convert.notice_to_wire(await watcher.next())
@@ -194,17 +194,14 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
     async def _hear(
         self, requests: AsyncIterator[lease_pb2.WatchRequest], watcher: Watcher
     ) -> None:
-        """Takes in what a watcher says after its first request; what is wrong ends its call."""
-        try:
-            async for request in requests:
-                validate.check_watch(request, is_first=False)
-                for acknowledged in request.acknowledgements:
-                    self._hub.acknowledge(watcher, acknowledged.lease_id, acknowledged.size)
-                self._hub.forget(watcher, request.forget_lease_ids)
-                if request.lease_ids:
-                    await self._hub.add(watcher, tuple(request.lease_ids), request.after_size)
-        except ServiceError as error:
-            watcher.fail(error)
+        """Takes in what a watcher says after its first request."""
+        async for request in requests:
+            validate.check_watch(request, is_first=False)
+            for acknowledged in request.acknowledgements:
+                self._hub.acknowledge(watcher, acknowledged.lease_id, acknowledged.size)
+            self._hub.forget(watcher, request.forget_lease_ids)
+            if request.lease_ids:
+                await self._hub.add(watcher, tuple(request.lease_ids))
 
     def _check(
         self, checks: Sequence[lease_pb2.CheckRequest], executor: str, method: str

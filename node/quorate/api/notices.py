@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from quorate.api.errors import NotReadyError, ServiceError, TooManyError
+from quorate.api.errors import NotReadyError, TooManyError
 from quorate.core.effects import Effect
 from quorate.core.outcome import Deny, Reason
 from quorate.core.records import Kind
@@ -56,7 +56,7 @@ class Watcher:
         self._wake = asyncio.Event()
         self._overflowed = False
         self._closed = False
-        self._failed: ServiceError | None = None
+        self._failed: BaseException | None = None
 
     def offer(self, notice: Notice) -> None:
         """Queues a notice; one too many gives up the queue and the call."""
@@ -67,10 +67,12 @@ class Watcher:
             self._queue.append(notice)
         self._wake.set()
 
-    def fail(self, error: ServiceError) -> None:
-        """What the caller said last was wrong: `next` raises it."""
-        self._failed = error
-        self._wake.set()
+    def stopped_hearing(self, hearing: asyncio.Task[None]) -> None:
+        """The caller says no more. When that is because what it said last was wrong, or could not
+        be done, `next` raises why."""
+        if not hearing.cancelled() and (error := hearing.exception()) is not None:
+            self._failed = error
+            self._wake.set()
 
     def close(self) -> None:
         """The process stops serving."""
@@ -79,7 +81,7 @@ class Watcher:
 
     async def next(self) -> Notice:
         """Raises TooManyError for a watcher that was too slow, NotReadyError when serving ends, and
-        what `fail` was told."""
+        what `stopped_hearing` found."""
         while True:
             if self._failed is not None:
                 raise self._failed

@@ -118,8 +118,10 @@ def check_watch(request: lease_pb2.WatchRequest, *, is_first: bool) -> None:
     _lease_ids(found, "acknowledgements", acknowledged, 0)
     if is_first:
         _session(found, "", request.session)
-    elif request.session:
-        found.add("session", "is said in the first request only")
+    else:
+        for name in ("session", "after_size"):
+            if getattr(request, name):
+                found.add(name, "is said in the first request only")
     found.raise_any()
 
 

@@ -177,10 +177,16 @@ class WatchHub:
                 del self._watched[query]
 
     def acknowledge(self, watcher: Watcher, lease_id: str, ledger_size: int) -> None:
-        """Its process uses no permit for this lease that was decided on a smaller ledger."""
+        """Its process uses no permit for this lease that was decided on a smaller ledger. Of what
+        the ledger does not hold yet nobody can say that."""
+        source = self._source()
+        if source is None:
+            return
+        with source.read() as snapshot:
+            known = min(ledger_size, snapshot.ledger_size)
         holder = Holder(lease_id, watcher.executor, watcher.session)
-        self.ledger.permits.acknowledged(holder, ledger_size)
-        self._tell_drained()
+        self.ledger.permits.acknowledged(holder, known)
+        self._stirred.set()  # `run` tells what is drained, once for many of them
 
     def moved(self) -> None:
         """The node's state has moved on."""

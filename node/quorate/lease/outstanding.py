@@ -120,6 +120,11 @@ class OutstandingPermits:
     def drained_size(self, size: int, now_ns: int) -> int:
         """The largest size of the ledger, at most `size`, such that all its entries are drained."""
         self._forget_expired(now_ns)
+        over = [holder for holder, each in self._stopped.items() if each.expires_ns <= now_ns]
+        for holder in over:
+            del self._stopped[holder]
+        if self._untold is not None and self._untold.expires_ns <= now_ns:
+            self._untold = None
         return min([size, *(each.index for each in self._blocking())])
 
     def next_ns(self) -> int | None:
@@ -141,7 +146,8 @@ class OutstandingPermits:
                 del self._by_thing[thing]
 
     def _forget_expired(self, now_ns: int) -> None:
-        """Each holder stands in the queue once, so that this costs little for each permit."""
+        """Of what nothing has stopped. Each holder stands in the queue once, so that this costs
+        little for each permit."""
         order = self._order
         while order and order[0][0] <= now_ns:
             _, holder, held = order.popleft()
@@ -151,11 +157,6 @@ class OutstandingPermits:
                 self._drop(holder, held)
             else:
                 order.append((held.expires_ns, holder, held))
-        over = [holder for holder, each in self._stopped.items() if each.expires_ns <= now_ns]
-        for holder in over:
-            del self._stopped[holder]
-        if self._untold is not None and self._untold.expires_ns <= now_ns:
-            self._untold = None
 
 
 def _merged(before: _Stopped | None, index: int, expires_ns: int) -> _Stopped:

@@ -192,8 +192,9 @@ class AuthorityKeeper:
             self.surrender(Reason.NODE_RETIRED)
 
     def has_lapsed(self, member: str) -> bool:
-        """Whether this node, as the leader, knows that `member` holds no authority."""
-        return self._enforcement.has_lapsed(member, self._clock.boottime_ns())
+        """Whether this node, as the leader, knows that `member` holds no authority, nor any
+        executor a permit of it."""
+        return self._drainage.has_lapsed(member, self._clock.boottime_ns())
 
     def _believe_watermark(self, raft: Leadership) -> None:
         """Takes the leader's word for what everybody enforces, as far as this node itself knows

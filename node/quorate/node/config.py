@@ -129,14 +129,9 @@ class RaftSection(_Section):
 
 
 class EdgeSection(_Section):
-    """The processes that answer executors; 0: one for each core but one, and at least one."""
+    """The processes that answer executors."""
 
-    processes: int = Field(0, ge=0, le=MAX_EDGES)
-
-    @property
-    def count(self) -> int:
-        """How many there are."""
-        return self.processes or max(1, min(len(os.sched_getaffinity(0)) - 1, MAX_EDGES))
+    processes: int = Field(1, ge=1, le=MAX_EDGES)
 
 
 class LogSection(_Section):

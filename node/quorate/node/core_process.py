@@ -39,9 +39,10 @@ log = structlog.get_logger(__name__)
 
 
 async def serve(
-    config: NodeConfig, word: AuthorityWord, lifeline_fd: int, metrics: Metrics
+    config: NodeConfig, word: AuthorityWord, lifeline_fd: int, metrics: Metrics, edges: int
 ) -> None:
-    """Runs the core until SIGTERM, or until the supervisor is gone."""
+    """Runs the core until SIGTERM, or until the supervisor is gone. edges: how many this node has:
+    none of them may be left out where all have to say that a change is drained."""
     genesis = read_genesis(config.node.genesis)
     tls = load_tls_identity(
         config.tls.certificate, config.tls.private_key, expected_id=config.node.id
@@ -59,7 +60,7 @@ async def serve(
         boot_id=boot_id(),
         signing_key=signing,
         log_key=log_key,
-        edges=config.edge.count,
+        edges=edges,
     )
     identity = LocalIdentity(
         config.node.id, tls.pair.certificate, tls.pair.private_key, genesis.hash
@@ -115,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = load_config(options.config)
         configure_logging(config.log.level, config.log.format)
         metrics = open_metrics(config.metrics.core, config.node.id, "core")
-        uvloop.run(serve(config, word, options.lifeline_fd, metrics))
+        uvloop.run(serve(config, word, options.lifeline_fd, metrics, options.edges))
     except (StorageDamagedError, SafetyViolationError) as error:
         log.critical("core.damaged", problem=str(error), hint=error.hint)
         return exit_codes.DAMAGED

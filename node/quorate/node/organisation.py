@@ -351,6 +351,8 @@ _OPTIONAL_SETTINGS: Final = b"""
 # heartbeat_ms = 100
 # election_min_ms = 500
 # election_max_ms = 1000
+# [edge]
+# processes = 1
 # [log]
 # level = "info"
 # format = "json"

@@ -14,12 +14,14 @@ from pathlib import Path
 @dataclass(frozen=True, slots=True)
 class ProcessOptions:
     """config: the node's configuration file. authority_fd: the authority word. lifeline_fd: the
-    reading end of a pipe whose other end the supervisor holds. slot: which of several processes of
-    its kind this is."""
+    reading end of a pipe whose other end the supervisor holds. edges: how many edges there are, as
+    long as the supervisor lives: whatever the configuration says by the time a core starts again.
+    slot: which of them this is, of an edge."""
 
     config: Path
     authority_fd: int
     lifeline_fd: int
+    edges: int
     slot: int
 
 
@@ -29,9 +31,12 @@ def parse_options(name: str, arguments: Sequence[str] | None) -> ProcessOptions:
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--authority-fd", type=int, required=True)
     parser.add_argument("--lifeline-fd", type=int, required=True)
+    parser.add_argument("--edges", type=int, default=1)
     parser.add_argument("--slot", type=int, default=0)
     given = parser.parse_args(arguments)
-    return ProcessOptions(given.config, given.authority_fd, given.lifeline_fd, given.slot)
+    return ProcessOptions(
+        given.config, given.authority_fd, given.lifeline_fd, given.edges, given.slot
+    )
 
 
 def stop_event(lifeline_fd: int) -> asyncio.Event:

@@ -230,6 +230,7 @@ def _children(
     def child(name: str, module: str, word_fd: int, *more_fds: int) -> _Child:
         arguments = [module, "--config", str(config_path)]
         arguments += ["--authority-fd", str(word_fd), "--lifeline-fd", str(lifeline)]
+        arguments += ["--edges", str(edges)]
         return _Child(name, arguments, (word_fd, lifeline, *more_fds))
 
     def edge(slot: int) -> _Child:
@@ -267,7 +268,7 @@ def run(config_path: Path) -> int:
             lifeline,
             edge_fd=edge_fd,
             core_lock=core_lock,
-            edges=config.edge.count,
+            edges=config.edge.processes,
         )
         supervisor = _Supervisor(children, signals)
         stack.callback(supervisor.stop)

@@ -415,8 +415,8 @@ class WatchRequest(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGEMENTS_FIELD_NUMBER: _builtins.int
     after_size: _builtins.int
-    """Tell first what happened to them since the ledger had this many entries, and only then how they
-    stand; 0: how they stand.
+    """In the first request: tell first what happened to them since the ledger had this many entries,
+    and only then how they stand; 0: how they stand.
     """
     session: _builtins.str
     """as in CheckRequest; in the first request"""

@@ -115,7 +115,7 @@ class FakeCore:
     proposed: list[tuple[str, str]] = field(default_factory=list)
     waits: list[tuple[int, Level, int]] = field(default_factory=list)
     edges: int = 2
-    drained: list[tuple[int, int]] = field(default_factory=list)
+    drained: asyncio.Queue[tuple[int, int]] = field(default_factory=asyncio.Queue)
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     _bell: asyncio.Event = field(default_factory=asyncio.Event)
@@ -194,7 +194,7 @@ class FakeCore:
         return "a signed note\n"
 
     def edge_drained(self, slot: int, index: int) -> None:
-        self.drained.append((slot, index))
+        self.drained.put_nowait((slot, index))
 
     async def follow(self) -> AsyncIterator[int]:
         while True:

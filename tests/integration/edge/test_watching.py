@@ -16,6 +16,7 @@ from quorate.core.outcome import Reason
 from quorate.v1 import decision_pb2, lease_pb2, lease_pb2_grpc
 
 DOMAIN = "bank.example"
+EXECUTOR = f"spiffe://{DOMAIN}/agent/payments"
 ACTIVE = lease_pb2.WATCH_EVENT_ACTIVE
 INTERRUPTED = lease_pb2.WATCH_EVENT_INTERRUPTED
 AUTHORITY_LOST = lease_pb2.WATCH_EVENT_AUTHORITY_LOST
@@ -198,3 +199,105 @@ async def test_stopping_ends_watchers_with_an_error_that_says_again(edge, lease)
     edge.hub.close()
     assert await code_of(call) is grpc.StatusCode.UNAVAILABLE
     assert await code_of(watch(lease, "0" * 32)) is grpc.StatusCode.UNAVAILABLE
+
+
+# -- what a watcher says later ---------------------------------------------------------------------
+
+
+class Talk:
+    """A watch whose requests are made one after the other."""
+
+    def __init__(self, lease, **first) -> None:
+        self.requests: asyncio.Queue[lease_pb2.WatchRequest] = asyncio.Queue()
+        self.say(**first)
+        self.call = lease.Watch(self._all())
+
+    def say(self, **request) -> None:
+        self.requests.put_nowait(lease_pb2.WatchRequest(**request))
+
+    async def _all(self):
+        while True:
+            yield await self.requests.get()
+
+
+async def test_leases_are_added_and_forgotten_on_one_call(edge, lease) -> None:
+    edge.grant()
+    one, two = edge.lease(), edge.lease()
+    talk = Talk(lease, lease_ids=[one])
+    assert (await read(talk.call)).lease_id == one
+    talk.say(lease_ids=[two], forget_lease_ids=[one])
+    assert (await read(talk.call)).lease_id == two
+    edge.core.run(DOMAIN, "executor.revoke", {"executor": EXECUTOR})
+    told = await read(talk.call)
+    assert (told.lease_id, told.event) == (two, lease_pb2.WATCH_EVENT_INTERRUPTED)
+    talk.call.cancel()
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        ({"lease_ids": ["no id"]}, "lease_ids[0]"),
+        ({"forget_lease_ids": ["no id"]}, "forget_lease_ids[0]"),
+        ({"acknowledgements": [{"lease_id": "no id", "size": 1}]}, "acknowledgements[0]"),
+        ({"session": "s" * 16}, "session"),
+        ({"after_size": 1}, "after_size"),
+    ],
+)
+async def test_what_is_said_wrong_later_ends_the_watch(edge, lease, request_, field: str) -> None:
+    edge.grant()
+    talk = Talk(lease, lease_ids=[edge.lease()])
+    await read(talk.call)
+    talk.say(**request_)
+    with pytest.raises(grpc.aio.AioRpcError) as ended:
+        await read(talk.call)
+    assert ended.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert field in ended.value.details()
+
+
+async def test_a_fault_in_hearing_ends_the_watch_and_is_no_silence(
+    edge, lease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edge.grant()
+    talk = Talk(lease, lease_ids=[edge.lease()])
+    await read(talk.call)
+
+    def fails(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(edge.hub, "add", fails)
+    talk.say(lease_ids=["0" * 32])
+    with pytest.raises(grpc.aio.AioRpcError) as ended:
+        await read(talk.call)
+    assert ended.value.code() is grpc.StatusCode.INTERNAL
+
+
+async def test_an_acknowledgement_over_the_wire_drains(edge, lease) -> None:
+    edge.grant()
+    lease_id, session = edge.lease(), "s" * 16
+    await _drained(edge, 0)  # an edge that has just started says nothing for a second
+    check = lease_pb2.CheckRequest(lease_id=lease_id, session=session)
+    assert (await lease.Check(check)).verdict == decision_pb2.VERDICT_PERMIT
+    talk = Talk(lease, lease_ids=[lease_id], session=session)
+    await read(talk.call)
+    edge.core.run(DOMAIN, "executor.revoke", {"executor": EXECUTOR})
+    told = await read(talk.call)
+    before = edge.hub._drained
+    with edge.core.read() as snapshot:
+        newest = snapshot.applied_index
+    assert before < newest
+    talk.say(acknowledgements=[{"lease_id": lease_id, "size": told.position.size}])
+    async with asyncio.timeout(0.5):  # the permit itself lives for longer
+        assert await edge.hub.drained_beyond(before) == newest
+    await _reported(edge, newest)
+    talk.call.cancel()
+
+
+async def _drained(edge, index: int) -> None:
+    async with asyncio.timeout(5):
+        await edge.hub.drained_beyond(index)
+
+
+async def _reported(edge, index: int) -> None:
+    async with asyncio.timeout(5):
+        while await edge.core.drained.get() != (0, index):
+            pass

@@ -532,3 +532,31 @@ async def test_an_acknowledgement_drains_at_once(bench: Bench) -> None:
             bench.hub.acknowledge(watcher, world.lease_id, size)
             async with asyncio.timeout(5):
                 assert await bench.hub.drained_beyond(7) == 8
+
+
+async def test_nobody_speaks_for_permits_that_are_still_to_come(bench: Bench) -> None:
+    """Who names a ledger that is not there yet would never hold anything up again."""
+    world = bench.world
+    holder = Holder(world.lease_id, EXECUTOR, "s" * 16)
+    async with bench.running():
+        await asyncio.sleep(0.1)
+        world.clock.advance(2 * PERIOD_NS)
+        world.grant()
+        bench.hub.moved()
+        await asyncio.sleep(0.1)
+
+        def permit() -> None:
+            size, now_ns = bench.hub.ledger.size, world.clock.boottime_ns()
+            things = (f"executor:{EXECUTOR}",)
+            bench.hub.ledger.permitted(holder, things, size, 1_000, now_ns)
+
+        lease = (world.lease_id,)
+        async with bench.hub.watch(EXECUTOR, lease, session=holder.session) as watcher:
+            permit()
+            bench.hub.acknowledge(watcher, world.lease_id, 2**63)
+            permit()
+            world.revoke_executor()
+            world.applied_index = 8
+            bench.hub.moved()
+            await all_told(watcher)
+            assert bench.hub._drained == 7

@@ -455,3 +455,14 @@ def test_a_member_that_has_lapsed_holds_no_permit_either(node: Node):
     node.clock.advance_ms(PERIOD_MS * 2 // 100)
     node.turn()
     assert node.keeper.drained == 10
+
+
+def test_a_member_goes_when_no_executor_can_hold_a_permit_of_it(node: Node):
+    """What is drained is counted over the members: it would be forgotten too early."""
+    node.lead()
+    node.turn()
+    node.clock.advance_ms(PERIOD_MS + 10)
+    node.turn()
+    assert not node.keeper.has_lapsed("b")
+    node.clock.advance_ms(PERIOD_MS * 2 // 100)
+    assert node.keeper.has_lapsed("b")

@@ -193,6 +193,7 @@ def test_both_children_are_started_with_the_word_and_the_lifeline_alone(node: No
     for name, heard in started.items():
         options, fds = heard["options"], heard["fds"]
         assert options["--config"] == str(node.config)
+        assert options["--edges"] == "1"
         word, lifeline = options["--authority-fd"], options["--lifeline-fd"]
         assert "quorate-authority" in fds.pop(word)
         assert fds.pop(lifeline).startswith("pipe:")

@@ -278,25 +278,34 @@ class Calls:
         if call.revokes:
             self._authority.revocation_committed(call.revokes, is_final=call.is_final)
             if call.level > Level.COMMITTED:
-                index = machine.running.durable_applied
-                until = world.now + _LEVEL_PATIENCE_NS
-                self._wait_enforced(call, machine, machine.generation, index, until)
+                self._wait(call, machine, Level.ENFORCED, machine.running.durable_applied)
 
     # -- levels ------------------------------------------------------------------------------
 
-    def _wait_enforced(
-        self, call: Call, machine: Machine, generation: int, index: int, until: int
+    def _wait(self, call: Call, machine: Machine, level: Level, index: int) -> None:
+        until = self._world.now + _LEVEL_PATIENCE_NS
+        self._look(call, machine, level, machine.generation, (index, until))
+
+    def _look(
+        self, call: Call, machine: Machine, level: Level, generation: int, wait: tuple[int, int]
     ) -> None:
-        world = self._world
         if machine.generation != generation:
             return
-        if machine.running.keeper.watermark < index or machine.is_core_stopped:
-            if world.now < until:
-                again = partial(self._wait_enforced, call, machine, generation, index, until)
-                world.after(_LOOK_NS, again)
+        (index, until), keeper = wait, machine.running.keeper
+        reached = keeper.watermark if level is Level.ENFORCED else keeper.drained
+        if reached < index or machine.is_core_stopped:
+            if self._world.now < until:
+                again = partial(self._look, call, machine, level, generation, wait)
+                self._world.after(_LOOK_NS, again)
             else:
-                self._sometimes["not enforced in time"] += 1
-            return
+                self._sometimes[f"not {level.name.lower()} in time"] += 1
+        elif level is Level.ENFORCED:
+            self._enforced(call, machine, index)
+        else:
+            self._authority.revocation_drained(call.revokes, is_final=call.is_final)
+            self._sometimes["revocation drained"] += 1
+
+    def _enforced(self, call: Call, machine: Machine, index: int) -> None:
         self._authority.revocation_enforced(call.revokes, is_final=call.is_final)
         self._sometimes["revocation enforced"] += 1
         members = machine.running.replica.members
@@ -307,23 +316,7 @@ class Calls:
         ]
         self._sometimes["revocation enforced without a member"] += bool(behind)
         if call.level > Level.ENFORCED:
-            self._wait_drained(call, machine, generation, index, until)
-
-    def _wait_drained(
-        self, call: Call, machine: Machine, generation: int, index: int, until: int
-    ) -> None:
-        world = self._world
-        if machine.generation != generation:
-            return
-        if machine.running.keeper.drained < index or machine.is_core_stopped:
-            if world.now < until:
-                again = partial(self._wait_drained, call, machine, generation, index, until)
-                world.after(_LOOK_NS, again)
-            else:
-                self._sometimes["not drained in time"] += 1
-            return
-        self._authority.revocation_drained(call.revokes, is_final=call.is_final)
-        self._sometimes["revocation drained"] += 1
+            self._wait(call, machine, Level.DRAINED, index)
 
 
 def recorded(ledger: list[bytes], envelope: bytes, outcome: Outcome) -> bool:

@@ -1,0 +1,119 @@
+"""A node with two edges: who holds a permit of either is waited for, unless it says that it uses it
+no more."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from quorate.chaos.cluster import Cluster
+from quorate.chaos.crew import Crew, Worker
+from quorate.chaos.parts import EDGE, part_of
+from quorate.chaos.probe import boottime_ns
+from quorate.chaos.processes import wait_until
+from quorate.client import Denied, Gate, Lease, Permit, WatchEvent, WatchNotice
+from quorate.v1 import governance_pb2
+
+pytestmark = pytest.mark.cluster
+
+BANK = "bank.example"
+PERMIT_MS = 6_000
+TERMS = ("--authority-period", "8s", "--max-permit-ttl", f"{PERMIT_MS}ms")
+CONNECTIONS = 12
+"""The kernel spreads them over the edges: that all go to one happens once in 2048 times."""
+DRAINED = governance_pb2.WAIT_LEVEL_DRAINED
+SOON_S = 30.0
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    directory = tmp_path_factory.mktemp("edges")
+    settings = {"edge": {"processes": 2}}
+    with Cluster(directory, (BANK,), settings=settings, parameters=TERMS) as cluster:
+        cluster.prepare()
+        cluster.start()
+        cluster.wait_ready()
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def crew(bank: Cluster) -> Iterator[Crew]:
+    crew = Crew(bank)
+    yield crew
+    crew.close()
+
+
+def edges(bank: Cluster) -> set[int]:
+    return {pid for pid in bank.processes(BANK).members() if part_of(pid) == EDGE}
+
+
+def granted(crew: Crew, name: str) -> Lease:
+    """A lease of the worker under a grant of its own, as a gate has it."""
+    crew.grant(BANK, name, crew.workers[BANK], f"{name}/*")
+    lease = open_gate(crew.workers[BANK]).acquire("records.receive", f"//{BANK}/{name}/book")
+    assert isinstance(lease, Lease), lease
+    return lease
+
+
+def open_gate(worker: Worker) -> Gate:
+    return Gate.open(worker.client, max_permit_ttl_ms=PERMIT_MS)
+
+
+def permits_over(stack: ExitStack, worker: Worker, lease: Lease) -> list[Permit]:
+    """One over each of many connections."""
+    permits = []
+    for _ in range(CONNECTIONS):
+        gate = stack.enter_context(open_gate(worker))
+        answer = gate._ask(lease, for_act=False)
+        assert isinstance(answer, Permit), answer
+        permits.append(answer)
+        lease.slot.drop()
+    return permits
+
+
+def test_one_edge_serves_while_the_other_is_gone(bank: Cluster, crew: Crew) -> None:
+    lease, both = granted(crew, "kept"), edges(bank)
+    assert len(both) == 2
+    os.kill(both.pop(), signal.SIGKILL)
+    with ExitStack() as stack:
+        permits_over(stack, crew.workers[BANK], lease)
+    wait_until("two edges again", lambda: len(edges(bank)) == 2, SOON_S)
+    assert both <= edges(bank), "the other is the same"
+
+
+def test_drained_waits_for_permits_of_all_edges(bank: Cluster, crew: Crew) -> None:
+    lease = granted(crew, "waited-for")
+    with ExitStack() as stack:
+        permits = permits_over(stack, crew.workers[BANK], lease)
+        revoked = bank.operator(BANK).revoke("grant.revoke", {"grant": "waited-for"}, DRAINED)
+        now_ns = boottime_ns()
+    assert revoked.reached == DRAINED
+    assert max(permit.expires_at_ns for permit in permits) <= now_ns
+
+
+def test_who_gives_its_permit_up_is_not_waited_for(bank: Cluster, crew: Crew) -> None:
+    told: queue.Queue[WatchNotice] = queue.Queue()
+    crew.grant(BANK, "given-up", crew.workers[BANK], "given-up/*")
+    # Edges that have just started wait for what those before them may have given.
+    settled = bank.operator(BANK).revoke("grant.suspend", {"grant": "given-up"}, DRAINED)
+    assert settled.reached == DRAINED
+    bank.operator(BANK).order("grant.reinstate", {"grant": "given-up"})
+    with open_gate(crew.workers[BANK]) as gate:
+        lease = gate.acquire("records.receive", f"//{BANK}/given-up/book")
+        assert isinstance(lease, Lease), lease
+        watch = gate.on_change([lease], told.put)
+        assert told.get(timeout=SOON_S).event is WatchEvent.ACTIVE
+        with lease.act() as permit:
+            pass
+        revoked = bank.operator(BANK).revoke("grant.revoke", {"grant": "given-up"}, DRAINED)
+        now_ns = boottime_ns()
+        assert told.get(timeout=SOON_S).event is WatchEvent.INTERRUPTED
+        assert isinstance(lease.check(), Denied)
+        watch.close()
+    assert revoked.reached == DRAINED
+    assert now_ns < permit.expires_at_ns, "its permit would have been good until then"
