@@ -262,14 +262,23 @@ def test_the_leaders_own_report_counts_in_the_turn_in_which_it_is_made(word: Aut
 def test_a_report_of_more_than_is_committed_counts_as_what_is(node: Node):
     """As far as the leader knows: it may have begun only now, and know less than is committed."""
     node.lead()
-    node.turn(("b", EnforcedReport(12)), ("c", EnforcedReport(12)))
+    node.turn(("b", EnforcedReport(12, 12)), ("c", EnforcedReport(12, 12)))
     node.raft.commit_index = 12
-    node.turn(enforced=12)
-    assert node.keeper.watermark == 10
+    node.keeper.tick(node.raft, 12, 12, 12)
+    assert (node.keeper.watermark, node.keeper.drained) == (10, 10)
 
 
 @pytest.mark.parametrize(
-    "message", [EnforcedReport(13), EnforcedReport(2**60), Ask(1, 13, 9), Ask(1, 9, 13)], ids=str
+    "message",
+    [
+        EnforcedReport(13),
+        EnforcedReport(2**60),
+        EnforcedReport(9, 13),
+        Ask(1, 13, 9),
+        Ask(1, 9, 13),
+        Ask(1, 9, 9, 13),
+    ],
+    ids=str,
 )
 def test_who_claims_more_than_the_leader_s_log_has_is_granted_and_believed_nothing(
     node: Node, message: AuthorityMessage
@@ -466,3 +475,8 @@ def test_a_member_goes_when_no_executor_can_hold_a_permit_of_it(node: Node):
     assert not node.keeper.has_lapsed("b")
     node.clock.advance_ms(PERIOD_MS * 2 // 100)
     assert node.keeper.has_lapsed("b")
+
+
+def test_no_more_is_drained_than_this_node_knows_to_be_committed(node: Node):
+    node.turn(("b", EnforcedWatermark(2**60, 2**60)))
+    assert (node.keeper.watermark, node.keeper.drained) == (10, 10)

@@ -171,3 +171,9 @@ def test_who_may_have_forgotten_neither_votes_nor_counts_until_it_is_readmitted(
     nodes.until(lambda: all(len(node.voters) == 3 for node in all_of(nodes)))
     nodes.isolate(clinic.node_id)
     nodes.until(port.word_holds)
+
+
+def test_an_edge_has_followed_no_more_than_is_durable(nodes: Nodes) -> None:
+    node = next(iter(nodes.nodes.values()))
+    node.core.edge_drained(0, 2**60)
+    assert node.core.edges.drained == node.core.durable_applied
