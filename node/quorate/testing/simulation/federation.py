@@ -224,12 +224,16 @@ class SimulatedFederation:
     def take_away(self, machine: Machine) -> None:
         """Whoever runs a node that is retired switches it off for good; not before a leader has it
         out of the configuration in force, and everybody else that runs too."""
+        # Who hears of it may hear from the very node, in the middle of its turn.
+        self.world.at(self.world.now, partial(self._take_away, machine))
+
+    def _take_away(self, machine: Machine) -> None:
         others = [each.core for each in self.machines if each is not machine and each.core]
         replicas = [core.replica for core in others]
         if not any(each.is_leader and each.is_settled for each in replicas) or any(
             machine.node_id in each.members for each in replicas
         ):
-            self.world.after(_LOOK_AGAIN_NS, partial(self.take_away, machine))
+            self.world.after(_LOOK_AGAIN_NS, partial(self._take_away, machine))
             return
         self.sometimes["retired node taken away"] += 1
         machine.is_gone = True
