@@ -69,7 +69,7 @@ def permits_over(stack: ExitStack, worker: Worker, lease: Lease) -> list[Permit]
     permits = []
     for _ in range(CONNECTIONS):
         gate = stack.enter_context(open_gate(worker))
-        answer = gate._ask(lease, for_act=False)
+        answer = gate.ask(lease, is_handed=True)
         assert isinstance(answer, Permit), answer
         permits.append(answer)
         lease.slot.drop()
@@ -79,7 +79,10 @@ def permits_over(stack: ExitStack, worker: Worker, lease: Lease) -> list[Permit]
 def test_one_edge_serves_while_the_other_is_gone(bank: Cluster, crew: Crew) -> None:
     lease, both = granted(crew, "kept"), edges(bank)
     assert len(both) == 2
-    os.kill(both.pop(), signal.SIGKILL)
+    killed = both.pop()
+    os.kill(killed, signal.SIGKILL)
+    # Until it is gone its socket takes connections, and whoever asks over them is denied.
+    wait_until("the edge is gone", lambda: killed not in edges(bank), SOON_S)
     with ExitStack() as stack:
         permits_over(stack, crew.workers[BANK], lease)
     wait_until("two edges again", lambda: len(edges(bank)) == 2, SOON_S)

@@ -45,7 +45,7 @@ from quorate.cli.submit import (
     QUERY_TIMEOUT_MS,
     reason_name,
 )
-from quorate.client import Denied, Permit, SystemClock
+from quorate.client import Denied, Permit, Reading, SystemClock
 from quorate.core.errors import MalformedError
 from quorate.core.limits import DEFAULT_MAX_PERMIT_TTL_MS, MAX_REQUEST_ID_CHARS
 from quorate.v1 import decision_pb2, lease_pb2
@@ -162,13 +162,13 @@ def check(
     """
     clock = SystemClock()
     with Connection(executor_target(client, address, lease=True)) as connection:
-        sent = clock.read()
+        sent = Reading.of(clock)
         answer = connection.ask(
             connection.leases.Check,
             lease_pb2.CheckRequest(lease_id=lease, action=action, resource=resource),
             timeout,
         )
-        arrived = clock.read()
+        arrived = Reading.of(clock)
     reason, thing, remaining_ms = reason_name(answer.reason), answer.thing, 0.0
     permitted = answer.verdict == decision_pb2.VERDICT_PERMIT and not reason
     if permitted:
@@ -179,7 +179,6 @@ def check(
             fence=answer.fence,
             sent=sent,
             expires_at_ns=sent.boottime_ns + max(answer.ttl_ms, 0) * _NS_PER_MS,
-            judged_at_ns=sent.boottime_ns,
             ledger_size=answer.position.size,
             ledger_time_ms=answer.position.ledger_time_ms,
         ).judge(arrived)

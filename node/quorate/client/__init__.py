@@ -22,7 +22,8 @@ from quorate.client.decisions import (
 )
 from quorate.client.gate import Gate
 from quorate.client.leases import Lease
-from quorate.client.watch import Watch, WatchEvent, WatchNotice
+from quorate.client.watch import Watch
+from quorate.client.watching import WatchEvent, WatchNotice
 from quorate.core.outcome import Reason
 
 __all__ = [

@@ -7,7 +7,7 @@ going on would be worse than stopping.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal
 
@@ -87,7 +87,6 @@ class Permit:
 
     sent: the clocks when the request for it was *sent*: its life is counted from there, so that an
         answer that was delayed or paused on the way is no longer good when it arrives.
-    judged_at_ns: the boot clock when it was last found good.
     ledger_size, ledger_time_ms: the state that the node decided on.
     """
 
@@ -95,7 +94,6 @@ class Permit:
     fence: int
     sent: Reading
     expires_at_ns: int
-    judged_at_ns: int
     ledger_size: int
     ledger_time_ms: int
 
@@ -105,13 +103,13 @@ class Permit:
 
     def judge(self, now: Reading) -> Permit | Denied:
         """This permit as of `now`: itself, or why it is not good any more."""
-        if now.boottime_ns < self.judged_at_ns:
+        if now.boottime_ns < self.sent.boottime_ns:
             return Denied(ClientReason.CLOCK_STEP, self.lease_id, "the boot clock went back")
         if now.boottime_ns >= self.expires_at_ns:
             return Denied(ClientReason.EXPIRED_ON_ARRIVAL, self.lease_id, "its life was over")
         if now.moved_apart_since(self.sent):
             return Denied(ClientReason.CLOCK_STEP, self.lease_id, "the clocks moved apart")
-        return replace(self, judged_at_ns=now.boottime_ns)
+        return self
 
 
 @dataclass(frozen=True, slots=True)

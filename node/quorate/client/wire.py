@@ -51,13 +51,26 @@ _MAX_DETAIL_CHARS: Final = 300
 
 def open_channel(config: ClientConfig) -> grpc.Channel:
     """A channel to the executor's own node with mutual TLS. Connects when it is first used."""
-    credentials = grpc.ssl_channel_credentials(
+    return grpc.secure_channel(config.lease_address, _credentials(config), options=_options(config))
+
+
+def open_aio_channel(config: ClientConfig) -> grpc.aio.Channel:
+    """The same for asyncio. To be called where its loop runs."""
+    return grpc.aio.secure_channel(
+        config.lease_address, _credentials(config), options=_options(config)
+    )
+
+
+def _credentials(config: ClientConfig) -> grpc.ChannelCredentials:
+    return grpc.ssl_channel_credentials(
         root_certificates=config.ca_certificate,
         private_key=config.private_key,
         certificate_chain=config.certificate,
     )
-    options = (*_CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", config.server_name))
-    return grpc.secure_channel(config.lease_address, credentials, options=options)
+
+
+def _options(config: ClientConfig) -> list[tuple[str, str | int]]:
+    return [*_CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", config.server_name)]
 
 
 def reason_of(number: decision_pb2.Reason.ValueType) -> AnyReason:
@@ -83,9 +96,16 @@ def denial_of_verdict(
     return Denied(ClientReason.UNSPECIFIED_VERDICT, thing, f"verdict number {verdict}")
 
 
-def denial_of_error(error: grpc.RpcError) -> Denied:
-    """The denial that a failed call amounts to; `unknown` when it may have been executed."""
-    if not isinstance(error, grpc.Call):
+FAILURES: Final = (grpc.RpcError, grpc.aio.UsageError, ValueError)
+"""How a call ends that has no answer. The last two are how the library says that its channel is
+closed, for threads and for asyncio."""
+
+
+def denial_of_error(error: Exception) -> Denied:
+    """The denial that one of FAILURES amounts to; `unknown` when it may have been executed."""
+    if not isinstance(error, grpc.RpcError):
+        return Denied(ClientReason.CLOSED)
+    if not isinstance(error, (grpc.Call, grpc.aio.AioRpcError)):
         return Denied(ClientReason.NODE_FAILED, detail=type(error).__name__, unknown=True)
     code = error.code()
     return Denied(

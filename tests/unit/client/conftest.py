@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 import pytest
 
-from quorate.client import Clock, Gate, Lease, Reading
+from quorate.client import Clock, Gate, Lease
 from quorate.v1 import decision_pb2, lease_pb2, lease_pb2_grpc
 
 MS = 1_000_000
@@ -26,15 +26,18 @@ class FakeClock:
     """Both clocks in step, until a test moves one of them."""
 
     def __init__(self) -> None:
-        self.boottime_ns = 1_000_000 * MS
-        self.realtime_ns = 5_000_000 * MS
+        self.boot_ns = 1_000_000 * MS
+        self.wall_ns = 5_000_000 * MS
 
-    def read(self) -> Reading:
-        return Reading(self.boottime_ns, self.realtime_ns)
+    def boottime_ns(self) -> int:
+        return self.boot_ns
+
+    def realtime_ns(self) -> int:
+        return self.wall_ns
 
     def advance(self, ms: float) -> None:
-        self.boottime_ns += int(ms * MS)
-        self.realtime_ns += int(ms * MS)
+        self.boot_ns += int(ms * MS)
+        self.wall_ns += int(ms * MS)
 
 
 Handler = Callable[[Any, grpc.ServicerContext], Any]
@@ -49,6 +52,7 @@ class ScriptedNode(lease_pb2_grpc.LeaseServiceServicer):
         self.deadlines: list[float] = []
         self.watching = threading.Semaphore(0)
         self.acknowledged: queue.Queue[tuple[str, int]] = queue.Queue()
+        self.later: queue.Queue[lease_pb2.WatchRequest] = queue.Queue()
 
     def then(self, method: str, *answers: Any) -> None:
         self.script[method].extend(answers)
@@ -81,6 +85,8 @@ class ScriptedNode(lease_pb2_grpc.LeaseServiceServicer):
     def _hear(self, requests: Iterator[Any]) -> None:
         with contextlib.suppress(grpc.RpcError):  # the call is over
             for request in requests:
+                if request.lease_ids or request.forget_lease_ids:
+                    self.later.put(request)
                 for each in request.acknowledgements:
                     self.acknowledged.put((each.lease_id, each.size))
 

@@ -224,7 +224,7 @@ def test_releasing_drops_the_permit_before_the_node_is_asked(world: World) -> No
     assert lease.check()
 
     def answer(_request: Any, _context: Any) -> lease_pb2.ReleaseResponse:
-        assert lease.slot.current() is None
+        assert lease.slot.cached() is None
         return released()
 
     world.node.then("Release", answer)
@@ -245,8 +245,21 @@ def test_the_block_holds_the_lease_and_gives_it_back(world: World) -> None:
 def test_the_block_gives_the_lease_back_when_the_work_fails(world: World) -> None:
     world.node.then("Acquire", granted())
     world.node.then("Release", released())
+    world.node.then("Check", permit())
     with pytest.raises(ZeroDivisionError), world.gate.lease(ACTION, RESOURCE):
         _ = 1 / 0
+    assert len(world.node.requests["Release"]) == 1
+
+
+def test_the_block_is_not_entered_without_a_permit_and_the_lease_goes_back(world: World) -> None:
+    world.node.then("Acquire", granted())
+    world.node.then("Release", released())
+    world.node.then("Check", lease_pb2.CheckResponse(
+        verdict=DENY, reason=decision_pb2.REASON_INQUORATE
+    ))  # fmt: skip
+    with pytest.raises(DeniedError) as error, world.gate.lease(ACTION, RESOURCE):
+        pytest.fail("entered")
+    assert error.value.reason is Reason.INQUORATE
     assert len(world.node.requests["Release"]) == 1
 
 

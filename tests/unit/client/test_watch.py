@@ -59,7 +59,7 @@ def test_an_interruption_takes_the_permit_away(world: World) -> None:
     assert next(watch) == WatchNotice(
         "lease-7", WatchEvent.INTERRUPTED, Reason.GRANT_REVOKED, "bank.example/g1", 30
     )
-    assert lease.slot.current() is None
+    assert lease.slot.cached() is None
     watch.close()
     assert list(watch) == []
 
@@ -87,7 +87,7 @@ def test_a_broken_stream_is_lost_authority_told_once_and_opened_again(world: Wor
     assert next(watch) == WatchNotice(
         "lease-7", WatchEvent.AUTHORITY_LOST, ClientReason.UNREACHABLE
     )
-    assert lease.slot.current() is None
+    assert lease.slot.cached() is None
     assert next(watch).event is WatchEvent.ACTIVE
     assert len(world.node.requests["Watch"]) == 3
     watch.close()
@@ -109,7 +109,7 @@ def test_an_event_that_is_not_known_counts_as_lost_authority(world: World) -> No
         told = next(watch)
         assert told.event is WatchEvent.AUTHORITY_LOST
         assert told.reason is ClientReason.MALFORMED_ANSWER
-        assert lease.slot.current() is None
+        assert lease.slot.cached() is None
     watch.close()
 
 
@@ -157,7 +157,7 @@ def test_a_permit_in_flight_during_an_interruption_is_refused(world: World) -> N
     watch.close()
     assert isinstance(answer, Denied)
     assert answer.reason in (ClientReason.INTERRUPTED, ClientReason.LATE)
-    assert lease.slot.current() is None
+    assert lease.slot.cached() is None
 
 
 # -- acknowledging ---------------------------------------------------------------------------------

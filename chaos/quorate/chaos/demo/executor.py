@@ -168,13 +168,13 @@ class Executor:
                 continue
             lease = receiving
             try:
-                permit = lease.require()
+                permit, good_at_ns = _permit(lease)
                 target.receive(record, fence=permit.fence)
-                self._acted(lease, permit)
+                self._acted(lease, permit, good_at_ns)
                 lease = sending
-                permit = lease.require()
+                permit, good_at_ns = _permit(lease)
                 source.mark_sent(record, fence=permit.fence)
-                self._acted(lease, permit)
+                self._acted(lease, permit, good_at_ns)
             except DeniedError as error:
                 self._denied(error.denied, lease.resource, lease)
                 if error.reason not in _PASSING:
@@ -192,11 +192,11 @@ class Executor:
                 )
                 return
 
-    def _acted(self, lease: Lease, permit: Permit) -> None:
+    def _acted(self, lease: Lease, permit: Permit, good_at_ns: int) -> None:
         self._journal.write(
             Event(
                 Did.ACTED,
-                permit.judged_at_ns,
+                good_at_ns,
                 resource=lease.resource,
                 lease=lease.id,
                 fence=permit.fence,
@@ -216,6 +216,15 @@ class Executor:
                 thing=denied.thing,
             )
         )
+
+
+def _permit(lease: Lease) -> tuple[Permit, int]:
+    """A permit, and the very reading of the boot clock by which it was found good."""
+    while True:
+        permit = lease.require()
+        now_ns = boottime_ns()
+        if now_ns < permit.expires_at_ns:
+            return permit, now_ns
 
 
 def main(plan_file: str) -> int:

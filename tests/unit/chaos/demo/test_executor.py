@@ -13,7 +13,17 @@ from quorate.chaos.demo import executor as executor_module
 from quorate.chaos.demo.book import Book, Record
 from quorate.chaos.demo.executor import Executor, Place, Plan
 from quorate.chaos.demo.journal import Did, Event, JournalReader, JournalWriter, parse_event
-from quorate.client import ClientReason, Denied, Lease, Permit, Reading, Reason, Released
+from quorate.client import (
+    ClientReason,
+    Denied,
+    Lease,
+    Permit,
+    Reading,
+    Reason,
+    Released,
+    SystemClock,
+)
+from quorate.client.slot import PermitSlot
 
 OUTBOX = "//bank.example/books/outbox"
 INBOX = "//clinic.example/books/inbox"
@@ -29,6 +39,7 @@ class ScriptedGate:
         self.released: list[str] = []
         self.refused: dict[str, Denied] = {}
         self.asked_again: list[str] = []
+        self.expires_at_ns = lambda: 10**18
 
     def acquire(self, action: str, resource: str, *, request_id: str = "") -> Lease | Denied:
         if request_id:
@@ -38,21 +49,26 @@ class ScriptedGate:
             return self.refused[resource]
         self.fence += 1
         name = f"lease-{self.fence}"
-        slot: Any = None
-        return Lease(name, "e", action, resource, self.fence, 0, "g", "", self, slot)
+        return Lease(
+            name, "e", action, resource, self.fence, 0, "g", "", self, PermitSlot(SystemClock())
+        )
 
     def on_change(self, _leases: object, _tell: object) -> ScriptedGate:
         return self
 
     def close(self) -> None: ...
 
-    def check(self, lease: Lease) -> Permit | Denied:
+    def hold(self, *_: object, **__: object) -> Any:
+        raise NotImplementedError
+
+    def ask(self, lease: Lease, *, is_handed: bool) -> Permit | Denied:
+        assert is_handed
         self.checks += 1
         reason = self.decide(lease, self.checks)
         if reason is not None:
             return Denied(reason, lease.id)
         sent = Reading(self.checks, self.checks)
-        return Permit(lease.id, lease.fence, sent, 10**9, self.checks, 1, 1)
+        return Permit(lease.id, lease.fence, sent, self.expires_at_ns(), 1, 1)
 
     def renew(self, lease: Lease, ttl_ms: int = 0) -> Lease | Denied:
         raise NotImplementedError
@@ -113,7 +129,9 @@ def test_it_moves_records_and_gives_the_leases_back(plan: Plan) -> None:
         assert own.sent() == partner.received()
         assert len(own.sent()) == 3
     assert [(e.resource, e.fence) for e in kinds(events, Did.LEASED)] == [(INBOX, 1), (OUTBOX, 2)]
-    assert [e.at_ns for e in kinds(events, Did.ACTED)] == [1, 2, 3, 4, 5, 6]
+    acted = kinds(events, Did.ACTED)
+    assert [e.sent_ns for e in acted] == [1, 2, 3, 4, 5, 6]
+    assert sorted(e.at_ns for e in acted) == [e.at_ns for e in acted]
     assert gate.released == ["lease-1", "lease-2"]
     assert events[-1].did is Did.ENDED
 
@@ -221,3 +239,10 @@ def test_a_half_written_line_is_left_for_the_next_look(tmp_path: Path) -> None:
     assert len(reader.events()) == 2
     with pytest.raises(ValueError, match="not an event"):
         parse_event(b'{"did":"acted"}')
+
+
+def test_it_writes_nothing_under_a_permit_that_is_over_before_the_write(plan: Plan) -> None:
+    gate = ScriptedGate(lambda _lease, _number: None)
+    gate.expires_at_ns = lambda: 0 if gate.checks == 1 else 10**18
+    events = perform(plan, gate, stop_after=3)
+    assert next(e.sent_ns for e in kinds(events, Did.ACTED)) == 2

@@ -1,0 +1,298 @@
+"""What is asked of the node and how its answers are read, without any input or output.
+
+Owns the rule that only a permit permits: unreachable, late, malformed, unspecified and unknown are
+all denials, with a reason. Each question is a generator of steps, which `Gate` takes with threads
+and `AsyncGate` with asyncio: one reading of the answers for both.
+"""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeVar
+
+from quorate.client import wire
+from quorate.client.clock import Clock, Reading
+from quorate.client.decisions import ClientReason, Denied, Permit
+from quorate.client.slot import PermitSlot
+from quorate.v1 import lease_pb2
+
+NS_PER_MS: Final = 1_000_000
+_FIRST_PAUSE_MS: Final = 25
+_LONGEST_PAUSE_MS: Final = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A call to be made; its answer, or the exception that it failed with, is sent back."""
+
+    method: str
+    request: Any
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A wait that a closed gate ends; nothing is sent back."""
+
+    seconds: float
+
+
+ResultT = TypeVar("ResultT")
+Steps = Generator[Ask | Pause, Any, ResultT]
+_AnswerT = TypeVar(
+    "_AnswerT",
+    lease_pb2.AcquireResponse,
+    lease_pb2.RenewResponse,
+    lease_pb2.ReleaseResponse,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseFacts:
+    """A lease as the ledger granted it. It is no permit itself.
+
+    fence: to be presented at every write; the resource refuses one lower than the highest it saw.
+    expires_at_ms: in ledger time, for information: the node judges expiry.
+    grant, trust_edge: what the lease relies on; no trust edge within one domain.
+    """
+
+    id: str
+    executor: str
+    action: str
+    resource: str
+    fence: int
+    expires_at_ms: int
+    grant: str
+    trust_edge: str
+
+    def facts(self) -> dict[str, Any]:
+        """By name, without what a subclass adds."""
+        return {name: getattr(self, name) for name in LeaseFacts.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A check on its way. sent, epoch: as they were before it left."""
+
+    lease: LeaseFacts
+    slot: PermitSlot
+    sent: Reading
+    epoch: int
+
+
+class Calls:
+    """One executor's questions. Safe to use from several threads.
+
+    is_closed: everything is denied from then on.
+    max_permit_ttl_ms: the federation's parameter; no permit is used longer than this from the
+        moment at which it was asked for, whatever the node says, and no check waits longer.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        executor: str,
+        is_closed: Callable[[], bool],
+        max_permit_ttl_ms: int,
+        new_request_id: Callable[[], str] | None = None,
+    ) -> None:
+        assert max_permit_ttl_ms > 0
+        self.clock = clock
+        self.session = secrets.token_hex(16)
+        self.max_permit_ttl_ms = max_permit_ttl_ms
+        self._executor = executor
+        self._is_closed = is_closed
+        self._new_request_id = new_request_id or (lambda: uuid.uuid4().hex)
+
+    # -- commands ----------------------------------------------------------------------------
+
+    def acquire(
+        self, action: str, resource: str, ttl_ms: int, request_id: str, timeout_ms: int
+    ) -> Steps[LeaseFacts | Denied]:
+        request = lease_pb2.AcquireRequest(
+            action=action,
+            resource=resource,
+            ttl_ms=ttl_ms,
+            request_id=request_id or self._new_request_id(),
+        )
+        answer: lease_pb2.AcquireResponse | Denied = yield from self._until_settled(
+            "Acquire", request, request.request_id, timeout_ms
+        )
+        if isinstance(answer, Denied):
+            return answer
+        granted = self._lease(answer.lease)
+        if granted is None or (granted.action, granted.resource) != (action, resource):
+            return Denied(
+                ClientReason.MALFORMED_ANSWER,
+                answer.lease.id,
+                "granted, but not the lease that was asked for",
+                unknown=True,
+                request_id=request.request_id,
+            )
+        return granted
+
+    def renew(self, lease: LeaseFacts, ttl_ms: int, timeout_ms: int) -> Steps[LeaseFacts | Denied]:
+        request = lease_pb2.RenewRequest(
+            lease_id=lease.id, ttl_ms=ttl_ms, request_id=self._new_request_id()
+        )
+        answer: lease_pb2.RenewResponse | Denied = yield from self._until_settled(
+            "Renew", request, request.request_id, timeout_ms
+        )
+        if isinstance(answer, Denied):
+            return answer
+        renewed = self._lease(answer.lease)
+        expires = {"expires_at_ms": answer.lease.expires_at_ms}
+        if renewed is None or renewed.facts() != lease.facts() | expires:
+            return Denied(
+                ClientReason.MALFORMED_ANSWER, lease.id, "renewed, but not the lease in question"
+            )
+        return renewed
+
+    def release(self, lease: LeaseFacts, timeout_ms: int) -> Steps[int | Denied]:
+        """Answers with the entry's index."""
+        request = lease_pb2.ReleaseRequest(lease_id=lease.id, request_id=self._new_request_id())
+        answer: lease_pb2.ReleaseResponse | Denied = yield from self._until_settled(
+            "Release", request, request.request_id, timeout_ms
+        )
+        return answer if isinstance(answer, Denied) else answer.outcome.ledger_index
+
+    # -- checks ------------------------------------------------------------------------------
+
+    def check(
+        self, lease: LeaseFacts, slot: PermitSlot, *, is_handed: bool
+    ) -> Steps[Permit | Denied]:
+        """May this lease be acted on now? is_handed: as in `PermitSlot.offer`."""
+        if self._is_closed():
+            return Denied(ClientReason.CLOSED, lease.id)
+        question = self.question(lease, slot)
+        answer = yield Ask("Check", self.check_request(lease), self.max_permit_ttl_ms / 1_000)
+        if isinstance(answer, Exception):
+            return self.unanswered(question, answer)
+        return self.answered(question, answer, is_handed=is_handed)
+
+    def question(self, lease: LeaseFacts, slot: PermitSlot) -> Question:
+        """To be made before the request leaves: a permit's life counts from here."""
+        return Question(lease, slot, sent=Reading.of(self.clock), epoch=slot.epoch)
+
+    def check_request(self, lease: LeaseFacts) -> lease_pb2.CheckRequest:
+        return lease_pb2.CheckRequest(
+            lease_id=lease.id, action=lease.action, resource=lease.resource, session=self.session
+        )
+
+    def unanswered(self, question: Question, error: Exception) -> Denied:
+        return replace(self._failed(error), thing=question.lease.id, unknown=False)
+
+    def answered(
+        self, question: Question, answer: lease_pb2.CheckResponse, *, is_handed: bool
+    ) -> Permit | Denied:
+        """The permit, kept in the lease's slot, or the denial, which empties the slot."""
+        lease, slot = question.lease, question.slot
+        denied = wire.denial_of_verdict(answer.verdict, answer.reason, answer.thing)
+        if denied is not None:
+            slot.drop()
+            return denied
+        if answer.ttl_ms <= 0 or answer.fence != lease.fence:
+            return Denied(
+                ClientReason.MALFORMED_ANSWER,
+                lease.id,
+                f"a permit with ttl_ms {answer.ttl_ms} and fence {answer.fence}",
+            )
+        ttl_ms = min(answer.ttl_ms, self.max_permit_ttl_ms)
+        permit = Permit(
+            lease_id=lease.id,
+            fence=answer.fence,
+            sent=question.sent,
+            expires_at_ns=question.sent.boottime_ns + ttl_ms * NS_PER_MS,
+            ledger_size=answer.position.size,
+            ledger_time_ms=answer.position.ledger_time_ms,
+        )
+        return slot.offer(permit, question.epoch, is_handed=is_handed)
+
+    def batch_answered(
+        self, questions: Sequence[Question], answer: lease_pb2.CheckBatchResponse
+    ) -> list[Permit | Denied]:
+        """One for each; nothing of a batch whose answers are not as many is believed."""
+        if len(answer.results) != len(questions):
+            detail = f"{len(answer.results)} answers to {len(questions)} checks"
+            return [Denied(ClientReason.MALFORMED_ANSWER, q.lease.id, detail) for q in questions]
+        return [
+            self.answered(question, result, is_handed=False)
+            for question, result in zip(questions, answer.results, strict=True)
+        ]
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _until_settled(
+        self, method: str, request: object, request_id: str, timeout_ms: int
+    ) -> Steps[Any]:
+        """The settled answer to a command: a permit's message, or the denial.
+
+        Once an attempt may have entered the log, only an answer that carries the ledger's outcome
+        settles it: a later "denied without asking the ledger" says nothing about the earlier one.
+        """
+        deadline_ns = self.clock.boottime_ns() + timeout_ms * NS_PER_MS
+        pause_ms = _FIRST_PAUSE_MS
+        maybe_executed = False
+        last = Denied(ClientReason.LATE)
+        while not self._is_closed():
+            left_ns = deadline_ns - self.clock.boottime_ns()
+            if left_ns <= 0:
+                break
+            answer = yield Ask(method, request, left_ns / 1e9)
+            if isinstance(answer, Exception):
+                last = self._failed(answer)
+                maybe_executed = maybe_executed or last.unknown
+                if not maybe_executed:
+                    break
+            else:
+                settled = _settled(answer, maybe_executed)
+                if not isinstance(settled, Denied):
+                    return settled
+                last = settled
+                if not settled.unknown:
+                    return replace(settled, request_id=request_id)
+                maybe_executed = True
+            yield Pause(pause_ms / 1_000)
+            pause_ms = min(2 * pause_ms, _LONGEST_PAUSE_MS)
+        if self._is_closed():
+            last = Denied(ClientReason.CLOSED)
+        return replace(last, unknown=maybe_executed, request_id=request_id)
+
+    def _failed(self, error: Exception) -> Denied:
+        denied = wire.denial_of_error(error)
+        return replace(denied, reason=ClientReason.CLOSED) if self._is_closed() else denied
+
+    def _lease(self, granted: lease_pb2.Lease) -> LeaseFacts | None:
+        """The lease that was granted; None when it is nobody's, or another executor's."""
+        if not granted.id or granted.fence <= 0:
+            return None
+        if self._executor and granted.executor != self._executor:
+            return None
+        return LeaseFacts(
+            id=granted.id,
+            executor=granted.executor,
+            action=granted.action,
+            resource=granted.resource,
+            fence=granted.fence,
+            expires_at_ms=granted.expires_at_ms,
+            grant=granted.grant,
+            trust_edge=granted.trust_edge,
+        )
+
+
+def _settled(answer: _AnswerT, maybe_executed: bool) -> _AnswerT | Denied:
+    """The answer when it is granted; else the denial, `unknown` as long as it settles nothing."""
+    if answer.unknown:
+        return Denied(ClientReason.OUTCOME_UNKNOWN, answer.thing, unknown=True)
+    denied = wire.denial_of_verdict(answer.verdict, answer.reason, answer.thing)
+    if denied is None and answer.HasField("outcome") and answer.outcome.accepted:
+        return answer
+    if denied is None:
+        denied = Denied(ClientReason.MALFORMED_ANSWER, answer.thing, "granted without an outcome")
+    if denied.reason in (ClientReason.MALFORMED_ANSWER, ClientReason.UNSPECIFIED_VERDICT):
+        return replace(denied, unknown=True)
+    return replace(denied, unknown=maybe_executed and not answer.HasField("outcome"))

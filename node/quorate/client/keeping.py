@@ -1,0 +1,163 @@
+"""Keeping held leases, with threads: the checks, renewals and watches that `Upkeep` asks for.
+
+Owns the threads of one gate. They begin with the first lease that is held; one asks and times, one
+renews, one tells, and one reads each stream of notices (256 leases each).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+import grpc
+
+from quorate.client import wire
+from quorate.client.calls import Calls, LeaseFacts, Question
+from quorate.client.decisions import Denied, Permit
+from quorate.client.slot import PermitSlot
+from quorate.client.upkeep import Holder, Told, Upkeep
+from quorate.client.watch import Watch
+from quorate.client.watching import WatchTalk
+from quorate.v1 import lease_pb2, lease_pb2_grpc
+
+_log: Final = logging.getLogger("quorate.client")
+
+
+class Keeping:
+    """The leases that one gate holds. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        calls: Calls,
+        stub: lease_pb2_grpc.LeaseServiceStub,
+        closed: threading.Event,
+        renew: Callable[[LeaseFacts], LeaseFacts | Denied],
+    ) -> None:
+        self._calls = calls
+        self._stub = stub
+        self._closed = closed
+        self._renew = renew
+        self._upkeep = Upkeep(calls)
+        self._stirred = threading.Event()
+        self._news = threading.Event()
+        self._renewals = threading.Event()
+        self._lock = threading.Lock()
+        self._watches: list[tuple[WatchTalk, Watch]] = []
+        self._has_begun = False
+
+    def hold(
+        self, lease: LeaseFacts, slot: PermitSlot, permit: Permit, tell: Told, *, renew: bool
+    ) -> Holder:
+        """As `Upkeep.hold`, and watches the lease."""
+        holder, is_first = self._upkeep.hold(lease, slot, permit, tell, renew=renew)
+        with self._lock:
+            if not self._has_begun:
+                self._has_begun = True
+                for run in (self._ask, self._tell, self._renew_all):
+                    self._start(run)
+            if is_first:
+                self._watch(lease.id, slot)
+        self._stirred.set()
+        return holder
+
+    def let_go(self, holder: Holder) -> None:
+        """As `Upkeep.let_go`; the lease is watched no more when nobody holds it."""
+        if not self._upkeep.let_go(holder):
+            return
+        with self._lock:
+            for talk, watch in list(self._watches):
+                talk.forget(holder.lease_id)
+                if not len(talk):
+                    watch.close()
+                    self._watches.remove((talk, watch))
+
+    def _watch(self, lease_id: str, slot: PermitSlot) -> None:
+        for talk, _ in self._watches:
+            if talk.has_room:
+                talk.add(lease_id, slot)
+                return
+        watch_talk = WatchTalk(self._calls.session, {lease_id: slot})
+        watch = Watch(self._stub, watch_talk, self._closed)
+        self._watches.append((watch_talk, watch))
+        self._start(lambda: self._hear(watch))
+
+    def close(self) -> None:
+        """Ends the threads; `closed` is set already."""
+        with self._lock:
+            for _, watch in self._watches:
+                watch.close()
+        for each in (self._stirred, self._news, self._renewals):
+            each.set()
+
+    def _start(self, run: Callable[[], None]) -> None:
+        threading.Thread(target=run, name="quorate-keeping", daemon=True).start()
+
+    # -- the threads -------------------------------------------------------------------------
+
+    def _ask(self) -> None:
+        while not self._closed.is_set():
+            self._stirred.clear()
+            for questions in self._upkeep.due():
+                self._send(questions)
+            self._upkeep.lapse()
+            if self._upkeep.has_news:
+                self._news.set()
+            if self._upkeep.has_due_renewals:
+                self._renewals.set()
+            self._stirred.wait(self._upkeep.wait_s())
+
+    def _send(self, questions: list[Question]) -> None:
+        request = lease_pb2.CheckBatchRequest(
+            checks=[self._calls.check_request(question.lease) for question in questions]
+        )
+        timeout_s = self._calls.max_permit_ttl_ms / 1_000
+        try:
+            call: Any = self._stub.CheckBatch.future(request, timeout=timeout_s)
+        except wire.FAILURES as error:
+            self._upkeep.failed(questions, error)
+            return
+
+        def done(ended: Any) -> None:
+            try:
+                self._upkeep.answered(questions, ended.result())
+            except (*wire.FAILURES, grpc.FutureCancelledError) as error:
+                self._upkeep.failed(questions, error)
+            self._news.set()
+            self._stirred.set()
+
+        call.add_done_callback(done)
+
+    def _hear(self, watch: Watch) -> None:
+        for notice in watch:
+            self._upkeep.heard([notice])
+            self._news.set()
+            self._stirred.set()
+
+    def _tell(self) -> None:
+        while not self._closed.is_set():
+            self._news.wait()
+            self._news.clear()
+            self._upkeep.tell()
+
+    def _renew_all(self) -> None:
+        while not self._closed.is_set():
+            self._renewals.wait()
+            self._renewals.clear()
+            for held in self._upkeep.due_renewals():
+                self._upkeep.renewed(held, self._renew(held.lease))
+
+
+def telling(on_change: Told | None) -> Told:
+    """Tells a holder's own function; what it raises is logged, for the others are to be told."""
+
+    def tell(news: Permit | Denied) -> None:
+        if on_change is None:
+            return
+        try:
+            on_change(news)
+        except Exception:  # noqa: BLE001 - another's program: it must not end the thread that tells
+            _log.exception("on_change failed for lease %s", getattr(news, "lease_id", ""))
+
+    return tell

@@ -1,0 +1,79 @@
+"""A lease as its holder has it, for threads.
+
+Owns the handle. Asks nothing itself: what its slot does not answer goes to the gate that made it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from quorate.client.calls import LeaseFacts
+from quorate.client.decisions import Denied, DeniedError, Permit, Released
+from quorate.client.slot import PermitSlot
+
+OnChange = Callable[[Permit | Denied], None]
+
+
+class LeaseKeeper(Protocol):
+    """What a lease needs of its gate."""
+
+    def ask(self, lease: Lease, *, is_handed: bool) -> Permit | Denied: ...
+
+    def hold(
+        self, lease: Lease, on_change: OnChange | None = None, *, renew: bool = True
+    ) -> AbstractContextManager[None]: ...
+
+    def renew(self, lease: Lease, ttl_ms: int = 0) -> Lease | Denied: ...
+
+    def release(self, lease: Lease) -> Released | Denied: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Lease(LeaseFacts):
+    """The right to ask for permits for one action on one resource. It is no permit itself."""
+
+    keeper: LeaseKeeper = field(repr=False, compare=False)
+    slot: PermitSlot = field(repr=False, compare=False)
+
+    def check(self) -> Permit | Denied:
+        """May the act go ahead now? A permit that is still good answers without asking; else the
+        node is asked, and its permit counts from just before the question left."""
+        return self.slot.cached() or self.keeper.ask(self, is_handed=True)
+
+    def require(self) -> Permit:
+        """A permit, to be had before each act. Raises DeniedError when there is none."""
+        answer = self.slot.cached() or self.keeper.ask(self, is_handed=True)
+        if isinstance(answer, Denied):
+            raise DeniedError(answer)
+        return answer
+
+    @contextmanager
+    def act(self) -> Iterator[Permit]:
+        """A permit for the act that is the block, and for nothing else. Raises DeniedError when
+        there is none.
+
+        A block ends when its act has: so it can be told at once that a revocation is drained,
+        while after `require` the permit's life has to pass.
+        """
+        with self.slot.acting():
+            answer = self.slot.cached_for_act() or self.keeper.ask(self, is_handed=False)
+            if isinstance(answer, Denied):
+                raise DeniedError(answer)
+            yield answer
+
+    def hold(
+        self, on_change: OnChange | None = None, *, renew: bool = True
+    ) -> AbstractContextManager[None]:
+        """Holds the lease for the length of a block: see `Gate.hold`."""
+        return self.keeper.hold(self, on_change, renew=renew)
+
+    def renew(self, ttl_ms: int = 0) -> Lease | Denied:
+        """The same lease with a later expiry."""
+        return self.keeper.renew(self, ttl_ms)
+
+    def release(self) -> Released | Denied:
+        """Gives the lease back."""
+        return self.keeper.release(self)

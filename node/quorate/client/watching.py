@@ -1,0 +1,132 @@
+"""Hearing at once when a lease stops being good: what is said on the stream, both ways.
+
+Owns the notices, what they do to cached permits, and the requests of one watch, without any input
+or output. Notices can only take permits away: a restored lease is asked for anew, so a lost or late
+notice costs speed and never safety.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from quorate.client import wire
+from quorate.client.decisions import AnyReason, ClientReason
+from quorate.client.slot import PermitSlot
+from quorate.core.limits import MAX_LEASES_PER_WATCH
+from quorate.v1 import decision_pb2, lease_pb2
+
+FIRST_PAUSE_MS: Final = 50
+LONGEST_PAUSE_MS: Final = 1_000
+
+
+class WatchEvent(StrEnum):
+    """What happened to a lease."""
+
+    ACTIVE = "ACTIVE"  # the first report: it is good
+    INTERRUPTED = "INTERRUPTED"  # no longer good, and the reason
+    AUTHORITY_LOST = "AUTHORITY_LOST"  # the node denies everything, or cannot be heard
+    RESTORED = "RESTORED"  # good again
+
+
+_GOOD: Final = frozenset({WatchEvent.ACTIVE, WatchEvent.RESTORED})
+_EVENT_OF_WIRE: Final = {
+    lease_pb2.WATCH_EVENT_ACTIVE: WatchEvent.ACTIVE,
+    lease_pb2.WATCH_EVENT_INTERRUPTED: WatchEvent.INTERRUPTED,
+    lease_pb2.WATCH_EVENT_AUTHORITY_LOST: WatchEvent.AUTHORITY_LOST,
+    lease_pb2.WATCH_EVENT_RESTORED: WatchEvent.RESTORED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class WatchNotice:
+    """One thing that happened to one lease. `reason` is set when it is not good."""
+
+    lease_id: str
+    event: WatchEvent
+    reason: AnyReason | None
+    thing: str = ""
+    ledger_size: int = 0
+
+
+Send = Callable[[lease_pb2.WatchRequest], None]
+
+
+class WatchTalk:
+    """What one watch says and hears, over one stream after the other. Safe to use from several
+    threads."""
+
+    def __init__(self, session: str, slots: Mapping[str, PermitSlot] | None = None) -> None:
+        """session: as it stands in the gate's checks. slots: by the lease's id."""
+        self._session = session
+        self._lock = threading.Lock()
+        self._slots = dict(slots or {})
+        self._send: Send | None = None
+        self._told_lost = False
+        assert len(self._slots) <= MAX_LEASES_PER_WATCH
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    @property
+    def has_room(self) -> bool:
+        return len(self._slots) < MAX_LEASES_PER_WATCH
+
+    def add(self, lease_id: str, slot: PermitSlot) -> None:
+        """Watches one more. There must be room."""
+        with self._lock:
+            assert self.has_room
+            self._slots[lease_id] = slot
+            if self._send is not None:
+                self._send(lease_pb2.WatchRequest(lease_ids=[lease_id]))
+
+    def forget(self, lease_id: str) -> None:
+        with self._lock:
+            if self._slots.pop(lease_id, None) is not None and self._send is not None:
+                self._send(lease_pb2.WatchRequest(forget_lease_ids=[lease_id]))
+
+    def begin(self, send: Send) -> None:
+        """A stream is open; `send` must not block. Says first what is watched."""
+        with self._lock:
+            self._send = send
+            send(lease_pb2.WatchRequest(lease_ids=list(self._slots), session=self._session))
+
+    def heard(self, answer: lease_pb2.WatchResponse) -> WatchNotice | None:
+        """Takes permits away if it must. None: of a lease that is not watched any more."""
+        with self._lock:
+            slot = self._slots.get(answer.lease_id)
+            send = self._send
+        if slot is None or send is None:
+            return None
+        self._told_lost = False
+        event = _EVENT_OF_WIRE.get(answer.event)
+        reason: AnyReason | None = None
+        if event is None:  # unspecified, or of a newer node: taken as the worst
+            event, reason = WatchEvent.AUTHORITY_LOST, ClientReason.MALFORMED_ANSWER
+        elif answer.reason != decision_pb2.REASON_UNSPECIFIED:
+            reason = wire.reason_of(answer.reason)
+        if event not in _GOOD:
+            unused = lease_pb2.Acknowledgement(lease_id=answer.lease_id, size=answer.position.size)
+            slot.interrupted(lambda: send(lease_pb2.WatchRequest(acknowledgements=[unused])))
+        return WatchNotice(answer.lease_id, event, reason, answer.thing, answer.position.size)
+
+    def broken(self, reason: AnyReason) -> list[WatchNotice]:
+        """The stream is over. Every permit goes; a notice for each, unless that was told already
+        and nothing was heard since."""
+        with self._lock:
+            self._send = None
+            slots = dict(self._slots)
+        for slot in slots.values():
+            slot.drop()
+        if self._told_lost:
+            return []
+        self._told_lost = True
+        return [WatchNotice(each, WatchEvent.AUTHORITY_LOST, reason) for each in slots]
+
+
+def reason_of_end(error: Exception | None) -> AnyReason:
+    """Why a stream is over; None: the node ended it."""
+    return ClientReason.UNREACHABLE if error is None else wire.denial_of_error(error).reason

@@ -1,0 +1,193 @@
+"""A gate keeps what is held: real threads and a real server, a clock that the test turns."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import pytest
+from tests.unit.client.conftest import ACTION, RESOURCE, World, granted, permit
+from tests.unit.client.test_lease import released
+from tests.unit.client.test_watch import notice, stay_open
+
+from quorate.client import ClientReason, Denied, DeniedError, Lease, Permit, Reason
+from quorate.v1 import decision_pb2, lease_pb2
+
+News = queue.Queue[Permit | Denied]
+
+
+@pytest.fixture
+def news() -> News:
+    return queue.Queue()
+
+
+def answers(world: World, *results: Any) -> threading.Semaphore:
+    """The batch after the next ones answers so, then says that it has been asked."""
+    asked = threading.Semaphore(0)
+
+    def batch(request: lease_pb2.CheckBatchRequest, _context: Any) -> lease_pb2.CheckBatchResponse:
+        asked.release()
+        return lease_pb2.CheckBatchResponse(results=list(results)[: len(request.checks)])
+
+    world.node.then("CheckBatch", batch)
+    return asked
+
+
+def quiet(world: World) -> None:
+    """A watch on which nothing is said."""
+    world.node.then("Watch", lambda _request, context: stay_open(context))
+
+
+def eventually(holds: Callable[[], Any]) -> Any:
+    """Waits for what another thread is about to do."""
+    turn = threading.Event()
+    for _ in range(1_000):
+        found = holds()
+        if found:
+            return found
+        turn.wait(0.01)
+    pytest.fail("never")
+
+
+def test_a_permit_is_renewed_before_it_is_over(world: World, news: News) -> None:
+    quiet(world)
+    lease = world.lease()
+    world.node.then("Check", permit(ttl_ms=800))
+    asked = answers(world, permit(ttl_ms=800))
+    with world.gate.hold(lease, news.put):
+        first_end_ns = lease.slot.kept_until_ns()
+        world.clock.advance(400)
+        assert asked.acquire(timeout=10)
+        eventually(lambda: lease.slot.kept_until_ns() > first_end_ns)
+        assert lease.check()
+    assert len(world.node.requests["Check"]) == 1, "no check had to wait for the node"
+    assert news.empty()
+
+
+def test_an_interruption_is_told_and_the_permit_is_gone(world: World, news: News) -> None:
+    stop = threading.Event()
+
+    def stream(_request: Any, context: Any) -> Iterator[Any]:
+        yield notice(lease_pb2.WATCH_EVENT_ACTIVE)
+        stop.wait(10)
+        yield notice(
+            lease_pb2.WATCH_EVENT_INTERRUPTED,
+            reason=decision_pb2.REASON_GRANT_REVOKED,
+            thing="bank.example/g1",
+        )
+        yield from stay_open(context)
+
+    world.node.then("Watch", stream)
+    lease = world.lease()
+    world.node.then("Check", permit())
+    with lease.hold(news.put):
+        assert lease.check()
+        stop.set()
+        assert news.get(timeout=10) == Denied(Reason.GRANT_REVOKED, "bank.example/g1")
+        assert lease.slot.cached() is None
+
+
+def test_with_everything_lost_the_holder_is_told_at_the_end_of_its_permit(
+    world: World, news: News
+) -> None:
+    lease = world.lease()
+    world.node.then("Check", permit(ttl_ms=800))
+    with lease.hold(news.put):
+        world.server.stop(None).wait()
+        world.clock.advance(799)
+        with pytest.raises(queue.Empty):
+            news.get(timeout=0.3)
+        world.clock.advance(1)
+        told = news.get(timeout=10)
+        assert isinstance(told, Denied)
+        assert told.reason in (ClientReason.UNREACHABLE, ClientReason.NODE_FAILED)
+
+
+def test_what_is_held_later_is_watched_on_the_same_stream(world: World) -> None:
+    quiet(world)
+    first = world.lease()
+    world.node.then("Acquire", granted(id="lease-8", fence=8))
+    second = world.gate.acquire(ACTION, RESOURCE)
+    assert isinstance(second, Lease)
+    world.node.then("Check", permit(), permit(fence=8))
+    with first.hold():
+        assert world.node.watching.acquire(timeout=10)
+        with second.hold():
+            assert list(world.node.later.get(timeout=10).lease_ids) == ["lease-8"]
+        assert list(world.node.later.get(timeout=10).forget_lease_ids) == ["lease-8"]
+    assert len(world.node.requests["Watch"]) == 1
+
+
+def test_a_held_lease_is_renewed(world: World) -> None:
+    quiet(world)
+    life_ms = 60_000
+    expires_at_ms = world.clock.wall_ns // 1_000_000 + life_ms
+    world.node.then("Acquire", granted(expires_at_ms=expires_at_ms))
+    world.node.then("Release", released())
+    world.node.then("Check", permit())
+    renewed = threading.Event()
+
+    def renew(request: Any, _context: Any) -> Any:
+        assert request.lease_id == "lease-7"
+        renewed.set()
+        return granted(lease_pb2.RenewResponse, expires_at_ms=expires_at_ms + life_ms)
+
+    world.node.then("Renew", renew)
+    with world.gate.lease(ACTION, RESOURCE):
+        world.clock.advance(life_ms * 2 / 3)
+        assert renewed.wait(10)
+
+
+def test_a_lease_that_is_not_to_be_renewed_is_not(world: World) -> None:
+    quiet(world)
+    world.node.then("Acquire", granted(expires_at_ms=world.clock.wall_ns // 1_000_000 + 1_000))
+    world.node.then("Release", released())
+    world.node.then("Check", permit())
+    asked = answers(world, permit())
+    with world.gate.lease(ACTION, RESOURCE, renew=False):
+        for again in (asked, answers(world, permit())):
+            world.clock.advance(10_000)
+            assert again.acquire(timeout=10)
+    assert not world.node.requests["Renew"]
+
+
+def test_a_holder_that_fails_does_not_keep_the_news_from_the_others(
+    world: World, news: News, caplog: pytest.LogCaptureFixture
+) -> None:
+    quiet(world)
+    lease = world.lease()
+    world.node.then("Check", permit())
+    denial = lease_pb2.CheckResponse(
+        verdict=decision_pb2.VERDICT_DENY, reason=decision_pb2.REASON_GRANT_REVOKED
+    )
+    answers(world, denial)
+
+    def fails(_news: Permit | Denied) -> None:
+        raise ZeroDivisionError
+
+    with lease.hold(fails), lease.hold(news.put):
+        world.clock.advance(500)
+        assert news.get(timeout=10) == Denied(Reason.GRANT_REVOKED)
+    assert "on_change failed" in caplog.text
+
+
+def test_nothing_is_held_without_a_permit(world: World) -> None:
+    lease = world.lease()
+    world.node.then("Check", grpc.StatusCode.UNAVAILABLE)
+    with pytest.raises(DeniedError), lease.hold():
+        pytest.fail("entered")
+
+
+def test_a_closed_gate_leaves_no_thread_behind(world: World) -> None:
+    quiet(world)
+    lease = world.lease()
+    world.node.then("Check", permit())
+    keeping = lambda: [t for t in threading.enumerate() if t.name == "quorate-keeping"]  # noqa: E731
+    with lease.hold():
+        assert len(keeping()) == 4
+        world.gate.close()
+        eventually(lambda: not keeping())
+    assert lease.check() == Denied(ClientReason.CLOSED, "lease-7")
