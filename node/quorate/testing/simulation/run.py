@@ -158,14 +158,17 @@ class Run:
         return members
 
     def _without_permit(self, members: list[tuple[str, Machine]], since: int) -> list[str]:
-        """The machines that have not permitted anything since; their executors ask for leases."""
-        federation, lacking = self.federation, []
+        """The machines that have not permitted anything since. Each domain of one asks for a lease
+        at one of them: so often as is looked here, and not more often the more nodes it has."""
+        federation = self.federation
+        lacking: dict[str, list[Machine]] = {}
         for domain, machine in members:
             if federation.authority.last_permit.get(machine.name, 0) <= since:
-                lacking.append(f"{machine.name} does not permit")
-                chance = self.world.stream(f"renew {machine.name} {self.world.now}")
-                federation.workload.renew_all(domain, machine, chance)
-        return lacking
+                lacking.setdefault(domain, []).append(machine)
+        for domain, machines in lacking.items():
+            chance = self.world.stream(f"renew {domain} {self.world.now}")
+            federation.workload.renew_all(domain, chance.choice(machines), chance)
+        return [f"{machine.name} does not permit" for some in lacking.values() for machine in some]
 
     def _without_outcome(
         self, members: list[tuple[str, Machine]], last: dict[str, Call]
