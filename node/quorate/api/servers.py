@@ -6,6 +6,7 @@ own domain only. Owns no service; `quorate.node` puts services and servers toget
 
 from __future__ import annotations
 
+import socket as socket_module
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -125,11 +126,13 @@ def build_public_server(
     client_ca: bytes,
     metrics: Metrics,
     reuse_port: bool = False,
+    socket: Path | None = None,
 ) -> PublicServer:
     """A server at `address` (host:port) that demands a certificate issued by `client_ca`.
 
     reuse_port: several processes may listen at the address (SO_REUSEPORT), and share its
-    connections. Raises ConfigurationError when the address cannot be used.
+    connections. socket: a unix socket to listen at as well, in the same way: whoever may reach it
+    needs a certificate. Raises ConfigurationError when one of them cannot be used.
     """
     server = grpc.aio.server(
         interceptors=[ErrorInterceptor(metrics)],
@@ -156,7 +159,32 @@ def build_public_server(
         raise ConfigurationError(
             f"cannot listen at {address}", hint="is another process listening there?"
         ) from error
+    if socket is not None:
+        _listen_at(server, socket, credentials)
     return public
+
+
+def _listen_at(server: grpc.aio.Server, socket: Path, credentials: grpc.ServerCredentials) -> None:
+    """The socket of a process that is gone is replaced, that of one that listens is not."""
+    hint = "is another process listening there?"
+    if _is_listening(socket):
+        raise ConfigurationError(f"cannot listen at {socket}: it is in use", hint=hint)
+    try:
+        server.add_secure_port(f"unix:{socket}", credentials)
+        socket.chmod(0o666)  # as open as a port: certificates say who comes
+    except (RuntimeError, OSError) as error:
+        raise ConfigurationError(f"cannot listen at {socket}", hint=hint) from error
+
+
+def _is_listening(path: Path) -> bool:
+    with socket_module.socket(socket_module.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError as error:
+            raise ConfigurationError(f"cannot listen at {path}: {error.strerror}") from error
+        return True
 
 
 def build_local_server(

@@ -41,6 +41,8 @@ MAX_MAP_BYTES: Final = 2**44
 DEFAULT_MAP_BYTES: Final = 1024**3
 MAX_PEERS: Final = 64
 MAX_EDGES: Final = 64
+MAX_SOCKET_PATH_BYTES: Final = 107
+"""What the system takes (unix(7)), without its terminating zero."""
 
 
 def _syntax(check: Callable[[str], None]) -> AfterValidator:
@@ -79,11 +81,15 @@ class NodeSection(_Section):
 
 
 class ListenSection(_Section):
-    """Where the node listens: for its peers, for its operators, for its executors."""
+    """Where the node listens: for its peers, for its operators, for its executors.
+
+    lease_socket: a unix socket for executors of this machine, beside the address.
+    """
 
     peer: Address
     governance: Address
     lease: Address
+    lease_socket: FilePath | None = None
 
     @model_validator(mode="after")
     def _distinct(self) -> ListenSection:
@@ -295,4 +301,11 @@ def load_config(path: Path) -> NodeConfig:
     except SettingsError as error:
         # A whole section in one variable is JSON; pydantic's message names the section.
         raise ConfigurationError(f"the environment: {error}", hint=hint) from error
-    return _absolute(config, path.resolve().parent)
+    config = _absolute(config, path.resolve().parent)
+    socket = config.listen.lease_socket
+    if socket is not None and len(os.fsencode(socket)) > MAX_SOCKET_PATH_BYTES:
+        raise ConfigurationError(
+            f"{path}: listen.lease_socket: {socket} is longer than {MAX_SOCKET_PATH_BYTES} bytes",
+            hint="the system takes no longer path of a socket; choose a shorter one",
+        )
+    return config

@@ -125,6 +125,8 @@ async def serve(
             client_ca=client_ca,
             metrics=metrics,
             reuse_port=True,
+            # A unix socket cannot be shared: of several edges the first has it.
+            socket=config.listen.lease_socket if slot == 0 else None,
         )
         stack.push_async_callback(server.stop)
         stack.callback(hub.close)  # before the server stops, so that watchers end by themselves

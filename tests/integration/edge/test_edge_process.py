@@ -73,15 +73,19 @@ class Node:
     def config(self) -> organisation.NodeConfig:
         return organisation.Organisation.load(self.directory).config
 
-    def start_edge(self) -> subprocess.Popen[bytes]:
+    def start_edge(self, *options: str, **environment: str) -> subprocess.Popen[bytes]:
         fd = self.word.reader_fd()
         log = (self.directory / "edge.log").open("ab")
         command = [sys.executable, "-m", "quorate.node.edge_process"]
         command += ["--config", str(self.directory / "node.toml")]
-        command += ["--authority-fd", str(fd), "--lifeline-fd", str(self.lifeline)]
+        command += ["--authority-fd", str(fd), "--lifeline-fd", str(self.lifeline), *options]
         try:
             edge = subprocess.Popen(
-                command, pass_fds=(fd, self.lifeline), stderr=log, stdin=subprocess.DEVNULL
+                command,
+                pass_fds=(fd, self.lifeline),
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env=os.environ | environment,
             )
         finally:
             os.close(fd)
@@ -143,7 +147,7 @@ class Node:
             )
         self.word.write(replace(record, **changes))  # type: ignore[arg-type]
 
-    def channel(self) -> grpc.aio.Channel:
+    def channel(self, address: str = "") -> grpc.aio.Channel:
         read = self.directory / "executor"
         credentials = grpc.ssl_channel_credentials(
             (read / "ca.crt").read_bytes(),
@@ -151,7 +155,7 @@ class Node:
             (read / "executor.crt").read_bytes(),
         )
         return grpc.aio.secure_channel(
-            self.config.listen.lease,
+            address or self.config.listen.lease,
             credentials,
             options=[("grpc.ssl_target_name_override", "1.node.bank.example")],
         )
@@ -305,6 +309,54 @@ async def test_two_edges_share_an_address(node: Node) -> None:
         while node.log().count("edge.serving") < 2:  # noqa: ASYNC110 - another process's file
             await asyncio.sleep(0.05)
     assert [edge.poll() for edge in edges] == [None, None]
+
+
+async def test_executors_of_this_machine_can_use_a_unix_socket(node: Node) -> None:
+    node.make_store()
+    lease_id = node.make_lease()
+    path = node.directory / "lease.sock"
+    listen = {"QUORATE_LISTEN__LEASE_SOCKET": str(path)}
+    first = node.start_edge(**listen)
+    node.grant()
+    async with node.channel() as by_port, node.channel(f"unix:{path}") as by_socket:
+        await until_serving(by_port)
+        check = lease_pb2.CheckRequest(lease_id=lease_id)
+        answer = await lease_pb2_grpc.LeaseServiceStub(by_socket).Check(check)
+        assert answer.verdict == PERMIT
+    # What the socket is reached by is no identity: that is the certificate.
+    ca = grpc.ssl_channel_credentials((node.directory / "executor" / "ca.crt").read_bytes())
+    named = [("grpc.ssl_target_name_override", "1.node.bank.example")]
+    async with grpc.aio.secure_channel(f"unix:{path}", ca, options=named) as nobody:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await lease_pb2_grpc.LeaseServiceStub(nobody).Check(check)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    # Another edge of the node leaves it alone, and another process does not get it.
+    second = node.start_edge("--slot", "1", **listen)
+    async with asyncio.timeout(30):
+        while node.log().count("edge.serving") < 2:  # noqa: ASYNC110 - another process's file
+            await asyncio.sleep(0.05)
+    intruder = node.start_edge(**listen)
+    assert await asyncio.to_thread(intruder.wait, 30) == exit_codes.CONFIGURATION
+    assert f"cannot listen at {path}: it is in use" in node.log()
+    # Nobody listens at what is left of one that was killed: the next takes its place.
+    first.kill()
+    first.wait()
+    assert path.is_socket()
+    node.start_edge(**listen)
+    async with node.channel(f"unix:{path}") as again:
+        await until_serving(again)
+        answer = await lease_pb2_grpc.LeaseServiceStub(again).Check(check)
+        assert answer.verdict == PERMIT
+    assert second.poll() is None
+
+
+async def test_a_file_in_the_place_of_the_socket_is_left_alone(node: Node) -> None:
+    path = node.directory / "lease.sock"
+    path.write_text("of somebody else")
+    edge = node.start_edge(QUORATE_LISTEN__LEASE_SOCKET=str(path))
+    assert await asyncio.to_thread(edge.wait, 30) == exit_codes.CONFIGURATION
+    assert path.read_text() == "of somebody else"
+    assert f"cannot listen at {path}" in node.log()
 
 
 async def test_a_store_of_another_node_is_never_served(node: Node) -> None:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from quorate.consensus import RaftSettings
 from quorate.core.errors import ConfigurationError
-from quorate.node.config import RaftSection, load_config
+from quorate.node.config import MAX_SOCKET_PATH_BYTES, RaftSection, load_config
 
 GOOD = """
 [node]
@@ -168,6 +168,16 @@ def test_a_missing_file_is_told_and_not_traced(tmp_path: Path) -> None:
 def test_a_huge_file_is_not_read(file: Path) -> None:
     file.write_text(GOOD + "#" * 300_000)
     assert "larger than" in str(refused(file))
+
+
+def test_a_socket_whose_path_the_system_does_not_take_is_told(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longest = "/" + "s" * (MAX_SOCKET_PATH_BYTES - 1)
+    monkeypatch.setenv("QUORATE_LISTEN__LEASE_SOCKET", longest)
+    assert load_config(file).listen.lease_socket == Path(longest)
+    monkeypatch.setenv("QUORATE_LISTEN__LEASE_SOCKET", longest + "s")
+    assert "longer than 107 bytes" in str(refused(file))
 
 
 def test_settings_do_not_change(file: Path) -> None:
