@@ -16,7 +16,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from bench import beside_etcd, client, etcd, public
+from bench import beside_etcd, cached, client, etcd, public
 from bench.beside_etcd import Peer, Row
 from bench.client import UnaryClient
 from bench.etcd import Etcd
@@ -25,7 +25,7 @@ from bench.group import Group
 from bench.pace import Pace
 from quorate.chaos.cluster import Cluster
 
-SECTIONS = ("consensus", "checks", "writes", "commands")
+SECTIONS = ("consensus", "checks", "cached", "writes", "commands")
 console = Console(stderr=True)
 
 
@@ -57,6 +57,9 @@ class Bench:
 
     def checks(self) -> None:
         self.results.ratios |= public.check_against_echo(self._federation(), self._pace)
+
+    def cached(self) -> None:
+        self.results.ratios |= cached.cached_check(self._pace)
 
     def writes(self) -> None:
         self.results.ratios |= public.writes_against_fsync(self._federation(), self._pace)
@@ -95,7 +98,7 @@ def show(results: Results) -> None:
     """The ratios, and the comparisons with etcd, as tables."""
     out = Console()
     if results.ratios:
-        table = Table("ratio", "median")
+        table = Table("ratio, or figure", "median")
         for name, value in results.ratios.items():
             table.add_row(name, f"{value:.2f}")
         out.print(table)

@@ -15,6 +15,7 @@ from quorate.api import convert
 from quorate.api.access import Access
 from quorate.api.core import count_proposal
 from quorate.api.errors import InvalidRequestError, Violation
+from quorate.api.freshness import until_held
 from quorate.api.ports import Core, Level
 from quorate.api.validate import Violations, envelope_and_timeout
 from quorate.core import dsse, ids
@@ -132,6 +133,7 @@ class GovernanceService(governance_pb2_grpc.GovernanceServiceServicer):
         least = 0 if request.kind == governance_pb2.KIND_FEDERATION else 1
         found.length("id", len(request.id), least, MAX_STATE_ID_CHARS, "characters")
         found.raise_any()
+        await until_held(self._core, request.minimum_index, context)
         with self._core.read() as snapshot:
             position = convert.position(snapshot)
             record = record_json(StateView(snapshot.state), _KIND_OF_WIRE[request.kind], request.id)
@@ -154,6 +156,7 @@ class GovernanceService(governance_pb2_grpc.GovernanceServiceServicer):
         except MalformedError as error:
             found.add("page_token", error.problem)
         found.raise_any()
+        await until_held(self._core, request.minimum_index, context)
         limit = request.page_size or DEFAULT_PAGE_RECORDS
         with self._core.read() as snapshot:
             position = convert.position(snapshot)
@@ -181,6 +184,7 @@ class GovernanceService(governance_pb2_grpc.GovernanceServiceServicer):
         found = Violations()
         found.text("command_id", request.command_id, ids.check_command_id)
         found.raise_any()
+        await until_held(self._core, request.minimum_index, context)
         with self._core.read() as snapshot:
             position = convert.position(snapshot)
             outcome = StateView(snapshot.state).outcome(request.command_id)

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 
 from quorate.api import convert, validate
 from quorate.api.access import Access
+from quorate.api.freshness import patience_s
 from quorate.api.notices import Watcher
 from quorate.api.ports import Proposed
 from quorate.api.watch import WatchHub
@@ -30,10 +31,6 @@ from quorate.v1 import core_pb2, decision_pb2, lease_pb2, lease_pb2_grpc
 ANSWER_MARGIN_MS: Final = 100
 """How long before the caller's own deadline a proposal is given up, so that the answer (whose
 outcome is unknown) still reaches it; never more than a fifth of the time."""
-
-
-MOST_PATIENCE_S: Final = 1.0
-"""A check that asks for a newer state than there is waits no longer for it; then it is denied."""
 
 
 class LeaseProposer(Protocol):
@@ -156,7 +153,7 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
         executor = self._access.executor(context)
         validate.check_check(request)
         if request.minimum_index:
-            await self._hub.followed(request.minimum_index, _patience_s(context))
+            await self._hub.followed(request.minimum_index, patience_s(context))
         return convert.checked_to_wire(self._check((request,), executor, "Check")[0])
 
     async def CheckBatch(  # noqa: N802
@@ -166,7 +163,7 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
         validate.check_batch(request)
         least = max(check.minimum_index for check in request.checks)
         if least:
-            await self._hub.followed(least, _patience_s(context))
+            await self._hub.followed(least, patience_s(context))
         answers = self._check(request.checks, executor, "CheckBatch")
         return lease_pb2.CheckBatchResponse(results=map(convert.checked_to_wire, answers))
 
@@ -264,14 +261,6 @@ def _held_to(answer: Checked, check: lease_pb2.CheckRequest) -> Checked:
     if not check.minimum_index or not is_older:
         return answer
     return Checked(Deny(Reason.BEHIND, str(answer.at.ledger_size)), answer.at)
-
-
-def _patience_s(context: Any) -> float:
-    """How long a check may wait for the node's state to come."""
-    remaining_s = context.time_remaining()
-    if remaining_s is None:
-        return MOST_PATIENCE_S
-    return min(MOST_PATIENCE_S, 0.8 * float(remaining_s))
 
 
 def _timeout_ms(remaining_s: float | None) -> int:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from quorate.api.access import Access
 from quorate.api.errors import NotVouchedError, OutOfRangeError, Violation
+from quorate.api.freshness import until_held
 from quorate.api.ports import Core
 from quorate.api.validate import Violations
 from quorate.core.errors import ProbationError, StorageDamagedError
@@ -33,6 +34,7 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         self, request: ledger_pb2.GetCheckpointRequest, context: Any
     ) -> ledger_pb2.GetCheckpointResponse:
         self._access.member(context)
+        await until_held(self._core, request.minimum_index, context)
         try:
             note = self._core.checkpoint()
         except ProbationError as error:
@@ -47,6 +49,7 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         found = Violations()
         found.within("limit", request.limit, 0, MAX_ENTRIES_PER_PAGE)
         found.raise_any()
+        await until_held(self._core, request.minimum_index, context)
         limit = request.limit or DEFAULT_PAGE_ENTRIES
         with self._core.read() as snapshot:
             size = snapshot.ledger_size
@@ -71,6 +74,7 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         if request.size and request.index >= request.size:
             found.add("index", f"is not in a tree of size {request.size}")
         found.raise_any()
+        await until_held(self._core, request.minimum_index, context)
         with self._core.read() as snapshot:
             size = request.size or snapshot.ledger_size
             _in_range("size", size, 1, snapshot.ledger_size)
@@ -95,6 +99,7 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         if request.new_size and request.new_size < request.old_size:
             found.add("new_size", f"is less than old_size {request.old_size}")
         found.raise_any()
+        await until_held(self._core, request.minimum_index, context)
         with self._core.read() as snapshot:
             new_size = request.new_size or snapshot.ledger_size
             _in_range("new_size", new_size, 1, snapshot.ledger_size)

@@ -5,7 +5,7 @@ Owns the protocols between the services and the core process; implements nothing
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import IntEnum
@@ -118,6 +118,6 @@ class Core(Protocol):
         edge, below the number that the node has."""
         ...
 
-    def follow(self) -> AsyncIterator[int]:
+    def follow(self) -> AsyncGenerator[int]:
         """Yields the ledger size now, and again (the newest only) whenever it has grown."""
         ...

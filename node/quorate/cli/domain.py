@@ -9,6 +9,7 @@ import typer
 from quorate.cli.options import (
     DEFAULT_TIMEOUT_MS,
     AddressOption,
+    AtLeastOption,
     OptionalClientOption,
     OptionalOrgOption,
     OrgOption,
@@ -66,6 +67,7 @@ def list_domains(
     *,
     org: OptionalOrgOption = None,
     client: OptionalClientOption = None,
+    at_least: AtLeastOption = 0,
     timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
     address: AddressOption = "",
     output: OutputOption = Output.TEXT,
@@ -77,6 +79,7 @@ def list_domains(
         org=org,
         client=client,
         address=address,
+        at_least=at_least,
         timeout_ms=timeout,
         output=output,
     )

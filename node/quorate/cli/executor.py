@@ -13,6 +13,7 @@ from quorate.cli.domain import WaitOption
 from quorate.cli.options import (
     DEFAULT_TIMEOUT_MS,
     AddressOption,
+    AtLeastOption,
     OptionalClientOption,
     OptionalOrgOption,
     OrgOption,
@@ -148,6 +149,7 @@ def list_executors(
     *,
     org: OptionalOrgOption = None,
     client: OptionalClientOption = None,
+    at_least: AtLeastOption = 0,
     timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
     address: AddressOption = "",
     output: OutputOption = Output.TEXT,
@@ -159,6 +161,7 @@ def list_executors(
         org=org,
         client=client,
         address=address,
+        at_least=at_least,
         timeout_ms=timeout,
         output=output,
     )

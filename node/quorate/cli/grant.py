@@ -13,6 +13,7 @@ from quorate.cli.options import (
     DEFAULT_TIMEOUT_MS,
     ActionsOption,
     AddressOption,
+    AtLeastOption,
     OptionalClientOption,
     OptionalOrgOption,
     OrgOption,
@@ -126,6 +127,7 @@ def list_grants(
     *,
     org: OptionalOrgOption = None,
     client: OptionalClientOption = None,
+    at_least: AtLeastOption = 0,
     timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
     address: AddressOption = "",
     output: OutputOption = Output.TEXT,
@@ -137,6 +139,7 @@ def list_grants(
         org=org,
         client=client,
         address=address,
+        at_least=at_least,
         timeout_ms=timeout,
         output=output,
     )

@@ -17,6 +17,7 @@ from quorate.cli.connection import Connection, choose_target
 from quorate.cli.options import (
     DEFAULT_TIMEOUT_MS,
     AddressOption,
+    AtLeastOption,
     OptionalClientOption,
     OptionalOrgOption,
     OrgOption,
@@ -230,6 +231,7 @@ def list_nodes(
     *,
     org: OptionalOrgOption = None,
     client: OptionalClientOption = None,
+    at_least: AtLeastOption = 0,
     timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
     address: AddressOption = "",
     output: OutputOption = Output.TEXT,
@@ -240,7 +242,7 @@ def list_nodes(
     one node sees it: voter, learner, or nothing yet or any more.
     """
     with Connection(choose_target(org, client, address)) as connection:
-        records, first, more = read_records(connection, governance_pb2.KIND_NODE, timeout)
+        records, first, more = read_records(connection, governance_pb2.KIND_NODE, at_least, timeout)
         members = connection.ask(
             connection.node.ListMembers, node_pb2.ListMembersRequest(), timeout
         ).members

@@ -122,3 +122,14 @@ ResourcesOption = Annotated[
     list[str],
     typer.Option("--resource", help="A resource, or a pattern like //bank.example/*. Repeatable."),
 ]
+
+AtLeastOption = Annotated[
+    int,
+    typer.Option(
+        "--at-least",
+        min=0,
+        max=MAX_INTEGER,
+        metavar="INDEX",
+        help="Answer only from a ledger that holds this index: that of an earlier write.",
+    ),
+]

@@ -12,6 +12,7 @@ from quorate.cli.connection import Connection, choose_target
 from quorate.cli.options import (
     DEFAULT_TIMEOUT_MS,
     AddressOption,
+    AtLeastOption,
     OptionalClientOption,
     OptionalOrgOption,
     TimeoutOption,
@@ -30,6 +31,7 @@ def outcome(
     *,
     org: OptionalOrgOption = None,
     client: OptionalClientOption = None,
+    at_least: AtLeastOption = 0,
     timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
     address: AddressOption = "",
     output: OutputOption = Output.TEXT,
@@ -39,7 +41,7 @@ def outcome(
     with Connection(choose_target(org, client, address)) as connection:
         answer = connection.ask(
             connection.governance.GetOutcome,
-            governance_pb2.GetOutcomeRequest(command_id=command_id),
+            governance_pb2.GetOutcomeRequest(command_id=command_id, minimum_index=at_least),
             timeout,
         )
     decided = answer.outcome

@@ -28,13 +28,14 @@ def list_records(
     org: Path | None,
     client: Path | None,
     address: str,
+    at_least: int,
     timeout_ms: int,
     output: Output,
 ) -> None:
     """Prints every record of one kind. Pages are read one after the other: each is true at its own
-    ledger size, and the first one's is what is told."""
+    ledger size, and the first one's is what is told. at_least: an index that all of them hold."""
     with Connection(choose_target(org, client, address)) as connection:
-        records, first, more = read_records(connection, kind, timeout_ms)
+        records, first, more = read_records(connection, kind, at_least, timeout_ms)
     value = {
         "ledger_size": first.position.size,
         "ledger_time_ms": first.position.ledger_time_ms,
@@ -52,7 +53,7 @@ def list_records(
 
 
 def read_records(
-    connection: Connection, kind: governance_pb2.Kind.ValueType, timeout_ms: int
+    connection: Connection, kind: governance_pb2.Kind.ValueType, at_least: int, timeout_ms: int
 ) -> tuple[list[dict[str, Any]], governance_pb2.ListStateResponse, bool]:
     """The records of one kind, the first page's answer, and whether there are more of them."""
     records: list[dict[str, Any]] = []
@@ -61,7 +62,10 @@ def read_records(
         page = connection.ask(
             connection.governance.ListState,
             governance_pb2.ListStateRequest(
-                kind=kind, page_size=MAX_RECORDS_PER_PAGE, page_token=token
+                kind=kind,
+                page_size=MAX_RECORDS_PER_PAGE,
+                page_token=token,
+                minimum_index=at_least,
             ),
             timeout_ms,
         )

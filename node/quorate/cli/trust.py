@@ -11,6 +11,7 @@ from quorate.cli.options import (
     DEFAULT_TIMEOUT_MS,
     ActionsOption,
     AddressOption,
+    AtLeastOption,
     OptionalClientOption,
     OptionalOrgOption,
     OrgOption,
@@ -69,6 +70,7 @@ def list_edges(
     *,
     org: OptionalOrgOption = None,
     client: OptionalClientOption = None,
+    at_least: AtLeastOption = 0,
     timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
     address: AddressOption = "",
     output: OutputOption = Output.TEXT,
@@ -80,6 +82,7 @@ def list_edges(
         org=org,
         client=client,
         address=address,
+        at_least=at_least,
         timeout_ms=timeout,
         output=output,
     )

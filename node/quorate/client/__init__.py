@@ -10,6 +10,7 @@ Everything that is not a whole and timely permit is a denial. The library import
 and the core's vocabulary, never the server.
 """
 
+from quorate.client.aio import AsyncGate, AsyncLease, AsyncLeasePool, AsyncWatch
 from quorate.client.clock import Clock, Reading, SystemClock
 from quorate.client.config import ClientConfig, load_config
 from quorate.client.decisions import (
@@ -20,28 +21,42 @@ from quorate.client.decisions import (
     Permit,
     Released,
 )
+from quorate.client.fences import FenceGuard, MemoryFenceGuard, SQLiteFenceGuard, StaleFenceError
 from quorate.client.gate import Gate
+from quorate.client.governed import current_permit, governed
 from quorate.client.leases import Lease
+from quorate.client.pool import LeasePool
 from quorate.client.watch import Watch
 from quorate.client.watching import WatchEvent, WatchNotice
 from quorate.core.outcome import Reason
 
 __all__ = [
     "AnyReason",
+    "AsyncGate",
+    "AsyncLease",
+    "AsyncLeasePool",
+    "AsyncWatch",
     "ClientConfig",
     "ClientReason",
     "Clock",
     "Denied",
     "DeniedError",
+    "FenceGuard",
     "Gate",
     "Lease",
+    "LeasePool",
+    "MemoryFenceGuard",
     "Permit",
     "Reading",
     "Reason",
     "Released",
+    "SQLiteFenceGuard",
+    "StaleFenceError",
     "SystemClock",
     "Watch",
     "WatchEvent",
     "WatchNotice",
+    "current_permit",
+    "governed",
     "load_config",
 ]

@@ -34,6 +34,9 @@ class ClientReason(StrEnum):
     INVALID_REQUEST = "INVALID_REQUEST"  # the node found the request malformed
     NODE_FAILED = "NODE_FAILED"  # the node answered with an error of its own
     CLOSED = "CLOSED"  # the gate was closed
+    POOL_FULL = "POOL_FULL"  # as many leases as a pool may have are in use
+    NO_RULE = "NO_RULE"  # no rule of the service says under which lease this may be done
+    CLIENT_FAILED = "CLIENT_FAILED"  # a fault of this library: it keeps the lease no more
 
 
 AnyReason = Reason | ClientReason

@@ -22,9 +22,10 @@ from quorate.client.calls import Ask, Calls, LeaseFacts, ResultT, Steps
 from quorate.client.clock import Clock, SystemClock
 from quorate.client.config import ClientConfig, load_config
 from quorate.client.decisions import Denied, DeniedError, Permit, Released
-from quorate.client.keeping import Keeping, telling
+from quorate.client.keeping import Keeping
 from quorate.client.leases import Lease, OnChange
 from quorate.client.slot import PermitSlot
+from quorate.client.upkeep import telling
 from quorate.client.watch import Watch
 from quorate.client.watching import WatchNotice, WatchTalk
 from quorate.core.limits import DEFAULT_MAX_PERMIT_TTL_MS, DEFAULT_PROPOSAL_TIMEOUT_MS
@@ -93,6 +94,11 @@ class Gate:
             slot.close()
         self._keeping.close()
         self._channel.close()
+
+    @property
+    def clock(self) -> Clock:
+        """By which the life of permits is counted."""
+        return self._calls.clock
 
     # -- leases ------------------------------------------------------------------------------
 

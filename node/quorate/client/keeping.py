@@ -6,23 +6,20 @@ renews, one tells, and one reads each stream of notices (256 leases each).
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import grpc
 
 from quorate.client import wire
 from quorate.client.calls import Calls, LeaseFacts, Question
-from quorate.client.decisions import Denied, Permit
+from quorate.client.decisions import ClientReason, Denied, Permit
 from quorate.client.slot import PermitSlot
 from quorate.client.upkeep import Holder, Told, Upkeep
 from quorate.client.watch import Watch
 from quorate.client.watching import WatchTalk
 from quorate.v1 import lease_pb2, lease_pb2_grpc
-
-_log: Final = logging.getLogger("quorate.client")
 
 
 class Keeping:
@@ -63,28 +60,24 @@ class Keeping:
         return holder
 
     def let_go(self, holder: Holder) -> None:
-        """As `Upkeep.let_go`; the lease is watched no more when nobody holds it."""
+        """As `Upkeep.let_go`; a lease that nobody holds is watched no more."""
         if not self._upkeep.let_go(holder):
             return
         with self._lock:
-            for talk, watch in list(self._watches):
+            for talk, _ in self._watches:
                 talk.forget(holder.lease_id)
-                if not len(talk):
-                    watch.close()
-                    self._watches.remove((talk, watch))
 
     def _watch(self, lease_id: str, slot: PermitSlot) -> None:
-        for talk, _ in self._watches:
-            if talk.has_room:
-                talk.add(lease_id, slot)
-                return
-        watch_talk = WatchTalk(self._calls.session, {lease_id: slot})
-        watch = Watch(self._stub, watch_talk, self._closed)
-        self._watches.append((watch_talk, watch))
-        self._start(lambda: self._hear(watch))
+        if any(talk.add(lease_id, slot) for talk, _ in self._watches):
+            return
+        talk = WatchTalk(self._calls.session, {lease_id: slot})
+        watch = Watch(self._stub, talk, self._closed)
+        self._watches.append((talk, watch))
+        self._start(lambda: self._hear(talk, watch))
 
     def close(self) -> None:
-        """Ends the threads; `closed` is set already."""
+        """Tells the holders, and ends the threads; `closed` is set already."""
+        self._upkeep.abandon(ClientReason.CLOSED)
         with self._lock:
             for _, watch in self._watches:
                 watch.close()
@@ -92,7 +85,15 @@ class Keeping:
             each.set()
 
     def _start(self, run: Callable[[], None]) -> None:
-        threading.Thread(target=run, name="quorate-keeping", daemon=True).start()
+        def kept() -> None:
+            try:
+                run()
+            except BaseException as error:
+                self._upkeep.abandon(ClientReason.CLIENT_FAILED, type(error).__name__)
+                self._upkeep.tell()
+                raise
+
+        threading.Thread(target=kept, name="quorate-keeping", daemon=True).start()
 
     # -- the threads -------------------------------------------------------------------------
 
@@ -129,17 +130,20 @@ class Keeping:
 
         call.add_done_callback(done)
 
-    def _hear(self, watch: Watch) -> None:
+    def _hear(self, talk: WatchTalk, watch: Watch) -> None:
         for notice in watch:
             self._upkeep.heard([notice])
             self._news.set()
             self._stirred.set()
+        with self._lock:  # closed, or nothing left to watch
+            self._watches.remove((talk, watch))
 
     def _tell(self) -> None:
         while not self._closed.is_set():
             self._news.wait()
             self._news.clear()
             self._upkeep.tell()
+        self._upkeep.tell()
 
     def _renew_all(self) -> None:
         while not self._closed.is_set():
@@ -147,17 +151,3 @@ class Keeping:
             self._renewals.clear()
             for held in self._upkeep.due_renewals():
                 self._upkeep.renewed(held, self._renew(held.lease))
-
-
-def telling(on_change: Told | None) -> Told:
-    """Tells a holder's own function; what it raises is logged, for the others are to be told."""
-
-    def tell(news: Permit | Denied) -> None:
-        if on_change is None:
-            return
-        try:
-            on_change(news)
-        except Exception:  # noqa: BLE001 - another's program: it must not end the thread that tells
-            _log.exception("on_change failed for lease %s", getattr(news, "lease_id", ""))
-
-    return tell

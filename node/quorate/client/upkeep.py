@@ -10,6 +10,7 @@ A stream or a call that breaks is no reason by itself; it is asked again at once
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -31,6 +32,7 @@ on too: so late may a holder hear, after it has woken, that its permit is over."
 _FIRST_PAUSE_MS: Final = 25
 _LONGEST_PAUSE_MS: Final = 1_000
 _SHORTEST_RENEWAL_PAUSE_MS: Final = 1_000
+_log: Final = logging.getLogger("quorate.client")
 
 Told = Callable[[Permit | Denied], None]
 
@@ -74,6 +76,7 @@ class Upkeep:
         self._lock = threading.Lock()
         self._held: dict[str, Held] = {}
         self._news: deque[tuple[Holder, Permit | Denied]] = deque()
+        self._abandoned: Denied | None = None
 
     def hold(
         self, lease: LeaseFacts, slot: PermitSlot, permit: Permit, tell: Told, *, renew: bool
@@ -93,6 +96,8 @@ class Upkeep:
             else:
                 self._covered(held, permit)
             held.holders.append(holder)
+            if self._abandoned is not None:
+                self._stopped(held, self._abandoned)
             if renew and not held.renew_at_ns:
                 # The wall clock stands in for ledger time. If it is wrong, a renewal comes too
                 # early or the lease expires: neither permits anything.
@@ -211,6 +216,13 @@ class Upkeep:
                 else:  # the stream broke: it is not known what became of the lease
                     held.ask_at_ns = now_ns
 
+    def abandon(self, reason: ClientReason, detail: str = "") -> None:
+        """Nobody keeps the leases any more: all holders are told to stop, and later ones, too."""
+        with self._lock:
+            self._abandoned = Denied(reason, detail=detail)
+            for held in self._held.values():
+                self._stopped(held, self._abandoned)
+
     @property
     def has_news(self) -> bool:
         return bool(self._news)
@@ -261,3 +273,17 @@ class Upkeep:
         held.last = denied
         if before is not None:
             self._news.extend((holder, denied) for holder in held.holders)
+
+
+def telling(on_change: Told | None) -> Told:
+    """Tells a holder's own function; what it raises is logged, for the others are to be told."""
+
+    def tell(news: Permit | Denied) -> None:
+        if on_change is None:
+            return
+        try:
+            on_change(news)
+        except Exception:  # noqa: BLE001 - another's program: it must not end the thread that tells
+            _log.exception("on_change failed for lease %s", getattr(news, "lease_id", ""))
+
+    return tell

@@ -67,8 +67,11 @@ class Watch:
         pause_ms = FIRST_PAUSE_MS
         while not self._over():
             ended: Exception | None = None
+            requests: SimpleQueue[lease_pb2.WatchRequest | None] = SimpleQueue()
+            if not self._talk.begin(requests.put):
+                return
             try:
-                for notice in self._stream():
+                for notice in self._stream(requests):
                     yield notice
                     pause_ms = FIRST_PAUSE_MS
             except wire.FAILURES as error:
@@ -80,9 +83,9 @@ class Watch:
             self._closed.wait(pause_ms / 1_000)
             pause_ms = min(2 * pause_ms, LONGEST_PAUSE_MS)
 
-    def _stream(self) -> Iterator[WatchNotice]:
-        requests: SimpleQueue[lease_pb2.WatchRequest | None] = SimpleQueue()
-        self._talk.begin(requests.put)
+    def _stream(
+        self, requests: SimpleQueue[lease_pb2.WatchRequest | None]
+    ) -> Iterator[WatchNotice]:
         call = self._stub.Watch(iter(requests.get, None))
         cancellable: _Cancellable = call
         with self._lock:

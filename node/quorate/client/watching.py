@@ -66,33 +66,35 @@ class WatchTalk:
         self._slots = dict(slots or {})
         self._send: Send | None = None
         self._told_lost = False
+        self._is_over = False
         assert len(self._slots) <= MAX_LEASES_PER_WATCH
 
-    def __len__(self) -> int:
-        return len(self._slots)
-
-    @property
-    def has_room(self) -> bool:
-        return len(self._slots) < MAX_LEASES_PER_WATCH
-
-    def add(self, lease_id: str, slot: PermitSlot) -> None:
-        """Watches one more. There must be room."""
+    def add(self, lease_id: str, slot: PermitSlot) -> bool:
+        """Watches one more; False when there is no room."""
         with self._lock:
-            assert self.has_room
+            if self._is_over or len(self._slots) >= MAX_LEASES_PER_WATCH:
+                return False
             self._slots[lease_id] = slot
             if self._send is not None:
                 self._send(lease_pb2.WatchRequest(lease_ids=[lease_id]))
+            return True
 
     def forget(self, lease_id: str) -> None:
+        """Watches it no more. The stream stays, for what is still to be acknowledged on it."""
         with self._lock:
             if self._slots.pop(lease_id, None) is not None and self._send is not None:
                 self._send(lease_pb2.WatchRequest(forget_lease_ids=[lease_id]))
 
-    def begin(self, send: Send) -> None:
-        """A stream is open; `send` must not block. Says first what is watched."""
+    def begin(self, send: Send) -> bool:
+        """A stream is about to open; `send` must not block. Says first what is watched. False when
+        that is nothing any more: then the watch is over."""
         with self._lock:
+            if not self._slots:
+                self._is_over = True
+                return False
             self._send = send
             send(lease_pb2.WatchRequest(lease_ids=list(self._slots), session=self._session))
+            return True
 
     def heard(self, answer: lease_pb2.WatchResponse) -> WatchNotice | None:
         """Takes permits away if it must. None: of a lease that is not watched any more."""

@@ -11,7 +11,7 @@ import contextlib
 import functools
 import random
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Final
 
@@ -313,7 +313,7 @@ class CoreLoop:
     def checkpoint(self) -> str:
         return self._core.checkpoint()
 
-    async def follow(self) -> AsyncIterator[int]:
+    async def follow(self) -> AsyncGenerator[int, None]:
         seen = -1
         while True:
             await self._grown.wait_until(functools.partial(self._has_grown_beyond, seen))

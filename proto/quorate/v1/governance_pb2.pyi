@@ -209,17 +209,21 @@ class GetStateRequest(_message.Message):
 
     KIND_FIELD_NUMBER: _builtins.int
     ID_FIELD_NUMBER: _builtins.int
+    MINIMUM_INDEX_FIELD_NUMBER: _builtins.int
     kind: Global___Kind.ValueType
     id: _builtins.str
+    minimum_index: _builtins.int
+    """the answer must be true of a ledger that holds this index; 0: of the newest"""
     def __init__(
         self,
         *,
         kind: Global___Kind.ValueType = ...,
         id: _builtins.str = ...,
+        minimum_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kind", b"kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kind", b"kind", "minimum_index", b"minimum_index"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -259,20 +263,24 @@ class ListStateRequest(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    MINIMUM_INDEX_FIELD_NUMBER: _builtins.int
     kind: Global___Kind.ValueType
     page_size: _builtins.int
     """at most 500; 0 means 100"""
     page_token: _builtins.str
+    minimum_index: _builtins.int
+    """as in GetStateRequest"""
     def __init__(
         self,
         *,
         kind: Global___Kind.ValueType = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        minimum_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "minimum_index", b"minimum_index", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -312,16 +320,20 @@ class GetOutcomeRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     COMMAND_ID_FIELD_NUMBER: _builtins.int
+    MINIMUM_INDEX_FIELD_NUMBER: _builtins.int
     command_id: _builtins.str
     """hex"""
+    minimum_index: _builtins.int
+    """as in GetStateRequest"""
     def __init__(
         self,
         *,
         command_id: _builtins.str = ...,
+        minimum_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_id", b"command_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_id", b"command_id", "minimum_index", b"minimum_index"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

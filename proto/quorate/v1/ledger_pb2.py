@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17quorate/v1/ledger.proto\x12\nquorate.v1\"\x16\n\x14GetCheckpointRequest\"%\n\x15GetCheckpointResponse\x12\x0c\n\x04note\x18\x01 \x01(\t\"2\n\x12ListEntriesRequest\x12\r\n\x05start\x18\x01 \x01(\x04\x12\r\n\x05limit\x18\x02 \x01(\x05\"4\n\x13ListEntriesResponse\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x0f\n\x07\x65ntries\x18\x02 \x03(\x0c\"7\n\x18GetInclusionProofRequest\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04size\x18\x02 \x01(\x04\"V\n\x19GetInclusionProofResponse\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x0c\n\x04root\x18\x02 \x01(\x0c\x12\r\n\x05\x65ntry\x18\x03 \x01(\x0c\x12\x0e\n\x06hashes\x18\x04 \x03(\x0c\"@\n\x1aGetConsistencyProofRequest\x12\x10\n\x08old_size\x18\x01 \x01(\x04\x12\x10\n\x08new_size\x18\x02 \x01(\x04\"u\n\x1bGetConsistencyProofResponse\x12\x10\n\x08old_size\x18\x01 \x01(\x04\x12\x10\n\x08new_size\x18\x02 \x01(\x04\x12\x10\n\x08old_root\x18\x03 \x01(\x0c\x12\x10\n\x08new_root\x18\x04 \x01(\x0c\x12\x0e\n\x06hashes\x18\x05 \x03(\x0c\x32\xff\x02\n\rLedgerService\x12T\n\rGetCheckpoint\x12 .quorate.v1.GetCheckpointRequest\x1a!.quorate.v1.GetCheckpointResponse\x12N\n\x0bListEntries\x12\x1e.quorate.v1.ListEntriesRequest\x1a\x1f.quorate.v1.ListEntriesResponse\x12`\n\x11GetInclusionProof\x12$.quorate.v1.GetInclusionProofRequest\x1a%.quorate.v1.GetInclusionProofResponse\x12\x66\n\x13GetConsistencyProof\x12&.quorate.v1.GetConsistencyProofRequest\x1a\'.quorate.v1.GetConsistencyProofResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17quorate/v1/ledger.proto\x12\nquorate.v1\"-\n\x14GetCheckpointRequest\x12\x15\n\rminimum_index\x18\x01 \x01(\x04\"%\n\x15GetCheckpointResponse\x12\x0c\n\x04note\x18\x01 \x01(\t\"I\n\x12ListEntriesRequest\x12\r\n\x05start\x18\x01 \x01(\x04\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\x15\n\rminimum_index\x18\x03 \x01(\x04\"4\n\x13ListEntriesResponse\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x0f\n\x07\x65ntries\x18\x02 \x03(\x0c\"N\n\x18GetInclusionProofRequest\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x15\n\rminimum_index\x18\x03 \x01(\x04\"V\n\x19GetInclusionProofResponse\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x0c\n\x04root\x18\x02 \x01(\x0c\x12\r\n\x05\x65ntry\x18\x03 \x01(\x0c\x12\x0e\n\x06hashes\x18\x04 \x03(\x0c\"W\n\x1aGetConsistencyProofRequest\x12\x10\n\x08old_size\x18\x01 \x01(\x04\x12\x10\n\x08new_size\x18\x02 \x01(\x04\x12\x15\n\rminimum_index\x18\x03 \x01(\x04\"u\n\x1bGetConsistencyProofResponse\x12\x10\n\x08old_size\x18\x01 \x01(\x04\x12\x10\n\x08new_size\x18\x02 \x01(\x04\x12\x10\n\x08old_root\x18\x03 \x01(\x0c\x12\x10\n\x08new_root\x18\x04 \x01(\x0c\x12\x0e\n\x06hashes\x18\x05 \x03(\x0c\x32\xff\x02\n\rLedgerService\x12T\n\rGetCheckpoint\x12 .quorate.v1.GetCheckpointRequest\x1a!.quorate.v1.GetCheckpointResponse\x12N\n\x0bListEntries\x12\x1e.quorate.v1.ListEntriesRequest\x1a\x1f.quorate.v1.ListEntriesResponse\x12`\n\x11GetInclusionProof\x12$.quorate.v1.GetInclusionProofRequest\x1a%.quorate.v1.GetInclusionProofResponse\x12\x66\n\x13GetConsistencyProof\x12&.quorate.v1.GetConsistencyProofRequest\x1a\'.quorate.v1.GetConsistencyProofResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,21 +32,21 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'quorate.v1.ledger_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETCHECKPOINTREQUEST']._serialized_start=39
-  _globals['_GETCHECKPOINTREQUEST']._serialized_end=61
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=63
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=100
-  _globals['_LISTENTRIESREQUEST']._serialized_start=102
-  _globals['_LISTENTRIESREQUEST']._serialized_end=152
-  _globals['_LISTENTRIESRESPONSE']._serialized_start=154
-  _globals['_LISTENTRIESRESPONSE']._serialized_end=206
-  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_start=208
-  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_end=263
-  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_start=265
-  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_end=351
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=353
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=417
-  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_start=419
-  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_end=536
-  _globals['_LEDGERSERVICE']._serialized_start=539
-  _globals['_LEDGERSERVICE']._serialized_end=922
+  _globals['_GETCHECKPOINTREQUEST']._serialized_end=84
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=86
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=123
+  _globals['_LISTENTRIESREQUEST']._serialized_start=125
+  _globals['_LISTENTRIESREQUEST']._serialized_end=198
+  _globals['_LISTENTRIESRESPONSE']._serialized_start=200
+  _globals['_LISTENTRIESRESPONSE']._serialized_end=252
+  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_start=254
+  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_end=332
+  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_start=334
+  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_end=420
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=422
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=509
+  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_start=511
+  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_end=628
+  _globals['_LEDGERSERVICE']._serialized_start=631
+  _globals['_LEDGERSERVICE']._serialized_end=1014
 # @@protoc_insertion_point(module_scope)

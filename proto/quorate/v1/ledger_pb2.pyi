@@ -22,12 +22,17 @@ DESCRIPTOR: _descriptor.FileDescriptor
 class GetCheckpointRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    MINIMUM_INDEX_FIELD_NUMBER: _builtins.int
+    minimum_index: _builtins.int
+    """the checkpoint must cover this index; 0: whatever is here"""
     def __init__(
         self,
+        *,
+        minimum_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["minimum_index", b"minimum_index"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -59,19 +64,23 @@ class ListEntriesRequest(_message.Message):
 
     START_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    MINIMUM_INDEX_FIELD_NUMBER: _builtins.int
     start: _builtins.int
     """leaf index"""
     limit: _builtins.int
     """at most 256; 0 means 64"""
+    minimum_index: _builtins.int
+    """as in GetCheckpointRequest"""
     def __init__(
         self,
         *,
         start: _builtins.int = ...,
         limit: _builtins.int = ...,
+        minimum_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "minimum_index", b"minimum_index", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -107,18 +116,22 @@ class GetInclusionProofRequest(_message.Message):
 
     INDEX_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
+    MINIMUM_INDEX_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     size: _builtins.int
     """tree size to prove in; 0 means the newest"""
+    minimum_index: _builtins.int
+    """as in GetCheckpointRequest"""
     def __init__(
         self,
         *,
         index: _builtins.int = ...,
         size: _builtins.int = ...,
+        minimum_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "minimum_index", b"minimum_index", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -162,19 +175,23 @@ class GetConsistencyProofRequest(_message.Message):
 
     OLD_SIZE_FIELD_NUMBER: _builtins.int
     NEW_SIZE_FIELD_NUMBER: _builtins.int
+    MINIMUM_INDEX_FIELD_NUMBER: _builtins.int
     old_size: _builtins.int
     """at least 1"""
     new_size: _builtins.int
     """0 means the newest"""
+    minimum_index: _builtins.int
+    """as in GetCheckpointRequest"""
     def __init__(
         self,
         *,
         old_size: _builtins.int = ...,
         new_size: _builtins.int = ...,
+        minimum_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["new_size", b"new_size", "old_size", b"old_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["minimum_index", b"minimum_index", "new_size", b"new_size", "old_size", b"old_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

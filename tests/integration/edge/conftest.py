@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -196,7 +196,7 @@ class FakeCore:
     def edge_drained(self, slot: int, index: int) -> None:
         self.drained.put_nowait((slot, index))
 
-    async def follow(self) -> AsyncIterator[int]:
+    async def follow(self) -> AsyncGenerator[int, None]:
         while True:
             bell = self._bell
             with self.read() as snapshot:

@@ -236,6 +236,56 @@ async def test_state_is_read_at_a_position(core, governance) -> None:
     assert (nobody.found, nobody.record) == (False, "")
 
 
+def queries(governance, ledger, index: int, timeout: float) -> dict[str, Callable[[], object]]:
+    """Every query, demanding that index."""
+    kind = governance_pb2.KIND_EXECUTOR
+    proof = ledger_pb2.GetConsistencyProofRequest(old_size=1, minimum_index=index)
+    return {
+        "state": lambda: governance.GetState(
+            governance_pb2.GetStateRequest(kind=kind, id=EXECUTOR, minimum_index=index),
+            timeout=timeout,
+        ),
+        "list": lambda: governance.ListState(
+            governance_pb2.ListStateRequest(kind=kind, minimum_index=index), timeout=timeout
+        ),
+        "outcome": lambda: governance.GetOutcome(
+            governance_pb2.GetOutcomeRequest(command_id="0" * 64, minimum_index=index),
+            timeout=timeout,
+        ),
+        "entries": lambda: ledger.ListEntries(
+            ledger_pb2.ListEntriesRequest(minimum_index=index), timeout=timeout
+        ),
+        "checkpoint": lambda: ledger.GetCheckpoint(
+            ledger_pb2.GetCheckpointRequest(minimum_index=index), timeout=timeout
+        ),
+        "inclusion": lambda: ledger.GetInclusionProof(
+            ledger_pb2.GetInclusionProofRequest(index=1, minimum_index=index), timeout=timeout
+        ),
+        "consistency": lambda: ledger.GetConsistencyProof(proof, timeout=timeout),
+    }
+
+
+async def test_no_query_is_answered_from_a_ledger_that_is_older_than_was_asked_for(
+    core, governance, ledger
+) -> None:
+    for name, query in queries(governance, ledger, 3, 0.3).items():
+        error = await refused(query())
+        assert error.code() is grpc.StatusCode.OUT_OF_RANGE, name
+        assert violations(error) == {"minimum_index": "this node holds 3 entries so far"}
+    for name, query in queries(governance, ledger, 2, 10).items():
+        assert await query(), name  # type: ignore[misc]
+
+
+async def test_a_query_waits_for_the_index_that_it_demands(core, governance, ledger) -> None:
+    for index, name in enumerate(queries(governance, ledger, 3, 10), start=3):
+        call = asyncio.ensure_future(queries(governance, ledger, index, 10)[name]())  # type: ignore[call-overload]
+        await asyncio.sleep(0)
+        core.run(DOMAIN, "executor.register", {"executor": f"{EXECUTOR}-{index}"})
+        answer = await call
+        if hasattr(answer, "position"):
+            assert answer.position.size > index
+
+
 async def test_the_federation_needs_no_id(core, governance) -> None:
     for ident in ("", core.federation.origin):
         answer = await governance.GetState(

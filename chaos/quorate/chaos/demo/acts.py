@@ -7,12 +7,13 @@ Owns what is done, what is waited for, and which measured value is compared with
 from __future__ import annotations
 
 from quorate.chaos.demo import cast
-from quorate.chaos.demo.book import INBOX, Book, Record, StaleFenceError
+from quorate.chaos.demo.book import INBOX, Book, Record
 from quorate.chaos.demo.claims import MILLISECONDS, at_most, equal, more_than
 from quorate.chaos.demo.journal import NS_PER_MS, Did, Event, boottime_ns
 from quorate.chaos.demo.measure import SETTLE_S, WINDOW_MS, elapsed_ms
 from quorate.chaos.demo.narrator import Narrator
 from quorate.chaos.demo.stage import Stage
+from quorate.client import StaleFenceError
 from quorate.core.outcome import Reason
 from quorate.v1 import governance_pb2
 

@@ -1,40 +1,29 @@
 """An organisation's book of records, which defends itself.
 
-Owns one SQLite file: an outbox, an inbox, and for each the highest fence that was ever presented.
-A write with a lower fence comes from a holder whose lease is over, however it came to be so late,
-and is refused in the same transaction. The book knows nothing of leases, nodes or quorums.
+Owns one SQLite file: an outbox, an inbox, and for each the fences that were presented. A write with
+a lower fence comes from a holder whose lease is over, however it came to be so late, and is refused
+in the same transaction. The book knows nothing of leases, nodes or quorums.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
+
+from quorate.client import SQLiteFenceGuard
 
 OUTBOX: Final = "outbox"
 INBOX: Final = "inbox"
 BUSY_TIMEOUT_S: Final = 10.0
 
 _SCHEMA: Final = """
-CREATE TABLE fence (shelf TEXT PRIMARY KEY, highest INTEGER NOT NULL);
 CREATE TABLE outbox (id TEXT PRIMARY KEY, body TEXT NOT NULL, sent_under INTEGER);
 CREATE INDEX unsent ON outbox (id) WHERE sent_under IS NULL;
 CREATE TABLE inbox (id TEXT PRIMARY KEY, body TEXT NOT NULL, received_under INTEGER NOT NULL);
-INSERT INTO fence VALUES ('outbox', 0), ('inbox', 0);
 """
-
-
-class StaleFenceError(Exception):
-    """The book has seen a higher fence than the one that was presented."""
-
-    def __init__(self, fence: int, highest: int) -> None:
-        super().__init__(f"fence {fence} is older than {highest}")
-        self.fence = fence
-        self.highest = highest
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +41,19 @@ class Book:
         # The books are not what is shown here: their safety against power loss would only load
         # the disk that the nodes' own promises rest on.
         self._db.execute("PRAGMA synchronous=OFF")
+        self._fences = SQLiteFenceGuard(self._db)
 
     @classmethod
     def create(cls, path: Path, domain: str, records: int, what: str) -> Self:
         """A new book with `records` records in its outbox."""
         book = cls(path)
         book._db.executescript(_SCHEMA)
-        with book._transaction():
-            book._db.executemany(
-                "INSERT INTO outbox VALUES (?, ?, NULL)",
-                ((f"{domain}/{number:06}", f"{what} no. {number}") for number in range(records)),
-            )
+        book._db.execute("BEGIN")
+        book._db.executemany(
+            "INSERT INTO outbox VALUES (?, ?, NULL)",
+            ((f"{domain}/{number:06}", f"{what} no. {number}") for number in range(records)),
+        )
+        book._db.execute("COMMIT")
         return book
 
     def __enter__(self) -> Self:
@@ -88,21 +79,19 @@ class Book:
 
     def receive(self, record: Record, *, fence: int) -> None:
         """Puts a record into the inbox, once however often it is sent. Raises StaleFenceError."""
-        with self._transaction():
-            self._admit(INBOX, fence)
+        with self._fences.writing(INBOX, fence):
             self._db.execute(
                 "INSERT OR IGNORE INTO inbox VALUES (?, ?, ?)", (record.id, record.body, fence)
             )
 
     def mark_sent(self, record: Record, *, fence: int) -> None:
         """Notes in the outbox that a record has arrived. Raises StaleFenceError."""
-        with self._transaction():
-            self._admit(OUTBOX, fence)
+        with self._fences.writing(OUTBOX, fence):
             self._db.execute("UPDATE outbox SET sent_under = ? WHERE id = ?", (fence, record.id))
 
     def highest_fence(self, shelf: str) -> int:
-        row = self._db.execute("SELECT highest FROM fence WHERE shelf = ?", (shelf,)).fetchone()
-        return int(row[0])
+        """The highest fence that was presented for a shelf; 0 when there was none."""
+        return self._fences.highest(shelf)
 
     def sent(self) -> set[Record]:
         """The records that are marked as sent."""
@@ -112,19 +101,3 @@ class Book:
     def received(self) -> set[Record]:
         """The records in the inbox."""
         return {Record(*row) for row in self._db.execute("SELECT id, body FROM inbox")}
-
-    def _admit(self, shelf: str, fence: int) -> None:
-        highest = self.highest_fence(shelf)
-        if fence < highest:
-            raise StaleFenceError(fence, highest)
-        self._db.execute("UPDATE fence SET highest = ? WHERE shelf = ?", (fence, shelf))
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")

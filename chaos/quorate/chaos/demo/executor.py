@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from quorate.chaos.demo.book import Book, StaleFenceError
+from quorate.chaos.demo.book import Book
 from quorate.chaos.demo.journal import Did, Event, JournalWriter, boottime_ns
 from quorate.client import (
     ClientReason,
@@ -24,6 +24,7 @@ from quorate.client import (
     Lease,
     Permit,
     Reason,
+    StaleFenceError,
 )
 
 PACE_S: Final = 0.02

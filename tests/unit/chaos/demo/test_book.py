@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quorate.chaos.demo.book import INBOX, OUTBOX, Book, Record, StaleFenceError
+from quorate.chaos.demo.book import INBOX, OUTBOX, Book, Record
+from quorate.client import StaleFenceError
 
 
 @pytest.fixture

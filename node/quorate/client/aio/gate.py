@@ -1,0 +1,289 @@
+"""The gate between an executor and its acts, for asyncio.
+
+Owns the calls to the node of the executor's own organisation: the steps of `Calls`, awaited. Holds
+no state of the federation. For one loop, and not across a fork.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+from quorate.client import wire
+from quorate.client.aio.keeping import AsyncKeeping
+from quorate.client.aio.leases import AsyncLease
+from quorate.client.aio.watch import AsyncWatch
+from quorate.client.calls import Ask, Calls, LeaseFacts, ResultT, Steps
+from quorate.client.clock import Clock, SystemClock
+from quorate.client.config import ClientConfig, load_config
+from quorate.client.decisions import Denied, DeniedError, Permit, Released
+from quorate.client.slot import PermitSlot
+from quorate.client.upkeep import Holder, Told, telling
+from quorate.client.watching import WatchTalk
+from quorate.core.limits import DEFAULT_MAX_PERMIT_TTL_MS, DEFAULT_PROPOSAL_TIMEOUT_MS
+from quorate.v1 import lease_pb2_grpc
+
+
+class AsyncGate:
+    """One executor's way to ask its node, for the tasks of one loop. To be made where it runs.
+
+    max_permit_ttl_ms: as for `Gate`.
+    """
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        *,
+        executor: str = "",
+        clock: Clock | None = None,
+        max_permit_ttl_ms: int = DEFAULT_MAX_PERMIT_TTL_MS,
+        new_request_id: Callable[[], str] | None = None,
+    ) -> None:
+        self._channel = channel
+        self._stub: Any = lease_pb2_grpc.LeaseServiceStub(channel)
+        self._closed = asyncio.Event()
+        self._slots: weakref.WeakSet[PermitSlot] = weakref.WeakSet()
+        self._calls = Calls(
+            clock or SystemClock(),
+            executor=executor,
+            is_closed=self._closed.is_set,
+            max_permit_ttl_ms=max_permit_ttl_ms,
+            new_request_id=new_request_id,
+        )
+        self._keeping = AsyncKeeping(self._calls, self._stub, self._closed, self._renew)
+
+    @classmethod
+    def open(
+        cls,
+        config: ClientConfig | Path,
+        *,
+        max_permit_ttl_ms: int = DEFAULT_MAX_PERMIT_TTL_MS,
+    ) -> Self:
+        """A gate from what `quorate executor issue` made. Raises ConfigurationError."""
+        known = load_config(config) if isinstance(config, Path) else config
+        return cls(
+            wire.open_aio_channel(known),
+            executor=known.spiffe_id,
+            max_permit_ttl_ms=max_permit_ttl_ms,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends every call and watch. Everything is denied from here on."""
+        self._closed.set()
+        for slot in list(self._slots):
+            slot.close()
+        await self._keeping.close()
+        await self._channel.close()
+
+    @property
+    def clock(self) -> Clock:
+        """By which the life of permits is counted."""
+        return self._calls.clock
+
+    # -- leases ------------------------------------------------------------------------------
+
+    async def acquire(
+        self,
+        action: str,
+        resource: str,
+        ttl_ms: int = 0,
+        *,
+        request_id: str = "",
+        timeout_ms: int = DEFAULT_PROPOSAL_TIMEOUT_MS,
+    ) -> AsyncLease | Denied:
+        """Asks for a lease, as `Gate.acquire` does."""
+        granted = await self._take(
+            self._calls.acquire(action, resource, ttl_ms, request_id, timeout_ms)
+        )
+        if isinstance(granted, Denied):
+            return granted
+        slot = PermitSlot(self._calls.clock)
+        self._slots.add(slot)
+        return self._lease(granted, slot)
+
+    async def ask(self, lease: AsyncLease, *, is_handed: bool) -> Permit | Denied:
+        """Asks the node, whatever is cached. is_handed: false within `lease.act`, which knows when
+        the permit is used no more."""
+        return await self._take(self._calls.check(lease, lease.slot, is_handed=is_handed))
+
+    async def renew(
+        self,
+        lease: AsyncLease,
+        ttl_ms: int = 0,
+        *,
+        timeout_ms: int = DEFAULT_PROPOSAL_TIMEOUT_MS,
+    ) -> AsyncLease | Denied:
+        """Extends a lease. A denial leaves it as it was."""
+        renewed = await self._take(self._calls.renew(lease, ttl_ms, timeout_ms))
+        return renewed if isinstance(renewed, Denied) else self._lease(renewed, lease.slot)
+
+    async def release(
+        self, lease: AsyncLease, *, timeout_ms: int = DEFAULT_PROPOSAL_TIMEOUT_MS
+    ) -> Released | Denied:
+        """Gives a lease back. The cached permit goes first, whatever the node answers."""
+        lease.slot.drop()
+        index = await self._take(self._calls.release(lease, timeout_ms))
+        return index if isinstance(index, Denied) else Released(lease.id, index)
+
+    @asynccontextmanager
+    async def hold(self, lease: AsyncLease, *, renew: bool = True) -> AsyncIterator[None]:
+        """Holds a lease for the length of a block: a permit is always at hand, asked for ahead of
+        the end of the one before; the lease is watched, and renewed in time unless told otherwise.
+        Raises DeniedError when there is no permit to begin with.
+
+        The block is cancelled, and raises DeniedError, when work under the lease is to stop: at
+        once when the node says so; at the latest, with everything lost, when the last permit is
+        over. The block is one act: a revocation counts as drained when the block has ended. One
+        that catches the cancellation and goes on cannot be stopped.
+        """
+        with ExitStack() as held, ExitStack() as act:
+            # The act ends first: while the lease is watched, that can be acknowledged.
+            act.enter_context(lease.slot.acting())
+            permit = lease.slot.cached_for_act() or await self.ask(lease, is_handed=False)
+            if isinstance(permit, Denied):
+                raise DeniedError(permit)
+            stop = _Stop()
+            holder = self._keeping.hold(lease, lease.slot, permit, stop.told, renew=renew)
+            held.callback(self._keeping.let_go, holder)
+            with stop:
+                yield
+
+    async def keep(
+        self, lease: AsyncLease, on_change: Told | None = None, *, renew: bool = True
+    ) -> Holding:
+        """Holds a lease until that is closed, without a block to be cancelled. Raises DeniedError
+        when there is no permit to begin with.
+
+        on_change: called with a `Denied` when work under the lease is to stop, and with a `Permit`
+        when it may go on; as for `Gate.hold`.
+        """
+        permit = lease.slot.cached_for_act() or await self.ask(lease, is_handed=False)
+        if isinstance(permit, Denied):
+            raise DeniedError(permit)
+        tell = telling(on_change)
+        return Holding(
+            self._keeping, self._keeping.hold(lease, lease.slot, permit, tell, renew=renew)
+        )
+
+    @asynccontextmanager
+    async def lease(
+        self, action: str, resource: str, ttl_ms: int = 0, *, renew: bool = True
+    ) -> AsyncIterator[AsyncLease]:
+        """A lease for the length of a block, held as by `hold`; raises DeniedError when there is
+        none, or no more.
+
+        It is released at the end. If that fails it lapses by itself, at its expiry.
+        """
+        held = await self.acquire(action, resource, ttl_ms)
+        if isinstance(held, Denied):
+            raise DeniedError(held)
+        try:
+            async with self.hold(held, renew=renew):
+                yield held
+        finally:
+            await self.release(held)
+
+    def watch(self, leases: Sequence[AsyncLease]) -> AsyncWatch:
+        """An iterator over what happens to these leases; drops their permits when they stop."""
+        assert leases
+        slots = {lease.id: lease.slot for lease in leases}
+        return AsyncWatch(self._stub, WatchTalk(self._calls.session, slots), self._closed)
+
+    # -- inside ------------------------------------------------------------------------------
+
+    async def _take(self, steps: Steps[ResultT]) -> ResultT:
+        """Takes the steps one after the other, and waits at each."""
+        try:
+            step = next(steps)
+            while True:
+                if isinstance(step, Ask):
+                    step = steps.send(await self._answer(step))
+                else:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(step.seconds):
+                            await self._closed.wait()
+                    step = next(steps)
+        except StopIteration as end:
+            result: ResultT = end.value
+            return result
+
+    async def _answer(self, step: Ask) -> object:
+        task = asyncio.current_task()
+        try:
+            return await getattr(self._stub, step.method)(step.request, timeout=step.timeout_s)
+        except wire.FAILURES as error:
+            return error
+        except asyncio.CancelledError:
+            # Closing the gate cancels its calls, and nobody's task.
+            if not self._closed.is_set() or (task is not None and task.cancelling()):
+                raise
+            return grpc.aio.UsageError("the gate is closed")
+
+    async def _renew(self, lease: LeaseFacts) -> LeaseFacts | Denied:
+        return await self._take(self._calls.renew(lease, 0, DEFAULT_PROPOSAL_TIMEOUT_MS))
+
+    def _lease(self, facts: LeaseFacts, slot: PermitSlot) -> AsyncLease:
+        return AsyncLease(**facts.facts(), keeper=self, slot=slot)
+
+
+class Holding:
+    """A lease that is held until this is closed."""
+
+    def __init__(self, keeping: AsyncKeeping, holder: Holder) -> None:
+        self._keeping = keeping
+        self._holder = holder
+
+    def close(self) -> None:
+        """The lease is held no more; its holder is told nothing."""
+        self._keeping.let_go(self._holder)
+
+
+class _Stop:
+    """Cancels the block that it is entered for when it is told to, and raises DeniedError out of
+    it. (After `asyncio.timeout`.)"""
+
+    def __init__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._denied: Denied | None = None
+        self._is_over = False
+
+    def told(self, news: Permit | Denied) -> None:
+        if isinstance(news, Denied) and self._denied is None and not self._is_over:
+            self._denied = news
+            self._task.cancel()
+
+    def __enter__(self) -> None:
+        """Nothing to do: the lease was good a moment ago."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._is_over = True
+        if self._denied is None:
+            return
+        if self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise DeniedError(self._denied) from error

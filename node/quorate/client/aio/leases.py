@@ -1,0 +1,77 @@
+"""A lease as its holder has it, for asyncio.
+
+Owns the handle. Asks nothing itself: what its slot does not answer goes to the gate that made it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from quorate.client.calls import LeaseFacts
+from quorate.client.decisions import Denied, DeniedError, Permit, Released
+from quorate.client.slot import PermitSlot
+
+
+class AsyncLeaseKeeper(Protocol):
+    """What a lease needs of its gate."""
+
+    async def ask(self, lease: AsyncLease, *, is_handed: bool) -> Permit | Denied: ...
+
+    def hold(
+        self, lease: AsyncLease, *, renew: bool = True
+    ) -> AbstractAsyncContextManager[None]: ...
+
+    async def renew(self, lease: AsyncLease, ttl_ms: int = 0) -> AsyncLease | Denied: ...
+
+    async def release(self, lease: AsyncLease) -> Released | Denied: ...
+
+
+@dataclass(frozen=True, slots=True)
+class AsyncLease(LeaseFacts):
+    """The right to ask for permits for one action on one resource. It is no permit itself."""
+
+    keeper: AsyncLeaseKeeper = field(repr=False, compare=False)
+    slot: PermitSlot = field(repr=False, compare=False)
+
+    def cached(self) -> Permit | None:
+        """A permit that is good at this moment, without asking; None: ask. While the lease is held
+        there nearly always is one."""
+        return self.slot.cached()
+
+    async def check(self) -> Permit | Denied:
+        """May the act go ahead now? A permit that is still good answers without asking; else the
+        node is asked, and its permit counts from just before the question left."""
+        return self.slot.cached() or await self.keeper.ask(self, is_handed=True)
+
+    async def require(self) -> Permit:
+        """A permit, to be had before each act. Raises DeniedError when there is none."""
+        answer = await self.check()
+        if isinstance(answer, Denied):
+            raise DeniedError(answer)
+        return answer
+
+    @asynccontextmanager
+    async def act(self) -> AsyncIterator[Permit]:
+        """A permit for the act that is the block, and for nothing else. Raises DeniedError when
+        there is none. Stops nothing: a block that takes long belongs into `hold`."""
+        with self.slot.acting():
+            answer = self.slot.cached_for_act() or await self.keeper.ask(self, is_handed=False)
+            if isinstance(answer, Denied):
+                raise DeniedError(answer)
+            yield answer
+
+    def hold(self, *, renew: bool = True) -> AbstractAsyncContextManager[None]:
+        """Holds the lease for the length of a block, which is cancelled when it is interrupted: see
+        `AsyncGate.hold`."""
+        return self.keeper.hold(self, renew=renew)
+
+    async def renew(self, ttl_ms: int = 0) -> AsyncLease | Denied:
+        """The same lease with a later expiry."""
+        return await self.keeper.renew(self, ttl_ms)
+
+    async def release(self) -> Released | Denied:
+        """Gives the lease back."""
+        return await self.keeper.release(self)

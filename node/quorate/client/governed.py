@@ -1,0 +1,140 @@
+"""Functions that run only under a lease.
+
+    pool = LeasePool(gate)
+
+    @governed(pool, "tools.search", resource=lambda query, index: f"//acme.example/index/{index}")
+    def search(query: str, index: str) -> list[str]: ...
+
+Owns the decorator, the rules by which services name an act, and what the running act knows of its
+permit (`current_permit`).
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from enum import Enum
+from typing import Any, Final, NamedTuple, ParamSpec, TypeVar, cast
+
+from quorate.client.aio.pool import AsyncLeasePool
+from quorate.client.decisions import ClientReason, Denied, Permit
+from quorate.client.pool import LeasePool
+
+_log: Final = logging.getLogger("quorate.client")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Name = str | Callable[P, str]
+
+RequestT = TypeVar("RequestT")
+
+
+class Act(NamedTuple):
+    """What somebody is about to do."""
+
+    action: str
+    resource: str
+
+
+class Exempt(Enum):
+    """`EXEMPT`: what needs no lease."""
+
+    EXEMPT = "EXEMPT"
+
+
+EXEMPT: Final = Exempt.EXEMPT
+
+Rule = Callable[[RequestT], Act | Exempt | None]
+"""The act that a request is; None when the rule does not know it, which is a denial."""
+
+
+def act_of(rule: Rule[RequestT], request: RequestT) -> Act | Denied | None:
+    """The act that a request is, why it is denied, or None when it needs no lease."""
+    try:
+        act = rule(request)
+    except Exception as error:  # noqa: BLE001 - another's program: what it cannot say is denied
+        _log.exception("a rule failed")
+        return Denied(ClientReason.NO_RULE, detail=f"the rule failed: {type(error).__name__}")
+    if act is EXEMPT:
+        return None
+    if isinstance(act, Act):
+        return act
+    return Denied(ClientReason.NO_RULE, detail="no rule says what this is")
+
+
+_permit: Final[ContextVar[Permit | None]] = ContextVar("quorate_permit", default=None)
+
+
+def current_permit() -> Permit | None:
+    """The permit that the running act goes by, for its fence; None outside of any. It was good when
+    the act began, which says nothing of later."""
+    return _permit.get()
+
+
+@contextmanager
+def going_by(permit: Permit) -> Iterator[None]:
+    """Makes it the `current_permit` of the block."""
+    token = _permit.set(permit)
+    try:
+        yield
+    finally:
+        _permit.reset(token)
+
+
+def governed(
+    pool: LeasePool | AsyncLeasePool, action: str, resource: Name[P]
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Runs a function only under the pool's lease for this action and resource; else it is not
+    called, and DeniedError is raised.
+
+    A coroutine function (of an AsyncLeasePool) is cancelled, and DeniedError raised, when the lease
+    is interrupted while it runs. A plain function (of a LeasePool) cannot be stopped by anybody: it
+    runs to its end, and the next call is denied. Until then a revocation does not count as drained.
+
+    resource: a text, or a function of the same arguments that gives one. Raises TypeError for what
+    cannot be governed: a generator's body runs after the call is over.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(f"{function!r} is a generator: govern what it does, in it")
+        if isinstance(pool, AsyncLeasePool):
+            if not inspect.iscoroutinefunction(function):
+                raise TypeError(
+                    f"{function!r} is no coroutine function, as an AsyncLeasePool needs"
+                )
+            return cast("Callable[P, R]", _governed_coroutine(pool, action, resource, function))
+        if inspect.iscoroutinefunction(function):
+            raise TypeError(f"{function!r} is a coroutine function: it needs an AsyncLeasePool")
+        return _governed_function(pool, action, resource, function)
+
+    return decorate
+
+
+def _governed_function(
+    pool: LeasePool, action: str, resource: Name[P], function: Callable[P, R]
+) -> Callable[P, R]:
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        name = resource if isinstance(resource, str) else resource(*args, **kwargs)
+        with pool.lease(action, name) as lease, lease.act() as permit, going_by(permit):
+            return function(*args, **kwargs)
+
+    return run
+
+
+def _governed_coroutine(
+    pool: AsyncLeasePool, action: str, resource: Name[P], function: Callable[P, Awaitable[Any]]
+) -> Callable[P, Awaitable[Any]]:
+    @functools.wraps(function)
+    async def run(*args: P.args, **kwargs: P.kwargs) -> Any:
+        name = resource if isinstance(resource, str) else resource(*args, **kwargs)
+        async with pool.lease(action, name) as lease, lease.hold(), lease.act() as permit:
+            with going_by(permit):
+                return await function(*args, **kwargs)
+
+    return run

@@ -1,0 +1,277 @@
+"""A request of an ASGI application runs under its lease, and ends with it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from tests.unit.client.conftest import ACTION, EXECUTOR, RESOURCE, World, granted, permit
+from tests.unit.client.test_hold import quiet
+from tests.unit.client.test_lease import released
+from tests.unit.client.test_pool import deny, interrupted_when
+
+from quorate.client import AsyncGate, DeniedError, Reason, current_permit
+from quorate.client.asgi import App, LeaseMiddleware, Message, Receive, Scope, Send
+from quorate.client.governed import EXEMPT, Act, Exempt
+
+
+def rule(scope: Scope) -> Act | Exempt | None:
+    match scope.get("path"):
+        case "/pay" | "/stream" | "/socket":
+            return Act(ACTION, RESOURCE)
+        case "/health":
+            return EXEMPT
+        case "/broken":
+            raise ZeroDivisionError
+        case _:
+            return None
+
+
+class Exchange:
+    """One request, as its server has it."""
+
+    def __init__(self, app: App, path: str, kind: str = "http") -> None:
+        self._app = app
+        self.scope: Scope = {"type": kind, "path": path, "method": "GET", "headers": []}
+        self.sent: list[Message] = []
+        self.received: asyncio.Queue[Message] = asyncio.Queue()
+        first = "websocket.connect" if kind == "websocket" else "http.request"
+        self.received.put_nowait({"type": first, "body": b""})
+
+    async def _send(self, message: Message) -> None:
+        self.sent.append(message)
+
+    async def run(self) -> Exchange:
+        await self._app(self.scope, self.received.get, self._send)
+        return self
+
+    @property
+    def status(self) -> int:
+        return int(self.sent[0]["status"])
+
+    @property
+    def problem(self) -> dict[str, Any]:
+        headers = dict(self.sent[0]["headers"])
+        assert headers[b"content-type"] == b"application/problem+json"
+        body = self.sent[1]["body"]
+        assert headers[b"content-length"] == str(len(body)).encode()
+        problem: dict[str, Any] = json.loads(body)
+        return problem
+
+
+class Service:
+    """An application that a test looks into."""
+
+    def __init__(self) -> None:
+        self.fences: list[int] = []
+        self.calls = 0
+        self.within = asyncio.Event()
+        self.ended = asyncio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        self.calls += 1
+        good = current_permit()
+        if good is not None:
+            self.fences.append(good.fence)
+        try:
+            if scope["type"] == "websocket":
+                await receive()
+                await send({"type": "websocket.accept"})
+                self.within.set()
+                await receive()
+                return
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            if scope["path"] == "/stream":
+                await send({"type": "http.response.body", "body": b"1", "more_body": True})
+                self.within.set()
+                await receive()
+                await receive()
+            await send({"type": "http.response.body", "body": b"done"})
+        finally:
+            self.ended.set()
+
+
+@pytest.fixture
+async def service() -> Service:
+    return Service()
+
+
+@pytest.fixture
+async def app(world: World, service: Service) -> AsyncIterator[LeaseMiddleware]:
+    def open_gate() -> AsyncGate:
+        channel = grpc.aio.insecure_channel(
+            f"127.0.0.1:{world.port}",
+            options=(("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)),
+        )
+        return AsyncGate(channel, executor=EXECUTOR, clock=world.clock)
+
+    made = LeaseMiddleware(service, open_gate, rule)
+    yield made
+    await made._close()
+
+
+async def test_a_request_runs_under_its_lease(
+    world: World, app: LeaseMiddleware, service: Service
+) -> None:
+    quiet(world)
+    world.node.then("Acquire", granted())
+    world.node.then("Check", permit())
+    world.node.then("Release", released())
+    for _ in range(2):
+        assert (await Exchange(app, "/pay").run()).status == 200
+    assert service.fences == [7, 7]
+    assert len(world.node.requests["Acquire"]) == 1
+
+
+async def test_a_denied_request_never_reaches_the_application(
+    world: World, app: LeaseMiddleware, service: Service
+) -> None:
+    world.node.then("Acquire", deny())
+    exchange = await Exchange(app, "/pay").run()
+    assert exchange.status == 403
+    assert exchange.problem["reason"] == Reason.NO_GRANT
+    assert exchange.problem["status"] == 403
+    assert not service.calls
+
+
+@pytest.mark.parametrize("path", ["/unknown", "/broken"])
+async def test_what_no_rule_knows_is_denied(
+    world: World, app: LeaseMiddleware, service: Service, path: str
+) -> None:
+    exchange = await Exchange(app, path).run()
+    assert (exchange.status, exchange.problem["reason"]) == (403, "NO_RULE")
+    assert not service.calls
+    assert not world.node.requests["Acquire"]
+
+
+async def test_an_unreachable_node_is_a_denial_like_any_other(
+    world: World, app: LeaseMiddleware, service: Service
+) -> None:
+    world.node.then("Acquire", granted())
+    world.node.then("Check", grpc.StatusCode.UNAVAILABLE)
+    world.node.then("Release", released())
+    exchange = await Exchange(app, "/pay").run()
+    assert (exchange.status, exchange.problem["reason"]) == (403, "UNREACHABLE")
+    assert not service.calls
+
+
+async def test_what_is_exempt_needs_no_lease(
+    world: World, app: LeaseMiddleware, service: Service
+) -> None:
+    assert (await Exchange(app, "/health").run()).status == 200
+    assert service.fences == []
+    assert not world.node.requests["Acquire"]
+
+
+async def test_a_stream_is_broken_off_when_its_lease_is_interrupted(
+    world: World, app: LeaseMiddleware, service: Service
+) -> None:
+    revoked = threading.Event()
+    world.node.then("Watch", interrupted_when(revoked))
+    world.node.then("Acquire", granted())
+    world.node.then("Check", permit())
+    world.node.then("Release", released())
+    exchange = Exchange(app, "/stream")
+    request = asyncio.create_task(exchange.run())
+    await service.within.wait()
+    revoked.set()
+    with pytest.raises(DeniedError) as error:
+        await request
+    assert error.value.reason is Reason.GRANT_REVOKED
+    assert service.ended.is_set()
+    assert [message["type"] for message in exchange.sent] == [
+        "http.response.start",
+        "http.response.body",
+    ], "nothing says that the answer is whole"
+
+
+async def test_a_websocket_is_refused_without_a_lease(
+    world: World, app: LeaseMiddleware, service: Service
+) -> None:
+    world.node.then("Acquire", deny())
+    exchange = await Exchange(app, "/socket", "websocket").run()
+    assert exchange.sent == [{"type": "websocket.close", "code": 1008, "reason": "NO_GRANT"}]
+    assert not service.calls
+
+
+async def test_a_websocket_is_closed_when_its_lease_is_interrupted(
+    world: World, app: LeaseMiddleware, service: Service
+) -> None:
+    revoked = threading.Event()
+    world.node.then("Watch", interrupted_when(revoked))
+    world.node.then("Acquire", granted())
+    world.node.then("Check", permit())
+    world.node.then("Release", released())
+    exchange = Exchange(app, "/socket", "websocket")
+    socket = asyncio.create_task(exchange.run())
+    await service.within.wait()
+    revoked.set()
+    await socket
+    assert exchange.sent[-1] == {
+        "type": "websocket.close",
+        "code": 1008,
+        "reason": "GRANT_REVOKED",
+    }
+
+
+async def test_a_request_that_waits_and_has_said_nothing_is_answered_with_the_denial(
+    world: World, app: LeaseMiddleware
+) -> None:
+    revoked, within = threading.Event(), asyncio.Event()
+    world.node.then("Watch", interrupted_when(revoked))
+    world.node.then("Acquire", granted())
+    world.node.then("Check", permit())
+    world.node.then("Release", released())
+
+    async def waits(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        within.set()
+        await asyncio.sleep(60)
+
+    app._app = waits
+    exchange = Exchange(app, "/pay")
+    request = asyncio.create_task(exchange.run())
+    await within.wait()
+    revoked.set()
+    await request
+    assert (exchange.status, exchange.problem["reason"]) == (403, "GRANT_REVOKED")
+
+
+async def test_leases_go_back_when_the_server_ends(world: World, app: LeaseMiddleware) -> None:
+    quiet(world)
+    world.node.then("Acquire", granted())
+    world.node.then("Check", permit())
+    world.node.then("Release", released())
+    life = Exchange(app, "", "lifespan")
+    life.scope = {"type": "lifespan"}
+    life.received = asyncio.Queue()
+    server = asyncio.create_task(life.run())
+    life.received.put_nowait({"type": "lifespan.startup"})
+    assert (await Exchange(app, "/pay").run()).status == 200
+    life.received.put_nowait({"type": "lifespan.shutdown"})
+    await server
+    late = await Exchange(app, "/pay").run()
+    assert (late.status, late.problem["reason"]) == (403, "CLOSED")
+    assert [message["type"] for message in life.sent] == [
+        "lifespan.startup.complete",
+        "lifespan.shutdown.complete",
+    ]
+    assert len(world.node.requests["Release"]) == 1
+
+
+async def test_a_type_of_request_that_is_not_known_is_not_passed_on(
+    app: LeaseMiddleware, service: Service
+) -> None:
+    with pytest.raises(ValueError, match="no type"):
+        await Exchange(app, "/health", "webtransport").run()
+    assert not service.calls
