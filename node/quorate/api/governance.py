@@ -116,6 +116,10 @@ class GovernanceService(governance_pb2_grpc.GovernanceServiceServicer):
             )
             # An outcome is known only of what is committed; nothing weaker can be the truth.
             reached = max(reached, Level.COMMITTED)
+            if reached >= _LEVEL_OF_WIRE[request.wait]:
+                spent_ns = time.monotonic_ns() - started_ns
+                level = _LEVEL_OF_WIRE[request.wait].name.lower()
+                self._metrics.narrowed(level, spent_ns / 1_000_000)
         return governance_pb2.RevokeResponse(
             unknown=proposed.unknown,
             outcome=convert.optional_outcome_to_wire(proposed.outcome),

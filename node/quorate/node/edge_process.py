@@ -10,6 +10,7 @@ authority: what may be permitted, and until when, it reads from the authority wo
 from __future__ import annotations
 
 import asyncio
+import functools
 import sys
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
@@ -26,6 +27,7 @@ from quorate.api.watch import WatchHub
 from quorate.core.errors import ConfigurationError, QuorateError, StorageDamagedError
 from quorate.core.genesis import Genesis
 from quorate.core.ids import SpiffeId
+from quorate.core.outcome import Deny
 from quorate.lease.check import LeaseChecker
 from quorate.lease.clock import SystemClock, boot_id
 from quorate.lease.word import AuthorityWord
@@ -109,6 +111,9 @@ async def serve(
         link = CoreLink(core_socket(config.node.data_dir), slot)
         stack.push_async_callback(link.close)
         hub = WatchHub(checker, lambda: store.environment, clock, metrics)
+        metrics.observe_edge(
+            functools.partial(_authority_ms, checker, clock), lambda: len(hub.ledger.permits)
+        )
         service = LeaseService(
             checker=checker,
             proposer=link,
@@ -141,6 +146,14 @@ async def serve(
             await link.follow(hub.moved, hub)
 
         await _until(stopped, damaged, open_and_serve(), hub.run())
+
+
+def _authority_ms(checker: LeaseChecker, clock: SystemClock) -> float:
+    """How long this edge may permit; 0 when it may not."""
+    authority = checker.authority()
+    if isinstance(authority, Deny):
+        return 0.0
+    return max(0, authority.deadline_ns - clock.boottime_ns()) / 1_000_000
 
 
 async def _until(

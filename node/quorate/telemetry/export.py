@@ -17,9 +17,13 @@ from opentelemetry.sdk.resources import Resource
 from prometheus_client import start_http_server
 
 from quorate.core.errors import ConfigurationError
-from quorate.telemetry.metrics import CHECK_LATENCY, Metrics
+from quorate.telemetry.metrics import CHECK_LATENCY, REVOCATION_LATENCY, Metrics
 
 CHECK_LATENCY_BUCKETS_US: Final = (10, 25, 50, 100, 250, 500, 1_000, 5_000, 25_000, 100_000)
+REVOCATION_LATENCY_BUCKETS_MS: Final = (
+    *(5, 10, 25, 50, 100, 250, 500),
+    *(1_000, 1_500, 2_000, 2_500, 5_000, 10_000, 60_000),
+)
 
 
 class MetricsExport:
@@ -33,7 +37,11 @@ class MetricsExport:
                 View(
                     instrument_name=CHECK_LATENCY,
                     aggregation=ExplicitBucketHistogramAggregation(CHECK_LATENCY_BUCKETS_US),
-                )
+                ),
+                View(
+                    instrument_name=REVOCATION_LATENCY,
+                    aggregation=ExplicitBucketHistogramAggregation(REVOCATION_LATENCY_BUCKETS_MS),
+                ),
             ],
         )
         self.metrics = Metrics(self._provider.get_meter(f"quorate.{process}"))

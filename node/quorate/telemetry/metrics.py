@@ -6,18 +6,22 @@ no-ops and cost next to nothing; nothing in the node ever reads a metric to deci
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Final
 
-from opentelemetry.metrics import Meter, NoOpMeterProvider
+from opentelemetry.metrics import CallbackOptions, Meter, NoOpMeterProvider, Observation
 
 CHECK_LATENCY: Final = "quorate.check.latency"
+REVOCATION_LATENCY: Final = "quorate.revocation.latency"
 
 
 class Metrics:
     """The instruments of one process."""
 
     def __init__(self, meter: Meter | None = None) -> None:
-        meter = meter if meter is not None else NoOpMeterProvider().get_meter("quorate")
+        meter = self._meter = (
+            meter if meter is not None else NoOpMeterProvider().get_meter("quorate")
+        )
         self._checks = meter.create_counter(
             "quorate.checks", unit="1", description="lease checks answered, by verdict and reason"
         )
@@ -41,6 +45,35 @@ class Metrics:
             "quorate.watchers", unit="1", description="Watch calls being served"
         )
 
+        self._revocation_latency = meter.create_histogram(
+            REVOCATION_LATENCY,
+            unit="ms",
+            description="time from a narrowing command until it held at the level asked for",
+        )
+
+    def observe_edge(self, authority_ms: Callable[[], float], permits: Callable[[], int]) -> None:
+        """Has two values read whenever metrics are: how long this edge may permit, 0 when it may
+        not, and how many permits that it gave may be in use. They are read by another thread."""
+
+        def of_authority(_options: CallbackOptions) -> Iterable[Observation]:
+            yield Observation(authority_ms())
+
+        def of_permits(_options: CallbackOptions) -> Iterable[Observation]:
+            yield Observation(permits())
+
+        self._meter.create_observable_gauge(
+            "quorate.authority.remaining",
+            [of_authority],
+            unit="ms",
+            description="how long this edge may permit without hearing anything new",
+        )
+        self._meter.create_observable_gauge(
+            "quorate.permits.outstanding",
+            [of_permits],
+            unit="1",
+            description="holders of permits of this edge that may still be in use",
+        )
+
     def checked(self, verdict: str, reason: str) -> None:
         self._checks.add(1, {"verdict": verdict, "reason": reason})
 
@@ -59,3 +92,7 @@ class Metrics:
 
     def watchers_changed(self, by: int) -> None:
         self._watchers.add(by)
+
+    def narrowed(self, level: str, milliseconds: float) -> None:
+        """A narrowing command holds at the level (committed, enforced, drained) asked for."""
+        self._revocation_latency.record(milliseconds, {"level": level})

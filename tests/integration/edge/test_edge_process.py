@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -288,6 +289,41 @@ async def test_a_stopped_edge_wakes_up_to_the_truth(node: Node) -> None:
         edge.send_signal(signal.SIGCONT)
         answers = await asyncio.gather(*asked)
         assert {answer.reason for answer in answers} == {decision_pb2.REASON_EXECUTOR_REVOKED}
+
+
+def scraped(address: str, name: str) -> float | None:
+    """A gauge, as Prometheus would read it; None while there is none."""
+    try:
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+    except OSError:
+        return None
+    found = [line for line in lines if line.startswith(name + "{") or line.startswith(name + " ")]
+    return float(found[0].rsplit(" ", 1)[1]) if found else None
+
+
+async def test_an_edge_shows_its_authority_and_the_permits_that_may_be_in_use(node: Node) -> None:
+    node.make_store()
+    lease_id = node.make_lease()
+    address = f"127.0.0.1:{free_port()}"
+    node.start_edge(QUORATE_METRICS__EDGE=address)
+
+    async def shown(name: str) -> float | None:
+        return await asyncio.to_thread(scraped, address, f"quorate_{name}")
+
+    async with node.channel() as channel:
+        await until_serving(channel)
+        assert await shown("authority_remaining_milliseconds") == 0
+        assert await shown("permits_outstanding") == 0
+        node.grant(period_ms=60_000)
+        remaining = await shown("authority_remaining_milliseconds")
+        assert remaining is not None
+        assert 30_000 < remaining <= 60_000
+        stub = lease_pb2_grpc.LeaseServiceStub(channel)
+        assert (await stub.Check(lease_pb2.CheckRequest(lease_id=lease_id))).verdict == PERMIT
+        assert await shown("permits_outstanding") == 1
+        node.word.clear(Reason.INQUORATE)
+        assert await shown("authority_remaining_milliseconds") == 0
 
 
 async def test_an_edge_ends_with_its_supervisor(node: Node) -> None:

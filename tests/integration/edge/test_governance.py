@@ -16,6 +16,7 @@ from quorate.api.servers import CoreServers
 from quorate.core.errors import ProbationError
 from quorate.core.limits import MAX_ENVELOPE_BYTES, MAX_MESSAGE_BYTES
 from quorate.proofs import merkle
+from quorate.telemetry import Metrics
 from quorate.testing.builders import grant_body
 from quorate.v1 import (
     decision_pb2,
@@ -174,13 +175,18 @@ async def test_revoke_waits_for_the_level(core, governance, wait, asked) -> None
 
 
 @pytest.mark.parametrize("level", list(Level))
-async def test_revoke_tells_the_level_that_was_reached_in_time(core, governance, level) -> None:
+async def test_revoke_tells_the_level_that_was_reached_in_time(
+    core, governance, level, monkeypatch
+) -> None:
+    measured: list[str] = []
+    monkeypatch.setattr(Metrics, "narrowed", lambda _self, name, _ms: measured.append(name))
     core.level = level
     answer = await governance.Revoke(
         governance_pb2.RevokeRequest(envelope=suspend(core), wait=governance_pb2.WAIT_LEVEL_DRAINED)
     )
     # Its outcome is known, so it is committed at least.
     assert answer.reached == max(int(level), governance_pb2.WAIT_LEVEL_COMMITTED)
+    assert measured == (["drained"] if level is Level.DRAINED else []), "what was not reached"
 
 
 async def test_a_revocation_that_was_not_executed_has_reached_nothing(core, governance) -> None:

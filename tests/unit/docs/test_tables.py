@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import re
 from enum import Enum
@@ -19,6 +20,7 @@ from quorate.client import ClientReason
 from quorate.core.genesis import PARAMETER_RANGES
 from quorate.core.outcome import Reason
 from quorate.node.config import NodeConfig
+from quorate.telemetry import metrics
 from quorate.v1 import (
     core_pb2,
     decision_pb2,
@@ -164,3 +166,12 @@ def test_types_of_commands_are_the_codes(pages: dict[str, Any]) -> None:
         if len(row) == 3
     ]
     assert sorted(shown) == sorted(verb.value for verb in verbs)
+
+
+def test_the_metrics_are_those_that_there_are(pages: dict[str, Any]) -> None:
+    source = inspect.getsource(metrics)
+    instruments = set(re.findall(r"\"(quorate\.[a-z.]+)\"", source))
+    shown = re.findall(
+        r"^\| `(quorate\.[a-z.]+)` \|", pages["docs/operations.md"].text, re.MULTILINE
+    )
+    assert sorted(shown) == sorted(instruments)
