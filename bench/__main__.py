@@ -23,9 +23,10 @@ from bench.etcd import Etcd
 from bench.federation import Federation, running
 from bench.group import Group
 from bench.pace import Pace
+from bench.stopping import Spans, Stopping
 from quorate.chaos.cluster import Cluster
 
-SECTIONS = ("consensus", "checks", "cached", "writes", "commands")
+SECTIONS = ("consensus", "checks", "cached", "stopping", "writes", "commands")
 console = Console(stderr=True)
 
 
@@ -35,6 +36,7 @@ class Results:
 
     ratios: dict[str, float] = field(default_factory=dict)
     rows: dict[str, list[Row]] = field(default_factory=dict)
+    spans: list[Spans] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     etcd: str = ""
 
@@ -60,6 +62,10 @@ class Bench:
 
     def cached(self) -> None:
         self.results.ratios |= cached.cached_check(self._pace)
+
+    def stopping(self) -> None:
+        federation = self._federation()
+        self.results.spans = Stopping(federation.cluster, federation.crew, self._pace).run()
 
     def writes(self) -> None:
         self.results.ratios |= public.writes_against_fsync(self._federation(), self._pace)
@@ -104,8 +110,21 @@ def show(results: Results) -> None:
         out.print(table)
     for section, rows in results.rows.items():
         out.print(_beside_etcd(section, rows))
+    if results.spans:
+        out.print(_spans(results.spans))
     for note in results.notes:
         out.print(f"[yellow]not measured beside etcd: {note}[/]")
+
+
+def _spans(spans: Sequence[Spans]) -> Table:
+    table = Table("until nobody acts, ms", box=SIMPLE)
+    for name in ("times", "median", "p99", "worst", "bound"):
+        table.add_column(name, justify="right")
+    for each in spans:
+        values = (each.median, each.p99, each.worst, each.bound_ms)
+        cells = ["" if value is None else f"{value:,.0f}" for value in values]
+        table.add_row(each.what, str(len(each.samples)), *cells)
+    return table
 
 
 def _beside_etcd(section: str, rows: Sequence[Row]) -> Table:
@@ -168,6 +187,7 @@ def main() -> None:
         "rounds": options.rounds,
         "seconds": options.seconds,
         "ratios": results.ratios,
+        "spans": [each.to_json() for each in results.spans],
         "notes": results.notes,
     }
     rows = {name: [row.to_json() for row in rows] for name, rows in results.rows.items()}
