@@ -24,9 +24,10 @@ from bench.federation import Federation, running
 from bench.group import Group
 from bench.pace import Pace
 from bench.stopping import Spans, Stopping
+from bench.watchers import many_watchers
 from quorate.chaos.cluster import Cluster
 
-SECTIONS = ("consensus", "checks", "cached", "stopping", "writes", "commands")
+SECTIONS = ("consensus", "checks", "edges", "cached", "watchers", "stopping", "writes", "commands")
 console = Console(stderr=True)
 
 
@@ -59,6 +60,12 @@ class Bench:
 
     def checks(self) -> None:
         self.results.ratios |= public.check_against_echo(self._federation(), self._pace)
+
+    def edges(self) -> None:
+        self.results.ratios |= public.edges_against_one(self._federation(), self._pace)
+
+    def watchers(self) -> None:
+        self.results.ratios |= many_watchers(self._federation(), self._pace)
 
     def cached(self) -> None:
         self.results.ratios |= cached.cached_check(self._pace)

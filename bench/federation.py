@@ -9,7 +9,8 @@ from pathlib import Path
 
 from quorate.chaos.cluster import Cluster
 from quorate.chaos.crew import Crew
-from quorate.chaos.parts import part_pid
+from quorate.chaos.parts import EDGE, part_of
+from quorate.chaos.processes import wait_until
 
 DOMAIN = "bank.example"
 
@@ -30,12 +31,20 @@ class Federation:
     def organisation(self) -> Path:
         return self.cluster.members[DOMAIN].directory
 
-    def edge_pid(self) -> int:
-        """The process that answers the executors of DOMAIN."""
-        pid = part_pid(self.cluster.processes(DOMAIN), "edge")
-        if pid is None:
+    def edge_pids(self) -> list[int]:
+        """The processes that answer the executors of DOMAIN."""
+        group = self.cluster.processes(DOMAIN)
+        pids = [pid for pid in group.members() if part_of(pid) == EDGE]
+        if not pids:
             raise RuntimeError("the node has no edge process")
-        return pid
+        return pids
+
+    def have_edges(self, number: int) -> None:
+        """Starts the node of DOMAIN anew, with so many edge processes."""
+        self.cluster.configure(DOMAIN, {"edge": {"processes": number}})
+        self.cluster.restart(DOMAIN)
+        self.cluster.wait_ready()
+        wait_until("the edges", lambda: len(self.edge_pids()) == number, 30.0)
 
     def pids(self) -> list[int]:
         """Every process of every node."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import sys
 import time
 import tomllib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +40,20 @@ def channel(client: Path, address: str | None) -> grpc.aio.Channel:
     options = [
         ("grpc.ssl_target_name_override", node["server_name"]),
         ("grpc.enable_http_proxy", 0),
+        ("grpc.use_local_subchannel_pool", 1),  # a connection for each channel
     ]
     return grpc.aio.secure_channel(address or node["lease_address"], credentials, options)
 
 
-async def _check_call(stub: lease_pb2_grpc.LeaseServiceAsyncStub) -> Call:
+async def _check_call(stubs: Sequence[lease_pb2_grpc.LeaseServiceAsyncStub]) -> Call:
     request = lease_pb2.AcquireRequest(action=ACTION, resource=RESOURCE, ttl_ms=600_000)
-    acquired = await stub.Acquire(request)
+    acquired = await stubs[0].Acquire(request)
     assert acquired.verdict == decision_pb2.VERDICT_PERMIT, acquired
     check = lease_pb2.CheckRequest(lease_id=acquired.lease.id)
+    turns = itertools.cycle(stubs)
 
     async def call() -> bool:
-        return (await stub.Check(check)).verdict == decision_pb2.VERDICT_PERMIT
+        return (await next(turns).Check(check)).verdict == decision_pb2.VERDICT_PERMIT
 
     return call
 
@@ -74,14 +77,18 @@ def _echo_call(connection: grpc.aio.Channel) -> Call:
     return call
 
 
-async def run(operation: str, connection: grpc.aio.Channel, flight: int, seconds: float) -> None:
-    stub: lease_pb2_grpc.LeaseServiceAsyncStub = lease_pb2_grpc.LeaseServiceStub(connection)
+async def run(
+    operation: str, connections: Sequence[grpc.aio.Channel], flight: int, seconds: float
+) -> None:
+    stubs: list[lease_pb2_grpc.LeaseServiceAsyncStub] = [
+        lease_pb2_grpc.LeaseServiceStub(connection) for connection in connections
+    ]
     if operation == "check":
-        call = await _check_call(stub)
+        call = await _check_call(stubs)
     elif operation == "acquire":
-        call = _acquire_call(stub)
+        call = _acquire_call(stubs[0])
     else:
-        call = _echo_call(connection)
+        call = _echo_call(connections[0])
     await call()
     took: list[float] = []
     permits = 0
@@ -106,7 +113,8 @@ async def run(operation: str, connection: grpc.aio.Channel, flight: int, seconds
         "p99_us": took[len(took) * 99 // 100] * 1e6,
     }
     json.dump(result, sys.stdout)
-    await connection.close(None)
+    for connection in connections:
+        await connection.close(None)
 
 
 def main() -> None:
@@ -116,11 +124,13 @@ def main() -> None:
     parser.add_argument("--address")
     parser.add_argument("--flight", type=int, required=True)
     parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--connections", type=int, default=1, help="of checks; in turn")
     options = parser.parse_args()
 
     async def connected() -> None:
-        connection = channel(options.client, options.address)
-        await run(options.operation, connection, options.flight, options.seconds)
+        count = options.connections
+        connections = [channel(options.client, options.address) for _ in range(count)]
+        await run(options.operation, connections, options.flight, options.seconds)
 
     uvloop.run(connected())
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -20,6 +20,9 @@ from bench.federation import DOMAIN, Federation
 from bench.pace import Pace
 
 FLIGHTS = (1, 64)
+CHECK_FLIGHTS = (1, 16, 64)
+CONNECTIONS = 16
+"""Over which the checks of several edges come: each connection is one edge's."""
 
 Ratios = dict[str, float]
 
@@ -41,19 +44,21 @@ def echo_server(organisation: Path) -> Iterator[tuple[str, int]]:
 def load(
     operation: str,
     client: Path,
-    pid: int,
+    pids: Sequence[int],
     *,
     flight: int,
     seconds: float,
     address: str | None = None,
+    connections: int = 1,
 ) -> dict[str, float]:
     """One run of the load generator: its own result, the rate, and the server's CPU per call."""
     command = [sys.executable, "-m", "bench.load", operation, "--client", str(client)]
     command += ["--flight", str(flight), "--seconds", str(seconds)]
     command += ["--address", address] if address else []
-    before = cpu_seconds([pid])
+    command += ["--connections", str(connections)]
+    before = cpu_seconds(pids)
     run = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-    used = cpu_seconds([pid]) - before
+    used = cpu_seconds(pids) - before
     sample: dict[str, float] = json.loads(run.stdout)
     if sample["permits"] != sample["calls"]:
         raise RuntimeError(f"{operation}: {sample['calls'] - sample['permits']} calls were denied")
@@ -63,16 +68,16 @@ def load(
 def check_against_echo(federation: Federation, pace: Pace) -> Ratios:
     """Checks and echoes, in turn; the medians of the rounds' ratios."""
     figures: Ratios = {}
-    client, pid = federation.client, federation.edge_pid()
+    client, pids = federation.client, federation.edge_pids()
     with echo_server(federation.organisation) as (address, echo_pid):
-        for flight in FLIGHTS:
+        for flight in CHECK_FLIGHTS:
             ratios: dict[str, list[float]] = {"rate": [], "p50_us": [], "p99_us": [], "cpu": []}
             for number in range(pace.rounds):
                 pace.tell(f"check and echo, {flight} in flight, {number + 1} of {pace.rounds}")
                 echo = load(
-                    "echo", client, echo_pid, flight=flight, seconds=pace.seconds, address=address
+                    "echo", client, [echo_pid], flight=flight, seconds=pace.seconds, address=address
                 )
-                check = load("check", client, pid, flight=flight, seconds=pace.seconds)
+                check = load("check", client, pids, flight=flight, seconds=pace.seconds)
                 for name, values in ratios.items():
                     values.append(check[name] / echo[name])
             for name, values in ratios.items():
@@ -82,18 +87,44 @@ def check_against_echo(federation: Federation, pace: Pace) -> Ratios:
     return figures
 
 
+def edges_against_one(federation: Federation, pace: Pace) -> Ratios:
+    """Checks answered by two edge processes, against one: the node is started anew in between."""
+    flight, ratios = 64, []
+    cpu: list[float] = []
+    for number in range(pace.rounds):
+        samples = {}
+        for edges in (1, 2):
+            pace.tell(f"checks, {edges} edge(s), {number + 1} of {pace.rounds}")
+            federation.have_edges(edges)
+            samples[edges] = load(
+                "check",
+                federation.client,
+                federation.edge_pids(),
+                flight=flight,
+                seconds=pace.seconds,
+                connections=CONNECTIONS,
+            )
+        ratios.append(samples[2]["rate"] / samples[1]["rate"])
+        cpu.append(samples[2]["cpu"] / samples[1]["cpu"])
+    federation.have_edges(1)
+    return {
+        f"checks at 2 edges / 1, {flight} in flight, rate": median(ratios),
+        f"checks at 2 edges / 1, {flight} in flight, CPU a check": median(cpu),
+    }
+
+
 def writes_against_fsync(federation: Federation, pace: Pace) -> Ratios:
     """Committed acquisitions, against the machine's own rate of durable writes; and how many
     commands share one of the node's."""
     figures: Ratios = {}
-    cluster, pid = federation.cluster, federation.edge_pid()
+    cluster, pids = federation.cluster, federation.edge_pids()
     for flight in FLIGHTS:
         ratios, shared = [], []
         for number in range(pace.rounds):
             pace.tell(f"committed writes, {flight} in flight, {number + 1} of {pace.rounds}")
             ceiling = fsyncs_per_second(cluster.directory, pace.seconds / 2)
             before = cluster.status(DOMAIN).durable_turns
-            writes = load("acquire", federation.client, pid, flight=flight, seconds=pace.seconds)
+            writes = load("acquire", federation.client, pids, flight=flight, seconds=pace.seconds)
             turns = cluster.status(DOMAIN).durable_turns - before
             ratios.append(writes["rate"] / ceiling)
             shared.append(writes["calls"] / turns)
