@@ -19,7 +19,7 @@ from typing import Final
 
 from quorate.client.calls import NS_PER_MS, Calls, LeaseFacts, Question
 from quorate.client.clock import Reading
-from quorate.client.decisions import ClientReason, Denied, Permit
+from quorate.client.decisions import ClientReason, Denied, DeniedError, Permit
 from quorate.client.slot import PermitSlot
 from quorate.client.watching import WatchEvent, WatchNotice
 from quorate.core.limits import MAX_CHECKS_PER_BATCH
@@ -84,11 +84,14 @@ class Upkeep:
         """Holds a lease from here on, or takes part in that; with whether it is the first.
 
         permit: a good one. tell: called with a denial when the holder is to stop, and with a permit
-        when it may go on. renew: extends the lease before it expires, again and again.
+        when it may go on. renew: extends the lease before it expires, again and again. Raises
+        DeniedError when leases are kept no more.
         """
         now = Reading.of(self._clock)
         holder = Holder(lease.id, tell)
         with self._lock:
+            if self._abandoned is not None:
+                raise DeniedError(self._abandoned)
             held = self._held.get(lease.id)
             is_first = held is None
             if held is None:
@@ -96,8 +99,6 @@ class Upkeep:
             else:
                 self._covered(held, permit)
             held.holders.append(holder)
-            if self._abandoned is not None:
-                self._stopped(held, self._abandoned)
             if renew and not held.renew_at_ns:
                 # The wall clock stands in for ledger time. If it is wrong, a renewal comes too
                 # early or the lease expires: neither permits anything.
@@ -217,7 +218,7 @@ class Upkeep:
                     held.ask_at_ns = now_ns
 
     def abandon(self, reason: ClientReason, detail: str = "") -> None:
-        """Nobody keeps the leases any more: all holders are told to stop, and later ones, too."""
+        """Nobody keeps leases any more: all holders are told to stop, and nothing more is held."""
         with self._lock:
             self._abandoned = Denied(reason, detail=detail)
             for held in self._held.values():

@@ -185,6 +185,43 @@ def test_nothing_is_held_without_a_permit(world: World) -> None:
         pytest.fail("entered")
 
 
+def test_a_block_that_has_ended_holds_nothing(world: World) -> None:
+    quiet(world)
+    lease = world.lease()
+    world.node.then("Check", permit())
+    with lease.hold():
+        assert world.gate._keeping._upkeep._held
+    assert not world.gate._keeping._upkeep._held
+
+
+def test_who_holds_a_lease_hears_that_the_gate_was_closed(world: World, news: News) -> None:
+    quiet(world)
+    lease = world.lease()
+    world.node.then("Check", permit())
+    with lease.hold(news.put):
+        world.gate.close()
+        told = news.get(timeout=10)
+    assert isinstance(told, Denied)
+    assert told.reason is ClientReason.CLOSED
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_fault_of_the_library_stops_who_relies_on_it(
+    world: World, news: News, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet(world)
+    lease = world.lease()
+    world.node.then("Check", permit(), permit())
+    with lease.hold(news.put):
+        monkeypatch.setattr(world.gate._keeping._upkeep, "lapse", lambda: 1 / 0)
+        told = news.get(timeout=10)
+        assert isinstance(told, Denied)
+        assert told.reason is ClientReason.CLIENT_FAILED
+        with pytest.raises(DeniedError) as later, lease.hold(news.put):
+            pytest.fail("entered")
+        assert later.value.reason is ClientReason.CLIENT_FAILED
+
+
 def test_a_closed_gate_leaves_no_thread_behind(world: World) -> None:
     quiet(world)
     lease = world.lease()
