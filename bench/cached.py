@@ -26,7 +26,7 @@ def cached_check(pace: Pace) -> dict[str, float]:
     sent = Reading.of(clock)
     permit = Permit("lease", 1, sent, sent.boottime_ns + _LIFE_NS, 1, 1)
     slot.offer(permit, slot.epoch, is_handed=True)
-    lease = Lease("lease", "e", "a", "r", 1, 0, "g", "", keeper, slot)  # type: ignore[arg-type]
+    lease = Lease("lease", "e", "a", "r", 1, 0, "g", "", 0, keeper, slot)  # type: ignore[arg-type]
     boottime_ns, realtime_ns = clock.boottime_ns, clock.realtime_ns
 
     def two_readings() -> int:

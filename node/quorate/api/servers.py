@@ -58,6 +58,7 @@ _OPTIONS: Final = (
     # A peer that vanished without a word must not hold a watcher's place for ever.
     ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
     ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+    ("grpc.http2.ping_timeout_ms", _KEEPALIVE_TIMEOUT_MS),  # which is a minute otherwise
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", _LEAST_PING_INTERVAL_MS),
 )

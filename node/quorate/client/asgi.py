@@ -30,9 +30,10 @@ _POLICY_VIOLATION: Final = 1008  # RFC 6455, 7.4.1
 
 @dataclass(slots=True)
 class _Began:
-    """Whether the application has begun to answer."""
+    """What the application has done so far: begun to answer, or taken the request in."""
 
     answer: bool = False
+    request: bool = False
 
 
 class LeaseMiddleware:
@@ -64,7 +65,6 @@ class LeaseMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, self._closing(send))
-            await self._close()
             return
         if scope["type"] not in ("http", "websocket"):
             raise ValueError(f"{scope['type']!r} is no type of request that is known here")
@@ -76,7 +76,7 @@ class LeaseMiddleware:
         try:
             if isinstance(act, Denied):
                 raise DeniedError(act)
-            await self._run(act, scope, receive, _noting(send, began))
+            await self._run(act, scope, _hearing(receive, began), _noting(send, began))
         except DeniedError as error:
             await _refuse(scope, receive, send, error, began)
 
@@ -123,12 +123,20 @@ def _noting(send: Send, began: _Began) -> Send:
     return noted
 
 
+def _hearing(receive: Receive, began: _Began) -> Receive:
+    async def heard() -> Message:
+        began.request = True
+        return await receive()
+
+    return heard
+
+
 async def _refuse(
     scope: Scope, receive: Receive, send: Send, error: DeniedError, began: _Began
 ) -> None:
     """Tells who asked. Raises the error where that is told by breaking off."""
     if scope["type"] == "websocket":
-        if not began.answer:
+        if not began.request:
             await receive()  # websocket.connect: a refusal is the answer to it
         await send(
             {"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": str(error.reason)}

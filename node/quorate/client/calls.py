@@ -15,13 +15,14 @@ from typing import Any, Final, TypeVar
 
 from quorate.client import wire
 from quorate.client.clock import Clock, Reading
-from quorate.client.decisions import ClientReason, Denied, Permit
+from quorate.client.decisions import ClientReason, Denied, DeniedError, Permit
 from quorate.client.slot import PermitSlot
 from quorate.v1 import lease_pb2
 
 NS_PER_MS: Final = 1_000_000
 _FIRST_PAUSE_MS: Final = 25
 _LONGEST_PAUSE_MS: Final = 400
+_LONGEST_CALL_S: Final = 3_600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class LeaseFacts:
 
     fence: to be presented at every write; the resource refuses one lower than the highest it saw.
     expires_at_ms: in ledger time, for information: the node judges expiry.
+    ttl_ms: the life that was wished for; 0: the longest that the grant allows.
     grant, trust_edge: what the lease relies on; no trust edge within one domain.
     """
 
@@ -67,6 +69,7 @@ class LeaseFacts:
     expires_at_ms: int
     grant: str
     trust_edge: str
+    ttl_ms: int
 
     def facts(self) -> dict[str, Any]:
         """By name, without what a subclass adds."""
@@ -75,12 +78,13 @@ class LeaseFacts:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A check on its way. sent, epoch: as they were before it left."""
+    """A check on its way. sent, epoch: as they were before it left. asker: whose it is."""
 
     lease: LeaseFacts
     slot: PermitSlot
     sent: Reading
     epoch: int
+    asker: object = None
 
 
 class Calls:
@@ -113,18 +117,21 @@ class Calls:
     def acquire(
         self, action: str, resource: str, ttl_ms: int, request_id: str, timeout_ms: int
     ) -> Steps[LeaseFacts | Denied]:
-        request = lease_pb2.AcquireRequest(
-            action=action,
-            resource=resource,
-            ttl_ms=ttl_ms,
-            request_id=request_id or self._new_request_id(),
-        )
+        try:
+            request = lease_pb2.AcquireRequest(
+                action=action,
+                resource=resource,
+                ttl_ms=ttl_ms,
+                request_id=request_id or self._new_request_id(),
+            )
+        except (TypeError, ValueError) as error:  # no text that is UTF-8, no number of 64 bits
+            return Denied(ClientReason.INVALID_REQUEST, detail=str(error))
         answer: lease_pb2.AcquireResponse | Denied = yield from self._until_settled(
             "Acquire", request, request.request_id, timeout_ms
         )
         if isinstance(answer, Denied):
             return answer
-        granted = self._lease(answer.lease)
+        granted = self._lease(answer.lease, ttl_ms)
         if granted is None or (granted.action, granted.resource) != (action, resource):
             return Denied(
                 ClientReason.MALFORMED_ANSWER,
@@ -144,7 +151,7 @@ class Calls:
         )
         if isinstance(answer, Denied):
             return answer
-        renewed = self._lease(answer.lease)
+        renewed = self._lease(answer.lease, lease.ttl_ms)
         expires = {"expires_at_ms": answer.lease.expires_at_ms}
         if renewed is None or renewed.facts() != lease.facts() | expires:
             return Denied(
@@ -174,9 +181,20 @@ class Calls:
             return self.unanswered(question, answer)
         return self.answered(question, answer, is_handed=is_handed)
 
-    def question(self, lease: LeaseFacts, slot: PermitSlot) -> Question:
+    def first_permit(self, lease: LeaseFacts, slot: PermitSlot) -> Steps[tuple[Permit, int]]:
+        """A permit to hold a lease with, and the slot's epoch that it is of. Raises DeniedError."""
+        epoch = slot.epoch
+        permit = slot.cached_for_act()
+        if permit is None:
+            answer = yield from self.check(lease, slot, is_handed=False)
+            if isinstance(answer, Denied):
+                raise DeniedError(answer)
+            permit = answer
+        return permit, epoch
+
+    def question(self, lease: LeaseFacts, slot: PermitSlot, asker: object = None) -> Question:
         """To be made before the request leaves: a permit's life counts from here."""
-        return Question(lease, slot, sent=Reading.of(self.clock), epoch=slot.epoch)
+        return Question(lease, slot, Reading.of(self.clock), slot.epoch, asker)
 
     def check_request(self, lease: LeaseFacts) -> lease_pb2.CheckRequest:
         return lease_pb2.CheckRequest(
@@ -242,7 +260,7 @@ class Calls:
             left_ns = deadline_ns - self.clock.boottime_ns()
             if left_ns <= 0:
                 break
-            answer = yield Ask(method, request, left_ns / 1e9)
+            answer = yield Ask(method, request, min(left_ns / 1e9, _LONGEST_CALL_S))
             if isinstance(answer, Exception):
                 last = self._failed(answer)
                 maybe_executed = maybe_executed or last.unknown
@@ -266,7 +284,7 @@ class Calls:
         denied = wire.denial_of_error(error)
         return replace(denied, reason=ClientReason.CLOSED) if self._is_closed() else denied
 
-    def _lease(self, granted: lease_pb2.Lease) -> LeaseFacts | None:
+    def _lease(self, granted: lease_pb2.Lease, ttl_ms: int) -> LeaseFacts | None:
         """The lease that was granted; None when it is nobody's, or another executor's."""
         if not granted.id or granted.fence <= 0:
             return None
@@ -281,6 +299,7 @@ class Calls:
             expires_at_ms=granted.expires_at_ms,
             grant=granted.grant,
             trust_edge=granted.trust_edge,
+            ttl_ms=ttl_ms,
         )
 
 

@@ -7,13 +7,14 @@ each process.
 
 from __future__ import annotations
 
+import logging
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import grpc
 
@@ -30,6 +31,8 @@ from quorate.client.watch import Watch
 from quorate.client.watching import WatchNotice, WatchTalk
 from quorate.core.limits import DEFAULT_MAX_PERMIT_TTL_MS, DEFAULT_PROPOSAL_TIMEOUT_MS
 from quorate.v1 import lease_pb2_grpc
+
+_log: Final = logging.getLogger("quorate.client")
 
 
 class Gate:
@@ -51,7 +54,8 @@ class Gate:
         self._channel = channel
         self._stub = lease_pb2_grpc.LeaseServiceStub(channel)
         self._closed = threading.Event()
-        self._slots: weakref.WeakSet[PermitSlot] = weakref.WeakSet()
+        self._lock = threading.RLock()
+        self._slots: weakref.WeakValueDictionary[str, PermitSlot] = weakref.WeakValueDictionary()
         self._calls = Calls(
             clock or SystemClock(),
             executor=executor,
@@ -90,7 +94,9 @@ class Gate:
     def close(self) -> None:
         """Ends every call and watch. Everything is denied from here on."""
         self._closed.set()
-        for slot in list(self._slots):
+        with self._lock:
+            slots = list(self._slots.values())
+        for slot in slots:
             slot.close()
         self._keeping.close()
         self._channel.close()
@@ -118,11 +124,7 @@ class Gate:
         which to ask again.
         """
         granted = self._take(self._calls.acquire(action, resource, ttl_ms, request_id, timeout_ms))
-        if isinstance(granted, Denied):
-            return granted
-        slot = PermitSlot(self._calls.clock)
-        self._slots.add(slot)
-        return self._lease(granted, slot)
+        return granted if isinstance(granted, Denied) else self._lease(granted)
 
     def check(self, lease: Lease) -> Permit | Denied:
         """May this lease be acted on now? The same as `lease.check()`."""
@@ -138,14 +140,16 @@ class Gate:
     ) -> Lease | Denied:
         """Extends a lease. A denial leaves it as it was."""
         renewed = self._take(self._calls.renew(lease, ttl_ms, timeout_ms))
-        return renewed if isinstance(renewed, Denied) else self._lease(renewed, lease.slot)
+        return renewed if isinstance(renewed, Denied) else self._lease(renewed)
 
     def release(
         self, lease: Lease, *, timeout_ms: int = DEFAULT_PROPOSAL_TIMEOUT_MS
     ) -> Released | Denied:
-        """Gives a lease back. The cached permit goes first, whatever the node answers."""
+        """Gives a lease back. The cached permit goes first, whatever the node answers; and what was
+        had meanwhile goes after."""
         lease.slot.drop()
         index = self._take(self._calls.release(lease, timeout_ms))
+        lease.slot.drop()
         return index if isinstance(index, Denied) else Released(lease.id, index)
 
     @contextmanager
@@ -158,13 +162,14 @@ class Gate:
 
         on_change: called, from a thread of the gate's, with a `Denied` when work under the lease is
         to stop, and with a `Permit` when it may go on. It is called at once when the node says so;
-        at the latest, with everything lost, when the last permit is over. It must not block.
+        at the latest, with everything lost, when the last permit is over. It must not block. The
+        block itself is no act: what must have ended before a revocation counts as drained belongs
+        into `lease.act`.
         """
-        permit = lease.slot.cached_for_act() or self.ask(lease, is_handed=False)
-        if isinstance(permit, Denied):
-            raise DeniedError(permit)
-        tell = telling(on_change)
-        holder = self._keeping.hold(lease, lease.slot, permit, tell, renew=renew)
+        tell, holder = telling(on_change), None
+        while holder is None:  # interrupted while it was asked for
+            permit, epoch = self._take(self._calls.first_permit(lease, lease.slot))
+            holder = self._keeping.hold(lease, lease.slot, permit, epoch, tell, renew=renew)
         try:
             yield
         finally:
@@ -208,7 +213,10 @@ class Gate:
 
         def run() -> None:
             for notice in watch:
-                tell(notice)
+                try:
+                    tell(notice)
+                except BaseException:  # noqa: BLE001 - another's program: the watch goes on
+                    _log.exception("a watcher failed for lease %s", notice.lease_id)
 
         threading.Thread(target=run, name="quorate-watch", daemon=True).start()
         return watch
@@ -237,7 +245,12 @@ class Gate:
             return error
 
     def _renew(self, lease: LeaseFacts) -> LeaseFacts | Denied:
-        return self._take(self._calls.renew(lease, 0, DEFAULT_PROPOSAL_TIMEOUT_MS))
+        return self._take(self._calls.renew(lease, lease.ttl_ms, DEFAULT_PROPOSAL_TIMEOUT_MS))
 
-    def _lease(self, facts: LeaseFacts, slot: PermitSlot) -> Lease:
+    def _lease(self, facts: LeaseFacts) -> Lease:
+        """With the one slot that the gate has for this lease, however often it is acquired."""
+        with self._lock:
+            slot = self._slots.get(facts.id)
+            if slot is None:
+                slot = self._slots[facts.id] = PermitSlot(self._calls.clock)
         return Lease(**facts.facts(), keeper=self, slot=slot)

@@ -122,9 +122,20 @@ def _governed_function(
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         name = resource if isinstance(resource, str) else resource(*args, **kwargs)
         with pool.lease(action, name) as lease, lease.act() as permit, going_by(permit):
-            return function(*args, **kwargs)
+            return _finished(function(*args, **kwargs), function)
 
     return run
+
+
+def _finished(result: R, function: object) -> R:
+    """Raises TypeError for a result that would do its work after the act is over."""
+    if inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result):
+        if hasattr(result, "close"):
+            result.close()
+        raise TypeError(
+            f"{function!r} gave back work that is still to be done: govern that instead"
+        )
+    return result
 
 
 def _governed_coroutine(

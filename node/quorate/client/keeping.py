@@ -6,9 +6,10 @@ renews, one tells, and one reads each stream of notices (256 leases each).
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import grpc
 
@@ -16,10 +17,13 @@ from quorate.client import wire
 from quorate.client.calls import Calls, LeaseFacts, Question
 from quorate.client.decisions import ClientReason, Denied, Permit
 from quorate.client.slot import PermitSlot
-from quorate.client.upkeep import Holder, Told, Upkeep
+from quorate.client.upkeep import Held, Holder, Told, Upkeep
 from quorate.client.watch import Watch
 from quorate.client.watching import WatchTalk
 from quorate.v1 import lease_pb2, lease_pb2_grpc
+
+_MOST_RENEWALS: Final = 16
+"""At once: each waits for a quorum."""
 
 
 class Keeping:
@@ -40,40 +44,56 @@ class Keeping:
         self._stirred = threading.Event()
         self._news = threading.Event()
         self._renewals = threading.Event()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._renewing = threading.BoundedSemaphore(_MOST_RENEWALS)
         self._watches: list[tuple[WatchTalk, Watch]] = []
         self._has_begun = False
 
     def hold(
-        self, lease: LeaseFacts, slot: PermitSlot, permit: Permit, tell: Told, *, renew: bool
-    ) -> Holder:
-        """As `Upkeep.hold`, and watches the lease."""
-        holder, is_first = self._upkeep.hold(lease, slot, permit, tell, renew=renew)
+        self,
+        lease: LeaseFacts,
+        slot: PermitSlot,
+        permit: Permit,
+        epoch: int,
+        tell: Told,
+        *,
+        renew: bool,
+    ) -> Holder | None:
+        """As `Upkeep.hold`, and watches the lease. Raises RuntimeError when no thread can be
+        started; then nothing is held by this gate any more."""
         with self._lock:
-            if not self._has_begun:
-                self._has_begun = True
-                for run in (self._ask, self._tell, self._renew_all):
-                    self._start(run)
-            if is_first:
-                self._watch(lease.id, slot)
+            try:
+                if not self._has_begun:
+                    self._has_begun = True
+                    for run in (self._ask, self._tell, self._renew_all):
+                        self._start(run)
+                found = self._upkeep.hold(lease, slot, permit, epoch, tell, renew=renew)
+                if found is None:
+                    return None
+                holder, is_first = found
+                if is_first:
+                    self._watch(lease.id, slot)
+            except RuntimeError as error:  # how threading says that there is no more
+                self._upkeep.abandon(ClientReason.CLIENT_FAILED, str(error))
+                self._news.set()
+                raise
         self._stirred.set()
         return holder
 
     def let_go(self, holder: Holder) -> None:
         """As `Upkeep.let_go`; a lease that nobody holds is watched no more."""
-        if not self._upkeep.let_go(holder):
-            return
         with self._lock:
-            for talk, _ in self._watches:
-                talk.forget(holder.lease_id)
+            if self._upkeep.let_go(holder):
+                for talk, _ in self._watches:
+                    talk.forget(holder.lease_id)
 
     def _watch(self, lease_id: str, slot: PermitSlot) -> None:
         if any(talk.add(lease_id, slot) for talk, _ in self._watches):
             return
         talk = WatchTalk(self._calls.session, {lease_id: slot})
         watch = Watch(self._stub, talk, self._closed)
-        self._watches.append((talk, watch))
         self._start(lambda: self._hear(talk, watch))
+        self._watches.append((talk, watch))
 
     def close(self) -> None:
         """Tells the holders, and ends the threads; `closed` is set already."""
@@ -150,4 +170,11 @@ class Keeping:
             self._renewals.wait()
             self._renewals.clear()
             for held in self._upkeep.due_renewals():
-                self._upkeep.renewed(held, self._renew(held.lease))
+                self._renewing.acquire()
+                self._start(functools.partial(self._renew_one, held))
+
+    def _renew_one(self, held: Held) -> None:
+        try:
+            self._upkeep.renewed(held, self._renew(held.lease))
+        finally:
+            self._renewing.release()

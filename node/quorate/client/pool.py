@@ -64,11 +64,11 @@ class LeasePool:
             if self._is_closed:
                 raise DeniedError(Denied(ClientReason.CLOSED, resource, _CLOSED))
             place, idle = self._places.enter(Key(action, resource))
-        if idle is not None:
-            self._give_back(idle)
         if isinstance(place, Denied):
             raise DeniedError(place)
         try:
+            if idle is not None:
+                self._give_back(idle)
             with place.lock:
                 lease = self._obtain(place)
             yield lease
@@ -77,8 +77,8 @@ class LeasePool:
                 self._places.leave(place)
 
     def close(self) -> None:
-        """Gives all leases back, as far as that takes no longer than GIVE_BACK_MS in all. Acts that
-        go on under them are denied from here on."""
+        """Gives all leases back, as far as that takes no longer than GIVE_BACK_MS in all; what is
+        left lapses. Nothing more begins under the pool."""
         with self._lock:
             self._is_closed = True
             places = self._places.clear()
@@ -97,17 +97,22 @@ class LeasePool:
         known = self._places.denial(place)
         if known is not None:
             raise DeniedError(known)
-        lease = self._gate.acquire(place.key.action, place.key.resource, self._ttl_ms)
+        lease = self._gate.acquire(
+            place.key.action, place.key.resource, self._ttl_ms, request_id=place.request_id
+        )
+        place.request_id = ""
         if isinstance(lease, Denied):
             self._places.refused(place, lease)
             raise DeniedError(lease)
-        hold = ExitStack()
+        hold, place.news = ExitStack(), None
         try:
             hold.enter_context(self._gate.hold(lease, place.told))
-        except DeniedError:
+        except BaseException as error:
+            if isinstance(error, DeniedError):
+                self._places.refused(place, error.denied)
             self._gate.release(lease, timeout_ms=GIVE_BACK_MS)
             raise
-        place.lease, place.news = lease, None
+        place.lease = lease
         self._held[place] = hold
         if self._is_closed:  # while the lease was asked for
             self._let_go(place)

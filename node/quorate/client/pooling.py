@@ -55,7 +55,7 @@ class Place(Generic[LeaseT, LockT]):
 
     lock: of whoever asks for the lease, or gives it back. users: acts that go on, or wait for it.
     news: why the held lease is denied. denied, denied_until_ns: the last request for a lease, when
-    that was denied.
+    that was denied. request_id: of it, when its outcome is not known: it is repeated as the same.
     """
 
     key: Key
@@ -65,6 +65,7 @@ class Place(Generic[LeaseT, LockT]):
     news: Denied | None = None
     denied: Denied | None = None
     denied_until_ns: int = 0
+    request_id: str = ""
 
     def told(self, news: Permit | Denied) -> None:
         self.news = news if isinstance(news, Denied) else None
@@ -114,6 +115,7 @@ class Places(Generic[LeaseT, LockT]):
 
     def refused(self, place: Place[LeaseT, LockT], denied: Denied) -> None:
         place.denied = denied
+        place.request_id = denied.request_id if denied.unknown else ""
         place.denied_until_ns = self._clock.boottime_ns() + DENIAL_KEPT_MS * NS_PER_MS
 
     def clear(self) -> list[Place[LeaseT, LockT]]:

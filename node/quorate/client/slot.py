@@ -10,27 +10,30 @@ who takes it away does so *before* looking at the mark. One of the two sees the 
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from quorate.client.clock import MAX_CLOCK_DRIFT_NS, Clock, Reading
 from quorate.client.decisions import ClientReason, Denied, Permit
 
 
 class _Kept:
-    """A permit in numbers: it is good while the boot clock is within `seen_ns` and `until_ns`, and
+    """A permit in numbers: it is good while the boot clock is within `since_ns` and `until_ns`, and
     the wall clock is ahead of it by `least_ns` to `most_ns`.
 
-    seen_ns: when it was last found good. is_handed: it went to somebody of whom nobody knows when
-    the act is over.
+    is_handed: it went to somebody of whom nobody knows when the act is over.
     """
 
-    __slots__ = ("is_handed", "least_ns", "most_ns", "permit", "seen_ns", "until_ns")
+    __slots__ = ("is_handed", "least_ns", "most_ns", "permit", "since_ns", "until_ns")
 
-    def __init__(self, permit: Permit, seen_ns: int, *, is_handed: bool) -> None:
+    def __init__(self, permit: Permit, *, is_handed: bool) -> None:
         self.permit = permit
-        self.seen_ns = seen_ns
+        self.since_ns = permit.sent.boottime_ns
         self.until_ns = permit.expires_at_ns
         self.least_ns = permit.sent.apart_ns - MAX_CLOCK_DRIFT_NS
         self.most_ns = permit.sent.apart_ns + MAX_CLOCK_DRIFT_NS
@@ -44,7 +47,7 @@ class PermitSlot:
     when it arrives after: the node decided on it before it knew.
 
     An interruption is acknowledged when nothing goes by a permit of before any more: no act that
-    was told to the slot goes on, and what was handed out, to be used nobody knows when, is over.
+    began before it goes on, and what was handed out, to be used nobody knows when, is over.
     """
 
     __slots__ = (
@@ -65,13 +68,14 @@ class PermitSlot:
         self._clock = clock
         self._boottime_ns = clock.boottime_ns
         self._realtime_ns = clock.realtime_ns
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may close the gate at any moment
         self._kept: _Kept | None = None
         self._epoch = 0
-        self._acts = 0
+        self._acts: Counter[int] = Counter()  # by the epoch in which they began
         self._is_closed = False
         self._handed_until_ns = 0
         self._owed: Callable[[], None] | None = None
+        _slots.add(self)
 
     @property
     def epoch(self) -> int:
@@ -85,10 +89,9 @@ class PermitSlot:
             return None
         now_ns = self._boottime_ns()
         if (
-            kept.seen_ns <= now_ns < kept.until_ns
+            kept.since_ns <= now_ns < kept.until_ns
             and kept.least_ns <= self._realtime_ns() - now_ns <= kept.most_ns
         ):
-            kept.seen_ns = now_ns
             kept.is_handed = True
             return kept.permit if self._kept is kept else None
         self._forget(kept)
@@ -99,9 +102,7 @@ class PermitSlot:
         kept = self._kept
         if kept is None:
             return None
-        now = Reading.of(self._clock)
-        if now.boottime_ns >= kept.seen_ns and kept.permit.judge(now):
-            kept.seen_ns = now.boottime_ns
+        if kept.permit.judge(Reading.of(self._clock)):
             return kept.permit if self._kept is kept else None
         self._forget(kept)
         return None
@@ -112,7 +113,8 @@ class PermitSlot:
         return kept.until_ns if kept is not None else 0
 
     def offer(self, permit: Permit, epoch: int, *, is_handed: bool) -> Permit | Denied:
-        """Judges a permit that has just arrived, asked for during `epoch`; keeps it if good.
+        """Judges a permit that has just arrived, asked for during `epoch`; keeps it if it is good,
+        unless the one that is kept is good for longer.
 
         is_handed: who asked goes by it as it pleases; else within `acting`, or not yet.
         """
@@ -121,11 +123,13 @@ class PermitSlot:
                 return Denied(ClientReason.CLOSED, permit.lease_id)
             if epoch != self._epoch:
                 return Denied(ClientReason.INTERRUPTED, permit.lease_id)
-            now = Reading.of(self._clock)
-            judged = permit.judge(now)
+            judged = permit.judge(Reading.of(self._clock))
             if isinstance(judged, Denied):
                 return judged
-            self._keep(_Kept(permit, now.boottime_ns, is_handed=is_handed))
+            if permit.expires_at_ns > self.kept_until_ns():
+                self._keep(_Kept(permit, is_handed=is_handed))
+            elif is_handed:
+                self._handed_until_ns = max(self._handed_until_ns, permit.expires_at_ns)
             return judged
 
     def drop(self) -> None:
@@ -144,8 +148,9 @@ class PermitSlot:
         not called where that would take as long as the permit lives."""
         with self._lock:
             self._drop()
-            self._owed = acknowledge if self._acts else None
-            is_free = not self._acts and self._is_over()
+            acts_go_on = bool(self._acts)
+            self._owed = acknowledge if acts_go_on else None
+            is_free = not acts_go_on and self._is_over()
         if is_free:
             acknowledge()
 
@@ -153,14 +158,18 @@ class PermitSlot:
     def acting(self) -> Iterator[None]:
         """An act goes on: what it goes by is not acknowledged as unused until it has ended."""
         with self._lock:
-            self._acts += 1
+            epoch = self._epoch
+            self._acts[epoch] += 1
         try:
             yield
         finally:
             with self._lock:
-                self._acts -= 1
+                self._acts[epoch] -= 1
+                if not self._acts[epoch]:
+                    del self._acts[epoch]
                 owed = None
-                if not self._acts:
+                # Acts of the present epoch go by nothing that was there before.
+                if all(began == self._epoch for began in self._acts):
                     owed, self._owed = self._owed, None
                 is_free = owed is not None and self._is_over()
             if is_free and owed is not None:
@@ -184,3 +193,16 @@ class PermitSlot:
 
     def _is_over(self) -> bool:
         return self._boottime_ns() >= self._handed_until_ns
+
+
+_slots: Final[weakref.WeakSet[PermitSlot]] = weakref.WeakSet()
+
+
+def _closed_in_child() -> None:
+    """A fork has no gate: nobody would tell it of an interruption, and the parent acknowledges."""
+    for slot in list(_slots):
+        slot._lock = threading.RLock()  # the thread that has the other is not here
+        slot.close()
+
+
+os.register_at_fork(after_in_child=_closed_in_child)

@@ -23,7 +23,6 @@ from quorate.client.decisions import ClientReason, Denied, DeniedError, Permit
 from quorate.client.slot import PermitSlot
 from quorate.client.watching import WatchEvent, WatchNotice
 from quorate.core.limits import MAX_CHECKS_PER_BATCH
-from quorate.core.outcome import Reason
 from quorate.v1 import lease_pb2
 
 LONGEST_WAIT_MS: Final = 100
@@ -33,6 +32,11 @@ _FIRST_PAUSE_MS: Final = 25
 _LONGEST_PAUSE_MS: Final = 1_000
 _SHORTEST_RENEWAL_PAUSE_MS: Final = 1_000
 _log: Final = logging.getLogger("quorate.client")
+
+_OF_THIS_MACHINE: Final = frozenset(
+    {ClientReason.EXPIRED_ON_ARRIVAL, ClientReason.CLOCK_STEP, ClientReason.CLOSED}
+)
+"""Denials of a permit that the node gave: it is asked for another."""
 
 Told = Callable[[Permit | Denied], None]
 
@@ -55,8 +59,8 @@ class Held:
 
     lease: LeaseFacts
     slot: PermitSlot
-    covering: Permit | None
-    ask_at_ns: int
+    ask_at_ns: int = 0
+    covering: Permit | None = None
     holders: list[Holder] = field(default_factory=list)
     renew_at_ns: int = 0
     lifetime_ns: int = 0
@@ -73,38 +77,45 @@ class Upkeep:
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
         self._clock = calls.clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may close the gate at any moment
+        self._telling = threading.RLock()
         self._held: dict[str, Held] = {}
         self._news: deque[tuple[Holder, Permit | Denied]] = deque()
         self._abandoned: Denied | None = None
 
     def hold(
-        self, lease: LeaseFacts, slot: PermitSlot, permit: Permit, tell: Told, *, renew: bool
-    ) -> tuple[Holder, bool]:
-        """Holds a lease from here on, or takes part in that; with whether it is the first.
+        self,
+        lease: LeaseFacts,
+        slot: PermitSlot,
+        permit: Permit,
+        epoch: int,
+        tell: Told,
+        *,
+        renew: bool,
+    ) -> tuple[Holder, bool] | None:
+        """Holds a lease from here on, or takes part in that; with whether it is the first. None:
+        the lease was interrupted since the permit was asked for, in that epoch of its slot.
 
-        permit: a good one. tell: called with a denial when the holder is to stop, and with a permit
-        when it may go on. renew: extends the lease before it expires, again and again. Raises
-        DeniedError when leases are kept no more.
+        tell: called with a denial when the holder is to stop, and with a permit
+        when it may go on. renew: extends the lease before it expires, again and again; for all
+        who hold it. Raises DeniedError when leases are kept no more.
         """
-        now = Reading.of(self._clock)
         holder = Holder(lease.id, tell)
         with self._lock:
             if self._abandoned is not None:
                 raise DeniedError(self._abandoned)
+            # Whoever tells of an interruption changes the epoch first, and then comes here: either
+            # it is seen now, or the holder is told.
+            if slot.epoch != epoch:
+                return None
             held = self._held.get(lease.id)
             is_first = held is None
             if held is None:
-                held = self._held[lease.id] = Held(lease, slot, permit, self._ask_again(permit))
-            else:
-                self._covered(held, permit)
+                held = self._held[lease.id] = Held(lease, slot)
+            self._covered(held, permit)
             held.holders.append(holder)
             if renew and not held.renew_at_ns:
-                # The wall clock stands in for ledger time. If it is wrong, a renewal comes too
-                # early or the lease expires: neither permits anything.
-                lifetime_ns = lease.expires_at_ms * NS_PER_MS - now.realtime_ns
-                held.lifetime_ns = max(lifetime_ns, _SHORTEST_RENEWAL_PAUSE_MS * NS_PER_MS)
-                held.renew_at_ns = now.boottime_ns + held.lifetime_ns * 2 // 3
+                self._renew_later(held)
         return holder, is_first
 
     def let_go(self, holder: Holder) -> bool:
@@ -125,10 +136,12 @@ class Upkeep:
         """The checks that are to leave now, in batches as large as the node takes."""
         now_ns = self._clock.boottime_ns()
         with self._lock:
+            if self._abandoned is not None:
+                return []
             due = [h for h in self._held.values() if not h.is_asking and h.ask_at_ns <= now_ns]
             for held in due:
                 held.is_asking = True
-            questions = [self._calls.question(held.lease, held.slot) for held in due]
+            questions = [self._calls.question(held.lease, held.slot, held) for held in due]
         size = MAX_CHECKS_PER_BATCH
         return [questions[at : at + size] for at in range(0, len(questions), size)]
 
@@ -150,7 +163,11 @@ class Upkeep:
         return [
             held
             for held in self._held.values()
-            if held.renew_at_ns and not held.is_renewing and held.renew_at_ns <= now_ns
+            # What is denied is not renewed: that would be an entry of the ledger, for nothing.
+            if held.covering is not None
+            and held.renew_at_ns
+            and not held.is_renewing
+            and held.renew_at_ns <= now_ns
         ]
 
     def lapse(self) -> None:
@@ -159,8 +176,12 @@ class Upkeep:
         with self._lock:
             for held in self._held.values():
                 covering = held.covering
-                if covering is not None and not covering.judge(now):
-                    self._stopped(held, held.last)
+                if covering is None:
+                    continue
+                judged = covering.judge(now)
+                if isinstance(judged, Denied):
+                    is_late = judged.reason is ClientReason.EXPIRED_ON_ARRIVAL
+                    self._stopped(held, held.last if is_late else judged)
 
     def wait_s(self) -> float | None:
         """How long nothing is to be done; None: as long as nothing is held."""
@@ -182,12 +203,13 @@ class Upkeep:
         answers = self._calls.batch_answered(questions, answer)
         with self._lock:
             for question, each in zip(questions, answers, strict=True):
-                self._take_in(question, each)
+                self._take_in(question, each, is_said=True)
 
     def failed(self, questions: Sequence[Question], error: Exception) -> None:
         with self._lock:
             for question in questions:
-                self._take_in(question, self._calls.unanswered(question, error))
+                denied = self._calls.unanswered(question, error)
+                self._take_in(question, denied, is_said=False)
 
     def renewed(self, held: Held, answer: LeaseFacts | Denied) -> None:
         now_ns = self._clock.boottime_ns()
@@ -198,7 +220,7 @@ class Upkeep:
                 held.renew_at_ns = now_ns + pause_ns
             else:
                 held.lease = answer
-                held.renew_at_ns = now_ns + held.lifetime_ns * 2 // 3
+                self._renew_later(held)
 
     def heard(self, notices: Iterable[WatchNotice]) -> None:
         """What a watch says of held leases; its notices have dropped the permits already."""
@@ -212,10 +234,11 @@ class Upkeep:
                 if notice.event in (WatchEvent.ACTIVE, WatchEvent.RESTORED):
                     if not held.slot.kept_until_ns():
                         held.ask_at_ns = now_ns
-                elif isinstance(notice.reason, Reason):
-                    self._stopped(held, Denied(notice.reason, notice.thing))
-                else:  # the stream broke: it is not known what became of the lease
+                elif notice.is_silence:
                     held.ask_at_ns = now_ns
+                else:
+                    reason = notice.reason or ClientReason.UNKNOWN_REASON
+                    self._stopped(held, Denied(reason, notice.thing))
 
     def abandon(self, reason: ClientReason, detail: str = "") -> None:
         """Nobody keeps leases any more: all holders are told to stop, and nothing more is held."""
@@ -229,25 +252,25 @@ class Upkeep:
         return bool(self._news)
 
     def tell(self) -> None:
-        """Tells the holders what is new to them. For one thread."""
-        while True:
-            with self._lock:
-                if not self._news:
-                    return
-                holder, news = self._news.popleft()
-            holder.tell(news)
+        """Tells the holders what is new to them."""
+        with self._telling:
+            while True:
+                with self._lock:
+                    if not self._news:
+                        return
+                    holder, news = self._news.popleft()
+                holder.tell(news)
 
     # -- inside ------------------------------------------------------------------------------
 
-    def _take_in(self, question: Question, answer: Permit | Denied) -> None:
+    def _take_in(self, question: Question, answer: Permit | Denied, *, is_said: bool) -> None:
+        """is_said: the node has said something, if only what cannot be understood."""
         held = self._held.get(question.lease.id)
-        if held is None or held.slot is not question.slot:
+        if held is None or held is not question.asker:
             return
         held.is_asking = False
         now_ns = self._clock.boottime_ns()
         if isinstance(answer, Permit):
-            held.pause_ms = _FIRST_PAUSE_MS
-            held.ask_at_ns = self._ask_again(answer)
             self._covered(held, answer)
         elif answer.reason is ClientReason.INTERRUPTED:  # asked before the interruption
             held.ask_at_ns = now_ns
@@ -255,7 +278,7 @@ class Upkeep:
             held.last = answer
             held.ask_at_ns = now_ns + held.pause_ms * NS_PER_MS
             held.pause_ms = min(2 * held.pause_ms, _LONGEST_PAUSE_MS)
-            if isinstance(answer.reason, Reason):
+            if is_said and answer.reason not in _OF_THIS_MACHINE:
                 self._stopped(held, answer)
 
     def _ask_again(self, permit: Permit) -> int:
@@ -264,7 +287,20 @@ class Upkeep:
         soonest_ns = self._clock.boottime_ns() + _FIRST_PAUSE_MS * NS_PER_MS
         return max(permit.sent.boottime_ns + half_ns, soonest_ns)
 
+    def _renew_later(self, held: Held) -> None:
+        """With a third of the lease's life left. The wall clock stands in for ledger time: if it is
+        wrong, a renewal comes too early or the lease expires, and neither permits anything."""
+        now = Reading.of(self._clock)
+        left_ns = held.lease.expires_at_ms * NS_PER_MS - now.realtime_ns
+        held.lifetime_ns = max(left_ns, _SHORTEST_RENEWAL_PAUSE_MS * NS_PER_MS)
+        held.renew_at_ns = now.boottime_ns + held.lifetime_ns * 2 // 3
+
     def _covered(self, held: Held, permit: Permit) -> None:
+        if self._abandoned is not None:
+            return
+        held.pause_ms = _FIRST_PAUSE_MS
+        held.ask_at_ns = self._ask_again(permit)
+        held.last = Denied(ClientReason.LATE, held.lease.id, "no answer came in time")
         before, held.covering = held.covering, permit
         if before is None:
             self._news.extend((holder, permit) for holder in held.holders)
@@ -284,7 +320,7 @@ def telling(on_change: Told | None) -> Told:
             return
         try:
             on_change(news)
-        except Exception:  # noqa: BLE001 - another's program: it must not end the thread that tells
+        except BaseException:  # noqa: BLE001 - another's program: the others are to be told, too
             _log.exception("on_change failed for lease %s", getattr(news, "lease_id", ""))
 
     return tell

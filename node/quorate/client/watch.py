@@ -14,8 +14,7 @@ import grpc
 
 from quorate.client import wire
 from quorate.client.watching import (
-    FIRST_PAUSE_MS,
-    LONGEST_PAUSE_MS,
+    Pauses,
     WatchNotice,
     WatchTalk,
     reason_of_end,
@@ -64,24 +63,23 @@ class Watch:
         return self._closed.is_set() or self._gate_closed.is_set()
 
     def _run(self) -> Iterator[WatchNotice]:
-        pause_ms = FIRST_PAUSE_MS
+        pauses = Pauses()
         while not self._over():
             ended: Exception | None = None
             requests: SimpleQueue[lease_pb2.WatchRequest | None] = SimpleQueue()
             if not self._talk.begin(requests.put):
                 return
+            pauses.begin()
             try:
-                for notice in self._stream(requests):
-                    yield notice
-                    pause_ms = FIRST_PAUSE_MS
+                yield from self._stream(requests)
             except wire.FAILURES as error:
                 ended = error
-            lost = self._talk.broken(reason_of_end(ended))
+            finally:  # also when nobody listens any more
+                lost = self._talk.broken(reason_of_end(ended))
             if self._over() or not isinstance(ended, (grpc.RpcError, type(None))):
                 return
             yield from lost
-            self._closed.wait(pause_ms / 1_000)
-            pause_ms = min(2 * pause_ms, LONGEST_PAUSE_MS)
+            self._closed.wait(pauses.after_end_s())
 
     def _stream(
         self, requests: SimpleQueue[lease_pb2.WatchRequest | None]

@@ -7,7 +7,9 @@ notice costs speed and never safety.
 
 from __future__ import annotations
 
+import random
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,8 +21,10 @@ from quorate.client.slot import PermitSlot
 from quorate.core.limits import MAX_LEASES_PER_WATCH
 from quorate.v1 import decision_pb2, lease_pb2
 
-FIRST_PAUSE_MS: Final = 50
-LONGEST_PAUSE_MS: Final = 1_000
+_FIRST_PAUSE_MS: Final = 50
+_LONGEST_PAUSE_MS: Final = 1_000
+_LONG_S: Final = 5.0
+"""A stream that lasted so long was well: the next one is opened soon."""
 
 
 class WatchEvent(StrEnum):
@@ -43,13 +47,17 @@ _EVENT_OF_WIRE: Final = {
 
 @dataclass(frozen=True, slots=True)
 class WatchNotice:
-    """One thing that happened to one lease. `reason` is set when it is not good."""
+    """One thing that happened to one lease. `reason` is set when it is not good.
+
+    is_silence: nobody said it; the stream broke, and it is not known how the lease stands.
+    """
 
     lease_id: str
     event: WatchEvent
     reason: AnyReason | None
     thing: str = ""
     ledger_size: int = 0
+    is_silence: bool = False
 
 
 Send = Callable[[lease_pb2.WatchRequest], None]
@@ -62,7 +70,7 @@ class WatchTalk:
     def __init__(self, session: str, slots: Mapping[str, PermitSlot] | None = None) -> None:
         """session: as it stands in the gate's checks. slots: by the lease's id."""
         self._session = session
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._slots = dict(slots or {})
         self._send: Send | None = None
         self._told_lost = False
@@ -116,17 +124,36 @@ class WatchTalk:
         return WatchNotice(answer.lease_id, event, reason, answer.thing, answer.position.size)
 
     def broken(self, reason: AnyReason) -> list[WatchNotice]:
-        """The stream is over. Every permit goes; a notice for each, unless that was told already
-        and nothing was heard since."""
+        """The stream is over. Every permit goes; a notice for each. Nothing of that when it was so
+        already and nothing was heard since: permits of that time were had without a watch."""
         with self._lock:
             self._send = None
             slots = dict(self._slots)
-        for slot in slots.values():
-            slot.drop()
         if self._told_lost:
             return []
         self._told_lost = True
-        return [WatchNotice(each, WatchEvent.AUTHORITY_LOST, reason) for each in slots]
+        for slot in slots.values():
+            slot.drop()
+        event = WatchEvent.AUTHORITY_LOST
+        return [WatchNotice(each, event, reason, is_silence=True) for each in slots]
+
+
+class Pauses:
+    """Between the end of a stream and the next: longer each time, by chance so that not all who
+    have lost the same node come back at once."""
+
+    def __init__(self) -> None:
+        self._next_ms = _FIRST_PAUSE_MS
+        self._began_s = 0.0
+
+    def begin(self) -> None:
+        self._began_s = time.monotonic()
+
+    def after_end_s(self) -> float:
+        if time.monotonic() - self._began_s >= _LONG_S:
+            self._next_ms = _FIRST_PAUSE_MS
+        pause_ms, self._next_ms = self._next_ms, min(2 * self._next_ms, _LONGEST_PAUSE_MS)
+        return pause_ms * random.uniform(0.5, 1.0) / 1_000  # noqa: S311 - no secret
 
 
 def reason_of_end(error: Exception | None) -> AnyReason:

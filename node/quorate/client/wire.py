@@ -24,7 +24,13 @@ _CHANNEL_OPTIONS: Final = (
     # Repeats are ours, with a request id; the library's own would hide them.
     ("grpc.enable_retries", 0),
     ("grpc.use_local_subchannel_pool", 1),
-    # A node that comes back is found again at once, not after minutes.
+    # A node that comes back is found again soon, and a connection whose other end is gone without a
+    # word is given up.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 1_000),

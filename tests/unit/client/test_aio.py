@@ -304,6 +304,64 @@ async def test_a_fault_of_the_library_stops_who_relies_on_it(
     assert later.value.reason is ClientReason.CLIENT_FAILED
 
 
+async def test_keeping_that_is_cancelled_stops_who_relies_on_it(
+    world: World, gate: AsyncGate
+) -> None:
+    quiet(world)
+    lease = await obtain(world, gate)
+    world.node.then("Check", permit())
+    with pytest.raises(DeniedError) as error:
+        async with lease.hold():
+            for task in list(gate._keeping._tasks):
+                task.cancel()
+            await asyncio.sleep(60)
+    assert error.value.reason is ClientReason.CLIENT_FAILED
+
+
+async def test_a_block_that_wandered_into_another_task_fails_at_its_end(
+    world: World, gate: AsyncGate
+) -> None:
+    go_on = threading.Event()
+    world.node.then("Watch", interrupted_when(go_on))
+    lease = await obtain(world, gate)
+    world.node.then("Check", permit())
+    block = lease.hold()
+    await asyncio.create_task(block.__aenter__())
+    go_on.set()
+    await eventually(lambda: not lease.slot.kept_until_ns())
+    await eventually(lambda: not gate._keeping._upkeep.has_news)
+    with pytest.raises(DeniedError):
+        await block.__aexit__(None, None, None)
+
+
+async def test_a_gate_that_is_closed_by_its_holder_is_closed_whole(
+    world: World, gate: AsyncGate
+) -> None:
+    quiet(world)
+    lease = await obtain(world, gate)
+    world.node.then("Check", permit())
+    with pytest.raises(DeniedError):
+        async with lease.hold():
+            await gate.close()
+    state = gate._channel.get_state()
+    assert state is grpc.ChannelConnectivity.SHUTDOWN
+
+
+async def test_who_gives_up_waiting_for_a_notice_can_come_again(
+    world: World, gate: AsyncGate
+) -> None:
+    go_on = threading.Event()
+    world.node.then("Watch", interrupted_when(go_on))
+    watch = gate.watch([await obtain(world, gate)])
+    assert (await anext(watch)).event is WatchEvent.ACTIVE
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await anext(watch)
+    go_on.set()
+    assert (await anext(watch)).event is WatchEvent.INTERRUPTED
+    watch.close()
+
+
 async def test_a_watch_hears_what_happens(world: World, gate: AsyncGate) -> None:
     go_on = threading.Event()
     go_on.set()

@@ -205,6 +205,49 @@ async def test_a_websocket_is_refused_without_a_lease(
     assert not service.calls
 
 
+async def test_a_websocket_that_was_not_accepted_yet_is_refused_when_it_must_stop(
+    world: World, app: LeaseMiddleware
+) -> None:
+    revoked, within = threading.Event(), asyncio.Event()
+    world.node.then("Watch", interrupted_when(revoked))
+    world.node.then("Acquire", granted())
+    world.node.then("Check", permit())
+    world.node.then("Release", released())
+
+    async def hesitates(_scope: Scope, receive: Receive, _send: Send) -> None:
+        await receive()
+        within.set()
+        await asyncio.sleep(60)
+
+    app._app = hesitates
+    exchange = Exchange(app, "/socket", "websocket")
+    socket = asyncio.create_task(exchange.run())
+    await within.wait()
+    revoked.set()
+    await socket
+    assert [message["type"] for message in exchange.sent] == ["websocket.close"]
+
+
+async def test_an_application_without_a_lifespan_is_served(
+    world: World, app: LeaseMiddleware
+) -> None:
+    quiet(world)
+    world.node.then("Acquire", granted())
+    world.node.then("Check", permit())
+    world.node.then("Release", released())
+    whole = app._app
+
+    async def no_lifespan(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await whole(scope, receive, send)
+
+    app._app = no_lifespan
+    life = Exchange(app, "", "lifespan")
+    life.scope = {"type": "lifespan"}
+    await life.run()
+    assert (await Exchange(app, "/pay").run()).status == 200
+
+
 async def test_a_websocket_is_closed_when_its_lease_is_interrupted(
     world: World, app: LeaseMiddleware, service: Service
 ) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import grpc
@@ -131,12 +133,13 @@ def test_a_held_lease_is_renewed(world: World) -> None:
     renewed = threading.Event()
 
     def renew(request: Any, _context: Any) -> Any:
-        assert request.lease_id == "lease-7"
+        assert (request.lease_id, request.ttl_ms) == ("lease-7", 60_000), "as it was wished"
         renewed.set()
         return granted(lease_pb2.RenewResponse, expires_at_ms=expires_at_ms + life_ms)
 
     world.node.then("Renew", renew)
-    with world.gate.lease(ACTION, RESOURCE):
+    answers(world, permit())
+    with world.gate.lease(ACTION, RESOURCE, 60_000):
         world.clock.advance(life_ms * 2 / 3)
         assert renewed.wait(10)
 
@@ -156,6 +159,154 @@ def test_a_lease_that_is_not_to_be_renewed_is_not(world: World) -> None:
 
             eventually(is_asked)
     assert not world.node.requests["Renew"]
+
+
+def test_leases_that_are_due_together_are_renewed_together(world: World) -> None:
+    quiet(world)
+    count, life_ms = 4, 60_000
+    expires_at_ms = world.clock.wall_ns // 1_000_000 + life_ms
+    ids = [f"lease-{7 + n}" for n in range(count)]
+    world.node.then(
+        "Acquire",
+        *(granted(id=i, fence=7 + n, expires_at_ms=expires_at_ms) for n, i in enumerate(ids)),
+    )
+    world.node.then("Check", *(permit(fence=7 + n) for n in range(count)))
+    answers(world, *(permit(fence=7 + n) for n in range(count)))
+    together = threading.Barrier(count)
+
+    def renew(request: Any, _context: Any) -> Any:
+        together.wait(10)
+        fence = int(request.lease_id.removeprefix("lease-"))
+        return granted(lease_pb2.RenewResponse, id=request.lease_id, fence=fence)
+
+    world.node.then("Renew", *[renew] * count)
+    with ExitStack() as holding:
+        for _ in ids:
+            lease = world.gate.acquire(ACTION, RESOURCE)
+            assert isinstance(lease, Lease)
+            holding.enter_context(lease.hold())
+        world.clock.advance(life_ms * 2 / 3)
+        eventually(lambda: len(world.node.requests["Renew"]) == count and not together.n_waiting)
+    assert not together.broken
+
+
+def test_one_lease_has_one_slot_however_often_it_is_acquired(world: World) -> None:
+    first, second = world.lease(), world.lease()
+    assert first.slot is second.slot
+    other = world.open_gate(world.clock)
+    world.node.then("Acquire", granted())
+    third = other.acquire(ACTION, RESOURCE)
+    assert isinstance(third, Lease)
+    assert third.slot is not first.slot
+    other.close()
+
+
+def test_a_second_holder_is_not_told_to_go_on_by_a_permit_of_before(
+    world: World, news: News
+) -> None:
+    revoked = threading.Event()
+
+    def stream(_request: Any, context: Any) -> Iterator[Any]:
+        revoked.wait(10)
+        yield notice(lease_pb2.WATCH_EVENT_INTERRUPTED, reason=decision_pb2.REASON_GRANT_REVOKED)
+        yield from stay_open(context)
+
+    denial = lease_pb2.CheckResponse(
+        verdict=decision_pb2.VERDICT_DENY, reason=decision_pb2.REASON_GRANT_REVOKED
+    )
+    world.node.then("Watch", stream)
+    lease = world.lease()
+    world.node.then("Check", permit(), denial)
+    with lease.hold(news.put):
+        take = world.gate._take
+
+        def take_slowly(steps: Any) -> Any:
+            taken = take(steps)
+            if not revoked.is_set():  # the revocation comes between the permit and the holding
+                revoked.set()
+                assert news.get(timeout=10) == Denied(Reason.GRANT_REVOKED)
+            return taken
+
+        world.gate._take = take_slowly  # type: ignore[method-assign]
+        with pytest.raises(DeniedError) as error, lease.hold(news.put):
+            pytest.fail("entered")
+    assert error.value.reason is Reason.GRANT_REVOKED
+    assert news.empty()
+
+
+def test_where_no_thread_can_be_started_nothing_is_held(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    lease = world.lease()
+    world.node.then("Check", permit(), permit())
+    with monkeypatch.context() as limited:
+        limited.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError), lease.hold():
+            pytest.fail("entered")
+    with pytest.raises(DeniedError) as error, lease.hold():
+        pytest.fail("entered")
+    assert error.value.reason is ClientReason.CLIENT_FAILED
+    assert not world.gate._keeping._upkeep._held
+
+
+def test_a_holder_that_exits_does_not_keep_the_news_from_the_others(
+    world: World, news: News
+) -> None:
+    quiet(world)
+    lease = world.lease()
+    world.node.then("Check", permit())
+    denial = lease_pb2.CheckResponse(
+        verdict=decision_pb2.VERDICT_DENY, reason=decision_pb2.REASON_GRANT_REVOKED
+    )
+    answers(world, denial)
+    with lease.hold(sys.exit), lease.hold(sys.exit), lease.hold(news.put):
+        world.clock.advance(500)
+        assert news.get(timeout=10) == Denied(Reason.GRANT_REVOKED)
+
+
+def test_nothing_that_was_had_meanwhile_outlives_the_release(world: World) -> None:
+    lease = world.lease()
+
+    def checked_meanwhile(_request: Any, _context: Any) -> Any:
+        world.node.then("Check", permit())
+        assert lease.check()
+        return released()
+
+    world.node.then("Release", checked_meanwhile)
+    assert lease.release()
+    assert lease.slot.cached() is None
+
+
+def test_a_watcher_that_fails_goes_on_hearing(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: queue.Queue[str] = queue.Queue()
+
+    def stream(_request: Any, context: Any) -> Iterator[Any]:
+        yield notice(lease_pb2.WATCH_EVENT_ACTIVE)
+        yield notice(lease_pb2.WATCH_EVENT_RESTORED)
+        yield from stay_open(context)
+
+    def fails(told: Any) -> None:
+        heard.put(told.event)
+        raise ZeroDivisionError
+
+    world.node.then("Watch", stream)
+    watch = world.gate.on_change([world.lease()], fails)
+    assert [heard.get(timeout=10) for _ in range(2)] == ["ACTIVE", "RESTORED"]
+    watch.close()
+    assert "a watcher failed" in caplog.text
+
+
+def test_what_no_request_can_say_is_denied(world: World) -> None:
+    for action, ttl_ms in (("\ud800", 0), (ACTION, 2**70), (ACTION, -(2**70))):
+        answer = world.gate.acquire(action, RESOURCE, ttl_ms)
+        assert isinstance(answer, Denied)
+        assert answer.reason is ClientReason.INVALID_REQUEST
+        assert not answer.unknown
 
 
 def test_a_holder_that_fails_does_not_keep_the_news_from_the_others(

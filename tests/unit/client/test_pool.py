@@ -142,9 +142,31 @@ def test_a_lease_without_a_permit_goes_back(world: World, pool: LeasePool) -> No
     world.node.then("Acquire", granted())
     world.node.then("Check", grpc.StatusCode.UNAVAILABLE)
     world.node.then("Release", released())
+    for _ in range(3):  # and nothing is asked for again at once
+        with pytest.raises(DeniedError), pool.lease(ACTION, RESOURCE):
+            pytest.fail("entered")
+    assert len(world.node.requests["Release"]) == len(world.node.requests["Acquire"]) == 1
+
+
+def test_a_request_whose_outcome_is_not_known_is_repeated_as_the_same(
+    world: World, pool: LeasePool
+) -> None:
+    quiet(world)
+
+    def unknown(_request: Any, _context: Any) -> lease_pb2.AcquireResponse:
+        world.clock.advance(10_000)
+        return lease_pb2.AcquireResponse(unknown=True)
+
+    world.node.then("Acquire", unknown, granted())
+    world.node.then("Check", permit())
+    world.node.then("Release", released())
     with pytest.raises(DeniedError), pool.lease(ACTION, RESOURCE):
         pytest.fail("entered")
-    assert len(world.node.requests["Release"]) == 1
+    world.clock.advance(DENIAL_KEPT_MS)
+    with pool.lease(ACTION, RESOURCE) as lease:
+        assert lease.fence == 7
+    first, second = world.node.requests["Acquire"]
+    assert first.request_id == second.request_id
 
 
 def test_the_lease_that_was_idle_for_longest_makes_room(world: World) -> None:
@@ -207,6 +229,20 @@ def test_a_governed_function_is_not_called_without_one(world: World, pool: Lease
     assert error.value.reason is Reason.NO_GRANT
     assert not called
     assert world.node.requests["Acquire"][0].resource == "//bank.example/ledger"
+
+
+def test_work_that_is_still_to_be_done_is_not_given_back(world: World, pool: LeasePool) -> None:
+    quiet(world)
+    world.node.then("Acquire", granted())
+    world.node.then("Check", permit())
+    world.node.then("Release", released())
+
+    async def later() -> None:
+        pytest.fail("ran after the act")
+
+    for work in (later, lambda: (pytest.fail("ran") for _ in range(1))):
+        with pytest.raises(TypeError, match="still to be done"):
+            governed(pool, ACTION, RESOURCE)(lambda work=work: work())()
 
 
 def test_what_cannot_be_governed_is_refused(pool: LeasePool) -> None:
@@ -289,6 +325,32 @@ async def test_a_denied_request_for_a_coroutine_is_not_repeated_at_once(
             async with aio_pool.lease(ACTION, RESOURCE):
                 pytest.fail("entered")
     assert len(world.node.requests["Acquire"]) == 1
+
+
+async def test_a_task_that_is_cancelled_while_it_is_given_a_lease_gives_it_back(
+    world: World, aio_pool: AsyncLeasePool
+) -> None:
+    asked = threading.Event()
+
+    def never(_request: Any, context: Any) -> Any:
+        asked.set()
+        list(stay_open(context))
+        return permit()
+
+    world.node.then("Acquire", granted())
+    world.node.then("Check", never)
+    world.node.then("Release", released())
+
+    async def act() -> None:
+        async with aio_pool.lease(ACTION, RESOURCE):
+            pytest.fail("entered")
+
+    task = asyncio.create_task(act())
+    assert await asyncio.to_thread(asked.wait, 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert len(world.node.requests["Release"]) == 1
 
 
 async def test_an_asynchronous_pool_has_its_limit_too(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -50,7 +51,7 @@ def slot_with(clock: FakeClock, *, is_handed: bool = False) -> PermitSlot:
 
 def test_an_interruption_before_the_mark_leaves_nothing_to_use(clock: FakeClock) -> None:
     slot, acknowledged = slot_with(clock), []
-    kept: Any = _Hooked(permit_of(clock), clock.boot_ns, is_handed=False)
+    kept: Any = _Hooked(permit_of(clock), is_handed=False)
     kept.hook = lambda: slot.interrupted(lambda: acknowledged.append(True))
     slot._kept = kept
     assert slot.cached() is None
@@ -94,6 +95,43 @@ def test_the_end_of_an_act_says_nothing_of_what_was_handed_out_besides(clock: Fa
         assert slot.cached_for_act()
         slot.interrupted(lambda: acknowledged.append(True))
     assert not acknowledged
+
+
+def test_acts_that_began_after_an_interruption_hold_its_acknowledgement_up_no_more(
+    clock: FakeClock,
+) -> None:
+    slot, acknowledged = slot_with(clock), []
+    with slot.acting():
+        slot.interrupted(lambda: acknowledged.append(True))
+        later = slot.acting()
+        later.__enter__()
+        assert not acknowledged
+    assert acknowledged, "the other act goes by nothing of before"
+    later.__exit__(None, None, None)
+
+
+def test_an_older_permit_does_not_take_the_place_of_one_that_is_good_for_longer(
+    clock: FakeClock,
+) -> None:
+    slot = slot_with(clock)
+    longer_ns = slot.kept_until_ns()
+    assert slot.offer(permit_of(clock, 100), slot.epoch, is_handed=False)
+    assert slot.kept_until_ns() == longer_ns
+
+
+def test_a_fork_has_no_permit(clock: FakeClock) -> None:
+    slot = slot_with(clock)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        refused = slot.offer(permit_of(clock), slot.epoch, is_handed=True)
+        os.write(writer, b"none" if slot.cached() is None and not refused else b"one")
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as told:
+        assert told.read() == b"none"
+    assert slot.cached()
 
 
 def test_what_was_only_kept_is_acknowledged_at_once(clock: FakeClock) -> None:

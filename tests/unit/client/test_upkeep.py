@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.unit.client.conftest import ACTION, EXECUTOR, MS, RESOURCE, FakeClock, permit
 
 from quorate.client.calls import Calls, LeaseFacts, Question
-from quorate.client.decisions import ClientReason, Denied, Permit
+from quorate.client.decisions import ClientReason, Denied, DeniedError, Permit
 from quorate.client.slot import PermitSlot
 from quorate.client.upkeep import Holder, Upkeep
 from quorate.client.watching import WatchEvent, WatchNotice
@@ -44,7 +44,7 @@ class Scene:
 
     def lease(self, name: str = "lease-7", *, life_ms: int = 60_000) -> LeaseFacts:
         expires_at_ms = self.clock.wall_ns // MS + life_ms
-        return LeaseFacts(name, EXECUTOR, ACTION, RESOURCE, 7, expires_at_ms, "g", "")
+        return LeaseFacts(name, EXECUTOR, ACTION, RESOURCE, 7, expires_at_ms, "g", "", 0)
 
     def hold(self, name: str = "lease-7", *, renew: bool = False, **lease: int) -> Holder:
         slot = self.slots.setdefault(name, PermitSlot(self.clock))
@@ -53,7 +53,9 @@ class Scene:
         first = self.calls.answered(question, permit(ttl_ms=TTL_MS), is_handed=False)
         assert isinstance(first, Permit)
         tell = lambda news: self.told.append((name, news))  # noqa: E731
-        return self.upkeep.hold(facts, slot, first, tell, renew=renew)[0]
+        found = self.upkeep.hold(facts, slot, first, question.epoch, tell, renew=renew)
+        assert found is not None
+        return found[0]
 
     def asked(self) -> list[Question]:
         """What leaves now."""
@@ -69,7 +71,10 @@ class Scene:
         if event not in (WatchEvent.ACTIVE, WatchEvent.RESTORED):
             for slot in self.slots.values():
                 slot.drop()
-        self.upkeep.heard([WatchNotice(name, event, reason, "x") for name in self.slots])
+        is_silence = isinstance(reason, ClientReason)
+        self.upkeep.heard(
+            [WatchNotice(name, event, reason, "x", is_silence=is_silence) for name in self.slots]
+        )
 
     def news(self) -> list[Permit | Denied]:
         """What holders were told since the last time."""
@@ -175,10 +180,88 @@ def test_answers_that_are_not_as_many_as_the_questions_answer_none_of_them(scene
     scene.hold("b")
     scene.clock.advance(TTL_MS / 2)
     scene.answer(scene.asked(), permit())
-    scene.clock.advance(TTL_MS / 2)
     assert {news.reason for news in scene.news() if isinstance(news, Denied)} == {
         ClientReason.MALFORMED_ANSWER
     }
+
+
+def test_whatever_the_node_says_that_is_no_permit_is_told_at_once(scene: Scene) -> None:
+    for answer in (deny(7777), permit(verdict=77), permit(fence=8), permit(ttl_ms=0)):
+        again = Scene()
+        again.hold()
+        again.clock.advance(TTL_MS / 2)
+        again.answer(again.asked(), answer)
+        assert [bool(news) for news in again.news()] == [False], answer
+    scene.hold()
+    scene.heard(WatchEvent.INTERRUPTED)  # without a reason
+    assert [bool(news) for news in scene.news()] == [False]
+
+
+def test_what_is_kept_no_more_is_not_said_to_be_good(scene: Scene) -> None:
+    scene.hold()
+    scene.clock.advance(TTL_MS / 2)
+    asked = scene.asked()
+    scene.upkeep.abandon(ClientReason.CLIENT_FAILED)
+    scene.answer(asked, permit())
+    assert [news.reason for news in scene.news() if isinstance(news, Denied)] == [
+        ClientReason.CLIENT_FAILED
+    ]
+    scene.clock.advance(60_000)
+    assert not scene.asked()
+    with pytest.raises(DeniedError):
+        scene.hold()
+
+
+def test_a_permit_of_before_an_interruption_holds_nothing(scene: Scene) -> None:
+    slot = PermitSlot(scene.clock)
+    question = scene.calls.question(scene.lease(), slot)
+    first = scene.calls.answered(question, permit(), is_handed=False)
+    assert isinstance(first, Permit)
+    slot.drop()
+    found = scene.upkeep.hold(
+        scene.lease(), slot, first, question.epoch, lambda _news: None, renew=False
+    )
+    assert found is None
+    assert scene.upkeep.wait_s() is None
+
+
+def test_an_answer_to_who_has_let_go_says_nothing_to_who_holds_it_now(scene: Scene) -> None:
+    holder = scene.hold()
+    scene.clock.advance(TTL_MS / 2)
+    late = scene.asked()
+    assert scene.upkeep.let_go(holder)
+    scene.hold()
+    scene.fail(late)
+    scene.answer(late, deny())
+    assert scene.news() == []
+
+
+def test_what_is_denied_is_not_renewed(scene: Scene) -> None:
+    scene.hold(renew=True, life_ms=12_000)
+    scene.heard(WatchEvent.INTERRUPTED, Reason.GRANT_REVOKED)
+    scene.clock.advance(3_600_000)
+    assert not scene.upkeep.due_renewals()
+
+
+def test_a_lease_that_is_held_late_is_renewed_by_the_life_that_it_was_given_then(
+    scene: Scene,
+) -> None:
+    scene.hold(renew=True, life_ms=3_000)
+    scene.clock.advance(2_000)
+    scene.answer(scene.asked(), permit())
+    [held] = scene.upkeep.due_renewals()
+    scene.upkeep.renewed(held, scene.lease(life_ms=60_000))
+    scene.clock.advance(2_000)
+    scene.answer(scene.asked(), permit())
+    assert not scene.upkeep.due_renewals()
+
+
+def test_a_clock_that_stepped_is_the_reason_that_is_told(scene: Scene) -> None:
+    scene.hold()
+    scene.clock.wall_ns += 101 * MS
+    [news] = scene.news()
+    assert isinstance(news, Denied)
+    assert news.reason is ClientReason.CLOCK_STEP
 
 
 def test_one_denial_in_a_batch_leaves_the_others_alone(scene: Scene) -> None:

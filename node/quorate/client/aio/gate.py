@@ -49,7 +49,7 @@ class AsyncGate:
         self._channel = channel
         self._stub: Any = lease_pb2_grpc.LeaseServiceStub(channel)
         self._closed = asyncio.Event()
-        self._slots: weakref.WeakSet[PermitSlot] = weakref.WeakSet()
+        self._slots: weakref.WeakValueDictionary[str, PermitSlot] = weakref.WeakValueDictionary()
         self._calls = Calls(
             clock or SystemClock(),
             executor=executor,
@@ -88,10 +88,12 @@ class AsyncGate:
     async def close(self) -> None:
         """Ends every call and watch. Everything is denied from here on."""
         self._closed.set()
-        for slot in list(self._slots):
+        for slot in list(self._slots.values()):
             slot.close()
-        await self._keeping.close()
-        await self._channel.close()
+        try:
+            await self._keeping.close()  # cancels whoever holds a lease: the caller, perhaps
+        finally:
+            await self._channel.close()
 
     @property
     def clock(self) -> Clock:
@@ -113,11 +115,7 @@ class AsyncGate:
         granted = await self._take(
             self._calls.acquire(action, resource, ttl_ms, request_id, timeout_ms)
         )
-        if isinstance(granted, Denied):
-            return granted
-        slot = PermitSlot(self._calls.clock)
-        self._slots.add(slot)
-        return self._lease(granted, slot)
+        return granted if isinstance(granted, Denied) else self._lease(granted)
 
     async def ask(self, lease: AsyncLease, *, is_handed: bool) -> Permit | Denied:
         """Asks the node, whatever is cached. is_handed: false within `lease.act`, which knows when
@@ -133,14 +131,16 @@ class AsyncGate:
     ) -> AsyncLease | Denied:
         """Extends a lease. A denial leaves it as it was."""
         renewed = await self._take(self._calls.renew(lease, ttl_ms, timeout_ms))
-        return renewed if isinstance(renewed, Denied) else self._lease(renewed, lease.slot)
+        return renewed if isinstance(renewed, Denied) else self._lease(renewed)
 
     async def release(
         self, lease: AsyncLease, *, timeout_ms: int = DEFAULT_PROPOSAL_TIMEOUT_MS
     ) -> Released | Denied:
-        """Gives a lease back. The cached permit goes first, whatever the node answers."""
+        """Gives a lease back. The cached permit goes first, whatever the node answers; and what was
+        had meanwhile goes after."""
         lease.slot.drop()
         index = await self._take(self._calls.release(lease, timeout_ms))
+        lease.slot.drop()
         return index if isinstance(index, Denied) else Released(lease.id, index)
 
     @asynccontextmanager
@@ -157,12 +157,9 @@ class AsyncGate:
         with ExitStack() as held, ExitStack() as act:
             # The act ends first: while the lease is watched, that can be acknowledged.
             act.enter_context(lease.slot.acting())
-            permit = lease.slot.cached_for_act() or await self.ask(lease, is_handed=False)
-            if isinstance(permit, Denied):
-                raise DeniedError(permit)
             stop = _Stop()
-            holder = self._keeping.hold(lease, lease.slot, permit, stop.told, renew=renew)
-            held.callback(self._keeping.let_go, holder)
+            holding = await self.keep(lease, stop.told, renew=renew)
+            held.callback(holding.close)
             with stop:
                 yield
 
@@ -175,13 +172,11 @@ class AsyncGate:
         on_change: called with a `Denied` when work under the lease is to stop, and with a `Permit`
         when it may go on; as for `Gate.hold`.
         """
-        permit = lease.slot.cached_for_act() or await self.ask(lease, is_handed=False)
-        if isinstance(permit, Denied):
-            raise DeniedError(permit)
-        tell = telling(on_change)
-        return Holding(
-            self._keeping, self._keeping.hold(lease, lease.slot, permit, tell, renew=renew)
-        )
+        tell, holder = telling(on_change), None
+        while holder is None:  # interrupted while it was asked for
+            permit, epoch = await self._take(self._calls.first_permit(lease, lease.slot))
+            holder = self._keeping.hold(lease, lease.slot, permit, epoch, tell, renew=renew)
+        return Holding(self._keeping, holder)
 
     @asynccontextmanager
     async def lease(
@@ -238,9 +233,14 @@ class AsyncGate:
             return grpc.aio.UsageError("the gate is closed")
 
     async def _renew(self, lease: LeaseFacts) -> LeaseFacts | Denied:
-        return await self._take(self._calls.renew(lease, 0, DEFAULT_PROPOSAL_TIMEOUT_MS))
+        timeout_ms = DEFAULT_PROPOSAL_TIMEOUT_MS
+        return await self._take(self._calls.renew(lease, lease.ttl_ms, timeout_ms))
 
-    def _lease(self, facts: LeaseFacts, slot: PermitSlot) -> AsyncLease:
+    def _lease(self, facts: LeaseFacts) -> AsyncLease:
+        """With the one slot that the gate has for this lease, however often it is acquired."""
+        slot = self._slots.get(facts.id)
+        if slot is None:
+            slot = self._slots[facts.id] = PermitSlot(self._calls.clock)
         return AsyncLease(**facts.facts(), keeper=self, slot=slot)
 
 
@@ -285,5 +285,7 @@ class _Stop:
         self._is_over = True
         if self._denied is None:
             return
+        if asyncio.current_task() is not self._task:  # the block has wandered: it was not stopped
+            raise DeniedError(self._denied) from error
         if self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise DeniedError(self._denied) from error

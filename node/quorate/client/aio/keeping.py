@@ -44,10 +44,20 @@ class AsyncKeeping:
         self._has_begun = False
 
     def hold(
-        self, lease: LeaseFacts, slot: PermitSlot, permit: Permit, tell: Told, *, renew: bool
-    ) -> Holder:
+        self,
+        lease: LeaseFacts,
+        slot: PermitSlot,
+        permit: Permit,
+        epoch: int,
+        tell: Told,
+        *,
+        renew: bool,
+    ) -> Holder | None:
         """As `Upkeep.hold`, and watches the lease."""
-        holder, is_first = self._upkeep.hold(lease, slot, permit, tell, renew=renew)
+        found = self._upkeep.hold(lease, slot, permit, epoch, tell, renew=renew)
+        if found is None:
+            return None
+        holder, is_first = found
         if not self._has_begun:
             self._has_begun = True
             self._start(self._ask())
@@ -90,7 +100,10 @@ class AsyncKeeping:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if self._closed.is_set():
+            return
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is not None:
             _log.error("keeping leases failed", exc_info=error)
             self._upkeep.abandon(ClientReason.CLIENT_FAILED, type(error).__name__)
             self._upkeep.tell()

@@ -72,8 +72,8 @@ class AsyncLeasePool:
             self._places.leave(place)
 
     async def close(self) -> None:
-        """Gives all leases back, as far as that takes no longer than GIVE_BACK_MS in all. Acts that
-        go on under them are denied from here on."""
+        """Gives all leases back, as far as that takes no longer than GIVE_BACK_MS in all; what is
+        left lapses. Nothing more begins under the pool."""
         self._is_closed = True
         with suppress(TimeoutError):
             async with asyncio.timeout(GIVE_BACK_MS / 1_000):
@@ -88,16 +88,23 @@ class AsyncLeasePool:
         known = self._places.denial(place)
         if known is not None:
             raise DeniedError(known)
-        lease = await self._gate.acquire(place.key.action, place.key.resource, self._ttl_ms)
+        lease = await self._gate.acquire(
+            place.key.action, place.key.resource, self._ttl_ms, request_id=place.request_id
+        )
+        place.request_id = ""
         if isinstance(lease, Denied):
             self._places.refused(place, lease)
             raise DeniedError(lease)
+        place.news = None
         try:
             holding = await self._gate.keep(lease, place.told)
-        except DeniedError:
-            await self._gate.release(lease, timeout_ms=GIVE_BACK_MS)
+        except BaseException as error:
+            if isinstance(error, DeniedError):
+                self._places.refused(place, error.denied)
+            # A task that is cancelled gives its lease back like any other.
+            await asyncio.shield(self._gate.release(lease, timeout_ms=GIVE_BACK_MS))
             raise
-        place.lease, place.news = lease, None
+        place.lease = lease
         self._held[place] = holding
         if self._is_closed:  # while the lease was asked for
             self._let_go(place)

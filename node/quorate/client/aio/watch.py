@@ -1,32 +1,30 @@
 """A watch for asyncio: an iterator of notices over one stream after the other.
 
-Owns the stream and its reconnection; what is said on it is `WatchTalk`'s.
+Owns the stream and its reconnection, in a task of its own, so that whoever waits for a notice may
+give up waiting and come again; what is said on the stream is `WatchTalk`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any, Self
 
 import grpc
 
 from quorate.client import wire
-from quorate.client.watching import (
-    FIRST_PAUSE_MS,
-    LONGEST_PAUSE_MS,
-    WatchNotice,
-    WatchTalk,
-    reason_of_end,
-)
+from quorate.client.watching import Pauses, WatchNotice, WatchTalk, reason_of_end
 from quorate.v1 import lease_pb2
+
+_WAITING = 16
+"""Notices that wait for their reader before no more is read from the stream."""
 
 
 class AsyncWatch:
-    """An iterator of notices that ends when it, or its gate, is closed. For one task.
+    """An iterator of notices that ends when it, or its gate, is closed. For the tasks of one loop.
 
-    A broken stream is told as AUTHORITY_LOST for every lease, once, and opened again.
+    A broken stream is told as AUTHORITY_LOST for every lease, once, and opened again. The stream
+    is opened by the first wait for a notice.
     """
 
     def __init__(self, stub: Any, talk: WatchTalk, gate_closed: asyncio.Event) -> None:
@@ -35,53 +33,64 @@ class AsyncWatch:
         self._gate_closed = gate_closed
         self._closed = asyncio.Event()
         self._call: Any = None
-        self._notices = self._run()
+        self._notices: asyncio.Queue[WatchNotice] = asyncio.Queue(_WAITING)
+        self._running: asyncio.Task[None] | None = None
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> WatchNotice:
-        return await anext(self._notices)
+        if self._running is None:
+            self._running = asyncio.create_task(self._run())
+        taken = asyncio.ensure_future(self._notices.get())
+        try:
+            await asyncio.wait([taken, self._running], return_when=asyncio.FIRST_COMPLETED)
+            if taken.done():
+                return taken.result()
+        finally:
+            taken.cancel()
+        with suppress(asyncio.CancelledError):
+            self._running.result()  # raises what was wrong with this library
+        raise StopAsyncIteration
 
     def close(self) -> None:
         """Ends the iteration, from any task of the loop."""
         self._closed.set()
         if self._call is not None:
             self._call.cancel()
+        if self._running is not None:
+            self._running.cancel()
 
     def _over(self) -> bool:
         return self._closed.is_set() or self._gate_closed.is_set()
 
-    async def _run(self) -> AsyncIterator[WatchNotice]:
-        pause_ms = FIRST_PAUSE_MS
+    async def _run(self) -> None:
+        pauses = Pauses()
         while not self._over():
             ended: Exception | None = None
             requests: asyncio.Queue[lease_pb2.WatchRequest | None] = asyncio.Queue()
             if not self._talk.begin(requests.put_nowait):
                 return
+            pauses.begin()
             try:
-                async for notice in self._stream(requests):
-                    yield notice
-                    pause_ms = FIRST_PAUSE_MS
+                await self._read(requests)
             except wire.FAILURES as error:
                 ended = error
             except asyncio.CancelledError:
-                if not self._over() or _is_being_cancelled():
+                if not self._gate_closed.is_set():
                     raise
-            lost = self._talk.broken(reason_of_end(ended))
+            finally:
+                lost = self._talk.broken(reason_of_end(ended))
             if self._over() or not isinstance(ended, (grpc.RpcError, type(None))):
                 return
             for notice in lost:
-                yield notice
+                await self._notices.put(notice)
             with suppress(TimeoutError):
-                async with asyncio.timeout(pause_ms / 1_000):
+                async with asyncio.timeout(pauses.after_end_s()):
                     await self._closed.wait()
-            pause_ms = min(2 * pause_ms, LONGEST_PAUSE_MS)
 
-    async def _stream(
-        self, requests: asyncio.Queue[lease_pb2.WatchRequest | None]
-    ) -> AsyncIterator[WatchNotice]:
-        async def said() -> AsyncIterator[lease_pb2.WatchRequest]:
+    async def _read(self, requests: asyncio.Queue[lease_pb2.WatchRequest | None]) -> None:
+        async def said() -> Any:
             while (request := await requests.get()) is not None:
                 yield request
 
@@ -90,12 +99,7 @@ class AsyncWatch:
             async for answer in self._call:
                 notice = self._talk.heard(answer)
                 if notice is not None:
-                    yield notice
+                    await self._notices.put(notice)
         finally:
             requests.put_nowait(None)
             self._call.cancel()
-
-
-def _is_being_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

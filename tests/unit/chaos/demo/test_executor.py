@@ -50,7 +50,7 @@ class ScriptedGate:
         self.fence += 1
         name = f"lease-{self.fence}"
         return Lease(
-            name, "e", action, resource, self.fence, 0, "g", "", self, PermitSlot(SystemClock())
+            name, "e", action, resource, self.fence, 0, "g", "", 0, self, PermitSlot(SystemClock())
         )
 
     def on_change(self, _leases: object, _tell: object) -> ScriptedGate:
