@@ -97,11 +97,11 @@ def test_code_that_is_shown_is_python_and_imports_what_there_is(page: Any) -> No
 def test_methods_of_the_client_and_the_cluster_that_are_shown_exist(pages: dict[str, Any]) -> None:
     from quorate.chaos.cluster import Cluster  # noqa: PLC0415
     from quorate.chaos.links import Links  # noqa: PLC0415
-    from quorate.client import Gate, Lease  # noqa: PLC0415
+    from quorate.client import AsyncGate, AsyncLease, Gate, Lease  # noqa: PLC0415
 
     text = pages["docs/executors.md"].text + pages["README.md"].text
-    assert set(re.findall(r"\bgate\.(\w+)\(", text)) <= set(dir(Gate))
-    assert set(re.findall(r"\blease\.(\w+)\(", text)) <= set(dir(Lease))
+    assert set(re.findall(r"\bgate\.(\w+)\(", text)) <= {*dir(Gate), *dir(AsyncGate)}
+    assert set(re.findall(r"\blease\.(\w+)\(", text)) <= {*dir(Lease), *dir(AsyncLease)}
     chaos = pages["docs/chaos.md"]
     own = set(dir(Cluster)) | {"links"}
     assert set(re.findall(r"\bcluster\.(\w+)[.(]", chaos.blocks("python")[0])) <= own
