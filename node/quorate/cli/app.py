@@ -35,6 +35,7 @@ _GROUPS: Final = {
     "trust": "trust:app",
     "grant": "grant:app",
     "lease": "lease:app",
+    "exec": "exec:app",
     "ledger": "ledger:app",
     "outcome": "outcome:app",
     "demo": "demo:app",

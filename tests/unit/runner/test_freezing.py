@@ -1,0 +1,185 @@
+"""A command that is to stand still while it is denied does, all of it, and goes on when it may."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from tests.unit.runner.conftest import (
+    MEMBERS,
+    WAIT_S,
+    Exec,
+    Start,
+    family,
+    gone,
+    is_alive,
+    is_frozen,
+    shell,
+)
+
+from quorate.chaos.processes import wait_until
+from quorate.client import ClientReason, Reason
+from quorate.runner.kernel import NS_PER_MS, boottime_ns
+from quorate.runner.reasons import is_for_good
+
+walk_is_enough = pytest.mark.parametrize("means", ["walk"])
+ECHO = 'echo $$ > main; while read line; do echo "$line"; done'
+PIPES = {"stdin": -1, "stdout": -1, "stderr": -1, "bufsize": 1}
+
+
+def frozen(*pids: int) -> None:
+    wait_until(f"{pids} to stand still", lambda: all(map(is_frozen, pids)), WAIT_S)
+
+
+def thawed(*pids: int) -> None:
+    wait_until(f"{pids} to go on", lambda: not any(map(is_frozen, pids)), WAIT_S)
+
+
+def echo(run: Exec, text: str) -> None:
+    assert run.process.stdin is not None
+    assert run.process.stdout is not None
+    run.process.stdin.write(f"{text}\n")
+    assert run.process.stdout.readline() == f"{text}\n"
+
+
+def test_it_stands_still_while_it_is_denied_and_goes_on(start: Start) -> None:
+    run = start(shell(ECHO), "--freeze", popen=PIPES)
+    [main] = run.pids("main")
+    for reason in ("INQUORATE", "GRANT_SUSPENDED", "UNREACHABLE"):
+        echo(run, reason)
+        run.deny(reason)
+        frozen(main)
+        run.say(permit=True)
+        thawed(main)
+    echo(run, "still there")
+    assert run.process.stdin is not None
+    run.process.stdin.close()
+    assert run.process.wait(WAIT_S) == 0
+
+
+def test_all_of_it_stands_still(start: Start) -> None:
+    run = start(family(), "--freeze")
+    pids = run.pids(*MEMBERS)
+    run.deny("INQUORATE")
+    frozen(*pids)
+    assert not is_frozen(run.init().pid)
+    run.say(permit=True)
+    thawed(*pids)
+    assert all(map(is_alive, pids))
+
+
+@walk_is_enough
+def test_what_stood_still_before_still_does(start: Start) -> None:
+    script = "sleep 600 & echo $! > stopped; kill -STOP $!; " + ECHO
+    run = start(shell(script), "--freeze", popen=PIPES)
+    main, stopped = run.pids("main", "stopped")
+    run.deny("INQUORATE")
+    frozen(main, stopped)
+    run.say(permit=True)
+    thawed(main)
+    echo(run, "on")
+    assert is_frozen(stopped)
+
+
+@pytest.mark.parametrize("reason", ["GRANT_REVOKED", "LEASE_EXPIRED", "CLOSED"])
+@walk_is_enough
+def test_a_denial_for_good_ends_it_at_once(start: Start, reason: str) -> None:
+    loop = "echo $$ > main; while :; do sleep 1; done"
+    run = start(shell("trap 'echo term; exit' TERM; " + loop), "--freeze", "--grace", "1h")
+    run.pids("main")
+    run.deny(reason)
+    code, out, error = run.end()
+    assert (code, out) == (3, "term\n")
+    assert f"stopped: {reason}" in error
+
+
+def test_a_denial_that_becomes_one_for_good_ends_what_stands_still(start: Start) -> None:
+    """SIGTERM is heard, so it has been continued for that; who does not end is killed."""
+    run = start(family("stubborn"), "--freeze", "--grace", "1s")
+    pids = run.pids(*MEMBERS)
+    run.deny("INQUORATE")
+    frozen(*pids)
+    run.hear("asked")
+    run.hear("asked")
+    assert all(map(is_frozen, pids)), "it may pass"
+    run.say(answer="GRANT_REVOKED")
+    code, _, error = run.end()
+    assert code == 3
+    assert "stopped: GRANT_REVOKED" in error
+    assert set(map(int, run.read("heard").split())) == set(pids)
+    assert not any(map(is_alive, pids))
+
+
+@walk_is_enough
+def test_it_is_asked_anew_each_time_that_it_stands_still(start: Start) -> None:
+    run = start(shell(ECHO), "--freeze", popen=PIPES)
+    [main] = run.pids("main")
+    run.deny("INQUORATE")
+    run.hear("asked")
+    run.say(permit=True, answer="GRANT_REVOKED")
+    thawed(main)
+    run.deny("INQUORATE")
+    frozen(main)
+    code, _, error = run.end()
+    assert code == 3
+    assert "stopped: GRANT_REVOKED" in error
+
+
+@walk_is_enough
+def test_it_stands_still_no_longer_than_the_lease_was_given_for(start: Start) -> None:
+    run = start(family("stubborn"), "--freeze", "--grace", "0s", life_ms=2_000)
+    pids = run.pids(*MEMBERS)
+    began_ns = boottime_ns()
+    run.deny("INQUORATE")
+    code, _, error = run.end()
+    assert code == 3
+    assert "stopped: INQUORATE (bank.example/thing) - it stood still" in error
+    assert boottime_ns() - began_ns >= 1_000 * NS_PER_MS
+    gone(*pids)
+
+
+@walk_is_enough
+def test_a_lapse_that_nobody_tells_of_freezes_and_a_later_permit_thaws(start: Start) -> None:
+    run = start(shell(ECHO), "--freeze", popen=PIPES, permit_ms=1_500)
+    [main] = run.pids("main")
+    echo(run, "before")
+    run.process.send_signal(signal.SIGSTOP)
+    frozen(main)
+    run.process.send_signal(signal.SIGCONT)
+    thawed(main)
+    echo(run, "after")
+
+
+@walk_is_enough
+def test_a_signal_waits_until_it_goes_on_and_a_second_kills(start: Start) -> None:
+    run = start(shell("trap 'echo heard > heard' INT; " + ECHO), "--freeze", popen=PIPES)
+    [main] = run.pids("main")
+    run.deny("INQUORATE")
+    frozen(main)
+    os.kill(run.process.pid, signal.SIGINT)
+    wait_until("it to be pending", lambda: pending(main, signal.SIGINT), WAIT_S)
+    assert is_frozen(main)
+    assert not (run.directory / "heard").exists()
+    os.kill(run.process.pid, signal.SIGTERM)
+    assert run.end()[0] == 137
+    assert not (run.directory / "heard").exists()
+
+
+def pending(pid: int, number: signal.Signals) -> bool:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    [mask] = [line.split()[1] for line in lines if line.startswith("ShdPnd:")]
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+def test_reasons_are_for_good_unless_it_is_said_that_they_pass() -> None:
+    assert {reason for reason in Reason if not is_for_good(reason)} == {
+        *(Reason.INQUORATE, Reason.CLOCK_STEP, Reason.STORAGE_FULL, Reason.QUARANTINED),
+        *(Reason.INTERNAL, Reason.BEHIND),
+        *(Reason.EXECUTOR_SUSPENDED, Reason.DOMAIN_SUSPENDED, Reason.GRANT_SUSPENDED),
+    }
+    assert {reason for reason in ClientReason if is_for_good(reason)} == {
+        *(ClientReason.CLOSED, ClientReason.CLIENT_FAILED, ClientReason.INVALID_REQUEST),
+        *(ClientReason.POOL_FULL, ClientReason.NO_RULE),
+    }

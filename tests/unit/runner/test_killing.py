@@ -1,0 +1,313 @@
+"""Signals, a terminal, and what becomes of the command when those who watch it are killed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+from tests.unit.runner.conftest import (
+    MEMBERS,
+    WAIT_S,
+    Start,
+    family,
+    gone,
+    is_alive,
+    is_frozen,
+    shell,
+)
+
+from quorate.chaos.processes import wait_until
+from quorate.runner import descendants
+from quorate.runner.cgroup import Cgroup, _mount
+
+walk_is_enough = pytest.mark.parametrize("means", ["walk"])
+LOOP = "echo $$ > main; while :; do sleep 1; done"
+
+
+@walk_is_enough
+@pytest.mark.parametrize("name", ["INT", "TERM", "HUP", "QUIT"])
+def test_signals_are_passed_on_and_the_commands_answer_counts(start: Start, name: str) -> None:
+    run = start(shell(f"trap 'echo got {name}; exit 9' {name}; {LOOP}"))
+    run.pids("main")
+    run.process.send_signal(signal.Signals[f"SIG{name}"])
+    code, out, _ = run.end()
+    assert (code, out) == (9, f"got {name}\n")
+    assert run.steps()[-4:] == ["acted", "release", "let go", "closed"]
+
+
+@walk_is_enough
+def test_the_signal_reaches_the_group_and_its_default_is_a_shells_code(start: Start) -> None:
+    run = start(family())
+    _, child, daemon = run.pids(*MEMBERS)
+    run.process.terminate()
+    assert run.end()[0] == 143
+    assert not is_alive(child)
+    assert not is_alive(daemon), "left behind, and ended when the grace was over"
+
+
+@walk_is_enough
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_kills(start: Start, second: signal.Signals) -> None:
+    run = start(shell("trap 'echo once >> once' INT TERM; " + LOOP), "--grace", "1h")
+    [main] = run.pids("main")
+    run.process.send_signal(signal.SIGINT)
+    assert run.read("once") == "once\n"
+    assert is_alive(main)
+    run.process.send_signal(second)
+    assert run.end()[0] == 137
+    assert run.read("once") == "once\n"
+
+
+@walk_is_enough
+def test_a_signal_before_the_start_means_that_nothing_is_started(
+    start: Start, tmp_path: Path
+) -> None:
+    run = start(shell("touch started"), until_ns=0)
+    run.hear("act")
+    run.process.terminate()
+    assert run.end()[0] == 143
+    assert not (tmp_path / "started").exists()
+
+
+@walk_is_enough
+def test_what_was_ignored_from_the_start_stays_ignored(start: Start) -> None:
+    ignore = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)  # noqa: E731
+    run = start(shell("grep SigIgn /proc/self/status; " + LOOP), popen={"preexec_fn": ignore})
+    [main] = run.pids("main")
+    run.process.send_signal(signal.SIGHUP)
+    run.process.send_signal(signal.SIGTERM)
+    code, out, _ = run.end()
+    assert code == 143, "it was SIGTERM that ended it"
+    assert int(out.split()[1], 16) == 1 << (signal.SIGHUP - 1), "that alone, and not Python's own"
+    gone(main)
+
+
+@walk_is_enough
+def test_ctrl_c_reaches_the_command_and_ctrl_z_stops_nobody_who_watches(start: Start) -> None:
+    ours, its = os.openpty()
+    typed = lambda key: os.write(ours, key)  # noqa: E731
+
+    def lead() -> None:
+        os.setsid()
+        fcntl.ioctl(its, termios.TIOCSCTTY, 0)
+
+    popen = {"stdin": its, "stdout": its, "stderr": its, "preexec_fn": lead}
+    run = start(shell("trap 'echo int > int' INT; " + LOOP), popen=popen)
+    os.close(its)
+    [main] = run.pids("main")
+    typed(b"\x1a")
+    typed(b"\x03")
+    assert run.read("int") == "int\n"
+    assert not is_frozen(run.process.pid)
+    run.deny()
+    assert run.process.wait(WAIT_S) == 3
+    gone(main)
+    os.close(ours)
+
+
+def test_nothing_outlives_a_supervisor_that_is_killed(start: Start) -> None:
+    run = start(family("stubborn"), "--grace", "1h")
+    pids = [*run.pids(*MEMBERS), run.init().pid]
+    run.process.kill()
+    gone(*pids)
+
+
+def test_nothing_that_stands_still_outlives_it_either(start: Start) -> None:
+    run = start(family("stubborn"), "--freeze", "--grace", "1h")
+    pids = [*run.pids(*MEMBERS), run.init().pid]
+    run.deny("INQUORATE")
+    wait_until("all stand still", lambda: all(map(is_frozen, pids[:3])), WAIT_S)
+    run.process.kill()
+    gone(*pids)
+
+
+def test_nothing_runs_on_when_its_supervisor_is_stopped(start: Start) -> None:
+    """Nobody is there who could say anything: the permit ends all the same."""
+    run = start(family("stubborn"), "--grace", "200ms", permit_ms=1_500)
+    pids = run.pids(*MEMBERS)
+    run.process.send_signal(signal.SIGSTOP)
+    gone(*pids)
+    run.process.send_signal(signal.SIGCONT)
+    assert run.end()[0] == 3
+
+
+def test_nothing_outlives_an_init_that_is_killed(start: Start) -> None:
+    run = start(family("stubborn"), "--grace", "1h")
+    pids = run.pids(*MEMBERS)
+    os.kill(run.init().pid, signal.SIGKILL)
+    code, _, error = run.end()
+    assert code == 137
+    assert "the init of the command was killed" in error
+    assert not any(map(is_alive, pids))
+    assert run.told_of("acted")["left"] == []
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+@walk_is_enough
+def test_what_the_supervisor_had_started_before_is_none_of_the_commands(
+    start: Start, is_killed: bool
+) -> None:
+    """As in a script that starts a helper, and then `exec`s `quorate exec`."""
+    run = start(
+        family("stubborn"), "--grace", "0s", helper=True, popen={"stdout": -3, "stderr": -3}
+    )
+    helper, *pids = run.pids("helper", *MEMBERS)
+    if is_killed:
+        os.kill(next(p.parent for p in map(descendants.look, pids) if p), signal.SIGKILL)
+    else:
+        run.deny()
+    assert run.process.wait(WAIT_S) == (137 if is_killed else 3)
+    assert not any(map(is_alive, pids))
+    assert is_alive(helper)
+    os.kill(helper, signal.SIGKILL)
+
+
+@walk_is_enough
+def test_that_an_init_was_killed_is_noticed_where_ends_of_children_were_ignored(
+    start: Start,
+) -> None:
+    ignore = lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # noqa: E731
+    run = start(family("stubborn"), popen={"preexec_fn": ignore})
+    pids = run.pids(*MEMBERS)
+    os.kill(run.init().pid, signal.SIGKILL)
+    assert run.end()[0] == 137
+    assert not any(map(is_alive, pids))
+
+
+@walk_is_enough
+def test_the_kernel_kills_the_command_of_an_init_that_is_killed(start: Start) -> None:
+    """Its supervisor is stopped, and does nothing."""
+    run = start(shell("trap '' TERM; " + LOOP))
+    [main] = run.pids("main")
+    init = run.init().pid
+    run.process.send_signal(signal.SIGSTOP)
+    wait_until("the supervisor to be stopped", lambda: is_frozen(run.process.pid), WAIT_S)
+    os.kill(init, signal.SIGKILL)
+    gone(main)
+    run.process.send_signal(signal.SIGCONT)
+    assert run.end()[0] == 137
+
+
+@pytest.mark.parametrize("options", [("--grace", "200ms"), ("--freeze",)])
+def test_an_init_that_does_not_do_as_it_is_told_is_killed_and_all_with_it(
+    start: Start, options: tuple[str, ...]
+) -> None:
+    run = start(family("stubborn"), *options, slack_ms=1_000)
+    pids = run.pids(*MEMBERS)
+    os.kill(run.init().pid, signal.SIGSTOP)
+    run.deny("INQUORATE")
+    code, _, error = run.end()
+    assert code == 3
+    assert "stopped: INQUORATE" in error
+    assert not any(map(is_alive, pids))
+
+
+@walk_is_enough
+def test_signals_to_all_at_once_leave_the_init_to_its_work(start: Start) -> None:
+    run = start(shell("trap 'echo term; exit 4' TERM; " + LOOP))
+    run.pids("main")
+    init = run.init().pid
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        os.kill(init, number)
+    run.process.terminate()
+    assert run.end()[:2] == (4, "term\n")
+
+
+FORKING = """
+import os, sys, time
+from pathlib import Path
+Path("main").write_text(f"{os.getpid()}\\n")
+until = time.monotonic() + 20
+while time.monotonic() < until:
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+Path("got-away").touch()
+"""
+
+
+def test_who_forks_and_ends_without_pause_is_caught(start: Start, tmp_path: Path) -> None:
+    run = start([sys.executable, "-c", FORKING], "--grace", "0s")
+    gone(*run.pids("main"))
+    run.deny()
+    code = run.end()[0]
+    assert code in (0, 3), "the first one has ended by itself"
+    assert run.told_of("acted")["left"] == []
+    assert not (tmp_path / "got-away").exists()
+
+
+# -- the means --------------------------------------------------------------------------------
+
+
+def test_a_process_is_not_taken_for_a_later_one_of_its_number() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        found = descendants.look(child.pid)
+        assert found is not None
+        other = descendants.Process(found.pid, found.parent, found.group, "S", found.started - 1)
+        descendants.send(other, signal.SIGKILL)
+        descendants.send(found, signal.SIGTERM)
+        assert child.wait(WAIT_S) == -signal.SIGTERM
+        descendants.send(found, signal.SIGKILL)
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_a_name_with_parentheses_is_only_a_name(tmp_path: Path) -> None:
+    program = tmp_path / "a) R 1 (b"
+    program.symlink_to("/bin/sleep")
+    child = subprocess.Popen([program, "600"])
+    try:
+        wait_until(
+            "the exec",
+            lambda: b") R 1 (" in Path(f"/proc/{child.pid}/stat").read_bytes(),
+            WAIT_S,
+        )
+        found = descendants.look(child.pid)
+        assert found is not None
+        assert found.parent == os.getpid()
+        assert child.pid in [each.pid for each in descendants.of(os.getpid())]
+    finally:
+        child.kill()
+        child.wait()
+    assert descendants.look(child.pid) is None
+
+
+def test_the_cgroup_of_version_2_is_found_among_others() -> None:
+    text = (
+        "31 1 0:26 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n"
+        "32 31 0:27 / /sys/fs/cgroup/cpu rw,relatime shared:5 - cgroup cgroup rw,cpu\n"
+        "33 31 0:28 /a /sys/fs/cgroup/unified rw,relatime shared:6 - cgroup2 cgroup2 rw\n"
+    )
+    assert _mount(text) == ("/a", Path("/sys/fs/cgroup/unified"))
+    assert _mount("31 1 0:26 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n") is None
+
+
+def test_a_cgroup_leaves_nothing_behind() -> None:
+    made = Cgroup.make()
+    if made is None:
+        pytest.skip("no cgroup can be made here")
+    (made.path / "below").mkdir()
+    made.remove()
+    assert not made.path.exists()
+
+
+def test_a_run_in_a_cgroup_leaves_none_behind(start: Start, means: str) -> None:
+    run = start(shell("cat /proc/self/cgroup; " + LOOP))
+    run.pids("main")
+    own = Path("/proc/self/cgroup").read_text()
+    inside = Path(f"/proc/{run.pids('main')[0]}/cgroup").read_text()
+    assert ("quorate-exec-" in inside) == (means == "cgroup")
+    assert "quorate-exec-" not in own
+    names = [ln.rpartition("/")[2] for ln in inside.splitlines() if "quorate-exec-" in ln]
+    run.deny()
+    run.end()
+    for name in names:
+        assert not list(Path("/sys/fs/cgroup").glob(f"**/{name}"))
