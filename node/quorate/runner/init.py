@@ -117,6 +117,8 @@ class Init:
 
     def _obey(self, message: Message) -> None:
         self._until_ns = message.get("until", self._until_ns)
+        if self._is_frozen and "until" in message:  # it may have been faster than the order
+            self._line.say(frozen=True)
         if "start" in message:
             self._start(message["start"])
         if "final" in message:

@@ -292,7 +292,8 @@ def test_hazard_16_a_process_with_threads_is_forked(
     end.set()
     other.join()
     node.die()
-    assert forks == [2]
+    [threads] = forks
+    assert threads > 1, "this test's, and whatever others have left"
 
 
 def test_hazard_16_a_leader_spins_while_its_dump_is_written(

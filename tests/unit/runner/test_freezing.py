@@ -59,6 +59,24 @@ def test_it_stands_still_while_it_is_denied_and_goes_on(start: Start) -> None:
     assert run.process.wait(WAIT_S) == 0
 
 
+@walk_is_enough
+def test_what_stood_still_before_it_was_told_to_is_not_taken_for_one_that_hangs(
+    start: Start,
+) -> None:
+    """The init saw the end of the permit before the gate did."""
+    run = start(shell(ECHO), "--freeze", popen=PIPES, permit_ms=300, slack_ms=300)
+    [main] = run.pids("main")
+    run.say(lose=True)
+    frozen(main)
+    run.deny("LATE")
+    for _ in range(2):  # each second; it would have been killed meanwhile
+        run.hear("asked")
+    assert is_frozen(main)
+    run.say(until_ns=boottime_ns() + 3_600_000 * NS_PER_MS, permit=True)
+    thawed(main)
+    echo(run, "still there")
+
+
 def test_all_of_it_stands_still(start: Start) -> None:
     run = start(family(), "--freeze")
     pids = run.pids(*MEMBERS)
