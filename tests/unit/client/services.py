@@ -58,8 +58,8 @@ def one_lease(world: World) -> threading.Event:
     revoked = threading.Event()
 
     def stream(_request: Any, context: Any) -> Iterator[Any]:
-        context.add_callback(revoked.set)
-        revoked.wait()
+        if context.add_callback(revoked.set):
+            revoked.wait()
         yield notice(
             lease_pb2.WATCH_EVENT_INTERRUPTED,
             reason=decision_pb2.REASON_GRANT_REVOKED,

@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
-from tests.unit.client.conftest import World
+from tests.unit.client.conftest import World, granted
 from tests.unit.client.services import (
     ACT,
     KINDS,
@@ -36,6 +36,7 @@ from quorate.client.interceptors import (
     AsyncLeaseClientInterceptors,
     by_method,
 )
+from quorate.client.interceptors.aio_calls import LeasedUnaryStreamCall, LeaseOfCall
 
 PERMISSION_DENIED = grpc.StatusCode.PERMISSION_DENIED
 
@@ -345,16 +346,56 @@ async def test_who_cancels_the_task_cancels_the_call(
     world: World, pool: AsyncLeasePool, name: str
 ) -> None:
     one_lease(world)
-    service = Service()
+    service, is_waiting = Service(), asyncio.Event()
     service.is_held = True
+
+    async def wait() -> None:
+        call = begin(to, name)
+        if name in ("Down", "Both"):
+            assert await call.read() == b"a"
+        is_waiting.set()
+        await (call.read() if name in ("Down", "Both") else call)
+
     async with leased(pool, service) as to:
-        task = asyncio.create_task(responses(begin(to, name)))
+        task = asyncio.create_task(wait())
+        await is_waiting.wait()
         await service.is_within.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         await service.was_cancelled.wait()
         await eventually(lambda: is_at_rest(pool))
+
+
+class Waiting:
+    """A call that leaves its caller's cancellation be, as grpc's do for a moment at the start."""
+
+    is_cancelled = False
+
+    def cancel(self) -> bool:
+        self.is_cancelled = True
+        return True
+
+    async def read(self) -> bytes:
+        await asyncio.Event().wait()
+        return b"never"
+
+    def add_done_callback(self, _callback: Any) -> None: ...
+
+
+async def test_who_cancels_the_task_cancels_the_call_at_any_moment(
+    world: World, pool: AsyncLeasePool
+) -> None:
+    one_lease(world)
+    lease, waiting = LeaseOfCall(pool, ACT), Waiting()
+    await lease.id()
+    task = asyncio.create_task(LeasedUnaryStreamCall(waiting, lease).read())
+    await asyncio.sleep(0)  # it waits
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert waiting.is_cancelled
+    lease.end()
 
 
 async def test_a_call_that_is_cancelled_before_there_is_a_lease_is_not_made(
@@ -366,6 +407,7 @@ async def test_a_call_that_is_cancelled_before_there_is_a_lease_is_not_made(
     def late(_request: Any, context: Any) -> Any:
         loop.call_soon_threadsafe(asked.set)
         list(stay_open(context))
+        return granted()
 
     world.node.then("Acquire", late)
     async with leased(pool, service) as to:
@@ -418,7 +460,7 @@ async def test_a_deadline_is_kept_while_there_is_no_lease(
     world: World, pool: AsyncLeasePool
 ) -> None:
     service = Service()
-    world.node.then("Acquire", lambda _request, context: list(stay_open(context)))
+    world.node.then("Acquire", lambda _request, context: list(stay_open(context)) or granted())
     async with leased(pool, service) as to:
         call = begin(to, "Unary", timeout=0.2)
         with pytest.raises(grpc.aio.AioRpcError) as error:

@@ -100,6 +100,18 @@ def begin(channel: Any, name: str, **settings: Any) -> Any:
     return method(channel, name)(b"a" if name in ("Unary", "Down") else requests(), **settings)
 
 
+async def silent() -> AsyncIterator[bytes]:
+    """Requests that do not come: grpc.aio's client may take an RPC that ends as it sends for a
+    fault of its own."""
+    await asyncio.Event().wait()
+    yield b""
+
+
+def knock(channel: Any, name: str) -> Any:
+    """A call that is about to be refused."""
+    return method(channel, name)(b"a" if name in ("Unary", "Down") else silent())
+
+
 async def responses(call: Any) -> list[bytes]:
     if hasattr(call, "__aiter__"):
         return [response async for response in call]
@@ -145,7 +157,7 @@ async def test_a_denied_handler_does_not_run(world: World, pool: AsyncLeasePool,
     called: list[str] = []
     interceptor = AsyncLeaseServerInterceptor(pool, always)
     async with aio_serving(never(called), interceptor) as address, aio_channel(address) as to:
-        error = await refused(begin(to, name))
+        error = await refused(knock(to, name))
     assert error.details() == "denied: NO_GRANT (bank.example/payroll)"
     info = info_of(error)
     assert (info.reason, info.domain) == ("NO_GRANT", "quorate")
@@ -174,7 +186,7 @@ async def test_what_no_rule_knows_is_denied(pool: AsyncLeasePool, name: str) -> 
     called: list[str] = []
     interceptor = AsyncLeaseServerInterceptor(pool, by_method({"/bank.Inbox/Other": ACT}))
     async with aio_serving(never(called), interceptor) as address, aio_channel(address) as to:
-        error = await refused(begin(to, name))
+        error = await refused(knock(to, name))
     assert error.details() == "denied: NO_RULE"
     assert called == []
 
@@ -244,7 +256,7 @@ async def test_what_cannot_be_cancelled_is_not_run(
     interceptor = AsyncLeaseServerInterceptor(pool, always)
     async with aio_serving({name: behaviour}, interceptor) as address, aio_channel(address) as to:
         with pytest.raises(grpc.aio.AioRpcError) as error:
-            await responses(begin(to, name))
+            await responses(knock(to, name))
     assert error.value.code() is grpc.StatusCode.INTERNAL
     assert "neither a coroutine function" in (error.value.details() or "")
     assert not world.node.requests
@@ -271,14 +283,18 @@ class Work:
         self.may_end = asyncio.Event()
         self.has_ended = False
 
+    async def _end(self) -> None:
+        self.is_ending.set()
+        async with asyncio.timeout(10):
+            await self.may_end.wait()
+        self.has_ended = True
+
     async def _work(self) -> None:
         self.is_within.set()
         try:
             await asyncio.Event().wait()
         finally:
-            self.is_ending.set()
-            await self.may_end.wait()
-            self.has_ended = True
+            await self._end()
 
     async def unary(self, _request: Any, _context: Any) -> bytes:
         await self._work()
@@ -306,9 +322,7 @@ class Work:
             async for _ in requests:
                 pass
         finally:
-            self.is_ending.set()
-            await self.may_end.wait()
-            self.has_ended = True
+            await self._end()
         return b"never"
 
     async def both(self, requests: AsyncIterator[bytes], _context: Any) -> AsyncIterator[bytes]:
@@ -328,9 +342,7 @@ class Work:
             while True:
                 yield bytes(1_000_000)
         finally:
-            self.is_ending.set()
-            await self.may_end.wait()
-            self.has_ended = True
+            await self._end()
 
 
 async def endless() -> AsyncIterator[bytes]:

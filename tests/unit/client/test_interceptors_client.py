@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,8 +31,10 @@ from tests.unit.client.test_hold import eventually
 
 from quorate.client import DeniedError, LeasePool, Reason
 from quorate.client.interceptors import EXEMPT, CallDeniedError, LeaseChannel, by_method
+from quorate.client.interceptors.calls import LeasedCall
 
 PERMISSION_DENIED = grpc.StatusCode.PERMISSION_DENIED
+ALONE = (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1)
 WAIT_S = 10.0
 
 
@@ -88,12 +89,14 @@ class Service:
 
 
 @contextmanager
-def leased(pool: LeasePool, service: Service, rule: Any = always) -> Iterator[Any]:
+def leased(
+    pool: LeasePool, service: Service, rule: Any = always, options: Any = OPTIONS
+) -> Iterator[Any]:
     """A channel to the service under leases."""
     behaviours = {name: getattr(service, name.lower()) for name in KINDS}
     with (
         serving(behaviours) as address,
-        LeaseChannel(grpc.insecure_channel(address, options=OPTIONS), pool, rule) as channel,
+        LeaseChannel(grpc.insecure_channel(address, options=options), pool, rule) as channel,
     ):
         yield channel
 
@@ -133,6 +136,21 @@ def test_a_call_is_made_under_a_lease(world: World, pool: LeasePool, name: str) 
     (metadata,) = service.metadata
     assert metadata.keys() - {"user-agent"} == {"own", "quorate-lease"}
     assert metadata["quorate-lease"] == "lease-7"
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_call_that_has_ended_is_over_for_who_keeps_it(
+    world: World, pool: LeasePool, name: str
+) -> None:
+    one_lease(world)
+    with leased(pool, Service()) as to:
+        call = begin(to, name)
+        if name in ("Down", "Both"):
+            assert [next(call), next(call)] == EXPECTED[name]
+            with pytest.raises(StopIteration):
+                next(call)
+        eventually(call.done)
+        eventually(lambda: is_at_rest(pool))
 
 
 @pytest.mark.parametrize("name", ["Unary", "Up"])
@@ -315,18 +333,24 @@ def test_a_call_that_does_not_begin_is_over(world: World, pool: LeasePool) -> No
 # -- how calls end by themselves -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_who_cancels_the_call_cancels_it(world: World, pool: LeasePool, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "options"), [*((name, OPTIONS) for name in KINDS), ("Down", (*OPTIONS, ALONE))]
+)
+def test_who_cancels_the_call_cancels_it(
+    world: World, pool: LeasePool, name: str, options: Any
+) -> None:
     one_lease(world)
     service = Service()
     service.is_held = True
-    with leased(pool, service) as to:
+    with leased(pool, service, options=options) as to:
         call = begin(to, name)
         if name in ("Down", "Both"):
             assert next(call) == b"a"
         assert service.is_within.wait(WAIT_S)
         assert call.is_active()
         assert call.cancel()
+        if options is not OPTIONS:
+            assert is_at_rest(pool), "though no thread of grpc's hears of the end"
         assert service.was_cancelled.wait(WAIT_S)
         with pytest.raises((grpc.FutureCancelledError, grpc.RpcError)) as error:
             responses(call, name)
@@ -347,52 +371,78 @@ def test_a_call_that_nobody_keeps_is_over(
     one_lease(world)
     service = Service()
     service.is_held = True
-    alone = (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, int(threads == "one"))
-    with serving({name: getattr(service, name.lower())}) as address:
-        channel = grpc.insecure_channel(address, options=(*OPTIONS, alone))
-        with LeaseChannel(channel, pool, always) as to:
-            call = begin(to, name)
-            assert service.is_within.wait(WAIT_S)
-            assert acts(pool)
-            del call
-            assert service.was_cancelled.wait(WAIT_S)
-            eventually(lambda: is_at_rest(pool))
+    options = (*OPTIONS, ALONE) if threads == "one" else OPTIONS
+    with leased(pool, service, options=options) as to:
+        call = begin(to, name)
+        assert service.is_within.wait(WAIT_S)
+        assert acts(pool)
+        del call
+        assert service.was_cancelled.wait(WAIT_S)
+        eventually(lambda: is_at_rest(pool))
 
 
 def test_a_stream_without_threads_is_over_at_its_end(world: World, pool: LeasePool) -> None:
     one_lease(world)
-    alone = (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1)
-    with serving({"Down": Service().down}) as address:
-        channel = grpc.insecure_channel(address, options=(*OPTIONS, alone))
-        with LeaseChannel(channel, pool, always) as to:
-            call = begin(to, "Down")
-            assert list(call) == [b"a", b"a"]
-            assert is_at_rest(pool)
+    with leased(pool, Service(), options=(*OPTIONS, ALONE)) as to:
+        call = begin(to, "Down")
+        assert list(call) == [b"a", b"a"]
+        assert is_at_rest(pool)
 
 
-def test_a_wait_that_is_broken_off_cancels_the_call(world: World, pool: LeasePool) -> None:
-    def breaks(_number: int, _frame: Any) -> None:
-        raise InterruptedError
+def test_a_stream_without_threads_is_over_when_its_lease_is_interrupted(
+    world: World, pool: LeasePool
+) -> None:
+    revoked, service = one_lease(world), Service()
+    service.is_held = True
+    with leased(pool, service, options=(*OPTIONS, ALONE)) as to:
+        call = begin(to, "Down")
+        assert next(call) == b"a"
+        assert service.is_within.wait(WAIT_S)
+        revoked.set()
+        assert service.was_cancelled.wait(WAIT_S)
+        with pytest.raises(CallDeniedError):
+            next(call)
+        assert is_at_rest(pool)
 
+
+def test_a_wait_that_is_broken_off_cancels_the_call(
+    world: World, pool: LeasePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one_lease(world)
     service = Service()
     service.is_held = True
-    main = threading.get_ident()
 
-    def interrupt() -> None:
+    def broken_off(_call: LeasedCall, _timeout: float | None = None) -> Any:
         assert service.is_within.wait(WAIT_S)
-        signal.pthread_kill(main, signal.SIGUSR1)
+        raise InterruptedError
 
-    before = signal.signal(signal.SIGUSR1, breaks)
-    try:
-        with leased(pool, service) as to, ThreadPoolExecutor(1) as threads:
-            threads.submit(interrupt)
-            with pytest.raises(InterruptedError):
-                method(to, "Unary")(b"a")
-            assert service.was_cancelled.wait(WAIT_S)
-            eventually(lambda: is_at_rest(pool))
-    finally:
-        signal.signal(signal.SIGUSR1, before)
+    monkeypatch.setattr(LeasedCall, "result", broken_off)
+    with leased(pool, service) as to:
+        with pytest.raises(InterruptedError) as error:
+            method(to, "Unary")(b"a")
+        assert error.traceback, "which keeps the call"
+        assert service.was_cancelled.wait(WAIT_S)
+        eventually(lambda: is_at_rest(pool))
+
+
+def test_a_call_that_is_broken_off_as_it_begins_is_over(
+    world: World, pool: LeasePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_lease(world)
+    service = Service()
+    service.is_held = True
+
+    def broken_off(_call: LeasedCall, *_of: Any) -> None:
+        assert service.is_within.wait(WAIT_S)
+        raise InterruptedError
+
+    monkeypatch.setattr(LeasedCall, "__init__", broken_off)
+    monkeypatch.setattr(LeasedCall, "__del__", lambda _call: None)
+    with leased(pool, service) as to:
+        with pytest.raises(InterruptedError):
+            begin(to, "Unary")
+        assert service.was_cancelled.wait(WAIT_S)
+        eventually(lambda: is_at_rest(pool))
 
 
 def test_a_deadline_is_kept(world: World, pool: LeasePool) -> None:
@@ -415,6 +465,8 @@ def test_the_time_that_a_lease_takes_is_the_calls(
     with leased(pool, service) as to, pytest.raises(grpc.RpcError) as error:
         method(to, "Unary")(b"a", timeout=60)
     assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert str(error.value) == "no lease within the time of the call"
+    assert is_at_rest(pool)
     assert not service.metadata
 
 

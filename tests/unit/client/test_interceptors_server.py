@@ -375,10 +375,12 @@ def test_no_message_leaves_without_a_permit_and_no_stream_that_was_cut_looks_who
             yield b"never"
 
     with served(pool, {"Down": handler}) as to:
-        call = begin(to, "Down")
-        if at == "end":
-            assert next(call) == b"first"
-        error = refused(call, "Down")
+        call, got = begin(to, "Down"), list[bytes]()
+        with pytest.raises(grpc.RpcError) as raised:
+            got.extend(call)
+        error: Any = raised.value
+    assert got == ([b"first"] if at == "end" else [])
+    assert error.code() is PERMISSION_DENIED
     assert error.details() == "denied: GRANT_REVOKED"
     assert dict(info_of(error).metadata) == {"lease": "lease-7"}
 

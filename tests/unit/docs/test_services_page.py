@@ -53,8 +53,8 @@ def lease(world: World, action: str, resource: str, fence: int) -> None:
 
 def interrupted_when(revoked: threading.Event, *lease_ids: str) -> Any:
     def stream(_request: Any, context: Any) -> Iterator[Any]:
-        context.add_callback(revoked.set)
-        revoked.wait()
+        if context.add_callback(revoked.set):
+            revoked.wait()
         for lease_id in lease_ids:
             yield lease_pb2.WatchResponse(
                 lease_id=lease_id,

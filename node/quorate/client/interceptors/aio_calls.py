@@ -23,13 +23,14 @@ from quorate.client.interceptors.refusals import AsyncCallDeniedError, Refusal
 class LeaseOfCall:
     """The lease that one call is made under, held by a task of its own until the call has ended.
 
-    It knows the call only weakly: a call that nobody keeps is to be collected, and so to end.
+    It knows grpc's call, and not the one that the caller has: a stream that nobody keeps is to be
+    collected, and so to end.
     """
 
     def __init__(self, pool: AsyncLeasePool, act: Act) -> None:
         self._held: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._ended = asyncio.Event()
-        self._call: Callable[[], Any] = lambda: None
+        self._call: Any = None
         self._is_to_stop = False
         self._has_stopped = False
         self._error: AsyncCallDeniedError | None = None
@@ -52,7 +53,7 @@ class LeaseOfCall:
 
     def attach(self, call: Any) -> None:
         """The call has begun."""
-        self._call = weakref.ref(call)
+        self._call = call
         if call.done():
             self.end()
             return
@@ -87,9 +88,8 @@ class LeaseOfCall:
             await self._ended.wait()
         except asyncio.CancelledError:
             self._is_to_stop = True
-            call = self._call()
-            if call is not None:
-                self._has_stopped = call.cancel()
+            if self._call is not None:
+                self._has_stopped = self._call.cancel()
             await self._ended.wait()
             raise
 
@@ -151,6 +151,8 @@ class _Call:
         except asyncio.CancelledError:
             denial = await self._lease.denial()
             if denial is None:
+                # Whoever waits was cancelled. grpc does the same, but for a moment at the start.
+                self._call.cancel()
                 raise
             raise denial from None
 

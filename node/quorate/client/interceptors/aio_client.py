@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import grpc
 
@@ -16,13 +16,12 @@ from quorate.client.governed import Rule
 from quorate.client.interceptors import aio_calls
 from quorate.client.interceptors.aio_calls import LeaseOfCall
 from quorate.client.interceptors.refusals import (
+    LATE,
     LEASE_METADATA_KEY,
     AsyncCallDeniedError,
     Refusal,
 )
 from quorate.client.interceptors.rules import Outgoing, decide
-
-_LATE: Final = "no lease within the time of the call"
 
 CallT = TypeVar("CallT")
 
@@ -40,7 +39,8 @@ class AsyncLeaseClientInterceptors(tuple[grpc.aio.ClientInterceptor, ...]):
 
     A call that is denied fails with AsyncCallDeniedError, and nothing is sent. One whose lease is
     interrupted is cancelled, and fails so too. Its act lasts until it has ended; a stream that is
-    neither read to its end nor cancelled ends when it is collected.
+    neither read to its end nor cancelled ends when it is collected, unless it is written to with
+    `write`.
     """
 
     __slots__ = ()
@@ -62,7 +62,8 @@ class _Interceptor:
         details: Any,
         request: Any,
     ) -> CallT:
-        """The call, begun under a lease; `begin` is not kept, for it keeps grpc's call."""
+        """The call, begun under a lease. `begin` is not kept: it knows the call that the caller
+        has, which is to be collected when nobody keeps it."""
         named = details.method  # bytes, whatever its type says
         method = named.decode() if isinstance(named, bytes) else named
         act = decide(self._rule, Outgoing(method, tuple(details.metadata or ())))
@@ -74,11 +75,12 @@ class _Interceptor:
         held = LeaseOfCall(self._pool, act)
         details = await _with_lease(details, held)
         try:
-            held.attach(made := await begin(details, request))
+            made = await begin(details, request)
+            held.attach(made)
+            return kind(made, held)
         except BaseException:
             held.end()
             raise
-        return kind(made, held)
 
 
 async def _with_lease(details: Any, held: LeaseOfCall) -> Any:
@@ -91,7 +93,7 @@ async def _with_lease(details: Any, held: LeaseOfCall) -> Any:
     except TimeoutError:
         code = grpc.StatusCode.DEADLINE_EXCEEDED
         empty = grpc.aio.Metadata()
-        raise grpc.aio.AioRpcError(code, empty, empty, details=_LATE) from None
+        raise grpc.aio.AioRpcError(code, empty, empty, details=LATE) from None
     left_s = None
     if details.timeout is not None:
         left_s = max(0.0, details.timeout - (loop.time() - began_s))

@@ -134,28 +134,22 @@ class LeasedCall(grpc.Call, grpc.Future):  # type: ignore[type-arg]
         return self
 
     def __next__(self) -> Any:
-        try:
-            with self._denied_when_cancelled():
-                return next(self._call)
-        except StopIteration:
-            self._lease.end()
-            raise
+        with self._denied_when_cancelled():
+            return next(self._call)
 
     def result(self, timeout: float | None = None) -> Any:
         with self._denied_when_cancelled():
-            response = self._call.result(timeout)
-        self._lease.end()
-        return response
+            return self._call.result(timeout)
 
     def exception(self, timeout: float | None = None) -> Exception | None:
         try:
-            error: Exception | None = self._call.exception(timeout)
+            own: Exception | None = self._call.exception(timeout)
+            return own
         except grpc.FutureCancelledError:
-            error = self._denial()
-            if error is None:
+            denial = self._denial()
+            if denial is None:
                 raise
-        self._lease.end()
-        return error
+            return denial
 
     def traceback(self, timeout: float | None = None) -> TracebackType | None:
         error = self.exception(timeout)

@@ -1,7 +1,7 @@
 """Clients with threads: an RPC is made only under a lease, and is cancelled when trust goes.
 
-Owns the channel that does so. It is a channel, and no interceptor in
-grpc's sense: those have no hold on a call that somebody waits for, and could not cancel it.
+Owns the channel that does so. It is a channel, and no interceptor in grpc's sense: those have no
+hold on a call that somebody waits for, and could not cancel it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,12 @@ import grpc
 from quorate.client.decisions import DeniedError
 from quorate.client.governed import Rule
 from quorate.client.interceptors.calls import LeasedCall, LeaseOfCall
-from quorate.client.interceptors.refusals import LEASE_METADATA_KEY, CallDeniedError, Refusal
+from quorate.client.interceptors.refusals import (
+    LEASE_METADATA_KEY,
+    CallDeniedError,
+    LateCallError,
+    Refusal,
+)
 from quorate.client.interceptors.rules import Outgoing, decide
 from quorate.client.pool import LeasePool
 
@@ -139,21 +144,26 @@ class LeaseChannel(grpc.Channel):
         if isinstance(act, Refusal):
             return CallDeniedError(act)
         began_s = time.monotonic()
-        lease = LeaseOfCall()
+        lease, call = LeaseOfCall(), None
         try:
             lease.take(self._pool, act)
         except DeniedError as error:
             return CallDeniedError(Refusal(error.denied, lease.id))
         try:
             if timeout is not None:
-                timeout = max(0.0, timeout - (time.monotonic() - began_s))
+                timeout -= time.monotonic() - began_s
+                if timeout <= 0:
+                    lease.end()
+                    return LateCallError()
             given = (*given, (LEASE_METADATA_KEY, lease.id))
             call = make(request, timeout=timeout, metadata=given, **settings)
             lease.attach(call)
+            return LeasedCall(call, lease)
         except BaseException:
+            if call is not None:
+                call.cancel()
             lease.end()
             raise
-        return LeasedCall(call, lease)
 
 
 class _MultiCallable:

@@ -21,6 +21,7 @@ from quorate.client.decisions import Denied, DeniedError
 LEASE_METADATA_KEY: Final = "quorate-lease"
 """With the id of the lease that an outgoing RPC is made under. It proves nothing."""
 ERROR_DOMAIN: Final = "quorate"
+LATE: Final = "no lease within the time of the call"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,19 +84,11 @@ class AsyncCallDeniedError(DeniedError, grpc.aio.AioRpcError):
         return type(self), (self.refusal,)
 
 
-class CallDeniedError(DeniedError, grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
-    """An outgoing RPC was not made, or was ended, because its lease denies it. Where a call is
-    returned before it has ended, it is also that call, and has failed."""
+class _EndedCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
+    """A call that was not made, or was ended here. Where a call is returned before it has ended, it
+    is that call, and has failed."""
 
-    def __init__(self, refusal: Refusal) -> None:
-        super().__init__(refusal.denied)
-        self.refusal = refusal
-        self._status = refusal.status()
-
-    def __reduce__(self) -> tuple[type[Self], tuple[Refusal]]:
-        return type(self), (self.refusal,)
-
-    # -- how it ended --------------------------------------------------------------------------
+    _status: grpc.Status
 
     def code(self) -> grpc.StatusCode:
         return self._status.code
@@ -108,8 +101,6 @@ class CallDeniedError(DeniedError, grpc.RpcError, grpc.Call, grpc.Future):  # ty
 
     def trailing_metadata(self) -> tuple[tuple[str, str | bytes], ...]:  # type: ignore[override]
         return self._status.trailing_metadata
-
-    # -- a call that has ended -----------------------------------------------------------------
 
     def is_active(self) -> bool:
         return False
@@ -149,3 +140,23 @@ class CallDeniedError(DeniedError, grpc.RpcError, grpc.Call, grpc.Future):  # ty
 
     def __next__(self) -> NoReturn:
         raise self
+
+
+class CallDeniedError(DeniedError, _EndedCall):
+    """An outgoing RPC was not made, or was ended, because its lease denies it."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.denied)
+        self.refusal = refusal
+        self._status = refusal.status()
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Refusal]]:
+        return type(self), (self.refusal,)
+
+
+class LateCallError(_EndedCall):
+    """An outgoing RPC was not made, for its time was over when there was a lease."""
+
+    def __init__(self) -> None:
+        super().__init__(LATE)
+        self._status = _status(grpc.StatusCode.DEADLINE_EXCEEDED, LATE)
