@@ -356,13 +356,14 @@ def test_who_holds_a_lease_hears_that_the_gate_was_closed(world: World, news: Ne
     assert told.reason is ClientReason.CLOSED
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_fault_of_the_library_stops_who_relies_on_it(
     world: World, news: News, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quiet(world)
     lease = world.lease()
     world.node.then("Check", permit(), permit())
+    ended: queue.Queue[Any] = queue.Queue()
+    monkeypatch.setattr(threading, "excepthook", ended.put)
     with lease.hold(news.put):
         monkeypatch.setattr(world.gate._keeping._upkeep, "lapse", lambda: 1 / 0)
         told = news.get(timeout=10)
@@ -371,6 +372,7 @@ def test_a_fault_of_the_library_stops_who_relies_on_it(
         with pytest.raises(DeniedError) as later, lease.hold(news.put):
             pytest.fail("entered")
         assert later.value.reason is ClientReason.CLIENT_FAILED
+        assert ended.get(timeout=10).exc_type is ZeroDivisionError, "and it is told as what it is"
 
 
 def test_a_closed_gate_leaves_no_thread_behind(world: World) -> None:
