@@ -24,6 +24,7 @@ from quorate.client import (
     Reason,
     Released,
     WatchEvent,
+    WatchNotice,
 )
 from quorate.v1 import decision_pb2, lease_pb2
 
@@ -359,6 +360,26 @@ async def test_who_gives_up_waiting_for_a_notice_can_come_again(
             await anext(watch)
     go_on.set()
     assert (await anext(watch)).event is WatchEvent.INTERRUPTED
+    watch.close()
+
+
+async def test_no_notice_is_lost_with_who_gives_up_just_as_it_comes(
+    world: World, gate: AsyncGate
+) -> None:
+    world.node.then("Watch", interrupted_when(threading.Event()))
+    watch = gate.watch([await obtain(world, gate)])
+    assert (await anext(watch)).event is WatchEvent.ACTIVE
+    waiting = asyncio.ensure_future(anext(watch))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    told = WatchNotice("lease-7", WatchEvent.INTERRUPTED, Reason.GRANT_REVOKED)
+    watch._notices.put_nowait(told)
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    async with asyncio.timeout(10):
+        assert await anext(watch) == told
     watch.close()
 
 

@@ -35,6 +35,7 @@ class AsyncWatch:
         self._call: Any = None
         self._notices: asyncio.Queue[WatchNotice] = asyncio.Queue(_WAITING)
         self._running: asyncio.Task[None] | None = None
+        self._taken: asyncio.Task[WatchNotice] | None = None
 
     def __aiter__(self) -> Self:
         return self
@@ -42,13 +43,16 @@ class AsyncWatch:
     async def __anext__(self) -> WatchNotice:
         if self._running is None:
             self._running = asyncio.create_task(self._run())
-        taken = asyncio.ensure_future(self._notices.get())
-        try:
-            await asyncio.wait([taken, self._running], return_when=asyncio.FIRST_COMPLETED)
-            if taken.done():
-                return taken.result()
-        finally:
-            taken.cancel()
+        if self._taken is None:
+            self._taken = asyncio.create_task(self._notices.get())
+        # It stays when the wait is given up: what it takes is for whoever waits next.
+        ends: list[asyncio.Task[Any]] = [self._taken, self._running]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if self._taken.done():
+            taken, self._taken = self._taken, None
+            return taken.result()
+        self._taken.cancel()
+        self._taken = None
         with suppress(asyncio.CancelledError):
             self._running.result()  # raises what was wrong with this library
         raise StopAsyncIteration
