@@ -34,16 +34,32 @@ def answers(config: NodeConfig, node_id: str, address: str, ca_certificate: str)
     context.load_cert_chain(config.tls.certificate, config.tls.private_key)
     context.set_alpn_protocols([_PROTOCOL])
     try:
-        link = socket.create_connection((host.strip("[]"), int(port)), TIMEOUT_S)
+        places = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
     except OSError:
         return False
-    with link:
-        try:
-            with context.wrap_socket(link, server_hostname=dns_name(node_id)):
-                return True
-        except ssl.SSLCertVerificationError as error:
-            return error.verify_code not in _ANOTHERS
-        except (ssl.SSLEOFError, ConnectionError):
-            return False  # closed at once: whoever forwards to it finds nobody
-        except OSError:
-            return True  # it is silent, or says something else: a node that is ill, perhaps
+    for family, kind, protocol, _, place in places:
+        # Wrapped before it is connected: the wrapper of a link that is reset meanwhile stays open.
+        with context.wrap_socket(
+            socket.socket(family, kind, protocol),
+            server_hostname=dns_name(node_id),
+            do_handshake_on_connect=False,
+        ) as link:
+            link.settimeout(TIMEOUT_S)
+            try:
+                link.connect(place)
+            except OSError:
+                continue
+            return _shows_its_certificate(link)
+    return False
+
+
+def _shows_its_certificate(link: ssl.SSLSocket) -> bool:
+    try:
+        link.do_handshake()
+    except ssl.SSLCertVerificationError as error:
+        return error.verify_code not in _ANOTHERS
+    except (ssl.SSLEOFError, ConnectionError):
+        return False  # closed at once: whoever forwards to it finds nobody
+    except OSError:
+        return True  # it is silent, or says something else: a node that is ill, perhaps
+    return True
