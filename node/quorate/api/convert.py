@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from quorate.api.notices import Event, Notice
-from quorate.api.ports import MemberStatus
+from quorate.api.ports import MemberStatus, Reported
 from quorate.core import codec
 from quorate.core.errors import MalformedError
 from quorate.core.limits import MAX_ENTRY_BYTES
@@ -87,6 +87,8 @@ def lease_of_result(result: Mapping[str, object]) -> lease_pb2.Lease:
         expires_at_ms=lease.expires_at,
         grant=lease.grant,
         trust_edge=lease.trust_edge,
+        parents=lease.parents,
+        stage=lease.stage.value,
     )
 
 
@@ -130,6 +132,19 @@ def checked_to_wire(checked: Checked) -> lease_pb2.CheckResponse:
         ttl_ms=checked.ttl_ms,
         fence=checked.fence,
         position=where,
+    )
+
+
+def reported_to_wire(reported: Reported | Deny) -> lease_pb2.ReportResponse:
+    if isinstance(reported, Deny):
+        return lease_pb2.ReportResponse(
+            verdict=decision_pb2.VERDICT_DENY,
+            reason=REASON_TO_WIRE[reported.reason],
+            thing=reported.thing,
+            head=reported.thing if reported.reason is Reason.OUT_OF_ORDER else "",
+        )
+    return lease_pb2.ReportResponse(
+        verdict=decision_pb2.VERDICT_PERMIT, head=reported.head, stage=reported.stage
     )
 
 

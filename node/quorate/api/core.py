@@ -14,12 +14,20 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from quorate.api import convert
-from quorate.api.ports import Core, Proposed
-from quorate.api.validate import Violations, request_id_and_ttl
+from quorate.api.convert import REASON_TO_WIRE
+from quorate.api.denials import MAX_PER_REQUEST
+from quorate.api.errors import NotReadyError
+from quorate.api.ports import Core, Denied, Proposed
+from quorate.api.validate import Violations, check_report, parents, request_id_and_ttl
 from quorate.core import ids
-from quorate.core.limits import DEFAULT_PROPOSAL_TIMEOUT_MS, MAX_PROPOSAL_TIMEOUT_MS
+from quorate.core.limits import (
+    DEFAULT_PROPOSAL_TIMEOUT_MS,
+    MAX_INTEGER,
+    MAX_PROPOSAL_TIMEOUT_MS,
+)
+from quorate.core.lineage import METHODS, REASONS_OF_THE_NODE, EventType
 from quorate.telemetry import Metrics
-from quorate.v1 import core_pb2, core_pb2_grpc
+from quorate.v1 import core_pb2, core_pb2_grpc, lease_pb2
 
 _KIND: Final = {
     core_pb2.LEASE_ACT_ACQUIRE: "lease.acquire",
@@ -53,6 +61,33 @@ class CoreService(core_pb2_grpc.CoreServiceServicer):
             outcome=convert.optional_outcome_to_wire(proposed.outcome),
             reason=convert.reason_to_wire(proposed.refused),
         )
+
+    async def ReportEvents(  # noqa: N802
+        self, request: core_pb2.ReportEventsRequest, context: Any
+    ) -> lease_pb2.ReportResponse:
+        found = Violations()
+        found.text("executor", request.executor, ids.check_executor)
+        found.raise_any()
+        report = request.report
+        check_report(report)
+        reported = await self._core.report(
+            request.executor,
+            report.lease_id,
+            [(EventType(event.type), dict(event.attributes)) for event in report.events],
+            report.after if report.HasField("after") else None,
+        )
+        return convert.reported_to_wire(reported)
+
+    async def ReportDenials(  # noqa: N802
+        self, request: core_pb2.ReportDenialsRequest, context: Any
+    ) -> core_pb2.ReportDenialsResponse:
+        found = Violations()
+        found.length("denials", len(request.denials), 0, MAX_PER_REQUEST, "kinds")
+        denials = [_denied(found, each) for each in request.denials[:MAX_PER_REQUEST]]
+        found.raise_any()
+        if not await self._core.report_denials([each for each in denials if each is not None]):
+            raise NotReadyError("the node cannot write")
+        return core_pb2.ReportDenialsResponse()
 
     async def Follow(  # noqa: N802
         self, requests: AsyncIterator[core_pb2.FollowRequest], context: Any
@@ -100,11 +135,25 @@ def _check(request: core_pb2.ProposeLeaseRequest) -> None:
     if request.act == core_pb2.LEASE_ACT_ACQUIRE:
         found.text("action", request.action, ids.check_action)
         found.text("resource", request.resource, ids.check_resource)
+        parents(found, request.parents)
     else:
         found.text("lease_id", request.lease_id, ids.check_lease_id)
     request_id_and_ttl(found, request.request_id, request.ttl_ms)
     found.within("timeout_ms", request.timeout_ms, 0, MAX_PROPOSAL_TIMEOUT_MS)
     found.raise_any()
+
+
+def _denied(found: Violations, item: core_pb2.Denials) -> Denied | None:
+    found.optional_text("executor", item.executor, ids.check_executor)
+    found.optional_text("lease_id", item.lease_id, ids.check_lease_id)
+    found.enum("reason", item.reason, [REASON_TO_WIRE[each] for each in REASONS_OF_THE_NODE])
+    found.within("count", item.count, 1, MAX_INTEGER)
+    if item.method not in METHODS:
+        found.add("method", "is no method of the lease service")
+    reason = convert.reason_of_wire(item.reason)
+    if reason is None:
+        return None
+    return Denied(item.executor, item.method, item.lease_id, reason, item.count)
 
 
 def _body(request: core_pb2.ProposeLeaseRequest) -> dict[str, object]:
@@ -114,6 +163,7 @@ def _body(request: core_pb2.ProposeLeaseRequest) -> dict[str, object]:
             "action": request.action,
             "resource": request.resource,
             "ttl_ms": request.ttl_ms,
+            **({"parents": sorted(set(request.parents))} if request.parents else {}),
         }
     body: dict[str, object] = {"lease": request.lease_id, "executor": request.executor}
     if request.act == core_pb2.LEASE_ACT_RENEW:

@@ -18,11 +18,12 @@ import grpc.aio
 import structlog
 
 from quorate.api import convert
+from quorate.api.errors import NotReadyError
 from quorate.api.ports import Proposed
 from quorate.core.errors import ConfigurationError, MalformedError
 from quorate.core.limits import MAX_MESSAGE_BYTES
 from quorate.core.outcome import Reason
-from quorate.v1 import core_pb2, core_pb2_grpc
+from quorate.v1 import core_pb2, core_pb2_grpc, lease_pb2
 
 CORE_SOCKET: Final = "core.sock"
 MAX_SOCKET_PATH_BYTES: Final = 107
@@ -32,6 +33,8 @@ CONNECT_MS: Final = 250
 ANSWER_MARGIN_MS: Final = 100
 """How long before the end of a proposal's time the core gives up, so that its answer still
 arrives; never more than a fifth of the time."""
+REPORT_MS: Final = 2_000
+"""How long a report of denials may take; it is tried again."""
 _RECONNECT_FIRST_MS: Final = 20
 _RECONNECT_LONGEST_MS: Final = 500
 _OPTIONS: Final = (
@@ -102,6 +105,30 @@ class CoreLink:
             _log.warning("the core process did not answer a proposal", code=error.code().name)
             return Proposed(problem=error.code().name)
         return _proposed(answer)
+
+    async def report(
+        self, request: core_pb2.ReportEventsRequest, timeout_ms: int
+    ) -> lease_pb2.ReportResponse:
+        """What the node has of a report. Raises NotReadyError when the core does not say: it may
+        have it, and the same report again is harmless."""
+        try:
+            return await self._stub.ReportEvents(
+                request, timeout=timeout_ms / 1000, wait_for_ready=True
+            )
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
+                raise
+            _log.warning("the core process did not answer a report", code=error.code().name)
+            raise NotReadyError("the node's core process did not answer") from error
+
+    async def report_denials(self, request: core_pb2.ReportDenialsRequest) -> bool:
+        """Whether all of it is durable."""
+        try:
+            await self._stub.ReportDenials(request, timeout=REPORT_MS / 1000)
+        except grpc.aio.AioRpcError as error:
+            _log.warning("denials wait for the core process", code=error.code().name)
+            return False
+        return True
 
     async def follow(self, moved: Callable[[], None], drained: DrainedReports) -> None:
         """Calls `moved` when the node's state has moved on, and after each reconnection, because

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 
 from quorate.api import convert, validate
 from quorate.api.access import Access
+from quorate.api.denials import DenialJournal
 from quorate.api.freshness import patience_s
 from quorate.api.notices import Watcher
 from quorate.api.ports import Proposed
@@ -37,6 +38,10 @@ class LeaseProposer(Protocol):
     """The way to the ledger (`quorate.api.core_link.CoreLink`)."""
 
     async def propose(self, request: core_pb2.ProposeLeaseRequest, timeout_ms: int) -> Proposed: ...
+
+    async def report(
+        self, request: core_pb2.ReportEventsRequest, timeout_ms: int
+    ) -> lease_pb2.ReportResponse: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,7 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
         access: Access,
         metrics: Metrics,
         denials: DenialLog,
+        journal: DenialJournal,
     ) -> None:
         self._checker = checker
         self._proposer = proposer
@@ -77,6 +83,7 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
         self._access = access
         self._metrics = metrics
         self._denials = denials
+        self._journal = journal
 
     async def Acquire(  # noqa: N802 - the contract's names, here and below
         self, request: lease_pb2.AcquireRequest, context: Any
@@ -90,6 +97,7 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
             resource=request.resource,
             ttl_ms=request.ttl_ms,
             request_id=request.request_id,
+            parents=request.parents,
         )
         found = self._refusal() or await self._propose(wish, context)
         self._note("Acquire", found.reason, executor)
@@ -115,7 +123,7 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
             request_id=request.request_id,
         )
         found = self._refusal() or await self._propose(wish, context)
-        self._note("Renew", found.reason, executor)
+        self._note("Renew", found.reason, executor, request.lease_id)
         return lease_pb2.RenewResponse(
             verdict=found.verdict,
             reason=found.reason,
@@ -138,7 +146,7 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
         )
         # Asked even without authority: giving a right back is never refused for want of a proof.
         found = await self._propose(wish, context)
-        self._note("Release", found.reason, executor)
+        self._note("Release", found.reason, executor, request.lease_id)
         return lease_pb2.ReleaseResponse(
             verdict=found.verdict,
             reason=found.reason,
@@ -166,6 +174,16 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
             await self._hub.followed(least, patience_s(context))
         answers = self._check(request.checks, executor, "CheckBatch")
         return lease_pb2.CheckBatchResponse(results=map(convert.checked_to_wire, answers))
+
+    async def Report(  # noqa: N802
+        self, request: lease_pb2.ReportRequest, context: Any
+    ) -> lease_pb2.ReportResponse:
+        executor = self._access.executor(context)
+        validate.check_report(request)
+        return await self._proposer.report(
+            core_pb2.ReportEventsRequest(executor=executor, report=request),
+            _timeout_ms(context.time_remaining()),
+        )
 
     async def Watch(  # noqa: N802
         self, requests: AsyncIterator[lease_pb2.WatchRequest], context: Any
@@ -219,11 +237,12 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
                     now_ns,
                 )
         self._metrics.check_latency((time.perf_counter_ns() - started) / 1000)
-        for answer in answers:
+        for check, answer in zip(checks, answers, strict=True):
             decision = answer.decision
             if isinstance(decision, Deny):
                 self._metrics.checked("deny", decision.reason)
-                self._note(method, convert.reason_to_wire(decision.reason), executor)
+                reason = convert.reason_to_wire(decision.reason)
+                self._note(method, reason, executor, check.lease_id)
             else:
                 self._metrics.checked("permit", "")
         return answers
@@ -248,11 +267,21 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
             lease = convert.lease_of_result(outcome.result)
         return _Verdict(decision_pb2.VERDICT_PERMIT, outcome=on_wire, lease=lease)
 
-    def _note(self, method: str, reason: decision_pb2.Reason.ValueType, executor: str) -> None:
-        """Counts, and logs now and then, that the node denied for want of a quorum."""
-        if reason == decision_pb2.REASON_INQUORATE:
+    def _note(
+        self,
+        method: str,
+        number: decision_pb2.Reason.ValueType,
+        executor: str,
+        lease_id: str = "",
+    ) -> None:
+        """Has the journal count what the node denied by itself; counts, and logs now and then, that
+        it did so for want of a quorum."""
+        reason = convert.reason_of_wire(number)
+        if reason is not None:
+            self._journal.denied(method, reason, executor, lease_id)
+        if reason is Reason.INQUORATE:
             self._metrics.inquorate(method)
-            self._denials.denied(method, Reason.INQUORATE, executor)
+            self._denials.denied(method, reason, executor)
 
 
 def _held_to(answer: Checked, check: lease_pb2.CheckRequest) -> Checked:

@@ -5,13 +5,14 @@ Owns the protocols between the services and the core process; implements nothing
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
 
-from quorate.core.outcome import Outcome, Reason
+from quorate.core.lineage import EventType
+from quorate.core.outcome import Deny, Outcome, Reason
 from quorate.storage import Snapshot
 
 
@@ -39,6 +40,27 @@ class Proposed:
     @property
     def unknown(self) -> bool:
         return self.outcome is None and self.refused is None
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """How many calls of one kind an edge has denied without the ledger
+    (`quorate.core.lineage.Denials`)."""
+
+    executor: str
+    method: str
+    lease_id: str
+    reason: Reason
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """Events of an executor's work, durable on the node. head: of the chain of the lease's events.
+    stage: how far the work has come."""
+
+    head: str
+    stage: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +117,21 @@ class Core(Protocol):
         self, kind: str, body: dict[str, object], nonce: str, timeout_ms: int
     ) -> Proposed:
         """Builds a lease command (`lease.acquire`...), signs it as this node, and proposes it."""
+        ...
+
+    async def report(
+        self,
+        executor: str,
+        lease_id: str,
+        events: Sequence[tuple[EventType, Mapping[str, str]]],
+        after: str | None,
+    ) -> Reported | Deny:
+        """Takes in events for the ledger; durable here, with or without a quorum, when it returns.
+        after: the head of the lease's events that they follow; None: any."""
+        ...
+
+    async def report_denials(self, denials: Sequence[Denied]) -> bool:
+        """Takes in what an edge had to deny; whether it is durable."""
         ...
 
     async def wait_for(self, ledger_index: int, level: Level, timeout_ms: int) -> Level:

@@ -13,15 +13,19 @@ from quorate.api.errors import InvalidRequestError, Violation
 from quorate.core import ids
 from quorate.core.errors import MalformedError
 from quorate.core.limits import (
+    MAX_ATTRIBUTE_BYTES,
     MAX_CHECKS_PER_BATCH,
     MAX_ENVELOPE_BYTES,
     MAX_LEASE_TTL_MS,
     MAX_LEASES_PER_WATCH,
+    MAX_PARENTS,
     MAX_PROPOSAL_TIMEOUT_MS,
+    MAX_RECORDS_PER_COMMAND,
     MAX_REQUEST_ID_CHARS,
     MAX_SESSION_CHARS,
     MIN_SESSION_CHARS,
 )
+from quorate.core.lineage import check_attributes, check_event_type, check_head
 from quorate.v1 import lease_pb2
 
 MAX_VIOLATIONS: Final = 64
@@ -76,6 +80,33 @@ def check_acquire(request: lease_pb2.AcquireRequest) -> None:
     found.text("action", request.action, ids.check_action)
     found.text("resource", request.resource, ids.check_resource)
     request_id_and_ttl(found, request.request_id, request.ttl_ms)
+    parents(found, request.parents)
+    found.raise_any()
+
+
+def parents(found: Violations, lease_ids: Sequence[str]) -> None:
+    found.length("parents", len(lease_ids), 0, MAX_PARENTS, "leases")
+    for index, lease_id in enumerate(lease_ids[:MAX_PARENTS]):
+        found.text(f"parents[{index}]", lease_id, ids.check_lease_id)
+
+
+def check_report(request: lease_pb2.ReportRequest) -> None:
+    found = Violations()
+    found.text("lease_id", request.lease_id, ids.check_lease_id)
+    found.text("after", request.after, check_head)
+    found.length("events", len(request.events), 1, MAX_RECORDS_PER_COMMAND, "events")
+    for index, event in enumerate(request.events[:MAX_RECORDS_PER_COMMAND]):
+        if found.full:
+            break
+        found.text(f"events[{index}].type", event.type, check_event_type)
+        attributes = dict(event.attributes)
+        try:
+            check_attributes(attributes, f"events[{index}].attributes")
+        except MalformedError as error:
+            found.add(error.field, error.problem)
+            continue
+        size = sum(len(name) + len(value.encode()) for name, value in attributes.items())
+        found.length(f"events[{index}].attributes", size, 0, MAX_ATTRIBUTE_BYTES, "bytes")
     found.raise_any()
 
 

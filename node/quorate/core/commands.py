@@ -20,9 +20,12 @@ from quorate.core.limits import (
     MAX_CONCURRENT_LEASES,
     MAX_ENVELOPE_BYTES,
     MAX_LEASE_TTL_MS,
+    MAX_PARENTS,
     MAX_PATTERNS,
+    MAX_RECORDS_PER_COMMAND,
     PROTOCOL_VERSION,
 )
+from quorate.core.lineage import Record, check_head, parse_record
 from quorate.core.records import Role
 from quorate.core.status import Act
 
@@ -49,6 +52,7 @@ class Verb(StrEnum):
     LEASE_ACQUIRE = "lease.acquire"
     LEASE_RENEW = "lease.renew"
     LEASE_RELEASE = "lease.release"
+    LINEAGE_APPEND = "lineage.append"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +131,14 @@ class RetireNode:
 
 @dataclass(frozen=True, slots=True)
 class AcquireLease:
-    """ttl_ms: the wished lifetime; 0: the longest that there is."""
+    """ttl_ms: the wished lifetime; 0: the longest that there is. parents: the leases that the work
+    came from, in ascending order."""
 
     executor: str
     action: str
     resource: str
     ttl_ms: int
+    parents: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +154,15 @@ class ReleaseLease:
     executor: str
 
 
-LeaseBody = AcquireLease | RenewLease | ReleaseLease
+@dataclass(frozen=True, slots=True)
+class AppendLineage:
+    """What a node reports (`quorate.core.lineage`). after: its chain's head, as it knows it."""
+
+    after: str
+    records: tuple[Record, ...]
+
+
+NodeBody = AcquireLease | RenewLease | ReleaseLease | AppendLineage
 DomainBody = (
     RegisterExecutor
     | GovernExecutor
@@ -161,14 +175,14 @@ DomainBody = (
     | AssignRole
     | RetireNode
 )
-Body = DomainBody | LeaseBody
+Body = DomainBody | NodeBody
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
     """A well-formed command. Nothing about it is verified.
 
-    issuer: a domain, or a node's SPIFFE ID for lease commands. not_after: ledger time.
+    issuer: a domain, or a node's SPIFFE ID for what nodes ask. not_after: ledger time.
     fingerprint: what it asks for, less nonce and lifetime; a repeat has the same.
     """
 
@@ -302,7 +316,18 @@ def _acquire_lease(body: Fields) -> Body:
         action=body.text("action", ids.check_action),
         resource=body.text("resource", ids.check_resource),
         ttl_ms=body.integer("ttl_ms"),
+        parents=_parents(body),
     )
+
+
+def _parents(body: Fields) -> tuple[str, ...]:
+    """Without parents there is no such field: what is meant is said in one way only."""
+    if not body.has("parents"):
+        return ()
+    parents = body.texts("parents", ids.check_lease_id, MAX_PARENTS)
+    if list(parents) != sorted(parents):
+        raise MalformedError("must be in ascending order", field=body.at("parents"))
+    return parents
 
 
 def _renew_lease(body: Fields) -> Body:
@@ -317,6 +342,16 @@ def _release_lease(body: Fields) -> Body:
     return ReleaseLease(
         lease=body.text("lease", ids.check_lease_id),
         executor=body.text("executor", ids.check_executor),
+    )
+
+
+def _append_lineage(body: Fields) -> Body:
+    return AppendLineage(
+        after=body.text("after", check_head),
+        records=tuple(
+            parse_record(item, body.at(f"records[{place}]"))
+            for place, item in enumerate(body.objects("records", 1, MAX_RECORDS_PER_COMMAND))
+        ),
     )
 
 
@@ -341,5 +376,6 @@ _BODIES: Final = MappingProxyType(
         Verb.LEASE_ACQUIRE: _acquire_lease,
         Verb.LEASE_RENEW: _renew_lease,
         Verb.LEASE_RELEASE: _release_lease,
+        Verb.LINEAGE_APPEND: _append_lineage,
     }
 )

@@ -72,6 +72,7 @@ _WITHOUT: Final = frozenset(
         Verb.NODE_PROMOTE,
         Verb.NODE_DEMOTE,
         Verb.NODE_RETIRE,
+        Verb.LINEAGE_APPEND,
     }
 )
 

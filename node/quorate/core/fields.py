@@ -73,6 +73,10 @@ class Fields:
             raise MalformedError("names something twice", field=self.at(name))
         return tuple(value)
 
+    def has(self, name: str) -> bool:
+        """Whether a field is there that was not read yet."""
+        return name in self._left
+
     def objects(self, name: str, least: int, most: int) -> list[object]:
         value = self.take(name)
         if not isinstance(value, list) or not least <= len(value) <= most:

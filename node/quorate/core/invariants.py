@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import TypeVar
 
 from quorate.core.limits import (
     MAX_CONCURRENT_LEASES,
     MAX_EDGES_PER_PAIR,
+    MAX_EVENTS_PER_LEASE,
     MAX_GRANTS_PER_EXECUTOR_AND_ISSUER,
     MAX_LEASE_TTL_MS,
     MAX_NODES_EVER_PER_DOMAIN,
     MAX_NODES_PER_DOMAIN,
 )
+from quorate.core.lineage import Stage
 from quorate.core.patterns import covers, pattern_owner
 from quorate.core.records import Domain, Executor, Grant, Lease, LeaseStatus, Node, TrustEdge
 from quorate.core.state import StateView
@@ -53,8 +56,10 @@ def check_step(before: StateView, after: StateView) -> list[str]:
             problems.append(f"lease {lease.id} is gone")
         elif later.fence != lease.fence:
             problems.append(f"lease {lease.id} has another fence")
-        elif lease.status is LeaseStatus.RELEASED and later != lease:
+        elif lease.status is LeaseStatus.RELEASED and _less_lineage(later) != _less_lineage(lease):
             problems.append(f"lease {lease.id} was released, and has changed")
+        elif later.events < lease.events:
+            problems.append(f"lease {lease.id} has lost events")
     return problems
 
 
@@ -219,9 +224,24 @@ def _check_leases(view: StateView) -> Iterator[str]:
         if not lease.acquired_at < lease.expires_at <= view.ledger_time() + MAX_LEASE_TTL_MS:
             yield f"lease {lease.id} expires at {lease.expires_at}"
         yield from _check_references(view, lease)
+        yield from _check_lineage(view, lease)
     for fence, count in fences.items():
         if count > 1:
             yield f"{count} leases have the fence {fence}"
+
+
+def _less_lineage(lease: Lease) -> Lease:
+    return replace(lease, stage=Stage.AUTHORIZED, events=0, lineage="")
+
+
+def _check_lineage(view: StateView, lease: Lease) -> Iterator[str]:
+    if any(view.lease(parent) is None for parent in lease.parents):
+        yield f"lease {lease.id} came from one that does not exist"
+    said = lease.events > 0
+    if said != (lease.stage is not Stage.AUTHORIZED) or said != bool(lease.lineage):
+        yield f"lease {lease.id} does not agree with itself about its events"
+    if lease.events > MAX_EVENTS_PER_LEASE:
+        yield f"lease {lease.id} has {lease.events} events"
 
 
 def _check_references(view: StateView, lease: Lease) -> Iterator[str]:

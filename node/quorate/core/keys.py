@@ -12,6 +12,7 @@ ids would make a key longer than a store allows (511 bytes in LMDB), the first a
                       h H(executor) issuer 0 grant              grants that never will again
     L lease id        l H(grant id) expires_at lease id         unreleased leases of a grant
                       n H(grant id)                             how many those are
+    o node id                             head of what the node has reported, 32 bytes
     c command id      x not_after command id                    outcomes; when to forget them
 """
 
@@ -36,6 +37,7 @@ LIVE_GRANTS: Final = b"g"
 SPENT_GRANTS: Final = b"h"
 LEASES_OF_GRANT: Final = b"l"
 LEASE_COUNTS: Final = b"n"
+LINEAGE_HEADS: Final = b"o"
 
 RECORDS: Final = {
     Kind.DOMAIN: b"D",
@@ -78,6 +80,10 @@ def active_node(node: str) -> bytes:
 def active_nodes(domain: str = "") -> bytes:
     """Where the active nodes of one domain lie, or of all: a node's id begins with its domain."""
     return ACTIVE_NODES + f"spiffe://{domain}/".encode("ascii") if domain else ACTIVE_NODES
+
+
+def lineage_head(node: str) -> bytes:
+    return LINEAGE_HEADS + node.encode("ascii")
 
 
 def public_key(public_key: str) -> bytes:

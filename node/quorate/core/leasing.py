@@ -25,6 +25,9 @@ def acquire_lease(turn: Turn, body: AcquireLease) -> Verdict:
     route = choose_route(turn.view, request, turn.ledger_time)
     if isinstance(route, Deny):
         return route
+    broken = _broken_parent(turn, body.parents)
+    if broken is not None:
+        return broken
     lease = Lease(
         lease=ids.lease_id(turn.command.origin, turn.command.command_id),
         executor=body.executor,
@@ -39,14 +42,16 @@ def acquire_lease(turn: Turn, body: AcquireLease) -> Verdict:
         depends_on=route.depends_on,
         policy_version=POLICY_VERSION,
         changed=turn.seq,
+        parents=body.parents,
     )
     before = turn.view.lease(lease.id)
     if before is not None:
         # Its command was executed so long ago that the ledger forgot its nonce.
-        same = (before.executor, before.action, before.resource) == (
+        same = (before.executor, before.action, before.resource, before.parents) == (
             lease.executor,
             lease.action,
             lease.resource,
+            lease.parents,
         )
         in_force = before.status is LeaseStatus.ACTIVE and not before.expired(turn.ledger_time)
         if same and in_force:
@@ -86,6 +91,15 @@ def release_lease(turn: Turn, body: ReleaseLease) -> Verdict:
     released = replace(lease, status=LeaseStatus.RELEASED, changed=turn.seq)
     state.save_lease(turn.store, released, lease)
     return Done(lease.id, released.to_json())
+
+
+def _broken_parent(turn: Turn, parents: tuple[str, ...]) -> Deny | None:
+    """Work comes from work that is under way: each parent holds now. It need not go on to."""
+    for parent in parents:
+        lease = turn.view.lease(parent)
+        if lease is None or review(turn.view, lease, turn.ledger_time) is not None:
+            return Deny(Reason.BROKEN_LINEAGE, parent)
+    return None
 
 
 def _is_own(turn: Turn, executor: str) -> bool:

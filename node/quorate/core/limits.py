@@ -34,6 +34,13 @@ MAX_NODES_PER_DOMAIN: Final = 8
 """Nodes that are not retired; at most one of them votes."""
 MAX_NODES_EVER_PER_DOMAIN: Final = 1_000
 """Retired ones included: an id is never used again, so its record stays."""
+MAX_PARENTS: Final = 8
+"""Leases that the work under a lease came from."""
+MAX_EVENTS_PER_LEASE: Final = 1_000
+MAX_RECORDS_PER_COMMAND: Final = 32
+MAX_RECORD_BYTES: Final = 8 * 1024
+MAX_ATTRIBUTES: Final = 16
+MAX_ATTRIBUTE_CHARS: Final = 256
 LEASES_DROPPED_PER_ACQUIRE: Final = 8
 """How many expired leases an acquisition takes out of its grant's count of concurrent ones."""
 NONCES_FORGOTTEN_PER_COMMAND: Final = 8
@@ -51,6 +58,9 @@ MAX_MESSAGE_BYTES: Final = 1024 * 1024
 """The largest gRPC message that any server of a node accepts."""
 MAX_CHECKS_PER_BATCH: Final = 256
 MAX_LEASES_PER_WATCH: Final = 256
+MAX_ATTRIBUTE_BYTES: Final = 1024
+"""Of one event, names and values together: its record, escapes and all, is less than
+MAX_RECORD_BYTES however they are written."""
 MIN_SESSION_CHARS: Final = 16
 MAX_SESSION_CHARS: Final = 64
 MAX_ENTRIES_PER_PAGE: Final = 256

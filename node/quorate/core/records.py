@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import ClassVar, Final
 
 from quorate.core.errors import MalformedError
+from quorate.core.lineage import Stage
 from quorate.core.outcome import Outcome, Reason
 from quorate.core.rows import Row
 from quorate.core.status import Status
@@ -336,6 +337,9 @@ class Lease(_Record):
     has a greater one.
     acquired_at, expires_at: ledger time; at expires_at it is over.
     depends_on: `<kind>:<id>` of everything that must stay active for it to hold.
+    parents: the leases that the work came from; each held when this one was acquired.
+    stage, events, lineage: how far the work has come, how many events say so, and the head of their
+    chain (`quorate.core.lineage`); they change no status.
     """
 
     kind: ClassVar[Kind] = Kind.LEASE
@@ -353,6 +357,10 @@ class Lease(_Record):
     depends_on: tuple[str, ...]
     policy_version: int
     changed: int
+    parents: tuple[str, ...] = ()
+    stage: Stage = Stage.AUTHORIZED
+    events: int = 0
+    lineage: str = ""
 
     @property
     def id(self) -> str:
@@ -378,6 +386,10 @@ class Lease(_Record):
             depends_on=row.texts("depends_on"),
             policy_version=row.number("policy_version"),
             changed=row.number("changed"),
+            parents=row.texts("parents"),
+            stage=row.choice("stage", Stage),
+            events=row.number("events"),
+            lineage=row.text("lineage"),
         )
 
 

@@ -180,6 +180,10 @@ class StateView:
         filed = sum(1 for _ in self._reader.scan(keys.all_leases_of_grant(grant.id)))
         return self._number(keys.lease_count(grant.id)), filed
 
+    def lineage_head(self, node: str) -> str:
+        """The head of the chain of what a node has reported, in hex; empty: nothing yet."""
+        return (self._reader.get(keys.lineage_head(node)) or b"").hex()
+
     def outcome(self, command_id: str) -> Outcome | None:
         """What became of a command, while the ledger remembers it."""
         remembered = self.remembered(command_id)
@@ -323,6 +327,16 @@ def save_lease(store: Writer, lease: Lease, before: Lease | None) -> None:
         store.put(keys.lease_of_grant(lease.grant, lease.expires_at, lease.lease), b"")
         change += 1
     _count_leases(store, lease.grant, change)
+
+
+def save_lineage(store: Writer, lease: Lease) -> None:
+    """Writes a lease of which nothing but its lineage has changed: it stays in its grant's count,
+    or out of it."""
+    _save(store, lease)
+
+
+def save_lineage_head(store: Writer, node: str, head: str) -> None:
+    store.put(keys.lineage_head(node), bytes.fromhex(head))
 
 
 def drop_expired_leases(store: Writer, grant: Grant, ledger_time: int, most: int) -> None:

@@ -8,8 +8,8 @@ Owns `install_genesis`, `apply`, and the order in which a command is judged:
 `apply` is total: whatever the bytes and the state, it returns an outcome and the ledger entry that
 records it. Only StorageError and MemoryError pass through; the caller abandons its turn then. It is
 atomic: a command that is denied changes nothing but ledger time, what is remembered of commands,
-and what is forgotten of them. What a command means is in `governing`, `membership` and `leasing`;
-when it is durable is the business of storage.
+and what is forgotten of them. What a command means is in `governing`, `membership`, `leasing` and
+`reporting`; when it is durable is the business of storage.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
 
-from quorate.core import codec, dsse, entries, governing, leasing, membership, state
-from quorate.core.commands import Command, LeaseBody, Verb, is_node, parse_command
+from quorate.core import codec, dsse, entries, governing, leasing, membership, reporting, state
+from quorate.core.commands import Command, NodeBody, Verb, is_node, parse_command
 from quorate.core.errors import MalformedError, StorageDamagedError, StorageError
 from quorate.core.genesis import Genesis
 from quorate.core.limits import (
@@ -57,6 +57,7 @@ _HANDLERS: Final = MappingProxyType[Verb, Callable[[Turn, Any], Verdict]](
         Verb.LEASE_ACQUIRE: leasing.acquire_lease,
         Verb.LEASE_RENEW: leasing.renew_lease,
         Verb.LEASE_RELEASE: leasing.release_lease,
+        Verb.LINEAGE_APPEND: reporting.append_lineage,
     }
 )
 """`quorate.core.commands` gives each verb the body that its handler here takes."""
@@ -329,7 +330,7 @@ def _repeated(before: Remembered, command: Command) -> _Judged:
 def _execute(turn: Turn) -> Outcome:
     command = turn.command
     verdict: Verdict
-    if is_node(command.issuer) != isinstance(command.body, LeaseBody):
+    if is_node(command.issuer) != isinstance(command.body, NodeBody):
         verdict = Deny(Reason.NOT_AUTHORIZED, command.issuer)
     else:
         verdict = _HANDLERS[command.verb](turn, command.body)

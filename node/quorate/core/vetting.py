@@ -24,10 +24,13 @@ from quorate.core.genesis import check_certificate
 from quorate.core.limits import (
     MAX_DOMAINS,
     MAX_ENTRY_BYTES,
+    MAX_EVENTS_PER_LEASE,
     MAX_INTEGER,
     MAX_NODES_PER_DOMAIN,
+    MAX_PARENTS,
     MAX_PATTERNS,
 )
+from quorate.core.lineage import NO_HEAD, Stage, check_head
 from quorate.core.records import (
     PARSERS,
     Domain,
@@ -124,6 +127,7 @@ class Vetting:
             keys.NODE_COUNTS: self._look_at_count,
             keys.PUBLIC_KEYS: self._look_at_key,
             keys.LEASE_COUNTS: self._look_at_lease_count,
+            keys.LINEAGE_HEADS: self._look_at_lineage_head,
             **dict.fromkeys(_KINDS, self._look_at_record),
             **{prefix: self._look_at_entry for index in _INDEXES for prefix in index},
         }
@@ -217,6 +221,11 @@ class Vetting:
             filed = next(self._state.scan(keys.LEASES_OF_GRANT + key[1:]), None)
             _require(filed is not None, "leases that are not on file were counted")
 
+    def _look_at_lineage_head(self, key: bytes, value: bytes) -> None:
+        node = key[1:].decode("ascii")
+        _require(self._has(keys.record(Kind.NODE, node)), f"reports of {node}")
+        _require(len(value) == _DIGEST_BYTES, "a head of another length")
+
     def _end_leases(self) -> None:
         """All leases on file of one grant were seen."""
         if self._leases:
@@ -306,10 +315,22 @@ class Vetting:
             self._refer(Kind.TRUST, lease.trust_edge)
             relies_on.add(f"trust:{lease.trust_edge}")
         _require(set(lease.depends_on) == relies_on, f"{lease.id} relies on something else")
+        self._look_at_lineage(lease)
         if lease.status is LeaseStatus.ACTIVE:
             filed = keys.lease_of_grant(lease.grant, lease.expires_at, lease.id)
             if not lease.expired(self._ledger_time) or self._has(filed):
                 self._expect(filed)
+
+    def _look_at_lineage(self, lease: Lease) -> None:
+        for parent in lease.parents:
+            self._refer(Kind.LEASE, parent)
+        ascends = list(lease.parents) == sorted(set(lease.parents))
+        _require(ascends and len(lease.parents) <= MAX_PARENTS, f"{lease.id} has odd parents")
+        check_head(lease.lineage)
+        said = lease.lineage != NO_HEAD
+        agrees = said == (lease.events > 0) == (lease.stage is not Stage.AUTHORIZED)
+        _require(agrees, f"{lease.id} does not agree with itself about its events")
+        _require(lease.events <= MAX_EVENTS_PER_LEASE, f"{lease.id} has too many events")
 
     def _check_home(self, ident: str, domain: str) -> None:
         owner = ids.SpiffeId.parse(ident).trust_domain

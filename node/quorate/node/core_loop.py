@@ -11,22 +11,23 @@ import contextlib
 import functools
 import random
 import secrets
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Final
 
 import structlog
 
-from quorate.api.ports import Level, MemberStatus, NodeStatus, Proposed
+from quorate.api.ports import Denied, Level, MemberStatus, NodeStatus, Proposed, Reported
 from quorate.consensus import PeerError, RaftSettings
 from quorate.consensus.transport import Transport
-from quorate.core.outcome import Outcome, Reason
+from quorate.core.lineage import Denials, Event, EventType
+from quorate.core.outcome import Deny, Outcome, Reason
 from quorate.core.state import StateView
 from quorate.core.transitions import examine
 from quorate.lease.clock import Clock
 from quorate.lease.word import AuthorityWord
 from quorate.node.authority_keeper import FIRST_SEQ_BITS
-from quorate.node.lease_commands import LeaseCommands, unfit_wish
+from quorate.node.lease_commands import unfit_wish
 from quorate.node.machine import proposal_key
 from quorate.node.node_core import STORAGE_PROBE_S, NodeCore
 from quorate.node.waiting import Bell, OutcomeWaiters, WatermarkWaiters
@@ -72,6 +73,8 @@ class CoreLoop:
         self._outcomes = OutcomeWaiters()
         self._enforced = WatermarkWaiters()
         self._drained = WatermarkWaiters()
+        self._kept = WatermarkWaiters()
+        self._kept_through = 0
         self._core = NodeCore(
             node_id=node_id,
             settings=settings,
@@ -81,12 +84,11 @@ class CoreLoop:
             boot_id=boot_id,
             chance=random.Random(secrets.randbits(64)),  # noqa: S311 - election timeouts
             first_seq=secrets.randbits(FIRST_SEQ_BITS),
-            signing_key=signing_key.public,
+            signing_key=signing_key,
             log_key=log_key,
             observer=self,
             edges=edges,
         )
-        self._lease_commands = LeaseCommands(self._core.origin, node_id, signing_key)
 
     # -- the loop ----------------------------------------------------------------------------
 
@@ -172,8 +174,13 @@ class CoreLoop:
         self._enforced.reached(watermark)
         self._drained.reached(drained)
 
+    def kept(self, ticket: int) -> None:
+        self._kept_through = ticket
+        self._kept.reached(ticket)
+
     def released(self) -> None:
         self._outcomes.release_all()
+        self._kept.release_all()
 
     def members_changed(self) -> None:
         self._members_changed()
@@ -242,8 +249,54 @@ class CoreLoop:
         if refusal is not None:
             return Proposed(refused=refusal.reason, problem=refusal.thing)
         now_ms = self._core.ledger_clock.now_ms()
-        envelope = self._lease_commands.build(kind, body, nonce, now_ms)
+        envelope = self._core.commands.build(kind, body, nonce, now_ms)
         return await self._propose(envelope, timeout_ms)
+
+    async def report(
+        self,
+        executor: str,
+        lease_id: str,
+        events: Sequence[tuple[EventType, Mapping[str, str]]],
+        after: str | None,
+    ) -> Reported | Deny:
+        if self._core.storage_problem:
+            return Deny(Reason.STORAGE_FULL)
+        at = self._core.ledger_clock.now_ms()
+        told = [Event(lease_id, executor, kind, attributes, at) for kind, attributes in events]
+        taken = self._core.outbox.report(told, after)
+        if isinstance(taken, Deny):
+            return taken
+        if not await self._until_kept(taken.ticket):
+            full = self._core.storage_problem
+            return Deny(Reason.STORAGE_FULL if full else Reason.INTERNAL)
+        return Reported(taken.head, taken.stage)
+
+    async def report_denials(self, denials: Sequence[Denied]) -> bool:
+        if self._core.storage_problem:
+            return False
+        at = self._core.ledger_clock.now_ms()
+        told = [
+            Denials(
+                each.executor,
+                each.method,
+                each.lease_id,
+                each.reason,
+                self._core.ledger_size,
+                at,
+                at,
+                each.count,
+            )
+            for each in denials
+        ]
+        return await self._until_kept(self._core.outbox.deny(told))
+
+    async def _until_kept(self, ticket: int) -> bool:
+        """Whether what the outbox took in is durable now."""
+        if ticket <= self._kept_through:
+            return True
+        future = self._kept.add(ticket)
+        self._wake.set()
+        return await future
 
     async def wait_for(self, ledger_index: int, level: Level, timeout_ms: int) -> Level:
         reached = Level.NONE

@@ -21,6 +21,7 @@ import uvloop
 
 from quorate.api.access import Access
 from quorate.api.core_link import CoreLink, core_socket
+from quorate.api.denials import DenialJournal
 from quorate.api.lease import LeaseService
 from quorate.api.servers import build_public_server, lease_registration
 from quorate.api.watch import WatchHub
@@ -110,6 +111,7 @@ async def serve(
         )
         link = CoreLink(core_socket(config.node.data_dir), slot)
         stack.push_async_callback(link.close)
+        journal = DenialJournal(link)
         hub = WatchHub(checker, lambda: store.environment, clock, metrics)
         metrics.observe_edge(
             functools.partial(_authority_ms, checker, clock), lambda: len(hub.ledger.permits)
@@ -122,6 +124,7 @@ async def serve(
             access=Access(SpiffeId.parse(config.node.id).trust_domain),
             metrics=metrics,
             denials=DenialLog(clock.boottime_ns, log),
+            journal=journal,
         )
         server = build_public_server(
             [lease_registration(service)],
@@ -145,7 +148,7 @@ async def serve(
             hub.moved()
             await link.follow(hub.moved, hub)
 
-        await _until(stopped, damaged, open_and_serve(), hub.run())
+        await _until(stopped, damaged, open_and_serve(), hub.run(), journal.run())
 
 
 def _authority_ms(checker: LeaseChecker, clock: SystemClock) -> float:

@@ -34,9 +34,11 @@ from quorate.lease.word import AuthorityWord
 from quorate.node.authority_keeper import AuthorityKeeper, AuthorityTerms
 from quorate.node.authority_wire import decode as decode_authority
 from quorate.node.authority_wire import encode as encode_authority
+from quorate.node.lease_commands import LeaseCommands
 from quorate.node.ledger_clock import LedgerClock
 from quorate.node.machine import LedgerMachine
 from quorate.node.membership import LedgerFollower, first_configuration
+from quorate.node.outbox import Outbox
 from quorate.node.snapshots import SnapshotReceiver, Snapshots, SnapshotSender
 from quorate.proofs.checkpoint import Checkpoint, sign_checkpoint
 from quorate.proofs.signing import SigningKey
@@ -59,6 +61,10 @@ class Observer(Protocol):
 
     def executed(self, key: bytes, outcome: Outcome) -> None:
         """The envelope of this proposal key (`machine.proposal_key`) has its outcome."""
+        ...
+
+    def kept(self, ticket: int) -> None:
+        """What the outbox took in up to this ticket is durable."""
         ...
 
     def grown(self) -> None:
@@ -102,13 +108,13 @@ class NodeCore:
         boot_id: bytes,
         chance: random.Random,
         first_seq: int,
-        signing_key: bytes,
+        signing_key: SigningKey,
         log_key: SigningKey,
         observer: Observer,
         edges: int,
     ) -> None:
         """chance: spreads election timeouts. first_seq: where asks for authority are counted from,
-        drawn anew for every process (see `AuthorityHolder`). signing_key: the public one."""
+        drawn anew for every process (see `AuthorityHolder`)."""
         self.node_id = node_id
         self.environment = environment
         self.links_up: set[str] = set()
@@ -157,9 +163,11 @@ class NodeCore:
         self._snapshots = Snapshots(
             SnapshotSender(environment, self.now_s, self._sign_checkpoint),
             SnapshotReceiver(
-                environment, self.now_s, self.origin, node_id, (signing_key, log_key.public)
+                environment, self.now_s, self.origin, node_id, (signing_key.public, log_key.public)
             ),
         )
+        self.commands = LeaseCommands(self.origin, node_id, signing_key)
+        self.outbox = Outbox(environment.turn, self.commands, signing_key, self.now_s)
         self.replica = self._new_replica()
         self._read_members()
         if self._probation:
@@ -247,12 +255,18 @@ class NodeCore:
     @property
     def has_more(self) -> bool:
         """Whether another turn would get further without any new event."""
-        return bool(self._inbox) or self._again or self.replica.has_more or self._snapshots.has_more
+        return (
+            bool(self._inbox)
+            or self._again
+            or self.replica.has_more
+            or self._snapshots.has_more
+            or self.outbox.has_more
+        )
 
     def next_due_s(self) -> float:
         """When a turn is due without any event, on the boot clock."""
         due_s = self.replica.next_timer()
-        due_s = min(due_s, self._snapshots.receiver.next_due_s())
+        due_s = min(due_s, self._snapshots.receiver.next_due_s(), self.outbox.next_due_s())
         asking_ns = self.keeper.next_timer_ns(self.replica)
         return due_s if asking_ns is None else min(due_s, asking_ns / _NS_PER_S)
 
@@ -275,6 +289,7 @@ class NodeCore:
             self._members.follow(self.replica, self.keeper, self.nodes)
             self._end_probation()
             self._snapshots.tick(self.replica)
+            self._report()
             self.replica.compact(self._snapshots.sender.floor(self.replica.applied_index))
             enforced = self.environment.enforced_through()
             self.keeper.tick(self.replica, self.durable_applied, enforced, self.edges.drained)
@@ -282,6 +297,14 @@ class NodeCore:
             self._storage_failed(error)
             return False
         return True
+
+    def _report(self) -> None:
+        """Moves on what this node has to tell the ledger. While it holds authority: it is in touch
+        with a quorum, and known to be a member."""
+        may_propose = not self._probation and self.keeper.remaining_ms() > 0
+        time_ms = self.ledger_clock.now_ms()
+        if self.outbox.tick(self.replica, may_propose=may_propose, ledger_time_ms=time_ms):
+            self._again = True
 
     def settle(self) -> None:
         """Makes durable what `decide` has decided, and publishes what follows from it."""
@@ -292,6 +315,7 @@ class NodeCore:
             return
         if wrote:
             self._after_commit()
+            self._observer.kept(self.outbox.kept)
         authority = self.keeper.publish(self.durable_applied)
         if authority is not None and not self.replica.is_leader:
             self.ledger_clock.told(authority.time.clocks_ms, authority.asked_realtime_ns)
@@ -322,6 +346,7 @@ class NodeCore:
         for key, outcome in known.items():
             if outcome is not None:
                 self.replica.forget(key)
+                self.outbox.executed(key, outcome)
                 self._observer.executed(key, outcome)
         self._read_members()
         self._observer.grown()
@@ -405,6 +430,7 @@ class NodeCore:
         self.ledger_size = self.environment.turn.ledger_size
         for command in executed:
             self.replica.forget(command.key)
+            self.outbox.executed(command.key, command.outcome)
             self._observer.executed(command.key, command.outcome)
         self._observer.grown()
 
@@ -425,6 +451,7 @@ class NodeCore:
         self.keeper.surrender(Reason.STORAGE_FULL)
         self.environment.abort()
         self._machine.forget()
+        self.outbox.load()
         self._snapshots.storage_failed()
         self._probation = self.environment.probation()
         self._observer.released()

@@ -54,7 +54,7 @@ class WatermarkWaiters:
     """Callers that wait until a number that only grows has reached theirs."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._heap: list[tuple[int, int, asyncio.Future[bool]]] = []
         self._order = 0
         self._tidy_at = _TIDY_FROM
 
@@ -62,13 +62,14 @@ class WatermarkWaiters:
         """How many waits are kept: those that go on, and not many more that were given up."""
         return len(self._heap)
 
-    def add(self, index: int) -> asyncio.Future[None]:
+    def add(self, index: int) -> asyncio.Future[bool]:
+        """True when it was reached; False when it will not be."""
         if len(self._heap) >= self._tidy_at:
             # While nothing is reached, callers give up and come again for as long as it lasts.
             self._heap = [wait for wait in self._heap if not wait[2].done()]
             heapq.heapify(self._heap)
             self._tidy_at = max(_TIDY_FROM, 2 * len(self._heap))
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._order += 1
         heapq.heappush(self._heap, (index, self._order, future))
         return future
@@ -77,7 +78,14 @@ class WatermarkWaiters:
         while self._heap and (self._heap[0][0] <= index or self._heap[0][2].done()):
             _, _, future = heapq.heappop(self._heap)
             if not future.done():
-                future.set_result(None)
+                future.set_result(True)
+
+    def release_all(self) -> None:
+        """Ends every wait: what is waited for does not come about."""
+        heap, self._heap = self._heap, []
+        for _, _, future in heap:
+            if not future.done():
+                future.set_result(False)
 
 
 class Bell:

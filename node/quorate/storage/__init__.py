@@ -1,5 +1,5 @@
 """One LMDB environment a node: the Raft log, the state, the ledger, its tree, and the node's own
-journal of denials.
+outbox.
 
 Owns durability: what was written in a turn is on disk, whole, once `Environment.commit` returns,
 and not at all otherwise. Knows neither Raft nor governance: entries, commands and state are bytes.

@@ -11,7 +11,7 @@ from typing import Final
 
 import lmdb
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 MAX_READERS: Final = 512
 """Slots of LMDB's reader table, over all processes; one is held a thread or task that reads."""
 DATA_FILE: Final = "data.mdb"
@@ -21,10 +21,6 @@ LOCK_FILE_BYTES: Final = 192 + (MAX_READERS - 1) * 64
 """As LMDB 0.9 computes it: a header with the first slot, and a cache line a slot."""
 MAX_STATE_KEY_BYTES: Final = 511
 """LMDB's own limit."""
-MAX_DENIALS_KEPT: Final = 100_000
-"""The journal of denials drops its oldest record beyond this: it must not fill the disk while the
-quorum is lost."""
-
 BASE_COMMAND: Final = b"\x01"
 """The command of a log's base after `log_reset`: an entry that applies nothing."""
 
@@ -37,7 +33,7 @@ META_LEDGER_SIZE: Final = b"ledger_size"
 META_TERM: Final = b"term"
 META_VOTED_FOR: Final = b"voted_for"
 META_COMMIT: Final = b"commit_index"
-META_DENIALS: Final = b"denials_appended"
+META_OUTBOX: Final = b"outbox_appended"
 META_TRANSACTION: Final = b"transaction"
 """LMDB's id of the transaction that wrote it: every one does. It ties what a transaction left to
 the page that makes it the newest."""
@@ -65,7 +61,7 @@ META_NAMES: Final = frozenset(
         META_TERM,
         META_VOTED_FOR,
         META_COMMIT,
-        META_DENIALS,
+        META_OUTBOX,
         META_TRANSACTION,
         META_SLOT,
         *(META_DIGEST + slot for slot in SLOTS),
@@ -96,7 +92,7 @@ class Databases:
     state_b: Table
     ledger: Table
     tree: Table
-    denials: Table
+    outbox: Table
     configurations: Table
 
     def state(self, slot: bytes) -> Table:
@@ -104,8 +100,8 @@ class Databases:
 
 
 DATABASES: Final = tuple(field.name.encode() for field in fields(Databases))
-DATABASE_OF_FORMAT_1: Final = b"state"
-"""Is in environments of an older format, and in none of this."""
+DATABASES_OF_OLDER_FORMATS: Final = frozenset({b"state", b"denials"})
+"""Are in environments of formats 1 and 2, and in none of this."""
 
 
 def number(value: int) -> bytes:
@@ -121,6 +117,6 @@ def key_text(table: Table, key: bytes) -> str:
     """A key as people read it, to name what is damaged."""
     if table.name == "tree" and len(key) == len(tree_key(0, 0)):
         return f"node ({key[0]}, {int.from_bytes(key[1:], 'big')})"
-    if table.name in ("log", "ledger", "denials", "configurations") and len(key) == len(number(0)):
+    if table.name in ("log", "ledger", "outbox", "configurations") and len(key) == len(number(0)):
         return f"entry {int.from_bytes(key, 'big')}"
     return "key " + ascii(key)[1:]

@@ -289,7 +289,7 @@ class _Walk:
 
     def _check_names(self) -> None:
         names = set(self._records)
-        if layout.DATABASE_OF_FORMAT_1 in names:
+        if layout.DATABASES_OF_OLDER_FORMATS & names:
             raise ConfigurationError(
                 f"the data directory has an older format, this version knows {layout.FORMAT}",
                 hint="run the version of Quorate that wrote it, or start from an empty one",

@@ -220,9 +220,13 @@ class Reads:
         """The version of the format; None for an environment that belongs to no node yet."""
         return self._number(layout.META_FORMAT) or None
 
-    def denials(self, first: int, limit: int) -> list[tuple[int, bytes]]:
-        """At most `limit` (number, record) pairs of the journal of denials, from `first` on."""
-        return list(self._page(self._dbs.denials, first, limit))
+    def outbox(self, first: int, limit: int) -> list[tuple[int, bytes]]:
+        """At most `limit` (number, row) pairs of what waits for the ledger, from `first` on."""
+        return list(self._page(self._dbs.outbox, first, limit))
+
+    def outbox_next(self) -> int:
+        """The number of the next row of the outbox; never one that was used."""
+        return self._number(layout.META_OUTBOX)
 
     # -- beneath ------------------------------------------------------------------------------
 

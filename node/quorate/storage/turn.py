@@ -129,26 +129,30 @@ class Turn(Receiving):
 
     def set_probation(self, stage: str) -> None:
         """This store may have forgotten what its node promised, and how far it has come since;
-        empty: not any more."""
+        empty: not any more. What waits for the ledger goes: it may be there since, or never have
+        been said."""
         assert len(stage.encode()) <= MAX_PROBATION_BYTES
         if stage:
+            self.outbox_drop(self.outbox_next())
             self._put(self._dbs.meta, layout.META_PROBATION, stage.encode())
         else:
             self._delete(self._dbs.meta, layout.META_PROBATION)
 
-    def append_denial(self, record: bytes) -> int:
-        """Appends to the journal of denials; returns the record's number, counted from 0. Beyond
-        `MAX_DENIALS_KEPT` the oldest record goes."""
-        seq = self._number(layout.META_DENIALS)
-        self._put(self._dbs.denials, number(seq), record, append=True)
-        self._put(self._dbs.meta, layout.META_DENIALS, number(seq + 1))
-        self.forget_denials(seq - layout.MAX_DENIALS_KEPT)
+    def outbox_append(self, row: bytes) -> int:
+        """Appends to what waits for the ledger; returns the row's number, counted from 0."""
+        seq = self.outbox_next()
+        self._put(self._dbs.outbox, number(seq), row, append=True)
+        self._put(self._dbs.meta, layout.META_OUTBOX, number(seq + 1))
         return seq
 
-    def forget_denials(self, through: int) -> None:
-        """Removes the records of the journal of denials up to number `through`."""
-        if through >= 0:
-            self._delete_range(self._dbs.denials, 0, through + 1)
+    def outbox_replace(self, seq: int, row: bytes) -> None:
+        """Writes a row that is there anew."""
+        assert seq < self.outbox_next(), "only what was appended"
+        self._put(self._dbs.outbox, number(seq), row)
+
+    def outbox_drop(self, through: int) -> None:
+        """Removes the rows up to number `through`."""
+        self._delete_range(self._dbs.outbox, 0, through + 1)
 
 
 class StateWriter(StateReader):

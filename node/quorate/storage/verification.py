@@ -31,7 +31,7 @@ def check(snapshot: Snapshot, *, newest_entries: int | None) -> Iterator[Progres
     """
     yield from _check_names(snapshot)
     yield from _check_log(snapshot)
-    yield from _check_denials(snapshot)
+    yield from _check_outbox(snapshot)
     for slot in layout.SLOTS:
         yield from _check_state(snapshot, slot)
     yield from _check_counts(snapshot)
@@ -73,9 +73,9 @@ def _check_log(snapshot: Snapshot) -> Iterator[Progress]:
     yield Progress(log.name, total, total)
 
 
-def _check_denials(snapshot: Snapshot) -> Iterator[Progress]:
-    """The journal of denials has no gap and ends where it should."""
-    table = snapshot._dbs.denials
+def _check_outbox(snapshot: Snapshot) -> Iterator[Progress]:
+    """The outbox has no gap and ends where it should."""
+    table = snapshot._dbs.outbox
     total = snapshot._count(table)
     expected: int | None = None
     for done, (seq, _) in enumerate(snapshot._ascending(table, 0), start=1):
@@ -84,7 +84,7 @@ def _check_denials(snapshot: Snapshot) -> Iterator[Progress]:
         expected = seq + 1
         if done % ITEMS_PER_SLICE == 0:
             yield Progress(table.name, done, total)
-    end = snapshot._number(layout.META_DENIALS)
+    end = snapshot.outbox_next()
     if expected not in (None, end):
         raise _damaged(snapshot, table, f"entry {expected} is missing, or should not be counted")
     yield Progress(table.name, total, total)

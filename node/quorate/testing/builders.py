@@ -280,5 +280,8 @@ def node_body(
     return body | changes
 
 
-def acquire_body(executor: str, action: str, resource: str, ttl_ms: int = 0) -> dict[str, object]:
-    return {"executor": executor, "action": action, "resource": resource, "ttl_ms": ttl_ms}
+def acquire_body(
+    executor: str, action: str, resource: str, ttl_ms: int = 0, parents: Sequence[str] = ()
+) -> dict[str, object]:
+    body: dict[str, object] = {"executor": executor, "action": action, "resource": resource}
+    return body | {"ttl_ms": ttl_ms} | ({"parents": list(parents)} if parents else {})

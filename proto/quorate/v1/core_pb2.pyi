@@ -3,10 +3,13 @@
 isort:skip_file
 Between the processes of one node, over a unix socket in the node's private directory."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from quorate.v1 import decision_pb2 as _decision_pb2
+from quorate.v1 import lease_pb2 as _lease_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -49,6 +52,7 @@ class ProposeLeaseRequest(_message.Message):
     TTL_MS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    PARENTS_FIELD_NUMBER: _builtins.int
     act: Global___LeaseAct.ValueType
     executor: _builtins.str
     """SPIFFE ID, authenticated by the edge"""
@@ -58,6 +62,8 @@ class ProposeLeaseRequest(_message.Message):
     ttl_ms: _builtins.int
     request_id: _builtins.str
     timeout_ms: _builtins.int
+    @_builtins.property
+    def parents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -69,14 +75,113 @@ class ProposeLeaseRequest(_message.Message):
         ttl_ms: _builtins.int = ...,
         request_id: _builtins.str = ...,
         timeout_ms: _builtins.int = ...,
+        parents: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["act", b"act", "action", b"action", "executor", b"executor", "lease_id", b"lease_id", "request_id", b"request_id", "resource", b"resource", "timeout_ms", b"timeout_ms", "ttl_ms", b"ttl_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["act", b"act", "action", b"action", "executor", b"executor", "lease_id", b"lease_id", "parents", b"parents", "request_id", b"request_id", "resource", b"resource", "timeout_ms", b"timeout_ms", "ttl_ms", b"ttl_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ProposeLeaseRequest: _TypeAlias = ProposeLeaseRequest  # noqa: Y015
+
+@_typing.final
+class ReportEventsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXECUTOR_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
+    executor: _builtins.str
+    """SPIFFE ID, authenticated by the edge"""
+    @_builtins.property
+    def report(self) -> _lease_pb2.ReportRequest: ...
+    def __init__(
+        self,
+        *,
+        executor: _builtins.str = ...,
+        report: _lease_pb2.ReportRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["executor", b"executor", "report", b"report"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportEventsRequest: _TypeAlias = ReportEventsRequest  # noqa: Y015
+
+@_typing.final
+class Denials(_message.Message):
+    """Calls that were denied for one reason."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXECUTOR_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    LEASE_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    executor: _builtins.str
+    """empty: of several"""
+    method: _builtins.str
+    lease_id: _builtins.str
+    """empty: none, or several"""
+    reason: _decision_pb2.Reason.ValueType
+    count: _builtins.int
+    def __init__(
+        self,
+        *,
+        executor: _builtins.str = ...,
+        method: _builtins.str = ...,
+        lease_id: _builtins.str = ...,
+        reason: _decision_pb2.Reason.ValueType = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "executor", b"executor", "lease_id", b"lease_id", "method", b"method", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Denials: _TypeAlias = Denials  # noqa: Y015
+
+@_typing.final
+class ReportDenialsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DENIALS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def denials(self) -> _containers.RepeatedCompositeFieldContainer[Global___Denials]:
+        """at most 256"""
+
+    def __init__(
+        self,
+        *,
+        denials: _abc.Iterable[Global___Denials] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["denials", b"denials"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportDenialsRequest: _TypeAlias = ReportDenialsRequest  # noqa: Y015
+
+@_typing.final
+class ReportDenialsResponse(_message.Message):
+    """All of it is durable."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportDenialsResponse: _TypeAlias = ReportDenialsResponse  # noqa: Y015
 
 @_typing.final
 class ProposeLeaseResponse(_message.Message):

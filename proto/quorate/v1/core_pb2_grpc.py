@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from quorate.v1 import core_pb2 as quorate_dot_v1_dot_core__pb2
+from quorate.v1 import lease_pb2 as quorate_dot_v1_dot_lease__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -39,6 +40,16 @@ class CoreServiceStub:
                 request_serializer=quorate_dot_v1_dot_core__pb2.ProposeLeaseRequest.SerializeToString,
                 response_deserializer=quorate_dot_v1_dot_core__pb2.ProposeLeaseResponse.FromString,
                 _registered_method=True)
+        self.ReportEvents = channel.unary_unary(
+                '/quorate.v1.CoreService/ReportEvents',
+                request_serializer=quorate_dot_v1_dot_core__pb2.ReportEventsRequest.SerializeToString,
+                response_deserializer=quorate_dot_v1_dot_lease__pb2.ReportResponse.FromString,
+                _registered_method=True)
+        self.ReportDenials = channel.unary_unary(
+                '/quorate.v1.CoreService/ReportDenials',
+                request_serializer=quorate_dot_v1_dot_core__pb2.ReportDenialsRequest.SerializeToString,
+                response_deserializer=quorate_dot_v1_dot_core__pb2.ReportDenialsResponse.FromString,
+                _registered_method=True)
         self.Follow = channel.stream_stream(
                 '/quorate.v1.CoreService/Follow',
                 request_serializer=quorate_dot_v1_dot_core__pb2.FollowRequest.SerializeToString,
@@ -52,6 +63,20 @@ class CoreServiceServicer:
     def ProposeLease(self, request, context):
         """Builds a lease command for an executor that the edge has authenticated, signs it with the
         node's key and proposes it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportEvents(self, request, context):
+        """What an executor that the edge has authenticated says of its work: into the node's outbox.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportDenials(self, request, context):
+        """What the edge had to deny without the ledger: into the node's outbox.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -71,6 +96,16 @@ def add_CoreServiceServicer_to_server(servicer, server):
                     servicer.ProposeLease,
                     request_deserializer=quorate_dot_v1_dot_core__pb2.ProposeLeaseRequest.FromString,
                     response_serializer=quorate_dot_v1_dot_core__pb2.ProposeLeaseResponse.SerializeToString,
+            ),
+            'ReportEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportEvents,
+                    request_deserializer=quorate_dot_v1_dot_core__pb2.ReportEventsRequest.FromString,
+                    response_serializer=quorate_dot_v1_dot_lease__pb2.ReportResponse.SerializeToString,
+            ),
+            'ReportDenials': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportDenials,
+                    request_deserializer=quorate_dot_v1_dot_core__pb2.ReportDenialsRequest.FromString,
+                    response_serializer=quorate_dot_v1_dot_core__pb2.ReportDenialsResponse.SerializeToString,
             ),
             'Follow': grpc.stream_stream_rpc_method_handler(
                     servicer.Follow,
@@ -105,6 +140,60 @@ class CoreService:
             '/quorate.v1.CoreService/ProposeLease',
             quorate_dot_v1_dot_core__pb2.ProposeLeaseRequest.SerializeToString,
             quorate_dot_v1_dot_core__pb2.ProposeLeaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quorate.v1.CoreService/ReportEvents',
+            quorate_dot_v1_dot_core__pb2.ReportEventsRequest.SerializeToString,
+            quorate_dot_v1_dot_lease__pb2.ReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportDenials(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quorate.v1.CoreService/ReportDenials',
+            quorate_dot_v1_dot_core__pb2.ReportDenialsRequest.SerializeToString,
+            quorate_dot_v1_dot_core__pb2.ReportDenialsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -6,6 +6,7 @@ Between the processes of one node, over a unix socket in the node's private dire
 from collections import abc as _abc
 from grpc import aio as _aio
 from quorate.v1 import core_pb2 as _core_pb2
+from quorate.v1 import lease_pb2 as _lease_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -35,6 +36,10 @@ class CoreServiceStub:
     """Builds a lease command for an executor that the edge has authenticated, signs it with the
     node's key and proposes it.
     """
+    ReportEvents: _grpc.UnaryUnaryMultiCallable[_core_pb2.ReportEventsRequest, _lease_pb2.ReportResponse]
+    """What an executor that the edge has authenticated says of its work: into the node's outbox."""
+    ReportDenials: _grpc.UnaryUnaryMultiCallable[_core_pb2.ReportDenialsRequest, _core_pb2.ReportDenialsResponse]
+    """What the edge had to deny without the ledger: into the node's outbox."""
     Follow: _grpc.StreamStreamMultiCallable[_core_pb2.FollowRequest, _core_pb2.FollowResponse]
     """Says when the node's state has moved on; and hears what is drained at the edge that follows."""
 
@@ -45,6 +50,10 @@ class CoreServiceAsyncStub(CoreServiceStub):
     """Builds a lease command for an executor that the edge has authenticated, signs it with the
     node's key and proposes it.
     """
+    ReportEvents: _aio.UnaryUnaryMultiCallable[_core_pb2.ReportEventsRequest, _lease_pb2.ReportResponse]  # type: ignore[assignment]
+    """What an executor that the edge has authenticated says of its work: into the node's outbox."""
+    ReportDenials: _aio.UnaryUnaryMultiCallable[_core_pb2.ReportDenialsRequest, _core_pb2.ReportDenialsResponse]  # type: ignore[assignment]
+    """What the edge had to deny without the ledger: into the node's outbox."""
     Follow: _aio.StreamStreamMultiCallable[_core_pb2.FollowRequest, _core_pb2.FollowResponse]  # type: ignore[assignment]
     """Says when the node's state has moved on; and hears what is drained at the edge that follows."""
 
@@ -58,6 +67,22 @@ class CoreServiceServicer(metaclass=_abc_1.ABCMeta):
         """Builds a lease command for an executor that the edge has authenticated, signs it with the
         node's key and proposes it.
         """
+
+    @_abc_1.abstractmethod
+    def ReportEvents(
+        self,
+        request: _core_pb2.ReportEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_lease_pb2.ReportResponse, _abc.Awaitable[_lease_pb2.ReportResponse]]:
+        """What an executor that the edge has authenticated says of its work: into the node's outbox."""
+
+    @_abc_1.abstractmethod
+    def ReportDenials(
+        self,
+        request: _core_pb2.ReportDenialsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_core_pb2.ReportDenialsResponse, _abc.Awaitable[_core_pb2.ReportDenialsResponse]]:
+        """What the edge had to deny without the ledger: into the node's outbox."""
 
     @_abc_1.abstractmethod
     def Follow(

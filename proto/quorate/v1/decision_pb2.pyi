@@ -84,6 +84,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """the federation would be left without a node that votes"""
     REASON_NODE_RETIRED: _Reason.ValueType  # 25
     """the issuer is a node that was retired"""
+    REASON_OUT_OF_ORDER: _Reason.ValueType  # 26
+    """it does not follow what was reported before"""
     REASON_UNKNOWN_EXECUTOR: _Reason.ValueType  # 30
     """Who asks, and for what."""
     REASON_EXECUTOR_SUSPENDED: _Reason.ValueType  # 31
@@ -107,6 +109,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_LEASE_RELEASED: _Reason.ValueType  # 53
     REASON_LEASE_SCOPE: _Reason.ValueType  # 54
     """the check names another action or resource than the lease"""
+    REASON_BROKEN_LINEAGE: _Reason.ValueType  # 55
+    """a lease that the work is said to come from does not hold"""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a request or a command was denied. Numbers are never reused."""
@@ -152,6 +156,8 @@ REASON_LAST_VOTER: Reason.ValueType  # 24
 """the federation would be left without a node that votes"""
 REASON_NODE_RETIRED: Reason.ValueType  # 25
 """the issuer is a node that was retired"""
+REASON_OUT_OF_ORDER: Reason.ValueType  # 26
+"""it does not follow what was reported before"""
 REASON_UNKNOWN_EXECUTOR: Reason.ValueType  # 30
 """Who asks, and for what."""
 REASON_EXECUTOR_SUSPENDED: Reason.ValueType  # 31
@@ -175,6 +181,8 @@ REASON_LEASE_EXPIRED: Reason.ValueType  # 52
 REASON_LEASE_RELEASED: Reason.ValueType  # 53
 REASON_LEASE_SCOPE: Reason.ValueType  # 54
 """the check names another action or resource than the lease"""
+REASON_BROKEN_LINEAGE: Reason.ValueType  # 55
+"""a lease that the work is said to come from does not hold"""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
 
 @_typing.final

@@ -63,6 +63,8 @@ class Lease(_message.Message):
     EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
     GRANT_FIELD_NUMBER: _builtins.int
     TRUST_EDGE_FIELD_NUMBER: _builtins.int
+    PARENTS_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     executor: _builtins.str
     """SPIFFE ID"""
@@ -76,6 +78,12 @@ class Lease(_message.Message):
     """"<domain>/<grant id>" """
     trust_edge: _builtins.str
     """"<truster>/<edge id>", empty within one domain"""
+    stage: _builtins.str
+    """how far the work has come, by what was reported: authorized, started, ..."""
+    @_builtins.property
+    def parents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """the leases that the work came from"""
+
     def __init__(
         self,
         *,
@@ -87,10 +95,12 @@ class Lease(_message.Message):
         expires_at_ms: _builtins.int = ...,
         grant: _builtins.str = ...,
         trust_edge: _builtins.str = ...,
+        parents: _abc.Iterable[_builtins.str] | None = ...,
+        stage: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "executor", b"executor", "expires_at_ms", b"expires_at_ms", "fence", b"fence", "grant", b"grant", "id", b"id", "resource", b"resource", "trust_edge", b"trust_edge"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "executor", b"executor", "expires_at_ms", b"expires_at_ms", "fence", b"fence", "grant", b"grant", "id", b"id", "parents", b"parents", "resource", b"resource", "stage", b"stage", "trust_edge", b"trust_edge"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -104,6 +114,7 @@ class AcquireRequest(_message.Message):
     RESOURCE_FIELD_NUMBER: _builtins.int
     TTL_MS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PARENTS_FIELD_NUMBER: _builtins.int
     action: _builtins.str
     """dotted: payments.transfer"""
     resource: _builtins.str
@@ -112,6 +123,10 @@ class AcquireRequest(_message.Message):
     """wished lifetime; 0 means the longest that the grant allows"""
     request_id: _builtins.str
     """makes a repeat of this request harmless; at most 64 characters"""
+    @_builtins.property
+    def parents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The leases that the work comes from, of any domain; at most 8. Each must hold now."""
+
     def __init__(
         self,
         *,
@@ -119,10 +134,11 @@ class AcquireRequest(_message.Message):
         resource: _builtins.str = ...,
         ttl_ms: _builtins.int = ...,
         request_id: _builtins.str = ...,
+        parents: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "request_id", b"request_id", "resource", b"resource", "ttl_ms", b"ttl_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "parents", b"parents", "request_id", b"request_id", "resource", b"resource", "ttl_ms", b"ttl_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -404,6 +420,122 @@ class ReleaseResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReleaseResponse: _TypeAlias = ReleaseResponse  # noqa: Y015
+
+@_typing.final
+class Event(_message.Message):
+    """One thing that happened to the work under a lease."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class AttributesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    type: _builtins.str
+    """started, verified, reported, interrupted, contained, recovery_started, ..."""
+    @_builtins.property
+    def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """the executor's own; at most 16, of at most 256 characters"""
+
+    def __init__(
+        self,
+        *,
+        type: _builtins.str = ...,
+        attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Event: _TypeAlias = Event  # noqa: Y015
+
+@_typing.final
+class ReportRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_ID_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    lease_id: _builtins.str
+    after: _builtins.str
+    """The head that the report before was answered with; empty when there was none. A repeat with the
+    same head is harmless. Absent: append, whatever was reported before.
+    """
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]:
+        """in their order, at most 32; all are taken, or none"""
+
+    def __init__(
+        self,
+        *,
+        lease_id: _builtins.str = ...,
+        events: _abc.Iterable[Global___Event] | None = ...,
+        after: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_after", b"_after", "after", b"after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after", b"_after", "after", b"after", "events", b"events", "lease_id", b"lease_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__after: _TypeAlias = _typing.Literal["after"]  # noqa: Y015
+    _WhichOneofArgType__after: _TypeAlias = _typing.Literal["_after", b"_after"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__after) -> _WhichOneofReturnType__after | None: ...
+
+Global___ReportRequest: _TypeAlias = ReportRequest  # noqa: Y015
+
+@_typing.final
+class ReportResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERDICT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    THING_FIELD_NUMBER: _builtins.int
+    HEAD_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    verdict: _decision_pb2.Verdict.ValueType
+    """PERMIT: durable on the node"""
+    reason: _decision_pb2.Reason.ValueType
+    thing: _builtins.str
+    """what the reason is about"""
+    head: _builtins.str
+    """of the chain of the lease's events, as the node has it"""
+    stage: _builtins.str
+    """how far the work has come"""
+    def __init__(
+        self,
+        *,
+        verdict: _decision_pb2.Verdict.ValueType = ...,
+        reason: _decision_pb2.Reason.ValueType = ...,
+        thing: _builtins.str = ...,
+        head: _builtins.str = ...,
+        stage: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "reason", b"reason", "stage", b"stage", "thing", b"thing", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportResponse: _TypeAlias = ReportResponse  # noqa: Y015
 
 @_typing.final
 class WatchRequest(_message.Message):

@@ -61,6 +61,11 @@ class LeaseServiceStub:
                 request_serializer=quorate_dot_v1_dot_lease__pb2.ReleaseRequest.SerializeToString,
                 response_deserializer=quorate_dot_v1_dot_lease__pb2.ReleaseResponse.FromString,
                 _registered_method=True)
+        self.Report = channel.unary_unary(
+                '/quorate.v1.LeaseService/Report',
+                request_serializer=quorate_dot_v1_dot_lease__pb2.ReportRequest.SerializeToString,
+                response_deserializer=quorate_dot_v1_dot_lease__pb2.ReportResponse.FromString,
+                _registered_method=True)
         self.Watch = channel.stream_stream(
                 '/quorate.v1.LeaseService/Watch',
                 request_serializer=quorate_dot_v1_dot_lease__pb2.WatchRequest.SerializeToString,
@@ -106,6 +111,14 @@ class LeaseServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Report(self, request, context):
+        """Says what became of the work under a lease. Durable on the node before it is answered, with or
+        without a quorum; an entry of the ledger as soon as there is one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Watch(self, request_iterator, context):
         """Tells at once when a lease stops or resumes being good. The first request says what to watch;
         later ones add and remove leases, and acknowledge. Who has no more to say may end its side.
@@ -141,6 +154,11 @@ def add_LeaseServiceServicer_to_server(servicer, server):
                     servicer.Release,
                     request_deserializer=quorate_dot_v1_dot_lease__pb2.ReleaseRequest.FromString,
                     response_serializer=quorate_dot_v1_dot_lease__pb2.ReleaseResponse.SerializeToString,
+            ),
+            'Report': grpc.unary_unary_rpc_method_handler(
+                    servicer.Report,
+                    request_deserializer=quorate_dot_v1_dot_lease__pb2.ReportRequest.FromString,
+                    response_serializer=quorate_dot_v1_dot_lease__pb2.ReportResponse.SerializeToString,
             ),
             'Watch': grpc.stream_stream_rpc_method_handler(
                     servicer.Watch,
@@ -285,6 +303,33 @@ class LeaseService:
             '/quorate.v1.LeaseService/Release',
             quorate_dot_v1_dot_lease__pb2.ReleaseRequest.SerializeToString,
             quorate_dot_v1_dot_lease__pb2.ReleaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Report(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quorate.v1.LeaseService/Report',
+            quorate_dot_v1_dot_lease__pb2.ReportRequest.SerializeToString,
+            quorate_dot_v1_dot_lease__pb2.ReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

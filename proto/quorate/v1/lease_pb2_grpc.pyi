@@ -43,6 +43,10 @@ class LeaseServiceStub:
     Renew: _grpc.UnaryUnaryMultiCallable[_lease_pb2.RenewRequest, _lease_pb2.RenewResponse]
     """Extends a lease. Committed by a quorum before it is answered."""
     Release: _grpc.UnaryUnaryMultiCallable[_lease_pb2.ReleaseRequest, _lease_pb2.ReleaseResponse]
+    Report: _grpc.UnaryUnaryMultiCallable[_lease_pb2.ReportRequest, _lease_pb2.ReportResponse]
+    """Says what became of the work under a lease. Durable on the node before it is answered, with or
+    without a quorum; an entry of the ledger as soon as there is one.
+    """
     Watch: _grpc.StreamStreamMultiCallable[_lease_pb2.WatchRequest, _lease_pb2.WatchResponse]
     """Tells at once when a lease stops or resumes being good. The first request says what to watch;
     later ones add and remove leases, and acknowledge. Who has no more to say may end its side.
@@ -63,6 +67,10 @@ class LeaseServiceAsyncStub(LeaseServiceStub):
     Renew: _aio.UnaryUnaryMultiCallable[_lease_pb2.RenewRequest, _lease_pb2.RenewResponse]  # type: ignore[assignment]
     """Extends a lease. Committed by a quorum before it is answered."""
     Release: _aio.UnaryUnaryMultiCallable[_lease_pb2.ReleaseRequest, _lease_pb2.ReleaseResponse]  # type: ignore[assignment]
+    Report: _aio.UnaryUnaryMultiCallable[_lease_pb2.ReportRequest, _lease_pb2.ReportResponse]  # type: ignore[assignment]
+    """Says what became of the work under a lease. Durable on the node before it is answered, with or
+    without a quorum; an entry of the ledger as soon as there is one.
+    """
     Watch: _aio.StreamStreamMultiCallable[_lease_pb2.WatchRequest, _lease_pb2.WatchResponse]  # type: ignore[assignment]
     """Tells at once when a lease stops or resumes being good. The first request says what to watch;
     later ones add and remove leases, and acknowledge. Who has no more to say may end its side.
@@ -110,6 +118,16 @@ class LeaseServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _lease_pb2.ReleaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_lease_pb2.ReleaseResponse, _abc.Awaitable[_lease_pb2.ReleaseResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Report(
+        self,
+        request: _lease_pb2.ReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_lease_pb2.ReportResponse, _abc.Awaitable[_lease_pb2.ReportResponse]]:
+        """Says what became of the work under a lease. Durable on the node before it is answered, with or
+        without a quorum; an entry of the ledger as soon as there is one.
+        """
 
     @_abc_1.abstractmethod
     def Watch(

@@ -52,7 +52,7 @@ class Node:
             boot_id=b"0123456789abcdef",
             chance=random.Random(self.node_id),  # noqa: S311 - a test's chance
             first_seq=self.world.next_seq(),
-            signing_key=self.world.federation.key_of(self.node_id).public,
+            signing_key=self.world.federation.key_of(self.node_id),
             log_key=self.world.log_key(self.node_id),
             observer=self,
             edges=1,

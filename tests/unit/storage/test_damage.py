@@ -112,7 +112,7 @@ def test_a_store_that_names_the_transaction_before_the_newest_is_damaged(copied)
 
 def test_a_store_of_another_format_is_not_touched(tmp_path):
     env = lmdb.open(str(tmp_path / "store"), max_dbs=8)
-    for name in (b"log", b"meta", b"state", b"ledger", b"tree", b"denials"):
+    for name in (b"log", b"meta", b"state", b"ledger", b"tree", b"outbox"):
         env.open_db(name)
     env.close()
     before = (tmp_path / "store" / layout.DATA_FILE).read_bytes()
@@ -138,18 +138,18 @@ def test_what_was_damaged_after_the_start_is_not_handed_out(environment):
     for number in range(3):
         turn.state.put(b"key %d" % number, b"value")
         turn.append_ledger(b"entry %d" % number)
-        turn.append_denial(b"denial %d" % number)
+        turn.outbox_append(b"denial %d" % number)
         turn.log_append(number + 1, 1, b"command %d" % number)
         turn.put_configuration(number, b"configuration")
     environment.commit()
     dbs = environment._dbs
-    for table in (dbs.state_a, dbs.denials, dbs.log, dbs.configurations, dbs.ledger):
+    for table in (dbs.state_a, dbs.outbox, dbs.log, dbs.configurations, dbs.ledger):
         with environment._lmdb.begin(write=True) as txn:
             items = list(txn.cursor(db=table.handle))
             txn.put(items[1][0], items[2][1][:-1] + b"!", db=table.handle)
     reads = {
         "state_a: key 'key 1'": lambda snapshot: snapshot.state.get(b"key 1"),
-        "denials: entry 1": lambda snapshot: snapshot.denials(0, 10),
+        "outbox: entry 1": lambda snapshot: snapshot.outbox(0, 10),
         "log: entry 2": lambda snapshot: snapshot.log_slice(1, 10, 1000),
         "configurations: entry 1": lambda snapshot: snapshot.configurations(),
         "ledger: entry 1": lambda snapshot: snapshot.ledger_entries(0, 2),

@@ -144,7 +144,7 @@ def test_a_branch_whose_keys_are_not_those_of_its_leaves_is_found(data):
 
 @pytest.mark.parametrize(
     ("name", "entries", "problem"),
-    [(b"denials", 1, "denials begins nowhere"), (b"ledger", 1199, "begins database ledger with")],
+    [(b"outbox", 1, "outbox begins nowhere"), (b"ledger", 1199, "begins database ledger with")],
 )
 def test_a_tree_with_another_number_of_entries_is_found(data, name, entries, problem):
     with looked_at(data) as file:

@@ -66,11 +66,11 @@ def test_an_aborted_turn_never_was(environment):
     turn.log_append(2, 1, b"b")
     turn.set_applied(2)
     turn.state.put(b"key", b"value")
-    turn.append_denial(b"denial")
+    turn.outbox_append(b"denial")
     environment.abort()
     assert (turn.ledger_size, turn.log_last(), turn.applied_index) == (1, (1, 1), 1)
     assert turn.state.get(b"key") is None
-    assert turn.denials(0, 10) == []
+    assert turn.outbox(0, 10) == []
     assert environment.commit() is False
     assert turn.append_ledger(b"other") == 1
     turn.log_append(2, 1, b"c")
@@ -218,23 +218,32 @@ def test_keys_that_the_store_cannot_hold_are_absent_and_not_written(environment)
     environment.commit()
 
 
-def test_denials_are_kept_in_order_and_forgotten_when_told(environment):
+def test_the_outbox_is_kept_in_order_and_forgotten_when_told(environment):
     turn = environment.turn
-    assert [turn.append_denial(b"denial %d" % number) for number in range(5)] == [0, 1, 2, 3, 4]
+    assert [turn.outbox_append(b"denial %d" % number) for number in range(5)] == [0, 1, 2, 3, 4]
     environment.commit()
     with environment.read() as snapshot:
-        assert snapshot.denials(1, 2) == [(1, b"denial 1"), (2, b"denial 2")]
-    turn.forget_denials(2)
-    assert turn.denials(0, 10) == [(3, b"denial 3"), (4, b"denial 4")]
-    turn.forget_denials(4)
-    assert turn.append_denial(b"next") == 5  # numbers are not used again
+        assert snapshot.outbox(1, 2) == [(1, b"denial 1"), (2, b"denial 2")]
+    turn.outbox_drop(2)
+    assert turn.outbox(0, 10) == [(3, b"denial 3"), (4, b"denial 4")]
+    turn.outbox_drop(4)
+    assert turn.outbox_append(b"next") == 5  # numbers are not used again
 
 
-def test_the_journal_of_denials_is_bounded(environment, monkeypatch):
-    monkeypatch.setattr(layout, "MAX_DENIALS_KEPT", 3)
-    for number in range(10):
-        environment.turn.append_denial(b"denial %d" % number)
-    assert [number for number, _ in environment.turn.denials(0, 10)] == [7, 8, 9]
+def test_a_row_of_the_outbox_is_written_anew(environment):
+    turn = environment.turn
+    for number in range(3):
+        turn.outbox_append(b"row %d" % number)
+    turn.outbox_replace(1, b"another")
+    assert turn.outbox(0, 10) == [(0, b"row 0"), (1, b"another"), (2, b"row 2")]
+
+
+def test_whoever_may_have_forgotten_has_nothing_to_say(environment):
+    environment.turn.outbox_append(b"row")
+    environment.commit()
+    environment.mark_probation("restored")
+    with environment.read() as snapshot:
+        assert (snapshot.outbox(0, 10), snapshot.outbox_next()) == ([], 1)
 
 
 def test_using_a_snapshot_after_its_end_is_a_mistake_and_not_damage(environment):

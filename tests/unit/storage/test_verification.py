@@ -16,9 +16,9 @@ def filled(environment):
         turn.log_append(index, index // 10, b"command")
         turn.state.put(b"key %d" % (index % 20), b"value %d" % index)
         turn.append_ledger(b"entry %d" % index)
-        turn.append_denial(b"denial")
+        turn.outbox_append(b"denial")
     turn.state.delete(b"key 3")
-    turn.forget_denials(4)
+    turn.outbox_drop(4)
     turn.put_configuration(1, b"configuration")
     environment.commit()
     turn.stage_begin(40, 35)
@@ -45,7 +45,7 @@ def sealed(key, body):
 def test_a_sound_store_is_found_sound_and_says_how_far_it_is(filled):
     for steps in (list(filled.check()), list(filled.verify())):
         assert all(0 <= step.done <= step.total for step in steps)
-        assert {"meta", "log", "denials", "state_a", "state_b", "ledger", "tree"} <= {
+        assert {"meta", "log", "outbox", "state_a", "state_b", "ledger", "tree"} <= {
             step.what for step in steps
         }
     assert not filled.turn.writes
@@ -58,9 +58,9 @@ DAMAGES = {
     "database log: entry 12 does not match": ("log", number(12), seal(number(13), b"")),
     "database log: entry 12 has an older term": ("log", *sealed(number(12), number(0) + b"")),
     "database configurations: entry 1 does not": ("configurations", number(1), b"short"),
-    "database denials: entry 9 is missing": ("denials", number(9), None),
-    "database denials: entry 29 is missing": ("denials", number(29), None),
-    "database denials: entry 31 is missing": ("denials", *sealed(number(30), b"denial")),
+    "database outbox: entry 9 is missing": ("outbox", number(9), None),
+    "database outbox: entry 29 is missing": ("outbox", number(29), None),
+    "database outbox: entry 31 is missing": ("outbox", *sealed(number(30), b"denial")),
     "database state_a: key 'key 2'": ("state_a", b"key 2", seal(b"key 1", b"value 21")),
     "database state_a: its 18 pairs are not the 19": ("state_a", b"key 2", None),
     "database state_a: its 19 pairs are not the 19": ("state_a", *sealed(b"key 2", b"value 2")),

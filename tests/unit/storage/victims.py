@@ -38,7 +38,7 @@ def made(path):
             key = b"executor/%03d" % chance.randrange(120)
             turn.state.put(key + b"/name" * 12, chance.randbytes(80))
         turn.append_ledger(chance.randbytes(2500 if index % 20 == 0 else 60))
-        turn.append_denial(chance.randbytes(60))
+        turn.outbox_append(chance.randbytes(60))
         turn.set_applied(index)
         if index % 10 == 0:
             environment.commit()
@@ -69,7 +69,7 @@ def shown(reads):
         reads.configurations(),
         (reads.term(), reads.voted_for(), reads.commit_index()),
         (reads.identity(), reads.probation(), reads.get_meta("name")),
-        reads.denials(0, 1000),
+        reads.outbox(0, 1000),
         [reads.ledger_entry(seq) for seq in range(size)],
         reads.ledger_entries(0, size),
         [merkle.inclusion_proof(reads, seq, size) for seq in range(size)],
@@ -89,7 +89,7 @@ def lived(path):
     turn = environment.turn
     for number in range(40):
         turn.state.put(b"more/%d" % number, b"x" * 100)
-        turn.append_denial(b"more" * 40)
+        turn.outbox_append(b"more" * 40)
     turn.append_ledger(b"staged 60")
     turn.append_ledger(b"staged 61")
     turn.log_append(61, 9, b"y" * 9000)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from quorate.consensus import PeerError, RaftSettings
+from quorate.core.lineage import REASONS_OF_THE_NODE
 from quorate.core.outcome import Outcome, Reason
 from quorate.core.records import Parameters
 from quorate.core.transitions import install_genesis
@@ -30,6 +31,7 @@ from quorate.testing.simulation.machine import Machine
 from quorate.testing.simulation.network import Network
 from quorate.testing.simulation.plan import Plan
 from quorate.testing.simulation.raft_promises import RaftPromises
+from quorate.testing.simulation.reports import Reports
 from quorate.testing.simulation.trace import Trace
 from quorate.testing.simulation.workload import Workload
 from quorate.testing.simulation.world import NS_PER_MS, SimulatedClock, World, require
@@ -38,6 +40,8 @@ from quorate.v1 import peer_pb2 as pb
 _DOMAINS: Final = tuple(f"{letter}.example" for letter in "abcdefghi")
 _CREATED_NS: Final = builders.CREATED_MS * NS_PER_MS
 _LOOK_AGAIN_NS: Final = 500 * NS_PER_MS
+_HANDED_ON: Final = 0.2
+"""Of the calls that an edge denied, those that its core is told of before the edge ends."""
 _SKEW_NS: Final = 40 * NS_PER_MS
 
 
@@ -74,6 +78,7 @@ class SimulatedFederation:
         self.raft = RaftPromises(self.sometimes)
         self.authority = AuthorityPromises(self.world, self.parameters, self.sometimes)
         self.calls = Calls(self.world, self.authority, self.sometimes)
+        self.reports = Reports(self.world, self.sometimes)
         self.machines: list[Machine] = []
         self.by_domain: dict[str, list[Machine]] = {}
         """Each organisation's machines."""
@@ -82,6 +87,7 @@ class SimulatedFederation:
             self.documents,
             self.by_domain,
             self.calls,
+            self.reports,
             self.sometimes,
             add_machine=self.add_machine,
             take_away=self.take_away,
@@ -177,7 +183,7 @@ class SimulatedFederation:
             boot_id=machine.boot_id,
             chance=machine.chance,
             first_seq=machine.chance.getrandbits(62),
-            signing_key=self.documents.key_of(machine.node_id).public,
+            signing_key=self.documents.key_of(machine.node_id),
             log_key=self._log_key(machine.node_id),
             observer=machine,
             edges=len(machine.edges),
@@ -282,6 +288,9 @@ class SimulatedFederation:
     def executed(self, machine: Machine, key: bytes, outcome: Outcome) -> None:
         self.calls.executed(machine, key, outcome)
 
+    def kept(self, machine: Machine, ticket: int) -> None:
+        self.reports.kept(machine, ticket)
+
     def published(self, machine: Machine, record: AuthorityRecord) -> None:
         self.authority.published(machine, record)
 
@@ -294,6 +303,7 @@ class SimulatedFederation:
 
     def released(self, machine: Machine) -> None:
         self.calls.released(machine)
+        self.reports.released(machine)
         if machine.core is not None and machine.core.storage_problem:
             self.sometimes["storage full"] += 1
 
@@ -320,4 +330,6 @@ class SimulatedFederation:
     def denied(self, edge: Edge, holder: Holder, reason: Reason) -> None:
         self.world.trace.note(self.world.now, edge.machine.name, "denies", reason.value)
         self.authority.denied(reason)
+        if reason in REASONS_OF_THE_NODE and edge.machine.chance.random() < _HANDED_ON:
+            self.reports.deny(edge.machine, holder, reason)
         self.workload.denied(edge.domain, holder, reason, edge.machine.chance)

@@ -424,6 +424,9 @@ class Machine:
     def grown(self) -> None:
         """Who follows the ledger is no part of this."""
 
+    def kept(self, ticket: int) -> None:
+        self._watcher.kept(self, ticket)
+
     def members_changed(self) -> None:
         if self.core is not None and self.network is not None:
             self.network.members_changed(self)

@@ -135,6 +135,7 @@ class Run:
             waiting = [
                 *self._without_permit(members, repaired_at),
                 *self._without_outcome(members, last),
+                *self._with_reports(members),
             ]
             if not waiting and self._is_one(members):
                 self.resumed_s = (world.now - repaired_at) / NS_PER_S
@@ -184,6 +185,11 @@ class Run:
             if not last[name].is_done:
                 lacking.append(f"{machine.name} does not take commands")
         return lacking
+
+    def _with_reports(self, members: list[tuple[str, Machine]]) -> list[str]:
+        """The machines whose nodes still have something to tell the ledger."""
+        reports = self.federation.reports
+        return [f"{each.name} has something to say" for _, each in members if reports.waiting(each)]
 
     def _is_one(self, members: list[tuple[str, Machine]]) -> bool:
         """Whether all logs and ledgers are the same, all of it is applied, and those vote who are
@@ -239,6 +245,8 @@ class Run:
         require(len(roots) == 1, "I4: one ledger, one root", roots)
         require(len(states) == 1, "one state", *(len(state) for state in states))
         self._check_calls()
+        members = [machine for _, machine in self._members()]
+        federation.reports.check(federation.raft.ledger, members)
 
     def _check_calls(self) -> None:
         """I3: what was acknowledged is in the ledger, once; what was refused for good is not."""

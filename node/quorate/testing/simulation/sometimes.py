@@ -41,4 +41,8 @@ EXPECTED: Final = (
     "revocation enforced without a member",
     "revocation drained",
     "not enforced in time",
+    "event in the ledger",
+    "denials in the ledger",
+    "report refused",
+    "report unanswered",
 )

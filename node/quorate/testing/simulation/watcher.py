@@ -33,6 +33,9 @@ class Watcher(Protocol):
     def executed(self, machine: Machine, key: bytes, outcome: Outcome) -> None:
         """An envelope has its outcome, durably."""
 
+    def kept(self, machine: Machine, ticket: int) -> None:
+        """What the node's outbox took in up to this ticket is durable."""
+
     def published(self, machine: Machine, record: AuthorityRecord) -> None:
         """The authority word was written."""
 

@@ -29,6 +29,7 @@ from quorate.testing.builders import (
 from quorate.testing.simulation.calls import Call, Calls
 from quorate.testing.simulation.edge import Edge, Holder
 from quorate.testing.simulation.machine import Machine
+from quorate.testing.simulation.reports import Reports
 
 _LIFETIME_MS: Final = 120_000
 _FAR_MS: Final = 10 * 365 * 86_400_000
@@ -60,6 +61,7 @@ WISHES: Final = {
     "suspend": 6,
     "reinstate": 6,
     "revoke": 14,
+    "report": 20,
     "suspend domain": 1,
     "repeat": 4,
     "forge": 2,
@@ -107,6 +109,7 @@ class Workload:
         federation: Federation,
         machines: Mapping[str, list[Machine]],
         calls: Calls,
+        reports: Reports,
         sometimes: Counter[str],
         *,
         add_machine: Callable[[str, str], Machine],
@@ -117,6 +120,7 @@ class Workload:
         self._federation = federation
         self._machines = machines
         self._calls = calls
+        self._reports = reports
         self._sometimes = sometimes
         self._add_machine = add_machine
         self._take_away = take_away
@@ -159,6 +163,8 @@ class Workload:
                 self._acquire(domain, chance)
             case "renew" | "release":
                 self._use_lease(domain, kind, chance)
+            case "report":
+                self._report(domain, chance)
             case "suspend" | "revoke":
                 self._narrow(domain, kind, chance)
             case "reinstate":
@@ -424,13 +430,30 @@ class Workload:
         if not granted:
             return self._grant(domain, chance)
         owner, executor = chance.choice(granted[-6:])
-        body = acquire_body(executor, "act.now", f"//{owner}/thing", chance.choice((0, 0, 5_000)))
+        body = acquire_body(
+            executor,
+            "act.now",
+            f"//{owner}/thing",
+            chance.choice((0, 0, 5_000)),
+            self._parents(chance),
+        )
         call = self._lease_order(domain, "lease.acquire", body, chance)
         if call is not None:
             call.on_accepted = lambda outcome: domain.holders.append(
                 Holder(executor, str(outcome.result["lease"]))
             )
         return call
+
+    def _report(self, domain: _Domain, chance: random.Random) -> None:
+        """Somebody says something of its work, to any node of its domain."""
+        if domain.holders:
+            machine = chance.choice(self._machines[domain.name])
+            self._reports.report(machine, chance.choice(domain.holders), chance)
+
+    def _parents(self, chance: random.Random) -> list[str]:
+        """Where work may come from: what others do, whether or not they still may."""
+        known = [holder.lease_id for each in self._domains.values() for holder in each.holders]
+        return sorted(set(chance.choices(known, k=2))) if known and chance.random() < 0.2 else []
 
     def _use_lease(self, domain: _Domain, kind: str, chance: random.Random) -> None:
         if not domain.holders:
