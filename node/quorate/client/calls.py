@@ -9,20 +9,25 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 from quorate.client import wire
 from quorate.client.clock import Clock, Reading
-from quorate.client.decisions import ClientReason, Denied, DeniedError, Permit
+from quorate.client.decisions import ClientReason, Denied, DeniedError, Permit, Reported
+from quorate.client.lineage import current_lineage
 from quorate.client.slot import PermitSlot
+from quorate.client.telling import Saying, Story
+from quorate.core.outcome import Reason
 from quorate.v1 import lease_pb2
 
 NS_PER_MS: Final = 1_000_000
 _FIRST_PAUSE_MS: Final = 25
 _LONGEST_PAUSE_MS: Final = 400
 _LONGEST_CALL_S: Final = 3_600.0
+_MOST_BEHIND: Final = 8
+"""So often others may say something of the same lease first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,7 @@ class LeaseFacts:
     expires_at_ms: in ledger time, for information: the node judges expiry.
     ttl_ms: the life that was wished for; 0: the longest that the grant allows.
     grant, trust_edge: what the lease relies on; no trust edge within one domain.
+    parents: the leases that the work comes from.
     """
 
     id: str
@@ -70,6 +76,7 @@ class LeaseFacts:
     grant: str
     trust_edge: str
     ttl_ms: int
+    parents: tuple[str, ...]
 
     def facts(self) -> dict[str, Any]:
         """By name, without what a subclass adds."""
@@ -115,14 +122,25 @@ class Calls:
     # -- commands ----------------------------------------------------------------------------
 
     def acquire(
-        self, action: str, resource: str, ttl_ms: int, request_id: str, timeout_ms: int
+        self,
+        action: str,
+        resource: str,
+        ttl_ms: int,
+        request_id: str,
+        timeout_ms: int,
+        *,
+        parents: Sequence[str] | None = None,
     ) -> Steps[LeaseFacts | Denied]:
+        """parents: None: those that the running work comes from."""
+        if parents is None:
+            parents = current_lineage()
         try:
             request = lease_pb2.AcquireRequest(
                 action=action,
                 resource=resource,
                 ttl_ms=ttl_ms,
                 request_id=request_id or self._new_request_id(),
+                parents=sorted(set(parents)),
             )
         except (TypeError, ValueError) as error:  # no text that is UTF-8, no number of 64 bits
             return Denied(ClientReason.INVALID_REQUEST, detail=str(error))
@@ -132,7 +150,8 @@ class Calls:
         if isinstance(answer, Denied):
             return answer
         granted = self._lease(answer.lease, ttl_ms)
-        if granted is None or (granted.action, granted.resource) != (action, resource):
+        wanted = action, resource, tuple(request.parents)
+        if granted is None or (granted.action, granted.resource, granted.parents) != wanted:
             return Denied(
                 ClientReason.MALFORMED_ANSWER,
                 answer.lease.id,
@@ -166,6 +185,64 @@ class Calls:
             "Release", request, request.request_id, timeout_ms
         )
         return answer if isinstance(answer, Denied) else answer.outcome.ledger_index
+
+    # -- events ------------------------------------------------------------------------------
+
+    def event(self, kind: str, attributes: Mapping[str, str]) -> lease_pb2.Event | Denied:
+        """One event, to be added to the story of its lease."""
+        try:
+            return lease_pb2.Event(type=kind, attributes=attributes)
+        except (TypeError, ValueError) as error:  # no text, or none that is UTF-8
+            return Denied(ClientReason.INVALID_REQUEST, detail=str(error))
+
+    def report(self, lease: LeaseFacts, story: Story[Any], timeout_ms: int) -> Steps[None]:
+        """Sends the next events of a story, whose lock is the caller's, and says what became of
+        each. Several of which one is not accepted go one by one."""
+        sayings = story.take()
+        try:
+            result = yield from self._report(lease, story, sayings, timeout_ms)
+            if isinstance(result, Reported) or result.unknown or len(sayings) == 1:
+                for saying in sayings:
+                    saying.result = result
+                return
+            for saying in sayings:
+                saying.result = yield from self._report(lease, story, [saying], timeout_ms)
+        finally:
+            story.put_back(sayings)
+
+    def _report(
+        self, lease: LeaseFacts, story: Story[Any], sayings: Sequence[Saying], timeout_ms: int
+    ) -> Steps[Reported | Denied]:
+        """What became of these events, which go together. Until the node has answered, the same is
+        said again: it fits the same head."""
+        deadline_ns = self.clock.boottime_ns() + timeout_ms * NS_PER_MS
+        pause_ms, behind = _FIRST_PAUSE_MS, 0
+        last = Denied(ClientReason.LATE, lease.id, unknown=True)
+        while not self._is_closed():
+            left_ns = deadline_ns - self.clock.boottime_ns()
+            if left_ns <= 0:
+                return last
+            request = lease_pb2.ReportRequest(
+                lease_id=lease.id, events=[each.event for each in sayings], after=story.head
+            )
+            answer = yield Ask("Report", request, min(left_ns / 1e9, _LONGEST_CALL_S))
+            if isinstance(answer, Exception):
+                last = replace(self._failed(answer), thing=lease.id)
+                if not last.unknown:
+                    return last
+            else:
+                denied = wire.denial_of_verdict(answer.verdict, answer.reason, answer.thing)
+                if denied is None:
+                    story.head = answer.head
+                    return Reported(lease.id, answer.stage)
+                if denied.reason is not Reason.OUT_OF_ORDER or behind >= _MOST_BEHIND:
+                    return denied
+                # Another process has said something meanwhile, or before this one knew the lease.
+                story.head, behind = answer.head, behind + 1
+                continue
+            yield Pause(pause_ms / 1_000)
+            pause_ms = min(2 * pause_ms, _LONGEST_PAUSE_MS)
+        return Denied(ClientReason.CLOSED, lease.id, unknown=last.unknown)
 
     # -- checks ------------------------------------------------------------------------------
 
@@ -300,6 +377,7 @@ class Calls:
             grant=granted.grant,
             trust_edge=granted.trust_edge,
             ttl_ms=ttl_ms,
+            parents=tuple(granted.parents),
         )
 
 

@@ -1,8 +1,8 @@
 """What a gate answers: values, never exceptions.
 
-Owns the client's own reasons to deny and the values `Permit`, `Denied` and `Released`. A `Denied`
-is false, so that `if gate.check(lease):` cannot go wrong; `DeniedError` is for `require()`, where
-going on would be worse than stopping.
+Owns the client's own reasons to deny and the values `Permit`, `Denied`, `Reported` and `Released`.
+A `Denied` is false, so that `if gate.check(lease):` cannot go wrong; `DeniedError` is for
+`require()`, where going on would be worse than stopping.
 """
 
 from __future__ import annotations
@@ -113,6 +113,15 @@ class Permit:
         if now.moved_apart_since(self.sent):
             return Denied(ClientReason.CLOCK_STEP, self.lease_id, "the clocks moved apart")
         return self
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """The node has the event, durably, and the ledger will. stage: how far the work under the lease
+    has come with it and with those that were sent together with it."""
+
+    lease_id: str
+    stage: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
 import grpc
@@ -22,16 +22,19 @@ from quorate.client import wire
 from quorate.client.calls import Ask, Calls, LeaseFacts, ResultT, Steps
 from quorate.client.clock import Clock, SystemClock
 from quorate.client.config import ClientConfig, load_config
-from quorate.client.decisions import Denied, DeniedError, Permit, Released
+from quorate.client.decisions import Denied, DeniedError, Permit, Released, Reported
 from quorate.client.keeping import Keeping
 from quorate.client.leases import Lease, OnChange
+from quorate.client.lineage import under
 from quorate.client.slot import PermitSlot
+from quorate.client.telling import Story
 from quorate.client.upkeep import telling
 from quorate.client.watch import Watch
 from quorate.client.watching import WatchNotice, WatchTalk
 from quorate.core.limits import DEFAULT_MAX_PERMIT_TTL_MS, DEFAULT_PROPOSAL_TIMEOUT_MS
 from quorate.v1 import lease_pb2_grpc
 
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
 _log: Final = logging.getLogger("quorate.client")
 
 
@@ -56,6 +59,9 @@ class Gate:
         self._closed = threading.Event()
         self._lock = threading.RLock()
         self._slots: weakref.WeakValueDictionary[str, PermitSlot] = weakref.WeakValueDictionary()
+        self._stories: weakref.WeakValueDictionary[str, Story[threading.Lock]] = (
+            weakref.WeakValueDictionary()
+        )
         self._calls = Calls(
             clock or SystemClock(),
             executor=executor,
@@ -114,6 +120,7 @@ class Gate:
         resource: str,
         ttl_ms: int = 0,
         *,
+        parents: Sequence[str] | None = None,
         request_id: str = "",
         timeout_ms: int = DEFAULT_PROPOSAL_TIMEOUT_MS,
     ) -> Lease | Denied:
@@ -123,7 +130,9 @@ class Gate:
         are over. If it is unknown even then the denial says so, and carries the `request_id` with
         which to ask again.
         """
-        granted = self._take(self._calls.acquire(action, resource, ttl_ms, request_id, timeout_ms))
+        granted = self._take(
+            self._calls.acquire(action, resource, ttl_ms, request_id, timeout_ms, parents=parents)
+        )
         return granted if isinstance(granted, Denied) else self._lease(granted)
 
     def check(self, lease: Lease) -> Permit | Denied:
@@ -184,20 +193,45 @@ class Gate:
         *,
         on_change: OnChange | None = None,
         renew: bool = True,
+        parents: Sequence[str] | None = None,
     ) -> Iterator[Lease]:
         """A lease for the length of a block, held as by `hold`; raises DeniedError when there is
         none.
 
+        What the block does comes from it: leases that are acquired there have it as their parent.
         It is released at the end. If that fails it lapses by itself, at its expiry.
         """
-        held = self.acquire(action, resource, ttl_ms)
+        held = self.acquire(action, resource, ttl_ms, parents=parents)
         if isinstance(held, Denied):
             raise DeniedError(held)
         try:
-            with self.hold(held, on_change, renew=renew):
+            with self.hold(held, on_change, renew=renew), under(held.id):
                 yield held
         finally:
             self.release(held)
+
+    def event(
+        self,
+        lease: Lease,
+        kind: str,
+        attributes: Mapping[str, str] = _NONE,
+        *,
+        timeout_ms: int = DEFAULT_PROPOSAL_TIMEOUT_MS,
+    ) -> Reported | Denied:
+        """Says what became of the work under a lease (`quorate.core.lineage.EventType`). Durable on
+        the node when it returns, with or without a quorum; what comes together goes together.
+
+        A denial that is `unknown` may have been taken in. attributes: text by name, the holder's
+        own; they are in the ledger for all to see.
+        """
+        event, story = self._calls.event(kind, attributes), lease.story
+        if isinstance(event, Denied):
+            return event
+        saying = story.add(event)
+        with story.lock:
+            while saying.result is None:
+                self._take(self._calls.report(lease, story, timeout_ms))
+        return saying.result
 
     # -- watching ----------------------------------------------------------------------------
 
@@ -253,4 +287,7 @@ class Gate:
             slot = self._slots.get(facts.id)
             if slot is None:
                 slot = self._slots[facts.id] = PermitSlot(self._calls.clock)
-        return Lease(**facts.facts(), keeper=self, slot=slot)
+            story = self._stories.get(facts.id)
+            if story is None:
+                story = self._stories[facts.id] = Story(threading.Lock())
+        return Lease(**facts.facts(), keeper=self, slot=slot, story=story)

@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple, ParamSpec, TypeVar, cast
 
 from quorate.client.aio.pool import AsyncLeasePool
 from quorate.client.decisions import ClientReason, Denied, Permit
+from quorate.client.lineage import under
 from quorate.client.pool import LeasePool
 
 _log: Final = logging.getLogger("quorate.client")
@@ -77,10 +78,11 @@ def current_permit() -> Permit | None:
 
 @contextmanager
 def going_by(permit: Permit) -> Iterator[None]:
-    """Makes it the `current_permit` of the block."""
+    """Makes it the `current_permit` of the block, whose work comes from its lease."""
     token = _permit.set(permit)
     try:
-        yield
+        with under(permit.lease_id):
+            yield
     finally:
         _permit.reset(token)
 

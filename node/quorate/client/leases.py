@@ -5,16 +5,21 @@ Owns the handle. Asks nothing itself: what its slot does not answer goes to the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from types import MappingProxyType
+from typing import Final, Protocol
 
 from quorate.client.calls import LeaseFacts
-from quorate.client.decisions import Denied, DeniedError, Permit, Released
+from quorate.client.decisions import Denied, DeniedError, Permit, Released, Reported
 from quorate.client.slot import PermitSlot
+from quorate.client.telling import Story
 
 OnChange = Callable[[Permit | Denied], None]
+
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class LeaseKeeper(Protocol):
@@ -25,6 +30,10 @@ class LeaseKeeper(Protocol):
     def hold(
         self, lease: Lease, on_change: OnChange | None = None, *, renew: bool = True
     ) -> AbstractContextManager[None]: ...
+
+    def event(
+        self, lease: Lease, kind: str, attributes: Mapping[str, str] = ...
+    ) -> Reported | Denied: ...
 
     def renew(self, lease: Lease, ttl_ms: int = 0) -> Lease | Denied: ...
 
@@ -37,6 +46,7 @@ class Lease(LeaseFacts):
 
     keeper: LeaseKeeper = field(repr=False, compare=False)
     slot: PermitSlot = field(repr=False, compare=False)
+    story: Story[threading.Lock] = field(repr=False, compare=False)
 
     def check(self) -> Permit | Denied:
         """May the act go ahead now? A permit that is still good answers without asking; else the
@@ -69,6 +79,10 @@ class Lease(LeaseFacts):
     ) -> AbstractContextManager[None]:
         """Holds the lease for the length of a block: see `Gate.hold`."""
         return self.keeper.hold(self, on_change, renew=renew)
+
+    def event(self, kind: str, attributes: Mapping[str, str] = _NONE) -> Reported | Denied:
+        """Says what became of the work under the lease: see `Gate.event`."""
+        return self.keeper.event(self, kind, attributes)
 
     def renew(self, ttl_ms: int = 0) -> Lease | Denied:
         """The same lease with a later expiry."""

@@ -16,6 +16,7 @@ from quorate.client.calls import NS_PER_MS
 from quorate.client.decisions import ClientReason, Denied, DeniedError
 from quorate.client.gate import Gate
 from quorate.client.leases import Lease
+from quorate.client.lineage import current_lineage
 from quorate.client.pooling import MOST_LEASES, Key, Place, Places
 
 GIVE_BACK_MS: Final = 1_000
@@ -26,7 +27,7 @@ _Place = Place[Lease, threading.Lock]
 
 
 class LeasePool:
-    """One lease for each action and resource. Safe to use from several threads.
+    """One lease for each action, resource and lineage. Safe to use from several threads.
 
     ttl_ms: the wished life of each lease; 0: the longest that its grant allows. Leases are renewed.
     most: leases at once.
@@ -63,7 +64,7 @@ class LeasePool:
         with self._lock:
             if self._is_closed:
                 raise DeniedError(Denied(ClientReason.CLOSED, resource, _CLOSED))
-            place, idle = self._places.enter(Key(action, resource))
+            place, idle = self._places.enter(Key(action, resource, current_lineage()))
         if isinstance(place, Denied):
             raise DeniedError(place)
         try:
@@ -98,7 +99,11 @@ class LeasePool:
         if known is not None:
             raise DeniedError(known)
         lease = self._gate.acquire(
-            place.key.action, place.key.resource, self._ttl_ms, request_id=place.request_id
+            place.key.action,
+            place.key.resource,
+            self._ttl_ms,
+            request_id=place.request_id,
+            parents=place.key.parents,
         )
         place.request_id = ""
         if isinstance(lease, Denied):

@@ -47,6 +47,7 @@ class Key(NamedTuple):
 
     action: str
     resource: str
+    parents: tuple[str, ...] = ()
 
 
 @dataclass(eq=False, slots=True)

@@ -44,7 +44,7 @@ class Scene:
 
     def lease(self, name: str = "lease-7", *, life_ms: int = 60_000) -> LeaseFacts:
         expires_at_ms = self.clock.wall_ns // MS + life_ms
-        return LeaseFacts(name, EXECUTOR, ACTION, RESOURCE, 7, expires_at_ms, "g", "", 0)
+        return LeaseFacts(name, EXECUTOR, ACTION, RESOURCE, 7, expires_at_ms, "g", "", 0, ())
 
     def hold(self, name: str = "lease-7", *, renew: bool = False, **lease: int) -> Holder:
         slot = self.slots.setdefault(name, PermitSlot(self.clock))

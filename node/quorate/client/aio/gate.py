@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from types import MappingProxyType, TracebackType
+from typing import Any, Final, Self
 
 import grpc
 
@@ -23,12 +23,16 @@ from quorate.client.aio.watch import AsyncWatch
 from quorate.client.calls import Ask, Calls, LeaseFacts, ResultT, Steps
 from quorate.client.clock import Clock, SystemClock
 from quorate.client.config import ClientConfig, load_config
-from quorate.client.decisions import Denied, DeniedError, Permit, Released
+from quorate.client.decisions import Denied, DeniedError, Permit, Released, Reported
+from quorate.client.lineage import under
 from quorate.client.slot import PermitSlot
+from quorate.client.telling import Story
 from quorate.client.upkeep import Holder, Told, telling
 from quorate.client.watching import WatchTalk
 from quorate.core.limits import DEFAULT_MAX_PERMIT_TTL_MS, DEFAULT_PROPOSAL_TIMEOUT_MS
 from quorate.v1 import lease_pb2_grpc
+
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class AsyncGate:
@@ -50,6 +54,9 @@ class AsyncGate:
         self._stub: Any = lease_pb2_grpc.LeaseServiceStub(channel)
         self._closed = asyncio.Event()
         self._slots: weakref.WeakValueDictionary[str, PermitSlot] = weakref.WeakValueDictionary()
+        self._stories: weakref.WeakValueDictionary[str, Story[asyncio.Lock]] = (
+            weakref.WeakValueDictionary()
+        )
         self._calls = Calls(
             clock or SystemClock(),
             executor=executor,
@@ -108,12 +115,13 @@ class AsyncGate:
         resource: str,
         ttl_ms: int = 0,
         *,
+        parents: Sequence[str] | None = None,
         request_id: str = "",
         timeout_ms: int = DEFAULT_PROPOSAL_TIMEOUT_MS,
     ) -> AsyncLease | Denied:
         """Asks for a lease, as `Gate.acquire` does."""
         granted = await self._take(
-            self._calls.acquire(action, resource, ttl_ms, request_id, timeout_ms)
+            self._calls.acquire(action, resource, ttl_ms, request_id, timeout_ms, parents=parents)
         )
         return granted if isinstance(granted, Denied) else self._lease(granted)
 
@@ -163,6 +171,29 @@ class AsyncGate:
             with stop:
                 yield
 
+    async def event(
+        self,
+        lease: AsyncLease,
+        kind: str,
+        attributes: Mapping[str, str] = _NONE,
+        *,
+        timeout_ms: int = DEFAULT_PROPOSAL_TIMEOUT_MS,
+    ) -> Reported | Denied:
+        """Says what became of the work under a lease (`quorate.core.lineage.EventType`). Durable on
+        the node when it returns, with or without a quorum; what comes together goes together.
+
+        A denial that is `unknown` may have been taken in. attributes: text by name, the holder's
+        own; they are in the ledger for all to see.
+        """
+        event, story = self._calls.event(kind, attributes), lease.story
+        if isinstance(event, Denied):
+            return event
+        saying = story.add(event)
+        async with story.lock:
+            while saying.result is None:
+                await self._take(self._calls.report(lease, story, timeout_ms))
+        return saying.result
+
     async def keep(
         self, lease: AsyncLease, on_change: Told | None = None, *, renew: bool = True
     ) -> Holding:
@@ -180,19 +211,27 @@ class AsyncGate:
 
     @asynccontextmanager
     async def lease(
-        self, action: str, resource: str, ttl_ms: int = 0, *, renew: bool = True
+        self,
+        action: str,
+        resource: str,
+        ttl_ms: int = 0,
+        *,
+        renew: bool = True,
+        parents: Sequence[str] | None = None,
     ) -> AsyncIterator[AsyncLease]:
         """A lease for the length of a block, held as by `hold`; raises DeniedError when there is
         none, or no more.
 
+        What the block does comes from it: leases that are acquired there have it as their parent.
         It is released at the end. If that fails it lapses by itself, at its expiry.
         """
-        held = await self.acquire(action, resource, ttl_ms)
+        held = await self.acquire(action, resource, ttl_ms, parents=parents)
         if isinstance(held, Denied):
             raise DeniedError(held)
         try:
             async with self.hold(held, renew=renew):
-                yield held
+                with under(held.id):
+                    yield held
         finally:
             await self.release(held)
 
@@ -241,7 +280,10 @@ class AsyncGate:
         slot = self._slots.get(facts.id)
         if slot is None:
             slot = self._slots[facts.id] = PermitSlot(self._calls.clock)
-        return AsyncLease(**facts.facts(), keeper=self, slot=slot)
+        story = self._stories.get(facts.id)
+        if story is None:
+            story = self._stories[facts.id] = Story(asyncio.Lock())
+        return AsyncLease(**facts.facts(), keeper=self, slot=slot, story=story)
 
 
 class Holding:

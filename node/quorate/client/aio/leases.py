@@ -5,14 +5,19 @@ Owns the handle. Asks nothing itself: what its slot does not answer goes to the 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from types import MappingProxyType
+from typing import Final, Protocol
 
 from quorate.client.calls import LeaseFacts
-from quorate.client.decisions import Denied, DeniedError, Permit, Released
+from quorate.client.decisions import Denied, DeniedError, Permit, Released, Reported
 from quorate.client.slot import PermitSlot
+from quorate.client.telling import Story
+
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class AsyncLeaseKeeper(Protocol):
@@ -23,6 +28,10 @@ class AsyncLeaseKeeper(Protocol):
     def hold(
         self, lease: AsyncLease, *, renew: bool = True
     ) -> AbstractAsyncContextManager[None]: ...
+
+    async def event(
+        self, lease: AsyncLease, kind: str, attributes: Mapping[str, str] = ...
+    ) -> Reported | Denied: ...
 
     async def renew(self, lease: AsyncLease, ttl_ms: int = 0) -> AsyncLease | Denied: ...
 
@@ -35,6 +44,7 @@ class AsyncLease(LeaseFacts):
 
     keeper: AsyncLeaseKeeper = field(repr=False, compare=False)
     slot: PermitSlot = field(repr=False, compare=False)
+    story: Story[asyncio.Lock] = field(repr=False, compare=False)
 
     def cached(self) -> Permit | None:
         """A permit that is good at this moment, without asking; None: ask. While the lease is held
@@ -67,6 +77,10 @@ class AsyncLease(LeaseFacts):
         """Holds the lease for the length of a block, which is cancelled when it is interrupted: see
         `AsyncGate.hold`."""
         return self.keeper.hold(self, renew=renew)
+
+    async def event(self, kind: str, attributes: Mapping[str, str] = _NONE) -> Reported | Denied:
+        """Says what became of the work under the lease: see `AsyncGate.event`."""
+        return await self.keeper.event(self, kind, attributes)
 
     async def renew(self, ttl_ms: int = 0) -> AsyncLease | Denied:
         """The same lease with a later expiry."""

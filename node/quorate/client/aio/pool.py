@@ -15,6 +15,7 @@ from typing import Final, Self
 from quorate.client.aio.gate import AsyncGate, Holding
 from quorate.client.aio.leases import AsyncLease
 from quorate.client.decisions import ClientReason, Denied, DeniedError
+from quorate.client.lineage import current_lineage
 from quorate.client.pool import GIVE_BACK_MS
 from quorate.client.pooling import MOST_LEASES, Key, Place, Places
 
@@ -24,7 +25,7 @@ _Place = Place[AsyncLease, asyncio.Lock]
 
 
 class AsyncLeasePool:
-    """One lease for each action and resource, for the tasks of one loop.
+    """One lease for each action, resource and lineage, for the tasks of one loop.
 
     ttl_ms: the wished life of each lease; 0: the longest that its grant allows. Leases are renewed.
     most: leases at once.
@@ -59,7 +60,7 @@ class AsyncLeasePool:
         """
         if self._is_closed:
             raise DeniedError(Denied(ClientReason.CLOSED, resource, _CLOSED))
-        place, idle = self._places.enter(Key(action, resource))
+        place, idle = self._places.enter(Key(action, resource, current_lineage()))
         if isinstance(place, Denied):
             raise DeniedError(place)
         try:
@@ -89,7 +90,11 @@ class AsyncLeasePool:
         if known is not None:
             raise DeniedError(known)
         lease = await self._gate.acquire(
-            place.key.action, place.key.resource, self._ttl_ms, request_id=place.request_id
+            place.key.action,
+            place.key.resource,
+            self._ttl_ms,
+            request_id=place.request_id,
+            parents=place.key.parents,
         )
         place.request_id = ""
         if isinstance(lease, Denied):
