@@ -16,6 +16,7 @@ from tests.simulation.mutants import (
     authority,
     durability,
     ledger,
+    lineage,
     membership,
     raft,
 )
@@ -24,7 +25,7 @@ from tests.simulation.mutants.__main__ import Result, table
 from quorate.testing.simulation import PROFILES, run_seed
 from quorate.testing.simulation.worker import load_patches
 
-AREAS = (durability, raft, membership, authority, ledger)
+AREAS = (durability, raft, membership, authority, ledger, lineage)
 
 
 @pytest.mark.parametrize(

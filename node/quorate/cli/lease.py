@@ -46,8 +46,10 @@ from quorate.cli.submit import (
     reason_name,
 )
 from quorate.client import Denied, Permit, Reading, SystemClock
+from quorate.client.lineage import VARIABLE, current_lineage
 from quorate.core.errors import MalformedError
 from quorate.core.limits import DEFAULT_MAX_PERMIT_TTL_MS, MAX_REQUEST_ID_CHARS
+from quorate.core.lineage import EventType
 from quorate.v1 import decision_pb2, lease_pb2
 
 app = typer.Typer(add_completion=False, help="Leases, as an executor.")
@@ -80,6 +82,15 @@ def acquire(
     *,
     client: ClientOption,
     ttl: TtlOption = 0,
+    parents: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--parent",
+            metavar="LEASE",
+            show_default=f"those in {VARIABLE}",
+            help="A lease, of any organisation, that the work comes from; up to 8.",
+        ),
+    ] = None,
     request_id: RequestIdOption = "",
     timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
     address: AddressOption = "",
@@ -91,6 +102,7 @@ def acquire(
         resource=resource,
         ttl_ms=ttl,
         request_id=request_id or _new_request_id(),
+        parents=sorted(set(parents or current_lineage())),
     )
     with Connection(executor_target(client, address, lease=True)) as connection:
         answer = _settle(connection, connection.leases.Acquire, wished, timeout)
@@ -132,6 +144,58 @@ def release(
     with Connection(executor_target(client, address, lease=True)) as connection:
         answer = _settle(connection, connection.leases.Release, wished, timeout)
     _show_lease(answer, "released", output)
+
+
+@app.command("report")
+def report(
+    lease: LeaseArgument,
+    event: Annotated[str, typer.Argument(metavar="EVENT", help="|".join(EventType))],
+    *,
+    client: ClientOption,
+    attributes: Annotated[
+        list[str] | None,
+        typer.Option("--attribute", "-a", metavar="NAME=TEXT", help="More about it; up to 16."),
+    ] = None,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Say what became of the work under a lease. It is in the ledger as soon as there is a quorum.
+
+    The node has it, durably, when this exits 0, with or without a quorum. What is out of order is
+    denied: work is started, then completed, or interrupted.
+    """
+    told = lease_pb2.Event(type=event, attributes=dict(map(_attribute, attributes or ())))
+    request = lease_pb2.ReportRequest(lease_id=lease, events=[told])
+    with Connection(executor_target(client, address, lease=True)) as connection:
+        answer = connection.ask(connection.leases.Report, request, timeout)
+    denied = answer.verdict != decision_pb2.VERDICT_PERMIT
+    reason = reason_name(answer.reason)
+    value = {
+        "verdict": "deny" if denied else "permit",
+        "reason": reason,
+        "thing": answer.thing,
+        "lease_id": lease,
+        "stage": answer.stage,
+        "head": answer.head,
+    }
+
+    def people(on: Console) -> None:
+        if denied:
+            on.print(f"[bold red]denied[/] {_why(reason, answer.thing)}")
+        else:
+            on.print(f"[bold green]reported[/]: the work is {escape(answer.stage)}")
+
+    show(output, value, people)
+    if denied:
+        raise typer.Exit(ExitCode.DENIED)
+
+
+def _attribute(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise MalformedError(f"{text!r} is no attribute", hint="write NAME=TEXT")
+    return name, value
 
 
 @app.command("check")
@@ -338,6 +402,7 @@ def _show_lease(answer: Any, done: str, output: Output) -> None:
                         ("expires", moment(lease.expires_at_ms)),
                         ("grant", lease.grant),
                         ("trust", lease.trust_edge),
+                        ("parents", ", ".join(lease.parents)),
                     ]
                 )
             )

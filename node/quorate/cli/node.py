@@ -19,7 +19,7 @@ from quorate.node import exit_codes
 
 _MODULES: Final = {
     **dict.fromkeys(("init", "add", "promote", "demote", "retire", "submit", "list"), "membership"),
-    **dict.fromkeys(("backup", "restore", "rejoin", "verify"), "store"),
+    **dict.fromkeys(("backup", "restore", "rejoin", "verify", "outbox"), "store"),
 }
 """Where the commands are that this module does not have."""
 
@@ -42,7 +42,7 @@ app = typer.Typer(
     cls=NodeGroup,
     add_completion=False,
     help="Run a node; make, add, promote, demote, retire and list nodes; back up, restore, begin "
-    "again and verify the store of one.",
+    "again and verify the store of one; see what it has to tell the ledger.",
 )
 
 

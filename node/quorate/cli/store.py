@@ -16,10 +16,20 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress as Bars
+from rich.table import Table
 
 from quorate.cli.errors import VerificationError
-from quorate.cli.output import Output, OutputOption, console, facts, moment, show
+from quorate.cli.output import (
+    Output,
+    OutputOption,
+    console,
+    facts,
+    moment,
+    print_json,
+    show,
+)
 from quorate.core.errors import StorageDamagedError
+from quorate.core.lineage import Event, Record
 from quorate.node import store_care
 from quorate.node.config import load_config
 from quorate.node.store_care import Holding, Replaced
@@ -108,6 +118,32 @@ def verify(*, config: ConfigOption, output: OutputOption = Output.TEXT) -> None:
         on.print(_facts(holding))
 
     show(output, {"verified": True, **asdict(holding)}, people)
+
+
+@app.command("outbox")
+def outbox(*, config: ConfigOption, output: OutputOption = Output.TEXT) -> None:
+    """Show what a node has to tell the ledger and has not yet: events of its executors' work, and
+    what it had to deny without a quorum. The node may run.
+
+    With --output json each record is a DSSE envelope with the node's signature, a line each.
+    """
+    rows = store_care.outbox(load_config(config))
+    if output is Output.JSON:
+        for row in rows:
+            print_json(row.envelope)
+        return
+    table = Table("at", "what", "executor", "lease", "about")
+    for row in rows:
+        table.add_row(*map(escape, _cells(row.record)))
+    console().print(table if rows else "nothing: the ledger has all of it")
+
+
+def _cells(record: Record) -> tuple[str, ...]:
+    if isinstance(record, Event):
+        about = " ".join(f"{name}={text}" for name, text in record.attributes.items())
+        return moment(record.at), record.type, record.executor, record.lease, about
+    about = f"{record.count} of {record.method}, since entry {record.ledger_size}: {record.reason}"
+    return moment(record.last_at), "denied", record.executor, record.lease, about
 
 
 def _tell_replaced(output: Output, replaced: Replaced, what: str) -> None:

@@ -20,14 +20,17 @@ from quorate.client.decisions import (
     DeniedError,
     Permit,
     Released,
+    Reported,
 )
 from quorate.client.fences import FenceGuard, MemoryFenceGuard, SQLiteFenceGuard, StaleFenceError
 from quorate.client.gate import Gate
 from quorate.client.governed import current_permit, governed
 from quorate.client.leases import Lease
+from quorate.client.lineage import coming_from, current_lineage
 from quorate.client.pool import LeasePool
 from quorate.client.watch import Watch
 from quorate.client.watching import WatchEvent, WatchNotice
+from quorate.core.lineage import EventType
 from quorate.core.outcome import Reason
 
 __all__ = [
@@ -41,6 +44,7 @@ __all__ = [
     "Clock",
     "Denied",
     "DeniedError",
+    "EventType",
     "FenceGuard",
     "Gate",
     "Lease",
@@ -50,12 +54,15 @@ __all__ = [
     "Reading",
     "Reason",
     "Released",
+    "Reported",
     "SQLiteFenceGuard",
     "StaleFenceError",
     "SystemClock",
     "Watch",
     "WatchEvent",
     "WatchNotice",
+    "coming_from",
+    "current_lineage",
     "current_permit",
     "governed",
     "load_config",

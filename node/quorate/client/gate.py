@@ -270,6 +270,8 @@ class Gate:
         except StopIteration as end:
             result: ResultT = end.value
             return result
+        finally:
+            steps.close()  # what was given up is put back before anybody else goes on
 
     def _answer(self, step: Ask) -> object:
         call: Callable[..., object] = getattr(self._stub, step.method)

@@ -315,7 +315,7 @@ class NodeCore:
             return
         if wrote:
             self._after_commit()
-            self._observer.kept(self.outbox.kept)
+        self._observer.kept(self.outbox.kept)  # a repeat of what is durable writes nothing
         authority = self.keeper.publish(self.durable_applied)
         if authority is not None and not self.replica.is_leader:
             self.ledger_clock.told(authority.time.clocks_ms, authority.asked_realtime_ns)

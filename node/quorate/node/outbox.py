@@ -62,7 +62,8 @@ RETRY_S: Final = 30.0
 _BATCH_BYTES: Final = 8 * 1024
 """Records of one command; base64 and the rest make it a third more (MAX_ENVELOPE_BYTES)."""
 
-_ALL: Final = 2**31
+MAX_ROWS: Final = 2**31
+"""More than can ever wait."""
 _HEAD_BYTES: Final = 32
 _UNSEALED: Final = bytes(_HEAD_BYTES)
 
@@ -161,7 +162,7 @@ class Outbox:
         self._written = self._ticket  # whoever waited for more was told that it is lost
         self._flight: _Flight | None = None
         self._retry_s = 0.0
-        rows = [Row.parse(seq, data) for seq, data in self._turn.outbox(0, _ALL)]
+        rows = [Row.parse(seq, data) for seq, data in self._turn.outbox(0, MAX_ROWS)]
         head = self._state.lineage_head(self._commands.node_id)
         done = _done(rows, head)
         self._done = rows[done - 1].seq if done else None
@@ -283,9 +284,8 @@ class Outbox:
         and proposes what is next. may_propose: the node holds authority; without, a command would
         wait for a quorum, and nothing could be added to its records. Returns whether it did."""
         self._flush()
-        if not self._rows:
-            return False
-        self._settle(self._state.lineage_head(self._commands.node_id))
+        if self._rows:
+            self._settle(self._state.lineage_head(self._commands.node_id))
         now_s = self._now_s()
         if self._flight is not None and now_s >= self._flight.until_s:
             replica.forget(self._flight.key)

@@ -18,13 +18,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from quorate.core import codec, dsse
 from quorate.core.errors import ConfigurationError, StorageDamagedError, StorageError
 from quorate.core.genesis import Genesis
+from quorate.core.lineage import RECORD_TYPE, Record
 from quorate.core.state import StateView
 from quorate.node.config import NodeConfig
 from quorate.node.identity import load_signing_key
 from quorate.node.locks import RunningError, hold_all
 from quorate.node.organisation import read_genesis
+from quorate.node.outbox import MAX_ROWS, Row
 from quorate.node.store import (
     DATA_FILE,
     begin,
@@ -146,6 +149,38 @@ def verify(config: NodeConfig, tell: Tell) -> Holding:
     genesis = read_genesis(config.node.genesis)
     with hold_all(config.node.data_dir):
         return _verified(_existing(config), config, genesis, tell, what="the store")
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What a node has to tell the ledger. envelope: with the node's signature, as JSON (DSSE)."""
+
+    record: Record
+    envelope: dict[str, codec.JsonValue]
+
+
+def outbox(config: NodeConfig) -> list[Waiting]:
+    """What waits in the outbox of a node, running or not. Raises ConfigurationError and
+    StorageError."""
+    path = _existing(config)
+    keyid = dsse.key_id(load_signing_key(config.keys.signing).public)
+    environment = Environment.open(
+        path, map_size_bytes=config.storage.map_size_bytes, read_only=True
+    )
+    try:
+        with environment.read() as snapshot:
+            rows = [Row.parse(*each) for each in snapshot.outbox(0, MAX_ROWS)]
+    finally:
+        environment.close()
+    return [
+        Waiting(
+            row.record,
+            dsse.Envelope(
+                row.payload, RECORD_TYPE, (dsse.Signature(keyid, row.signature),)
+            ).to_json(),
+        )
+        for row in rows
+    ]
 
 
 def _existing(config: NodeConfig) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -498,7 +499,7 @@ def workers() -> Iterator[list[subprocess.Popen[str]]]:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     text=True,
-                    env={"PYTHONHASHSEED": seed},
+                    env={"PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
                 )
             )
             for seed in ("1", "4242")

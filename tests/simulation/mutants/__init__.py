@@ -6,7 +6,7 @@ Owns the list. `python -m tests.simulation.mutants` (`make sim-mutants`) runs al
 
 from __future__ import annotations
 
-from tests.simulation.mutants import authority, durability, ledger, membership, raft
+from tests.simulation.mutants import authority, durability, ledger, lineage, membership, raft
 from tests.simulation.mutants.mutant import Mutant
 
 __all__ = ["MUTANTS", "Mutant"]
@@ -17,4 +17,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *membership.MUTANTS,
     *authority.MUTANTS,
     *ledger.MUTANTS,
+    *lineage.MUTANTS,
 )

@@ -82,6 +82,9 @@ class ScriptedNode(lease_pb2_grpc.LeaseServiceServicer):
     def Release(self, request: Any, context: Any) -> Any:  # noqa: N802
         return self._answer("Release", request, context)
 
+    def Report(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return self._answer("Report", request, context)
+
     def _hear(self, requests: Iterator[Any]) -> None:
         with contextlib.suppress(grpc.RpcError):  # the call is over
             for request in requests:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from quorate.core.outcome import Outcome
-from quorate.testing.builders import Federation, Ledger, grant_body, trust_body
+from quorate.testing.builders import Federation, Ledger, acquire_body, grant_body, trust_body
 
 BANK = "bank.example"
 CLINIC = "clinic.example"
@@ -40,13 +42,10 @@ class World(Ledger):
             grant_body("grant", self.agent, ["//bank.example/accounts/*"], **grant),
         )
 
-    def acquire(self, *, ttl_ms: int = 0, action: str = "payments.read") -> Outcome:
-        body: dict[str, object] = {
-            "executor": self.agent,
-            "action": action,
-            "resource": "//bank.example/accounts/7",
-            "ttl_ms": ttl_ms,
-        }
+    def acquire(
+        self, *, ttl_ms: int = 0, action: str = "payments.read", parents: Sequence[str] = ()
+    ) -> Outcome:
+        body = acquire_body(self.agent, action, "//bank.example/accounts/7", ttl_ms, parents)
         return self.do(self.clinic.node, "lease.acquire", body)
 
     def lease_act(self, act: str, lease: str, **more: object) -> Outcome:

@@ -113,6 +113,17 @@ def test_a_payload_without_a_stamp_is_not_executed(world: Any) -> None:
 BODY = {"executor": AGENT}
 NODE_2 = "spiffe://clinic.example/node/2"
 KEY = key_for("a key").public.hex()
+DENIALS: dict[str, Any] = {
+    "kind": "denials",
+    "executor": "",
+    "method": "Check",
+    "lease": "",
+    "reason": "INQUORATE",
+    "ledger_size": 1,
+    "first_at": 0,
+    "last_at": 0,
+    "count": 1,
+}
 PAYLOADS: list[tuple[dict[str, Any], str]] = [
     ({"v": 2}, "v"),
     ({"v": True}, "v"),
@@ -251,9 +262,10 @@ def test_domains_and_nodes_give_their_own_commands_only(trusted: Any, verb: Verb
         },
         "lease.renew": {"lease": "0" * 32, "executor": AGENT, "ttl_ms": 0},
         "lease.release": {"lease": "0" * 32, "executor": AGENT},
+        "lineage.append": {"after": "", "records": [DENIALS]},
     }
     body = bodies.get(verb) or bodies[verb.partition(".")[0]]
-    issuer = CLINIC if verb.startswith("lease.") else trusted.clinic.node
+    issuer = CLINIC if verb.startswith(("lease.", "lineage.")) else trusted.clinic.node
     before = state_of(trusted)
     assert trusted.do(issuer, verb, body).reason is Reason.NOT_AUTHORIZED
     assert state_of(trusted) == before

@@ -13,7 +13,9 @@ from tests.unit.core.conftest import BANK, CLINIC, World
 from quorate.core import codec, keys, state
 from quorate.core.errors import MalformedError, StorageDamagedError
 from quorate.core.invariants import check
-from quorate.core.records import Kind, LeaseStatus, Node, Role, Stored
+from quorate.core.limits import MAX_EVENTS_PER_LEASE
+from quorate.core.lineage import Stage
+from quorate.core.records import Kind, Lease, LeaseStatus, Node, Role, Stored
 from quorate.core.state import StateView
 from quorate.core.status import Status
 from quorate.core.store import MemoryStore
@@ -60,8 +62,12 @@ def lived(trusted: World) -> World:
     world.must(BANK, "node.add", node_body(RETIRED, "127.0.0.1:7777"))
     world.must(BANK, "node.retire", {"node": RETIRED})
     assert not world.do(BANK, "grant.revoke", {"grant": "nothing"}).accepted
+    held = world.acquire(parents=[str(world.acquire().result["id"])])
+    event = {"kind": "event", "lease": held.result["id"], "executor": world.agent}
+    event |= {"type": "started", "attributes": {}, "at": world.now}
+    world.must(world.clinic.node, "lineage.append", {"after": "", "records": [event]})
     assert {key[:1] for key, _ in world.store.items()} >= set(keys.RECORDS.values())
-    assert len({key[:1] for key, _ in world.store.items()}) == 19, "all that there are"
+    assert len({key[:1] for key, _ in world.store.items()}) == 20, "all that there are"
     return world
 
 
@@ -89,7 +95,8 @@ def passes(store: MemoryStore) -> bool:
 
 
 def test_whatever_is_missing_is_missed(lived: World) -> None:
-    """But for what is over, and nothing stands on: a lease, or a closed edge."""
+    """But for what is over, and nothing stands on: a lease, or a closed edge. And for what a node
+    has reported: whoever has forgotten that it did is told so."""
     spared = []
     for key, _ in lived.store.items():
         without = copied(lived.store)
@@ -99,7 +106,10 @@ def test_whatever_is_missing_is_missed(lived: World) -> None:
     leases = [each for each in lived.view.leases() if each.id.encode() in {k[1:] for k in spared}]
     assert len(leases) == 3
     assert all(each.status == "released" or each.expired(lived.now) for each in leases)
-    assert [key for key in spared if key[:1] != b"L"] == [b"R" + f"{BANK}/closed".encode()]
+    assert [key for key in spared if key[:1] != b"L"] == [
+        b"R" + f"{BANK}/closed".encode(),
+        b"o" + lived.clinic.node.encode(),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -163,11 +173,45 @@ def broken_nodes(node: Node) -> list[Node]:
     ]
 
 
+def broken_lineages(told: Lease, silent: Lease) -> list[Lease]:
+    """told: with an event and a parent; silent: with none."""
+    return [
+        replace(told, parents=("0" * 32,)),
+        replace(told, parents=told.parents * 2),
+        replace(told, parents=tuple(sorted((*told.parents, silent.id), reverse=True))),
+        replace(told, stage=Stage.AUTHORIZED),
+        replace(told, events=0),
+        replace(told, events=MAX_EVENTS_PER_LEASE + 1),
+        replace(told, lineage=""),
+        replace(told, lineage="0"),
+        replace(silent, stage=Stage.STARTED),
+        replace(silent, events=1),
+        replace(silent, lineage="0" * 64),
+    ]
+
+
+def test_heads_of_what_nodes_have_reported_are_of_nodes_that_exist(lived: World) -> None:
+    for key, value in (
+        (keys.lineage_head(NODE), b"\1" * 31),
+        (keys.lineage_head(NODE), b""),
+        (keys.lineage_head(f"spiffe://{BANK}/node/99"), b"\1" * 32),
+    ):
+        odd = copied(lived.store)
+        odd.put(key, value)
+        with pytest.raises(MalformedError):
+            vet(odd)
+    fine = copied(lived.store)
+    fine.put(keys.lineage_head(NODE), b"\1" * 32)
+    vet(fine)
+
+
 def test_records_that_nobody_could_live_with_are_seen(lived: World) -> None:
     view = lived.view
     node, domain = view.node(SECOND), view.domain(BANK)
     edge, grant = view.trust_edge(BANK, "edge"), view.grant(BANK, "grant")
     active = next(each for each in view.leases() if each.status is LeaseStatus.ACTIVE)
+    told = next(each for each in view.leases() if each.events)
+    silent = next(each for each in view.leases() if not each.events)
     assert node is not None
     assert domain is not None
     assert edge is not None
@@ -196,6 +240,7 @@ def test_records_that_nobody_could_live_with_are_seen(lived: World) -> None:
         replace(active, depends_on=active.depends_on[1:]),
         replace(active, resource="nothing"),
         replace(active, lease="no lease"),
+        *broken_lineages(told, silent),
     ]
     for record in records:
         odd = copied(lived.store)

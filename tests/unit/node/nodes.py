@@ -38,11 +38,14 @@ class Node:
             self.environment.commit()
         self.outcomes: dict[bytes, Outcome] = {}
         self.problems: list[str] = []
+        self.kept_through = 0
+        self.releases = 0
         self.start()
 
     def start(self) -> None:
         """A new core on what the store holds."""
         self.environment.abort()
+        self.kept_through = 0
         self.core = NodeCore(
             node_id=self.node_id,
             settings=self.world.settings,
@@ -57,6 +60,10 @@ class Node:
             observer=self,
             edges=1,
         )
+
+    def turn(self) -> None:
+        """One turn of the core; a test may put another in its place."""
+        self.core.turn()
 
     def propose(self, envelope: bytes) -> bytes:
         key = proposal_key(envelope)
@@ -93,6 +100,9 @@ class Node:
     def executed(self, key: bytes, outcome: Outcome) -> None:
         self.outcomes[key] = outcome
 
+    def kept(self, ticket: int) -> None:
+        self.kept_through = ticket
+
     def grown(self) -> None:
         pass
 
@@ -100,7 +110,7 @@ class Node:
         pass
 
     def released(self) -> None:
-        pass
+        self.releases += 1
 
     def members_changed(self) -> None:
         pass
@@ -183,7 +193,7 @@ class Nodes:
         self.clock.advance_ms(STEP_MS)
         for _ in range(4):  # what is said is answered within the step
             for node in list(self.nodes.values()):
-                node.core.turn()
+                node.turn()
                 for peer, message in node.core.take_outbox():
                     if peer in self.nodes and not self.cut & {peer, node.node_id}:
                         self.nodes[peer].core.deliver(node.node_id, message)

@@ -64,7 +64,19 @@ async def test_waiters_for_the_same_index_are_all_woken():
     futures[1].cancel()
     waiters.reached(5)
     assert [future.done() for future in futures] == [True] * 3
-    assert futures[0].result() is None
+    assert futures[0].result() is True
+
+
+async def test_whoever_waits_for_what_will_not_come_is_told():
+    waiters = WatermarkWaiters()
+    gone, stays = waiters.add(3), waiters.add(4)
+    gone.cancel()
+    waiters.release_all()
+    assert await stays is False
+    assert len(waiters) == 0
+    later = waiters.add(5)
+    waiters.reached(5)
+    assert await later is True
 
 
 async def test_those_who_gave_up_take_no_memory_while_nothing_is_reached():

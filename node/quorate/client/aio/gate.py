@@ -258,6 +258,8 @@ class AsyncGate:
         except StopIteration as end:
             result: ResultT = end.value
             return result
+        finally:
+            steps.close()  # what was given up is put back before anybody else goes on
 
     async def _answer(self, step: Ask) -> object:
         task = asyncio.current_task()

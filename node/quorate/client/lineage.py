@@ -1,0 +1,134 @@
+"""Where the running work comes from, carried along: within a process, and to others.
+
+    with coming_from("0123456789abcdef0123456789abcdef"):
+        gate.acquire(...)       # the new lease has that one as its parent
+
+Owns the leases that the running work comes from (`current_lineage`), and their form in the metadata
+of a call, the headers of a request and the environment of a process. What goes along with them is
+the W3C trace context (https://www.w3.org/TR/trace-context/), as OpenTelemetry's API has it, where
+that is installed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextvars import ContextVar
+from typing import Final
+
+from quorate.core.errors import MalformedError
+from quorate.core.ids import check_lease_id
+from quorate.core.limits import MAX_PARENTS
+
+HEADER: Final = "quorate-lease"
+"""Of gRPC metadata and of HTTP requests: ids of leases, with commas between them."""
+VARIABLE: Final = "QUORATE_LEASE"
+"""Of a process's environment."""
+
+_lineage: Final[ContextVar[tuple[str, ...] | None]] = ContextVar("quorate_lineage", default=None)
+
+
+def current_lineage() -> tuple[str, ...]:
+    """The leases that the running work comes from: the one of the act or block that it is in, else
+    what the caller said, else what the process was started with. At most MAX_PARENTS."""
+    known = _lineage.get()
+    return _of_process() if known is None else known
+
+
+@contextmanager
+def coming_from(*lease_ids: str) -> Iterator[None]:
+    """What the block does comes from work under these leases. Raises ValueError for what can be no
+    lineage."""
+    with _set(_checked(lease_ids)):
+        yield
+
+
+def under(lease_id: str) -> AbstractContextManager[None]:
+    """The block is work under this lease, as the node has named it."""
+    return _set((lease_id,))
+
+
+@contextmanager
+def _set(lineage: tuple[str, ...]) -> Iterator[None]:
+    before = _lineage.get()
+    _lineage.set(lineage)  # no token: a block may be entered in one task, and left in another
+    try:
+        yield
+    finally:
+        _lineage.set(before)
+
+
+def parse_lineage(text: str) -> tuple[str, ...]:
+    """The leases that a header or variable names; empty: none. Raises ValueError."""
+    return _checked([part.strip() for part in text.split(",")]) if text.strip() else ()
+
+
+def format_lineage(lease_ids: Sequence[str]) -> str:
+    return ",".join(lease_ids)
+
+
+def _checked(lease_ids: Sequence[str]) -> tuple[str, ...]:
+    try:
+        for lease_id in lease_ids:
+            check_lease_id(lease_id)
+    except MalformedError as error:
+        raise ValueError(f"no lineage: {error}") from error
+    known = tuple(sorted(set(lease_ids)))
+    if len(known) > MAX_PARENTS:
+        raise ValueError(f"no lineage: {len(known)} leases, where {MAX_PARENTS} may be")
+    return known
+
+
+def _of_process() -> tuple[str, ...]:
+    with suppress(ValueError):
+        return parse_lineage(os.environ.get(VARIABLE, ""))
+    return ()
+
+
+# -- to and from others ------------------------------------------------------------------------
+
+
+def outgoing() -> dict[str, str]:
+    """What goes along with a call to somebody else, by name."""
+    headers: dict[str, str] = {}
+    _inject(headers)
+    if lineage := current_lineage():
+        headers[HEADER] = format_lineage(lineage)
+    return headers
+
+
+@contextmanager
+def arriving(headers: Mapping[str, str]) -> Iterator[None]:
+    """What the block does comes from a caller who said this; names are in lower case. Raises
+    ValueError for a lineage that can be none."""
+    with coming_from(*parse_lineage(headers.get(HEADER, ""))), _traced(headers):
+        yield
+
+
+def _no_injection(headers: dict[str, str]) -> None:
+    """Without OpenTelemetry there is no trace."""
+
+
+def _no_trace(headers: Mapping[str, str]) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+_inject: Callable[[dict[str, str]], None] = _no_injection
+_traced: Callable[[Mapping[str, str]], AbstractContextManager[None]] = _no_trace
+
+with suppress(ImportError):
+    from opentelemetry import context, propagate
+
+    def _inject_trace(headers: dict[str, str]) -> None:
+        propagate.inject(headers)
+
+    @contextmanager
+    def _within_trace(headers: Mapping[str, str]) -> Iterator[None]:
+        token = context.attach(propagate.extract(headers))
+        try:
+            yield
+        finally:
+            context.detach(token)
+
+    _inject, _traced = _inject_trace, _within_trace
