@@ -244,6 +244,50 @@ def test_who_forks_and_ends_without_pause_is_caught(start: Start, tmp_path: Path
     assert not (tmp_path / "got-away").exists()
 
 
+HEADLESS = """
+import ctypes, os, threading, time
+from pathlib import Path
+if os.fork() == 0:
+    os.setsid()
+    def work():
+        while True:
+            Path("main").write_text(f"{os.getpid()}\\n")
+            time.sleep(0.01)
+    threading.Thread(target=work).start()
+    ctypes.CDLL(None).pthread_exit(None)
+os.wait()
+"""
+"""A process whose first thread has ended, which /proc calls a zombie, in a session of its own."""
+
+
+def test_whose_first_thread_has_ended_is_not_taken_for_dead(start: Start) -> None:
+    run = start([sys.executable, "-c", HEADLESS], "--grace", "0s")
+    [main] = run.pids("main")
+    wait_until("its first thread to end", lambda: state_of(main) == "Z", WAIT_S)
+    run.deny()
+    assert run.end()[0] == 3
+    assert descendants.look(main) is None
+
+
+def state_of(pid: int) -> str:
+    found = descendants.look(pid)
+    return "" if found is None else found.state
+
+
+def test_who_is_signalled_is_not_looked_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look finds somebody new. Whoever signals has a permit to look after."""
+    looks: list[int] = []
+
+    def of(_ancestor: int) -> list[descendants.Process]:
+        looks.append(len(looks))
+        assert len(looks) < 1_000, "for ever"
+        return [descendants.Process(2**22 + len(looks), 1, 1, "S", 1, len(looks))]  # nobody's
+
+    monkeypatch.setattr(descendants, "of", of)
+    found = descendants.send_all(1, signal.SIGTERM, lambda _process: True)
+    assert len(found) == len(looks) > 1
+
+
 # -- the means --------------------------------------------------------------------------------
 
 
@@ -252,7 +296,7 @@ def test_a_process_is_not_taken_for_a_later_one_of_its_number() -> None:
     try:
         found = descendants.look(child.pid)
         assert found is not None
-        other = descendants.Process(found.pid, found.parent, found.group, "S", found.started - 1)
+        other = descendants.Process(found.pid, found.parent, found.group, "S", 1, found.started - 1)
         descendants.send(other, signal.SIGKILL)
         descendants.send(found, signal.SIGTERM)
         assert child.wait(WAIT_S) == -signal.SIGTERM
