@@ -77,7 +77,7 @@ class Family:
         """In the child: the command, in a session of its own, or the end."""
         try:
             os.setsid()
-            kernel.die_with_parent(signal.SIGKILL)
+            kernel.signal_at_parents_end(signal.SIGKILL)
             if os.getppid() != parent:  # it had ended before the kernel was told
                 os._exit(1)
             if self._cgroup is not None:

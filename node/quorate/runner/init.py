@@ -222,6 +222,8 @@ def main() -> int:
     orders = Orders.parse(sys.argv[1:])
     os.set_inheritable(orders.fd, False)
     kernel.adopt_orphans()
+    # One that was stopped must hear that its supervisor is no more.
+    kernel.signal_at_parents_end(signal.SIGCONT)
     kept = [number for number in _UNMOVED if signal.getsignal(number) is signal.SIG_IGN]
     for number in _UNMOVED:
         signal.signal(number, signal.SIG_IGN)

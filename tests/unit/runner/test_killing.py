@@ -129,6 +129,16 @@ def test_nothing_that_stands_still_outlives_it_either(start: Start) -> None:
     gone(*pids)
 
 
+def test_nothing_outlives_it_though_the_init_was_stopped(start: Start) -> None:
+    run = start(family("stubborn"), "--grace", "1h")
+    pids = run.pids(*MEMBERS)
+    init = run.init().pid
+    os.kill(init, signal.SIGSTOP)
+    wait_until("the init to be stopped", lambda: is_frozen(init), WAIT_S)
+    run.process.kill()
+    gone(*pids, init)
+
+
 def test_nothing_runs_on_when_its_supervisor_is_stopped(start: Start) -> None:
     """Nobody is there who could say anything: the permit ends all the same."""
     run = start(family("stubborn"), "--grace", "200ms", permit_ms=1_500)
