@@ -25,6 +25,7 @@ from tests.unit.runner.conftest import (
 from quorate.chaos.processes import wait_until
 from quorate.runner import descendants
 from quorate.runner.cgroup import Cgroup, _mount
+from quorate.runner.messages import Line, pair
 
 walk_is_enough = pytest.mark.parametrize("means", ["walk"])
 LOOP = "echo $$ > main; while :; do sleep 1; done"
@@ -299,6 +300,18 @@ def test_who_is_signalled_is_not_looked_for_for_ever(monkeypatch: pytest.MonkeyP
 
 
 # -- the means --------------------------------------------------------------------------------
+
+
+def test_what_somebody_said_last_is_heard_though_there_was_more_to_tell_him() -> None:
+    """An init reports the end while the next permit is on its way to it."""
+    end, other = pair()
+    init, supervisor = Line(end), Line(other)
+    init.say(status=7)
+    supervisor.say(until=1)
+    init.close()
+    assert list(supervisor.heard()) == [{"status": 7}]
+    assert supervisor.is_broken
+    supervisor.close()
 
 
 def test_a_process_is_not_taken_for_a_later_one_of_its_number() -> None:
