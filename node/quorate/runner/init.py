@@ -26,8 +26,8 @@ not over before it is caught.
     init FD GRACE_MS stop|freeze cgroup|walk COMMAND ARG...
 
 FD is the line to the supervisor, which says: `start` (with the environment) and `until`; `final`:
-the denial is for good; `signal`: for the group; `kill`. It hears: `ready`; `pid` and `cgroup`, or
-`failed` with an error number; `frozen`; and at last `status` (none: never started) and `stopped`,
+the denial is for good; `signal`: for the group; `kill`. It hears: `ready`, and again `pid`, with the
+`cgroup`; or `failed` with an error number; `frozen`; and at last `status` (none: never started) and `stopped`,
 whether the command was ended because it was denied.
 """
 
@@ -99,7 +99,7 @@ class Init:
         self._was_stopped = False
 
     def run(self) -> None:
-        self._line.say(ready=True)
+        self._line.say(ready=True, cgroup=self._family.cgroup_path)
         while not self._is_over:
             for key, _ in self._selector.select(self._wait_s()):
                 key.data()

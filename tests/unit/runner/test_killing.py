@@ -380,3 +380,16 @@ def test_a_run_in_a_cgroup_leaves_none_behind(start: Start, means: str) -> None:
     run.end()
     for name in names:
         assert not list(Path("/sys/fs/cgroup").glob(f"**/{name}"))
+
+
+def test_an_init_that_is_killed_before_the_start_leaves_no_cgroup_behind(
+    start: Start, tmp_path: Path
+) -> None:
+    run = start(shell("touch started"), until_ns=0)
+    run.hear("act")
+    run.hear("ready")
+    init = run.init().pid
+    os.kill(init, signal.SIGKILL)
+    assert run.end()[0] == 126
+    assert not (tmp_path / "started").exists()
+    assert not list(Path("/sys/fs/cgroup").glob(f"**/quorate-exec-{init}-*"))
