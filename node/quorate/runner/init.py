@@ -26,9 +26,9 @@ not over before it is caught.
     init FD GRACE_MS stop|freeze cgroup|walk COMMAND ARG...
 
 FD is the line to the supervisor, which says: `start` (with the environment) and `until`; `final`:
-the denial is for good; `signal`: for the group; `kill`. It hears: `ready`, and again `pid`, with the
-`cgroup`; or `failed` with an error number; `frozen`; and at last `status` (none: never started) and `stopped`,
-whether the command was ended because it was denied.
+the denial is for good; `signal`: for the group; `kill`. It hears: `ready` and then `pid`, each with
+the `cgroup`, or `failed` with an error number; `frozen`; and at last `status` (none: never started)
+and `stopped`, whether the command was ended because it was denied.
 """
 
 from __future__ import annotations
