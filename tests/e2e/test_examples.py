@@ -227,8 +227,7 @@ def test_the_client_in_node_stops_when_it_may_not_go_on(place: Place, node_clien
 def test_a_lost_quorum_stops_every_example_and_services_serve_again(
     cluster: Cluster, place: Place
 ) -> None:
-    for example in ("agent", "exec", "grpc", "http"):
-        place.do(f"{example} grant")
+    place.do("agent grant", "exec grant", "grpc grant", "http grant")
     place.do("exec records")
     programs = {"sent": place.start("agent run"), "copied": place.start("exec run")}
     meter, follower = serve_grpc(place)
