@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from quorate.client.aio.gate import AsyncGate
+from quorate.client.aio.leases import AsyncLease
 from quorate.client.aio.pool import AsyncLeasePool
 from quorate.client.decisions import ClientReason, Denied, DeniedError
 from quorate.client.governed import Act, Rule, act_of, going_by
@@ -30,10 +31,12 @@ _POLICY_VIOLATION: Final = 1008  # RFC 6455, 7.4.1
 
 @dataclass(slots=True)
 class _Began:
-    """What the application has done so far: begun to answer, or taken the request in."""
+    """What the application has done so far: begun to answer, or taken the request in. denied: why
+    what it has sent was not passed on."""
 
     answer: bool = False
     request: bool = False
+    denied: DeniedError | None = None
 
 
 class LeaseMiddleware:
@@ -47,7 +50,7 @@ class LeaseMiddleware:
     A denied request is answered with 403 and a problem document (RFC 9457) that carries the reason,
     whatever it is: nobody who treats a server's failures as permission gets one. A websocket is
     refused, or closed with 1008. A request whose lease is interrupted is cancelled; when its answer
-    has begun, its connection is broken off.
+    has begun, its connection is broken off. Each message that the application sends needs a permit.
     """
 
     def __init__(
@@ -76,16 +79,20 @@ class LeaseMiddleware:
         try:
             if isinstance(act, Denied):
                 raise DeniedError(act)
-            await self._run(act, scope, _hearing(receive, began), _noting(send, began))
+            await self._run(act, scope, _hearing(receive, began), _noting(send, began), began)
         except DeniedError as error:
             await _refuse(scope, receive, send, error, began)
 
-    async def _run(self, act: Act, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _run(
+        self, act: Act, scope: Scope, receive: Receive, send: Send, began: _Began
+    ) -> None:
         pool = self._opened()
         leased = pool.lease(act.action, act.resource)
         async with leased as lease, lease.hold(), lease.act() as permit:
             with going_by(permit):
-                await self._app(scope, receive, send)
+                await self._app(scope, receive, _permitted(send, lease, began))
+        if began.denied is not None:  # and the application took no notice
+            raise began.denied
 
     def _closing(self, send: Send) -> Send:
         """Leases go back before the server hears that it may end."""
@@ -123,6 +130,23 @@ def _noting(send: Send, began: _Began) -> Send:
     return noted
 
 
+def _permitted(send: Send, lease: AsyncLease, began: _Began) -> Send:
+    """Passes on what there is a permit for, also for an application that goes on when cancelled."""
+
+    async def permitted(message: Message) -> None:
+        if began.denied is not None:  # what comes after a gap is none of the answer
+            raise began.denied
+        try:
+            async with lease.act():
+                pass
+        except DeniedError as error:
+            began.denied = error
+            raise
+        await send(message)
+
+    return permitted
+
+
 def _hearing(receive: Receive, began: _Began) -> Receive:
     async def heard() -> Message:
         began.request = True
@@ -134,7 +158,8 @@ def _hearing(receive: Receive, began: _Began) -> Receive:
 async def _refuse(
     scope: Scope, receive: Receive, send: Send, error: DeniedError, began: _Began
 ) -> None:
-    """Tells who asked. Raises the error where that is told by breaking off."""
+    """Tells who asked: the reason, and not the denial's detail, which is for people of this program
+    and may name addresses. Raises the error where that is told by breaking off."""
     if scope["type"] == "websocket":
         if not began.request:
             await receive()  # websocket.connect: a refusal is the answer to it
@@ -149,7 +174,7 @@ async def _refuse(
         "type": "about:blank",
         "title": "Forbidden",
         "status": _FORBIDDEN,
-        "detail": f"denied: {denied}",
+        "detail": f"denied: {denied.reason}" + (f" ({denied.thing})" if denied.thing else ""),
         "reason": str(denied.reason),
         "thing": denied.thing,
     }

@@ -130,10 +130,10 @@ def _governed_function(
 
 
 def _finished(result: R, function: object) -> R:
-    """Raises TypeError for a result that would do its work after the act is over."""
+    """Ends a result that would do its work after the act is over, and raises TypeError for it."""
     if inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result):
-        if hasattr(result, "close"):
-            result.close()
+        for end in ("close", "cancel"):
+            getattr(result, end, lambda: None)()
         raise TypeError(
             f"{function!r} gave back work that is still to be done: govern that instead"
         )
@@ -148,6 +148,6 @@ def _governed_coroutine(
         name = resource if isinstance(resource, str) else resource(*args, **kwargs)
         async with pool.lease(action, name) as lease, lease.hold(), lease.act() as permit:
             with going_by(permit):
-                return await function(*args, **kwargs)
+                return _finished(await function(*args, **kwargs), function)
 
     return run

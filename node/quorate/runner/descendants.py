@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Final
 
 _PROC: Final = Path("/proc")
+_MOST_LOOKS: Final = 8
+"""In one go. Who starts others faster than they are found would keep us looking for ever, and from
+all else: whoever must reach them comes again."""
 
 Key = tuple[int, int]
 """Number and start of a process: no later one has both."""
@@ -24,12 +27,14 @@ Key = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One process at the moment of the look. started: in clock ticks since boot."""
+    """One process at the moment of the look. state: of its first thread. threads: with the first
+    one, also when that has ended before the others. started: in clock ticks since boot."""
 
     pid: int
     parent: int
     group: int
     state: str
+    threads: int
     started: int
 
     @property
@@ -38,7 +43,7 @@ class Process:
 
     @property
     def is_alive(self) -> bool:
-        return self.state not in ("Z", "X")
+        return self.state not in ("Z", "X") or self.threads > 1
 
     @property
     def is_stopped(self) -> bool:
@@ -58,6 +63,7 @@ def look(pid: int) -> Process | None:
         parent=int(fields[1]),
         group=int(fields[2]),
         state=fields[0],
+        threads=int(fields[17]),
         started=int(fields[19]),
     )
 
@@ -88,10 +94,13 @@ def send(process: Process, number: signal.Signals) -> None:
 
 
 def send_all(ancestor: int, number: signal.Signals, wanted: Callable[[Process], bool]) -> set[Key]:
-    """Signals each descendant that lives and is wanted, once, and looks again until there is no
-    other; returns their keys."""
+    """Signals each descendant that lives and is wanted, once, and looks again as long as there are
+    others, if that is not for too long; returns their keys."""
     done: set[Key] = set()
-    while fresh := [p for p in of(ancestor) if p.is_alive and p.key not in done and wanted(p)]:
+    for _ in range(_MOST_LOOKS):
+        fresh = [p for p in of(ancestor) if p.is_alive and p.key not in done and wanted(p)]
+        if not fresh:
+            break
         for process in fresh:
             send(process, number)
             done.add(process.key)

@@ -77,7 +77,7 @@ class Family:
         """In the child: the command, in a session of its own, or the end."""
         try:
             os.setsid()
-            kernel.die_with_parent(signal.SIGKILL)
+            kernel.signal_at_parents_end(signal.SIGKILL)
             if os.getppid() != parent:  # it had ended before the kernel was told
                 os._exit(1)
             if self._cgroup is not None:
@@ -117,12 +117,15 @@ class Family:
         self._walk(signal.SIGTERM, lambda process: process.group != self.pid or not is_told)
         self.thaw()
 
-    def freeze(self) -> None:
-        """All stand still. What somebody else had stopped before stays so when they go on."""
+    def freeze(self) -> bool:
+        """All stand still. What somebody else had stopped before stays so when they go on. To be
+        repeated, soon if there was somebody new: others may have been missed."""
         if self._cgroup is not None:
             self._cgroup.freeze()
-        else:
-            self._stopped |= self._walk(signal.SIGSTOP, lambda process: not process.is_stopped)
+            return False
+        known = len(self._stopped)
+        self._stopped |= self._walk(signal.SIGSTOP, lambda process: not process.is_stopped)
+        return len(self._stopped) > known
 
     def thaw(self) -> None:
         if self._cgroup is not None:

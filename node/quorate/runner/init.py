@@ -26,9 +26,9 @@ not over before it is caught.
     init FD GRACE_MS stop|freeze cgroup|walk COMMAND ARG...
 
 FD is the line to the supervisor, which says: `start` (with the environment) and `until`; `final`:
-the denial is for good; `signal`: for the group; `kill`. It hears: `ready`; `pid` and `cgroup`, or
-`failed` with an error number; `frozen`; and at last `status` (none: never started) and `stopped`,
-whether the command was ended because it was denied.
+the denial is for good; `signal`: for the group; `kill`. It hears: `ready` and then `pid`, each with
+the `cgroup`, or `failed` with an error number; `frozen`; and at last `status` (none: never started)
+and `stopped`, whether the command was ended because it was denied.
 """
 
 from __future__ import annotations
@@ -50,8 +50,12 @@ from quorate.runner.messages import Line, Message
 _LONGEST_WAIT_NS: Final = 100 * NS_PER_MS
 """Between two looks at the clock. A wait does not go on while the machine sleeps, the clock does:
 so late after it has woken may it be noticed that the permit is over."""
-_KILL_AGAIN_NS: Final = 20 * NS_PER_MS
-"""Between two rounds of killing, when no end of a process calls for one sooner."""
+_AGAIN_NS: Final = 20 * NS_PER_MS
+"""Between two rounds of killing, when no end of a process calls for one sooner, and of freezing, as
+long as they find somebody new."""
+_STILL_NS: Final = 500 * NS_PER_MS
+"""Between two looks whether all that stood still does so. The first one may have missed somebody,
+and who may signal the program can continue it."""
 _UNMOVED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP)
 """Signals that are meant for the command when they reach all processes at once: its supervisor
 passes them on. This process must outlive it."""
@@ -87,6 +91,7 @@ class Init:
         self._until_ns = 0
         self._kill_at_ns: int | None = None
         self._kill_again_at_ns = 0
+        self._freeze_at_ns = 0
         self._has_started = False
         self._is_over = False
         self._is_frozen = False
@@ -94,7 +99,7 @@ class Init:
         self._was_stopped = False
 
     def run(self) -> None:
-        self._line.say(ready=True)
+        self._line.say(ready=True, cgroup=self._family.cgroup_path)
         while not self._is_over:
             for key, _ in self._selector.select(self._wait_s()):
                 key.data()
@@ -157,18 +162,26 @@ class Init:
             self._hold_to(now_ns < self._until_ns)
         if self._kill_at_ns is not None and now_ns >= self._kill_at_ns:
             self._family.kill()
-            self._kill_again_at_ns = boottime_ns() + _KILL_AGAIN_NS
+            self._kill_again_at_ns = boottime_ns() + _AGAIN_NS
 
     def _hold_to(self, is_permitted: bool) -> None:
         if not is_permitted and not self._orders.freeze:
             self._stop()
-        elif not is_permitted and not self._is_frozen:
-            self._is_frozen = True
-            self._family.freeze()
-            self._line.say(frozen=True)
+        elif not is_permitted:
+            self._freeze()
         elif is_permitted and self._is_frozen:
             self._is_frozen = False
+            self._freeze_at_ns = 0
             self._family.thaw()
+
+    def _freeze(self) -> None:
+        if boottime_ns() < self._freeze_at_ns:
+            return
+        pause_ns = _AGAIN_NS if self._family.freeze() else _STILL_NS
+        self._freeze_at_ns = boottime_ns() + pause_ns
+        if not self._is_frozen:
+            self._is_frozen = True
+            self._line.say(frozen=True)
 
     def _stop(self) -> None:
         """Denied for good: all are asked to end, and made to when the grace is over."""
@@ -197,6 +210,8 @@ class Init:
         due = [now_ns + _LONGEST_WAIT_NS]
         if not self._is_frozen and not self._is_ending:
             due.append(self._until_ns)
+        if self._is_frozen and not self._is_ending:
+            due.append(self._freeze_at_ns)
         if self._kill_at_ns is not None:
             due.append(max(self._kill_at_ns, self._kill_again_at_ns))
         return max(0, min(due) - now_ns) / 1e9
@@ -207,6 +222,8 @@ def main() -> int:
     orders = Orders.parse(sys.argv[1:])
     os.set_inheritable(orders.fd, False)
     kernel.adopt_orphans()
+    # One that was stopped must hear that its supervisor is no more.
+    kernel.signal_at_parents_end(signal.SIGCONT)
     kept = [number for number in _UNMOVED if signal.getsignal(number) is signal.SIG_IGN]
     for number in _UNMOVED:
         signal.signal(number, signal.SIG_IGN)

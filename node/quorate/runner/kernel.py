@@ -25,7 +25,7 @@ def adopt_orphans(wanted: bool = True) -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, int(wanted))
 
 
-def die_with_parent(number: signal.Signals) -> None:
+def signal_at_parents_end(number: signal.Signals) -> None:
     """This process gets the signal when the *thread* that forked it ends. It lasts beyond exec, and
     not beyond a fork, nor beyond the exec of a program with the rights of another user. A parent
     that has ended before the call is not noticed: look at `os.getppid()` afterwards."""

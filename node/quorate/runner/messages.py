@@ -45,8 +45,8 @@ class Line:
                 packet = self._end.recv(_MAX_PACKET_BYTES)
             except BlockingIOError:
                 return
-            except ConnectionResetError:
-                packet = b""
+            except ConnectionResetError:  # it left something unread; what it has said comes next
+                continue
             if packet:
                 yield json.loads(packet)
             else:

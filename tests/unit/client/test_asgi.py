@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ from typing import Any
 import grpc
 import pytest
 from tests.unit.client.conftest import ACTION, EXECUTOR, RESOURCE, World, granted, permit
+from tests.unit.client.services import revoked_check
 from tests.unit.client.test_hold import quiet
 from tests.unit.client.test_lease import released
 from tests.unit.client.test_pool import deny, interrupted_when
@@ -166,6 +168,16 @@ async def test_an_unreachable_node_is_a_denial_like_any_other(
     assert not service.calls
 
 
+async def test_who_is_denied_is_not_told_what_is_for_people_of_this_program(
+    world: World, app: LeaseMiddleware
+) -> None:
+    world.node.then("Acquire", granted())
+    world.node.then("Check", grpc.StatusCode.UNAVAILABLE)
+    world.node.then("Release", released())
+    exchange = await Exchange(app, "/pay").run()
+    assert exchange.problem["detail"] == "denied: UNREACHABLE (lease-7)"
+
+
 async def test_what_is_exempt_needs_no_lease(
     world: World, app: LeaseMiddleware, service: Service
 ) -> None:
@@ -194,6 +206,64 @@ async def test_a_stream_is_broken_off_when_its_lease_is_interrupted(
         "http.response.start",
         "http.response.body",
     ], "nothing says that the answer is whole"
+
+
+def revoked_later(world: World) -> threading.Event:
+    """The lease is revoked when it is set."""
+    revoked = threading.Event()
+    world.node.then("Watch", interrupted_when(revoked))
+    world.node.then("Acquire", granted())
+    world.node.then("Check", permit(), *[revoked_check()] * 2, permit())
+    world.node.then("Release", released())
+    return revoked
+
+
+@pytest.mark.parametrize("heeds", [True, False])
+async def test_an_application_that_goes_on_when_cancelled_has_no_more_to_say(
+    world: World, app: LeaseMiddleware, heeds: bool
+) -> None:
+    """Not even when it takes no notice of the denial, nor when a permit comes after it."""
+    revoked, within = revoked_later(world), asyncio.Event()
+
+    async def goes_on(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"1", "more_body": True})
+        within.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        for _ in range(5):
+            with contextlib.nullcontext() if heeds else contextlib.suppress(DeniedError):
+                await send({"type": "http.response.body", "body": b"never"})
+
+    app._app = goes_on
+    exchange = Exchange(app, "/stream")
+    request = asyncio.create_task(exchange.run())
+    await within.wait()
+    revoked.set()
+    with pytest.raises(DeniedError) as error:
+        await request
+    assert error.value.reason is Reason.GRANT_REVOKED
+    assert [message.get("body") for message in exchange.sent] == [None, b"1"]
+
+
+async def test_an_application_that_goes_on_before_it_has_answered_is_answered_for(
+    world: World, app: LeaseMiddleware
+) -> None:
+    revoked, within = revoked_later(world), asyncio.Event()
+
+    async def goes_on(_scope: Scope, _receive: Receive, send: Send) -> None:
+        within.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    app._app = goes_on
+    exchange = Exchange(app, "/pay")
+    request = asyncio.create_task(exchange.run())
+    await within.wait()
+    revoked.set()
+    await request
+    assert (exchange.status, exchange.problem["reason"]) == (403, "GRANT_REVOKED")
 
 
 async def test_a_websocket_is_refused_without_a_lease(

@@ -31,6 +31,7 @@ READ = Act("records.read", "//bank.example/books/inbox")
         ("/bank.Inbox/Receive", RECEIVE),
         ("/bank.Inbox/Read", READ),
         ("/bank.Inbox/Other", READ),
+        ("/bank.Inbox/Burn", None),
         ("/grpc.health.v1.Health/Check", EXEMPT),
         ("/bank.Inboxes/Receive", None),
         ("/other.bank.Inbox/Receive", None),
@@ -45,6 +46,7 @@ def test_a_rule_by_method_knows_what_is_named(method: str, act: Any) -> None:
         {
             "/bank.Inbox/*": READ,
             "/bank.Inbox/Receive": RECEIVE,
+            "/bank.Inbox/Burn": None,
             "/grpc.health.v1.Health/*": EXEMPT,
         }
     )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any
 
 import grpc
 import pytest
-from tests.unit.client.conftest import World, granted
+from tests.unit.client.conftest import World, granted, permit
 from tests.unit.client.services import (
     ACT,
     KINDS,
@@ -472,6 +473,29 @@ async def test_a_stream_that_goes_on_in_spite_of_all_does_not_look_whole(
         error = await refused(call)
     assert error.details() == "denied: GRANT_REVOKED"
     assert len(raised) == goes_on
+
+
+async def test_a_stream_has_no_gaps(world: World, pool: AsyncLeasePool) -> None:
+    """One that takes no notice of a denial goes on in vain, also when a permit comes after it."""
+    one_lease(world)
+    world.node.then("Check", revoked_check(), permit())
+
+    async def handler(_request: Any, context: Any) -> None:
+        await context.write(b"first")
+        (held,) = pool._gate._keeping._upkeep._held.values()
+        held.slot.drop()
+        for _ in range(2):
+            with suppress(DeniedError):
+                await context.write(b"never")
+
+    interceptor = AsyncLeaseServerInterceptor(pool, always)
+    async with aio_serving({"Down": handler}, interceptor) as address, aio_channel(address) as to:
+        call, got = begin(to, "Down"), list[bytes]()
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            async for response in call:
+                got.append(response)
+    assert got == [b"first"]
+    assert error.value.details() == "denied: GRANT_REVOKED"
 
 
 async def test_a_closed_pool_ends_what_runs(world: World, pool: AsyncLeasePool) -> None:

@@ -401,6 +401,34 @@ def test_no_request_comes_in_without_a_permit(world: World, pool: LeasePool) -> 
     assert got == []
 
 
+@pytest.mark.parametrize("name", ["Up", "Both"])
+def test_who_takes_no_notice_of_a_denial_gets_no_other_request_and_no_response_out(
+    world: World, pool: LeasePool, name: str
+) -> None:
+    """Also when a permit comes after it: the stream would have a gap."""
+    one_lease(world)
+    world.node.then("Check", revoked_check(), permit())
+    got: list[bytes] = []
+
+    def all_of(requests: Iterator[bytes]) -> bytes:
+        (held,) = pool._gate._keeping._upkeep._held.values()
+        held.slot.drop()
+        for _ in range(2):
+            with contextlib.suppress(DeniedError):
+                got.append(next(requests))
+        return b"never"
+
+    def up(requests: Iterator[bytes], _context: Any) -> bytes:
+        return all_of(requests)
+
+    def both(requests: Iterator[bytes], _context: Any) -> Iterator[bytes]:
+        yield all_of(requests)
+
+    with served(pool, {"Up": up, "Both": both}) as to:
+        assert refused(begin(to, name), name).details() == "denied: GRANT_REVOKED"
+    assert got == []
+
+
 def test_a_closed_gate_ends_what_runs(world: World, pool: LeasePool) -> None:
     one_lease(world)
     work = Work()

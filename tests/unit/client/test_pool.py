@@ -316,6 +316,35 @@ async def test_a_governed_coroutine_is_cancelled_when_it_must_stop(
     assert error.value.reason is Reason.GRANT_REVOKED
 
 
+async def test_a_coroutine_does_not_give_back_work_that_is_still_to_be_done(
+    world: World, aio_pool: AsyncLeasePool
+) -> None:
+    quiet(world)
+    world.node.then("Acquire", granted())
+    world.node.then("Check", permit())
+    world.node.then("Release", released())
+
+    async def later() -> None:
+        pytest.fail("ran after the act")
+
+    async def items() -> AsyncIterator[int]:
+        yield pytest.fail("ran after the act")
+
+    async def in_a_task() -> Any:
+        return asyncio.create_task(later())
+
+    async def coroutine() -> Any:
+        return later()
+
+    async def generator() -> Any:
+        return items()
+
+    for work in (in_a_task, coroutine, generator):
+        with pytest.raises(TypeError, match="still to be done"):
+            await governed(aio_pool, ACTION, RESOURCE)(work)()
+    await asyncio.sleep(0)  # the task's turn
+
+
 async def test_a_denied_request_for_a_coroutine_is_not_repeated_at_once(
     world: World, aio_pool: AsyncLeasePool
 ) -> None:

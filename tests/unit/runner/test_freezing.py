@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,40 @@ def test_all_of_it_stands_still(start: Start) -> None:
     run.say(permit=True)
     thawed(*pids)
     assert all(map(is_alive, pids))
+
+
+FORKING = """
+import os, sys, time
+from pathlib import Path
+Path("main").write_text(f"{os.getpid()}\\n")
+while True:
+    os.utime("main")
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+"""
+
+
+def test_who_forks_and_ends_without_pause_stands_still_too(start: Start, tmp_path: Path) -> None:
+    run = start([sys.executable, "-c", FORKING], "--freeze", "--grace", "1h")
+    gone(*run.pids("main"))
+    run.deny("INQUORATE")
+    sign = tmp_path / "main"
+    wait_until("it to stand still", lambda: time.time() - sign.stat().st_mtime > 2, WAIT_S)
+
+
+@walk_is_enough
+def test_what_somebody_continues_is_stopped_again(start: Start) -> None:
+    run = start(shell(ECHO), "--freeze", popen=PIPES)
+    [main] = run.pids("main")
+    run.deny("INQUORATE")
+    frozen(main)
+    for _ in range(2):
+        os.kill(main, signal.SIGCONT)
+        thawed(main)
+        frozen(main)
+    run.say(permit=True)
+    echo(run, "on")
 
 
 @walk_is_enough

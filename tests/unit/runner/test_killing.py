@@ -25,6 +25,7 @@ from tests.unit.runner.conftest import (
 from quorate.chaos.processes import wait_until
 from quorate.runner import descendants
 from quorate.runner.cgroup import Cgroup, _mount
+from quorate.runner.messages import Line, pair
 
 walk_is_enough = pytest.mark.parametrize("means", ["walk"])
 LOOP = "echo $$ > main; while :; do sleep 1; done"
@@ -127,6 +128,16 @@ def test_nothing_that_stands_still_outlives_it_either(start: Start) -> None:
     wait_until("all stand still", lambda: all(map(is_frozen, pids[:3])), WAIT_S)
     run.process.kill()
     gone(*pids)
+
+
+def test_nothing_outlives_it_though_the_init_was_stopped(start: Start) -> None:
+    run = start(family("stubborn"), "--grace", "1h")
+    pids = run.pids(*MEMBERS)
+    init = run.init().pid
+    os.kill(init, signal.SIGSTOP)
+    wait_until("the init to be stopped", lambda: is_frozen(init), WAIT_S)
+    run.process.kill()
+    gone(*pids, init)
 
 
 def test_nothing_runs_on_when_its_supervisor_is_stopped(start: Start) -> None:
@@ -244,7 +255,63 @@ def test_who_forks_and_ends_without_pause_is_caught(start: Start, tmp_path: Path
     assert not (tmp_path / "got-away").exists()
 
 
+HEADLESS = """
+import ctypes, os, threading, time
+from pathlib import Path
+if os.fork() == 0:
+    os.setsid()
+    def work():
+        while True:
+            Path("main").write_text(f"{os.getpid()}\\n")
+            time.sleep(0.01)
+    threading.Thread(target=work).start()
+    ctypes.CDLL(None).pthread_exit(None)
+os.wait()
+"""
+"""A process whose first thread has ended, which /proc calls a zombie, in a session of its own."""
+
+
+def test_whose_first_thread_has_ended_is_not_taken_for_dead(start: Start) -> None:
+    run = start([sys.executable, "-c", HEADLESS], "--grace", "0s")
+    [main] = run.pids("main")
+    wait_until("its first thread to end", lambda: state_of(main) == "Z", WAIT_S)
+    run.deny()
+    assert run.end()[0] == 3
+    assert descendants.look(main) is None
+
+
+def state_of(pid: int) -> str:
+    found = descendants.look(pid)
+    return "" if found is None else found.state
+
+
+def test_who_is_signalled_is_not_looked_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look finds somebody new. Whoever signals has a permit to look after."""
+    looks: list[int] = []
+
+    def of(_ancestor: int) -> list[descendants.Process]:
+        looks.append(len(looks))
+        assert len(looks) < 1_000, "for ever"
+        return [descendants.Process(2**22 + len(looks), 1, 1, "S", 1, len(looks))]  # nobody's
+
+    monkeypatch.setattr(descendants, "of", of)
+    found = descendants.send_all(1, signal.SIGTERM, lambda _process: True)
+    assert len(found) == len(looks) > 1
+
+
 # -- the means --------------------------------------------------------------------------------
+
+
+def test_what_somebody_said_last_is_heard_though_there_was_more_to_tell_him() -> None:
+    """An init reports the end while the next permit is on its way to it."""
+    end, other = pair()
+    init, supervisor = Line(end), Line(other)
+    init.say(status=7)
+    supervisor.say(until=1)
+    init.close()
+    assert list(supervisor.heard()) == [{"status": 7}]
+    assert supervisor.is_broken
+    supervisor.close()
 
 
 def test_a_process_is_not_taken_for_a_later_one_of_its_number() -> None:
@@ -252,7 +319,7 @@ def test_a_process_is_not_taken_for_a_later_one_of_its_number() -> None:
     try:
         found = descendants.look(child.pid)
         assert found is not None
-        other = descendants.Process(found.pid, found.parent, found.group, "S", found.started - 1)
+        other = descendants.Process(found.pid, found.parent, found.group, "S", 1, found.started - 1)
         descendants.send(other, signal.SIGKILL)
         descendants.send(found, signal.SIGTERM)
         assert child.wait(WAIT_S) == -signal.SIGTERM
@@ -313,3 +380,16 @@ def test_a_run_in_a_cgroup_leaves_none_behind(start: Start, means: str) -> None:
     run.end()
     for name in names:
         assert not list(Path("/sys/fs/cgroup").glob(f"**/{name}"))
+
+
+def test_an_init_that_is_killed_before_the_start_leaves_no_cgroup_behind(
+    start: Start, tmp_path: Path
+) -> None:
+    run = start(shell("touch started"), until_ns=0)
+    run.hear("act")
+    run.hear("ready")
+    init = run.init().pid
+    os.kill(init, signal.SIGKILL)
+    assert run.end()[0] == 126
+    assert not (tmp_path / "started").exists()
+    assert not list(Path("/sys/fs/cgroup").glob(f"**/quorate-exec-{init}-*"))

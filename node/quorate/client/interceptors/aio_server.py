@@ -127,14 +127,21 @@ class _Context:
         self._context = context
         self._lease = lease
         self._has_begun = False
+        self._denied: DeniedError | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
 
     async def permitted(self) -> None:
-        """Raises DeniedError when there is no permit."""
-        async with self._lease.act():
-            pass
+        """Raises DeniedError when there is no permit, or was none: a stream has no gaps."""
+        if self._denied is not None:
+            raise self._denied
+        try:
+            async with self._lease.act():
+                pass
+        except DeniedError as error:
+            self._denied = error
+            raise
 
     async def write(self, message: Any) -> None:
         await self.permitted()

@@ -35,9 +35,9 @@ class _Named(Protocol):
 CallT = TypeVar("CallT", bound=_Named)
 
 
-def by_method(acts: Mapping[str, Act | Exempt]) -> Callable[[_Named], Act | Exempt | None]:
+def by_method(acts: Mapping[str, Act | Exempt | None]) -> Callable[[_Named], Act | Exempt | None]:
     """A rule that goes by the method: "/package.Service/Method", or "/package.Service/*" for the
-    methods of a service that are not named. What it does not know is denied.
+    methods of a service that are not named. What it does not know is denied, and what is None.
 
     Raises ValueError for what is no name of a method: it would govern nothing.
     """
@@ -48,7 +48,7 @@ def by_method(acts: Mapping[str, Act | Exempt]) -> Callable[[_Named], Act | Exem
 
     def rule(call: _Named) -> Act | Exempt | None:
         service = call.method.rpartition("/")[0]
-        return known.get(call.method) or known.get(f"{service}/*")
+        return known.get(call.method, known.get(f"{service}/*"))
 
     return rule
 

@@ -99,7 +99,9 @@ class _Governed:
 
     def unary(self, request: Any, context: grpc.ServicerContext) -> Any:
         with self._under_lease(context) as running:
-            return self._begin(request, context, running)
+            response = self._begin(request, context, running)
+            running.check_told()  # the handler may have taken no notice
+            return response
 
     def stream(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         with self._under_lease(context) as running:
@@ -145,20 +147,25 @@ class _Running:
 
     def told(self, news: Permit | Denied) -> None:
         """From a thread of the gate's."""
-        if isinstance(news, Denied) and self._denied is None:
+        if isinstance(news, Denied):
             self._denied = news
             self._context.cancel()
 
     def check_told(self) -> None:
-        """Raises DeniedError when the RPC was ended."""
+        """Raises DeniedError when the RPC was ended, or a message of it was denied."""
         if self._denied is not None:
             raise DeniedError(self._denied)
 
     def check(self) -> None:
-        """Raises DeniedError when the RPC was ended, or there is no permit."""
+        """Raises DeniedError when the RPC was ended, or there is no permit, or was none: a stream
+        has no gaps."""
         self.check_told()
-        with self._lease.act():
-            pass
+        try:
+            with self._lease.act():
+                pass
+        except DeniedError as error:
+            self._denied = error.denied
+            raise
 
 
 class _Requests:
