@@ -71,7 +71,11 @@ def print_json(value: object) -> None:
 def fields_of(message: Any) -> dict[str, Any]:
     """A flat protobuf message as JSON. protobuf's own JSON makes texts of 64-bit numbers; ours all
     lie within what every JSON reader counts exactly."""
-    return {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}
+    return {
+        field.name: list(value) if field.is_repeated else value
+        for field in message.DESCRIPTOR.fields
+        for value in (getattr(message, field.name),)
+    }
 
 
 def print_error(

@@ -156,7 +156,6 @@ REASONS_OF_THE_NODE: Final = frozenset(
         Reason.INQUORATE,
         Reason.CLOCK_STEP,
         Reason.STORAGE_FULL,
-        Reason.QUARANTINED,
         Reason.INTERNAL,
     }
 )

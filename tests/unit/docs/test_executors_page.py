@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 from tests.unit.client.conftest import EXECUTOR, World, granted, permit
+from tests.unit.client.test_events import accepted
 from tests.unit.client.test_hold import quiet
 from tests.unit.client.test_lease import released
 from tests.unit.client.test_pool import deny
@@ -44,7 +45,7 @@ def test_the_executor_that_is_shown_works_and_stops(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    block, _, _ = pages[PAGE].blocks("python")
+    block, *_ = pages[PAGE].blocks("python")
     monkeypatch.setattr(Gate, "open", lambda _directory: world.open_gate(world.clock))
     shown = run(block)
     permitted(world)
@@ -61,7 +62,7 @@ async def test_the_coroutine_that_is_shown_works_and_stops(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    _, block, _ = pages[PAGE].blocks("python")
+    _, block, *_ = pages[PAGE].blocks("python")
 
     def open_gate(_directory: object) -> AsyncGate:
         channel = grpc.aio.insecure_channel(f"127.0.0.1:{world.port}")
@@ -80,7 +81,7 @@ async def test_the_coroutine_that_is_shown_works_and_stops(
 def test_the_tools_that_are_shown_run_under_a_permit(
     pages: dict[str, Any], world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, _, block = pages[PAGE].blocks("python")
+    _, _, block, _ = pages[PAGE].blocks("python")
     shown = run(block)
     permitted(world)
     shown["tools"](world.gate)
@@ -88,3 +89,19 @@ def test_the_tools_that_are_shown_run_under_a_permit(
     world.node.then("Acquire", deny())
     with pytest.raises(DeniedError):
         shown["tools"](world.gate)
+
+
+def test_the_lineage_that_is_shown_is_told(
+    pages: dict[str, Any], world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    *_, block = pages[PAGE].blocks("python")
+    shown = run(block)
+    quiet(world)
+    world.node.then("Acquire", granted(**INBOX, parents=["1" * 32]))
+    world.node.then("Check", permit())
+    world.node.then("Report", accepted("aa"), accepted("bb"))
+    world.node.then("Release", released())
+    shown["answer"](world.gate, "1" * 32)
+    assert capsys.readouterr().out == "True True\n"
+    told = [event.type for each in world.node.requests["Report"] for event in each.events]
+    assert told == ["started", "completed"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from base64 import b64decode
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from quorate.core import codec
 from quorate.core.errors import MalformedError
 from quorate.core.limits import MAX_ENTRY_BYTES
+from quorate.core.lineage import EventType, Stage, next_stage, parse_record
 from quorate.proofs import merkle
 from quorate.proofs.checkpoint import Checkpoint, sign_checkpoint
 from quorate.testing.builders import Federation, Ledger
@@ -72,6 +74,18 @@ def test_forms_that_are_shown_are_canonical_and_whole(
     command = json.loads(b64decode(entry["command"]["payload"]))
     payload = json.loads(b64decode(genesis["payload"]))
     descriptor = json.loads(b64decode(payload["descriptors"][0]["payload"]))
+    records = [value for value in shown if "kind" in value]
+    assert [parse_record(value).to_json() for value in records] == records
+    assert [value["kind"] for value in records] == ["event", "denials"]
+    others = [value for value in shown if "kind" not in value]
     real = [entry["command"], command, entry, descriptor]
-    assert [sorted(value) for value in shown] == [sorted(value) for value in real]
-    assert sorted(shown[3]["node"]) == sorted(descriptor["node"])
+    assert [sorted(value) for value in others] == [sorted(value) for value in real]
+    assert sorted(others[3]["node"]) == sorted(descriptor["node"])
+
+
+def test_the_order_of_events_that_is_shown_is_the_ledgers(pages: dict[str, Any]) -> None:
+    rows = {row[0]: row[1] for row in pages["docs/ledger.md"].rows() if row[0] in list(Stage)}
+    assert list(rows) == list(Stage)
+    for stage in Stage:
+        legal = [event for event in EventType if next_stage(stage, event) is not None]
+        assert sorted(re.findall(r"`(\w+)`", rows[stage])) == sorted(legal), stage
