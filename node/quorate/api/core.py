@@ -29,6 +29,7 @@ from quorate.core.lineage import METHODS, REASONS_OF_THE_NODE, EventType
 from quorate.telemetry import Metrics
 from quorate.v1 import core_pb2, core_pb2_grpc, lease_pb2
 
+_REASONS: Final = {REASON_TO_WIRE[each]: each for each in REASONS_OF_THE_NODE}
 _KIND: Final = {
     core_pb2.LEASE_ACT_ACQUIRE: "lease.acquire",
     core_pb2.LEASE_ACT_RENEW: "lease.renew",
@@ -83,7 +84,10 @@ class CoreService(core_pb2_grpc.CoreServiceServicer):
     ) -> core_pb2.ReportDenialsResponse:
         found = Violations()
         found.length("denials", len(request.denials), 0, MAX_PER_REQUEST, "kinds")
-        denials = [_denied(found, each) for each in request.denials[:MAX_PER_REQUEST]]
+        denials = [
+            _denied(found, f"denials[{index}]", each)
+            for index, each in enumerate(request.denials[:MAX_PER_REQUEST])
+        ]
         found.raise_any()
         if not await self._core.report_denials([each for each in denials if each is not None]):
             raise NotReadyError("the node cannot write")
@@ -143,15 +147,15 @@ def _check(request: core_pb2.ProposeLeaseRequest) -> None:
     found.raise_any()
 
 
-def _denied(found: Violations, item: core_pb2.Denials) -> Denied | None:
-    found.optional_text("executor", item.executor, ids.check_executor)
-    found.optional_text("lease_id", item.lease_id, ids.check_lease_id)
-    found.enum("reason", item.reason, [REASON_TO_WIRE[each] for each in REASONS_OF_THE_NODE])
-    found.within("count", item.count, 1, MAX_INTEGER)
+def _denied(found: Violations, path: str, item: core_pb2.Denials) -> Denied | None:
+    found.optional_text(f"{path}.executor", item.executor, ids.check_executor)
+    found.optional_text(f"{path}.lease_id", item.lease_id, ids.check_lease_id)
+    found.within(f"{path}.count", item.count, 1, MAX_INTEGER)
     if item.method not in METHODS:
-        found.add("method", "is no method of the lease service")
-    reason = convert.reason_of_wire(item.reason)
+        found.add(f"{path}.method", "is no method of the lease service")
+    reason = _REASONS.get(item.reason)
     if reason is None:
+        found.add(f"{path}.reason", "is no reason of a node's own")
         return None
     return Denied(item.executor, item.method, item.lease_id, reason, item.count)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,8 +18,9 @@ import structlog
 
 from quorate.api.access import Access
 from quorate.api.core_link import CoreLink, core_socket
+from quorate.api.denials import DenialJournal
 from quorate.api.lease import LeaseService
-from quorate.api.ports import Level, MemberStatus, NodeStatus, Proposed
+from quorate.api.ports import Denied, Level, MemberStatus, NodeStatus, Proposed, Reported
 from quorate.api.servers import (
     CoreServers,
     PublicServer,
@@ -29,7 +30,8 @@ from quorate.api.servers import (
 )
 from quorate.api.watch import WatchHub
 from quorate.core import codec
-from quorate.core.outcome import Reason
+from quorate.core.lineage import EventType
+from quorate.core.outcome import Deny, Reason
 from quorate.core.state import StateView
 from quorate.core.transitions import apply, install_genesis
 from quorate.lease.check import LeaseChecker
@@ -101,7 +103,9 @@ def directory() -> Iterator[Path]:
 class FakeCore:
     """`quorate.api.ports.Core` on a real store; proposals are executed at once, alone.
 
-    fate: what becomes of the next proposals: "apply", "unknown", "refuse", "fail" or "hang".
+    fate: what becomes of the next proposals: "apply", "unknown", "refuse", "fail" or "hang"; the
+    last two, of reports as well.
+    reported, denied: what it was told. answer: to a report. keeps: whether denials are durable.
     level: what wait_for finds reached. waits: what it was asked.
     hanging, cancelled: set when a proposal hangs, and when it no longer does.
     """
@@ -114,6 +118,10 @@ class FakeCore:
     checkpoint_error: Exception | None = None
     proposed: list[tuple[str, str]] = field(default_factory=list)
     waits: list[tuple[int, Level, int]] = field(default_factory=list)
+    reported: list[tuple[object, ...]] = field(default_factory=list)
+    denied: list[Denied] = field(default_factory=list)
+    answer: Reported | Deny = field(default_factory=lambda: Reported("ab" * 32, "started"))
+    keeps: bool = True
     edges: int = 2
     drained: asyncio.Queue[tuple[int, int]] = field(default_factory=asyncio.Queue)
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
@@ -161,6 +169,26 @@ class FakeCore:
     ) -> Proposed:
         self.proposed.append((kind, nonce))
         return await self.propose(self.federation.command(NODE, kind, body, nonce), timeout_ms)
+
+    async def report(
+        self,
+        executor: str,
+        lease_id: str,
+        events: Sequence[tuple[EventType, Mapping[str, str]]],
+        after: str | None,
+    ) -> Reported | Deny:
+        self.reported.append((executor, lease_id, list(events), after))
+        if self.fate == "fail":
+            raise RuntimeError("the secret of the vault is 42")
+        if self.fate == "hang":
+            self.hanging.set()
+            await asyncio.Event().wait()
+        return self.answer
+
+    async def report_denials(self, denials: Sequence[Denied]) -> bool:
+        if self.keeps:
+            self.denied += denials
+        return self.keeps
 
     async def wait_for(self, ledger_index: int, level: Level, timeout_ms: int) -> Level:
         self.waits.append((ledger_index, level, timeout_ms))
@@ -270,6 +298,8 @@ class Edge:
     word: AuthorityWord
     core: FakeCore
     metrics: CountingMetrics
+    journal: DenialJournal
+    link: CoreLink
 
     @property
     def port(self) -> int:
@@ -337,6 +367,7 @@ async def edge(
             checker = LeaseChecker(word, lambda: core.environment, clock, boot_id())
             link = CoreLink(core_socket(directory), 0)
             stack.push_async_callback(link.close)
+            journal = DenialJournal(link)
             hub = WatchHub(checker, lambda: core.environment, clock, metrics)
             service = LeaseService(
                 checker=checker,
@@ -346,6 +377,7 @@ async def edge(
                 access=Access(DOMAIN),
                 metrics=metrics,
                 denials=DenialLog(clock.boottime_ns, structlog.get_logger()),
+                journal=journal,
             )
             server = build_public_server(
                 [lease_registration(service)],
@@ -362,7 +394,7 @@ async def edge(
                 asyncio.create_task(link.follow(hub.moved, hub)),
             ]
             try:
-                yield Edge(server, hub, word, core, metrics)
+                yield Edge(server, hub, word, core, metrics, journal, link)
             finally:
                 for task in tasks:
                     task.cancel()
