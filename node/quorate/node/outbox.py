@@ -257,9 +257,11 @@ class Outbox:
             return row
         lease = self._state.lease(record.lease)
         if lease is not None:
-            later = self._work(lease).after(record)
-            if isinstance(later, Work):  # else the ledger will refuse it
-                self._works[record.lease] = later
+            work = self._work(lease)
+            later = work.after(record)
+            if not isinstance(later, Work):  # the ledger will refuse it; until then it waits
+                later = replace(work, waiting=work.waiting + 1)
+            self._works[record.lease] = later
         return row
 
     def _write(self, row: Row) -> None:

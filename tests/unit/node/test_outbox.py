@@ -22,7 +22,7 @@ from tests.unit.node.reporters import (
 
 from quorate.core.errors import StorageDamagedError
 from quorate.core.limits import MAX_RECORDS_PER_COMMAND
-from quorate.core.lineage import NO_HEAD, Denials, EventType, Stage, chained, encoded
+from quorate.core.lineage import NO_HEAD, Denials, EventType, Record, Stage, chained, encoded
 from quorate.core.outcome import Outcome, Reason
 from quorate.core.state import StateView
 from quorate.node import outbox
@@ -137,13 +137,15 @@ def test_a_row_that_is_none_is_damage(cut: int) -> None:
 # -- what else may move the chain ----------------------------------------------------------------
 
 
-def stranger(nodes: Reporters, domain: str, *, propose_at: Node) -> bytes:
+def stranger(
+    nodes: Reporters, domain: str, *, propose_at: Node, record: Record | None = None
+) -> bytes:
     """A command with the node's key that this store knows nothing of."""
     node = nodes.node(domain)
     with node.environment.read() as snapshot:
         after = StateView(snapshot.state).lineage_head(node.node_id)
-    record = nodes.denials(domain, 100, executor="", lease="").to_json()
-    body: dict[str, object] = {"after": after, "records": [record]}
+    record = record or nodes.denials(domain, 100, executor="", lease="")
+    body: dict[str, object] = {"after": after, "records": [record.to_json()]}
     envelope = nodes.federation.command(node.node_id, "lineage.append", body)
     return propose_at.propose(envelope)
 
@@ -179,6 +181,35 @@ def test_rows_that_were_sealed_follow_after_a_restart_too(nodes: Reporters) -> N
     heal(nodes)
     assert numbers(leader, node.node_id) == [0]
     assert denied(leader, node.node_id) == 102
+
+
+def test_a_row_that_will_be_refused_waits_as_the_others_do(
+    nodes: Reporters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else has said that the work has started; what is told next follows all that was."""
+    monkeypatch.setattr(outbox, "_BATCH_BYTES", 1)
+    domain, node = follower(nodes)
+    leader = nodes.leader
+    assert leader is not None
+    nodes.isolate(node.node_id)
+    nodes.until(lambda: not node.word_holds())
+    nodes.say(domain, 0, 1)
+    node.core.turn()
+    event = nodes.event(domain, 99, EventType.STARTED)
+    key = stranger(nodes, domain, propose_at=leader, record=event)
+    nodes.until(lambda: key in leader.outcomes)
+    nodes.isolate()
+    nodes.until(lambda: node.core.ledger_size == leader.core.ledger_size)
+    assert node.core.outbox.waiting == 2
+    nodes.crash(node)
+    nodes.until(lambda: node.core.outbox.waiting == 1)
+    taken = nodes.say(domain, 2)
+    nodes.until(nodes.emptied)
+    assert numbers(leader, node.node_id) == [99, 0, 1, 2]
+    with leader.environment.read() as snapshot:
+        lease = StateView(snapshot.state).lease(nodes.leases[domain])
+    assert lease is not None
+    assert (lease.events, lease.lineage) == (3, taken.head)
 
 
 def test_a_store_that_may_have_forgotten_says_nothing(nodes: Reporters) -> None:
