@@ -7,22 +7,29 @@ ours goes to standard error.
 from __future__ import annotations
 
 import uuid
+from contextlib import ExitStack
 from typing import Annotated, Final
 
 import typer
 
 from quorate.cli.errors import InterruptedOutcomeError, interruptions
 from quorate.cli.options import ClientOption, duration_ms
-from quorate.cli.output import ExitCode, Output, OutputOption, print_error
+from quorate.cli.output import ExitCode, Output, OutputOption, print_error, print_warning
 from quorate.client import Denied, Gate, Lease, load_config
 from quorate.core.errors import MalformedError
 from quorate.runner.contained import Contained
 from quorate.runner.leased import Ending, run
+from quorate.runner.output import PassedOn
+from quorate.runner.record import Record
 
 app = typer.Typer(add_completion=False)
 
 DEFAULT_TTL_MS: Final = 10 * 60 * 1_000
 DEFAULT_GRACE_MS: Final = 2_000
+DIGEST_S: Final = 2.0
+"""How long whoever reads the standard output may take for the rest of it to be in the digest."""
+REPORT_S: Final = 2.0
+"""How long the node may take for the last events."""
 MAX_GRACE_MS: Final = 60 * 60 * 1_000
 
 
@@ -71,18 +78,52 @@ def exec_(
             "--freeze", help="Let the command stand still while it is denied, if that may pass."
         ),
     ] = False,
+    digest: Annotated[
+        bool,
+        typer.Option(
+            "--digest/--no-digest",
+            help="Pass the command's standard output through a pipe, and report its digest; never "
+            "to a terminal.",
+        ),
+    ] = True,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Run a program under a lease: it is started with a permit, and ended when there is none.
+    That it started, stood still, and how it ended is reported to the ledger.
 
     Exits with the program's own code, 128 and the number for a signal; 3 when it was denied.
     """
     config = load_config(client)
     lease: Lease | Denied
-    with Contained(command, grace_ms=grace, freeze=freeze) as contained, Gate.open(config) as gate:
+    with PassedOn(is_wanted=digest) as stdout, ExitStack() as stack:
+        contained = stack.enter_context(
+            Contained(command, grace_ms=grace, freeze=freeze, stdout=stdout.write_end)
+        )
+        stdout.started()
+        gate = stack.enter_context(Gate.open(config))
         lease = _acquire(gate, action, resource, ttl)
-        ending = Ending(denied=lease) if isinstance(lease, Denied) else run(gate, lease, contained)
+        if isinstance(lease, Denied):
+            ending, missing = Ending(denied=lease), ""
+        else:
+            record = Record(lease, command)
+            ending = run(gate, lease, contained, record)
+            missing = _recorded(record, ending, stdout)
+    if missing:
+        print_warning(f"the ledger is not told all of this run: {missing}", output=output)
     raise typer.Exit(_told(ending, command[0], lease, output))
+
+
+def _recorded(record: Record, ending: Ending, stdout: PassedOn) -> str:
+    """What the ledger will not be told of the run; empty: nothing is missing."""
+    if ending.denied is not None:
+        record.interrupted(ending.denied.reason)
+    if ending.has_started:
+        code = ending.code if ending.denied is None else None
+        record.ended(code, stdout.digest(DIGEST_S))
+    told = record.finish(REPORT_S)
+    if isinstance(told, Denied):
+        return str(told)
+    return "" if told else "the node did not answer in time"
 
 
 def _acquire(gate: Gate, action: str, resource: str, ttl_ms: int) -> Lease | Denied:

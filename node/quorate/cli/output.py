@@ -99,6 +99,15 @@ def print_error(
     return code
 
 
+def print_warning(message: str, *, output: Output) -> None:
+    """Tells on stderr what went wrong beside what was asked for."""
+    if output is Output.JSON:
+        warning = {"warning": {"message": message}}
+        sys.stderr.write(json.dumps(warning, ensure_ascii=False) + "\n")
+    else:
+        console(error=True).print(f"[bold yellow]warning:[/] {escape(' '.join(message.split()))}")
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> Table:
     """A plain table; every cell is text, never markup."""
     made = Table(title=escape(title) or None, title_justify="left", header_style="bold", box=None)

@@ -36,6 +36,7 @@ class Contained:
     grace_ms: between SIGTERM and SIGKILL; 0: SIGKILL at once.
     freeze: the command stands still where it is not permitted, instead of being ended.
     use_cgroup: where one can be made.
+    stdout: a descriptor that the command has for its standard output; -1: this process's own.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Contained:
         grace_ms: int,
         freeze: bool = False,
         use_cgroup: bool = True,
+        stdout: int = -1,
     ) -> None:
         self.grace_ms = grace_ms
         self.freeze = freeze
@@ -54,6 +56,7 @@ class Contained:
             "cgroup" if use_cgroup else "walk",
             *command,
         ]
+        self._stdout = stdout
         self._cgroup = ""
 
     def __enter__(self) -> Self:
@@ -68,7 +71,10 @@ class Contained:
         try:
             # A session of its own: what the terminal sends is for this process to pass on.
             self._init = subprocess.Popen(
-                [*start, *self._arguments], pass_fds=(its.fileno(),), start_new_session=True
+                [*start, *self._arguments],
+                pass_fds=(its.fileno(),),
+                start_new_session=True,
+                stdout=None if self._stdout < 0 else self._stdout,
             )
         except OSError:
             ours.close()

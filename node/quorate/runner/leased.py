@@ -34,6 +34,7 @@ from quorate.runner.contained import Contained
 from quorate.runner.kernel import NS_PER_MS, boottime_ns
 from quorate.runner.messages import Message
 from quorate.runner.reasons import is_for_good
+from quorate.runner.record import Record
 
 FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _KILLING: Final = (signal.SIGINT, signal.SIGTERM)
@@ -68,10 +69,10 @@ class Ending:
     problem: str = ""
 
 
-def run(gate: Gate, lease: Lease, contained: Contained) -> Ending:
-    """Runs the contained command under a lease that was just acquired, and releases the lease. For
-    the main thread, whose signals it takes."""
-    with _Run(gate, lease, contained) as running:
+def run(gate: Gate, lease: Lease, contained: Contained, record: Record) -> Ending:
+    """Runs the contained command under a lease that was just acquired, and releases the lease; the
+    record is told what happens. For the main thread, whose signals it takes."""
+    with _Run(gate, lease, contained, record) as running:
         try:
             with gate.hold(lease, running.tell, renew=True):
                 ending = running.with_reason(running.act())
@@ -85,10 +86,11 @@ def run(gate: Gate, lease: Lease, contained: Contained) -> Ending:
 class _Run:
     """The loop. `tell` may be called from any thread, the rest is the main thread's."""
 
-    def __init__(self, gate: Gate, lease: Lease, contained: Contained) -> None:
+    def __init__(self, gate: Gate, lease: Lease, contained: Contained, record: Record) -> None:
         self._gate = gate
         self._lease = lease
         self._contained = contained
+        self._record = record
         # The wall clock stands in for ledger time, once: see docs/exec.md on how long a freeze is.
         life_ms = lease.expires_at_ms - time.time_ns() // NS_PER_MS
         self._life_ns = max(life_ms, _SHORTEST_LIFE_MS) * NS_PER_MS
@@ -190,9 +192,13 @@ class _Run:
 
     def _take_in(self, message: Message) -> None:
         self._is_ready = self._is_ready or "ready" in message
-        self._has_started = self._has_started or "pid" in message
-        if "frozen" in message and not self._is_ending:
-            self._patience_ns = None
+        if "pid" in message:
+            self._has_started = True
+            self._record.started()
+        if "frozen" in message:
+            self._record.frozen()
+            if not self._is_ending:
+                self._patience_ns = None
         if self._ending is None and "failed" in message:
             number = message["failed"]
             code = CODE_NOT_FOUND if number == ENOENT else CODE_NOT_EXECUTABLE
@@ -249,11 +255,13 @@ class _Run:
         if self._is_ending:
             return
         if isinstance(news, Permit):
+            self._record.goes_on()
             self._denied, self._told_until_ns, self._patience_ns = None, 0, None
             self._asking.set()
             return
         is_first = self._denied is None
         self._denied = news
+        self._record.interrupted(news.reason)
         if not self._contained.freeze or not self._is_ordered or is_for_good(news.reason):
             self._stop(news)
         elif is_first:

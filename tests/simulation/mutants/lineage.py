@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,15 +14,25 @@ from quorate.core.commands import AppendLineage, Verb
 from quorate.core.turn import Turn as LedgerTurn
 from quorate.core.turn import Verdict
 from quorate.node import outbox
+from quorate.node.lease_commands import LeaseCommands
+from quorate.node.node_core import NodeCore
 from quorate.node.outbox import Outbox, Row
 from quorate.storage import layout
 from quorate.storage.turn import Turn
 
 
-@mutant("short", 12, "what was reported is in the ledger")
+@mutant("crashing", 12, "what was reported is in the ledger")
 def reports_acknowledged_before_they_are_durable(patch: Patch) -> None:
-    """What was taken in is said to be durable when the turn before it is."""
-    patch.setattr(Outbox, "kept", property(lambda self: self._ticket))
+    """Who reports is told that it is durable when a turn has decided."""
+    original = NodeCore.decide
+
+    def decide(self: Any) -> bool:
+        is_good = original(self)
+        if is_good:
+            self._observer.kept(self.outbox.kept)
+        return is_good
+
+    patch.setattr(NodeCore, "decide", decide)
 
 
 @mutant("crashing", 12, "once", "in order", "is counted")
@@ -53,12 +63,22 @@ def rows_dropped_when_proposed(patch: Patch) -> None:
 
 @mutant("mixed", 12, "once", "is counted")
 def a_ledger_that_takes_reports_after_anything(patch: Patch) -> None:
-    """Whatever head a report follows, it is executed."""
+    """Whatever head a report follows, it is executed; and its nonce does not tell it from another
+    (either alone would do)."""
+    build = LeaseCommands.build
+
+    def renamed(
+        self: LeaseCommands, kind: str, body: Mapping[str, object], nonce: str, ledger_time_ms: int
+    ) -> bytes:
+        if kind == Verb.LINEAGE_APPEND:
+            nonce = f"{ledger_time_ms:032x}"
+        return build(self, kind, body, nonce, ledger_time_ms)
 
     def append(turn: LedgerTurn, body: AppendLineage) -> Verdict:
         head = turn.view.lineage_head(turn.command.issuer)
         return reporting.append_lineage(turn, replace(body, after=head))
 
+    patch.setattr(LeaseCommands, "build", renamed)
     handlers = {**transitions._HANDLERS, Verb.LINEAGE_APPEND: append}
     patch.setattr(transitions, "_HANDLERS", handlers)
 

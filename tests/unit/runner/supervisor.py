@@ -6,7 +6,8 @@ FD is a line to the test. It hears of every step of the run, and says what the g
 SCRIPT is JSON: `acquire`, `hold`, `act`: the reason with which it is denied; `deny_at_act`: told on
 the eve of the start; `life_ms` of the lease; `means`: cgroup or walk; `permit_ms`: permits end so
 long after each look, until they are told to be lost; `until_ns`: when the only permit ends;
-`slack_ms`: how long an init is waited for that does not do as it is told.
+`events`: what becomes of reports: tell, hang or refuse; `slack_ms`: how long an init is waited for
+that does not do as it is told.
 """
 
 from __future__ import annotations
@@ -18,13 +19,22 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import quorate.cli.exec
 from quorate.cli import main
-from quorate.client import ClientReason, Denied, DeniedError, Permit, Reading, Reason, SystemClock
+from quorate.client import (
+    ClientReason,
+    Denied,
+    DeniedError,
+    Permit,
+    Reading,
+    Reason,
+    Reported,
+    SystemClock,
+)
 from quorate.runner import descendants, leased
 from quorate.runner.contained import Contained
 from quorate.runner.kernel import NS_PER_MS, boottime_ns
@@ -109,6 +119,15 @@ class Gate:
 
     def release(self, _lease: object, *, timeout_ms: int) -> None:
         self.say("release", timeout_ms=timeout_ms)
+
+    def event(self, kind: str, attributes: Mapping[str, str]) -> Reported | Denied:
+        if self.script.get("events") == "hang":
+            threading.Event().wait()
+        if self.script.get("events") == "refuse":
+            return denied("UNKNOWN_LEASE")
+        if "events" in self.script:
+            self.say("event", kind=str(kind), **attributes)
+        return Reported(self.id, "started")
 
     # -- as the lease and its slot -----------------------------------------------------------
 
