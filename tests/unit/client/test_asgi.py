@@ -110,13 +110,22 @@ async def service() -> Service:
 
 
 @pytest.fixture
-async def app(world: World, service: Service) -> AsyncIterator[LeaseMiddleware]:
+async def gates() -> list[AsyncGate]:
+    """Those that were opened."""
+    return []
+
+
+@pytest.fixture
+async def app(
+    world: World, service: Service, gates: list[AsyncGate]
+) -> AsyncIterator[LeaseMiddleware]:
     def open_gate() -> AsyncGate:
         channel = grpc.aio.insecure_channel(
             f"127.0.0.1:{world.port}",
             options=(("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)),
         )
-        return AsyncGate(channel, executor=EXECUTOR, clock=world.clock)
+        gates.append(AsyncGate(channel, executor=EXECUTOR, clock=world.clock))
+        return gates[-1]
 
     made = LeaseMiddleware(service, open_gate, rule)
     yield made
@@ -266,6 +275,26 @@ async def test_an_application_that_goes_on_before_it_has_answered_is_answered_fo
     assert (exchange.status, exchange.problem["reason"]) == (403, "GRANT_REVOKED")
 
 
+async def test_an_answer_whose_beginning_was_on_its_way_is_no_other_answer(
+    world: World, app: LeaseMiddleware
+) -> None:
+    revoked, within = revoked_later(world), asyncio.Event()
+    exchange = Exchange(app, "/pay")
+
+    async def send(message: Message) -> None:
+        exchange.sent.append(message)
+        within.set()
+        await asyncio.sleep(60)
+
+    exchange._send = send  # type: ignore[method-assign]
+    request = asyncio.create_task(exchange.run())
+    await within.wait()
+    revoked.set()
+    with pytest.raises(DeniedError):
+        await request
+    assert [message["status"] for message in exchange.sent] == [200]
+
+
 async def test_a_websocket_is_refused_without_a_lease(
     world: World, app: LeaseMiddleware, service: Service
 ) -> None:
@@ -360,7 +389,9 @@ async def test_a_request_that_waits_and_has_said_nothing_is_answered_with_the_de
     assert (exchange.status, exchange.problem["reason"]) == (403, "GRANT_REVOKED")
 
 
-async def test_leases_go_back_when_the_server_ends(world: World, app: LeaseMiddleware) -> None:
+async def test_leases_go_back_when_the_server_ends(
+    world: World, app: LeaseMiddleware, gates: list[AsyncGate]
+) -> None:
     quiet(world)
     world.node.then("Acquire", granted())
     world.node.then("Check", permit())
@@ -368,6 +399,13 @@ async def test_leases_go_back_when_the_server_ends(world: World, app: LeaseMiddl
     life = Exchange(app, "", "lifespan")
     life.scope = {"type": "lifespan"}
     life.received = asyncio.Queue()
+    released_by_then: list[int] = []
+
+    async def send(message: Message) -> None:
+        life.sent.append(message)
+        released_by_then.append(len(world.node.requests["Release"]))
+
+    life._send = send  # type: ignore[method-assign]
     server = asyncio.create_task(life.run())
     life.received.put_nowait({"type": "lifespan.startup"})
     assert (await Exchange(app, "/pay").run()).status == 200
@@ -379,7 +417,9 @@ async def test_leases_go_back_when_the_server_ends(world: World, app: LeaseMiddl
         "lifespan.startup.complete",
         "lifespan.shutdown.complete",
     ]
-    assert len(world.node.requests["Release"]) == 1
+    assert released_by_then == [0, 1]
+    [gate] = gates
+    assert gate._closed.is_set()
 
 
 async def test_a_type_of_request_that_is_not_known_is_not_passed_on(

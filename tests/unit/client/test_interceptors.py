@@ -61,7 +61,9 @@ def test_a_name_that_would_govern_nothing_is_refused(name: str) -> None:
         by_method({name: EXEMPT})
 
 
-@pytest.mark.parametrize("said", [None, True, "", ("records.read", "//bank.example/inbox"), Denied])
+@pytest.mark.parametrize(
+    "said", [Reason.NO_TRUST, None, True, "", ("records.read", "//bank.example/inbox"), Denied]
+)
 def test_what_is_no_act_is_a_denial(said: Any) -> None:
     refusal = decide(lambda _call: said, Outgoing("/bank.Inbox/Receive"))
     assert isinstance(refusal, Refusal)

@@ -428,8 +428,9 @@ async def test_all_that_run_under_a_lease_end_with_it(world: World, pool: AsyncL
     assert all(work.has_ended for work in works)
 
 
+@pytest.mark.parametrize("turns", range(4))
 async def test_an_interruption_in_the_middle_of_the_first_write_ends_the_rpc(
-    world: World, pool: AsyncLeasePool
+    world: World, pool: AsyncLeasePool, turns: int
 ) -> None:
     """grpc.aio cannot send a status after a first message whose sending was cancelled."""
     one_lease(world)
@@ -437,8 +438,16 @@ async def test_an_interruption_in_the_middle_of_the_first_write_ends_the_rpc(
     async def handler(_request: Any, context: Any) -> None:
         holders = pool._gate._keeping._upkeep._held["lease-7"].holders
         loop = asyncio.get_running_loop()
-        loop.call_soon(holders[-1].tell, Denied(Reason.GRANT_REVOKED))
+
+        def tell(turns: int) -> None:
+            if turns:
+                loop.call_soon(tell, turns - 1)
+            else:
+                holders[-1].tell(Denied(Reason.GRANT_REVOKED))
+
+        loop.call_soon(tell, turns)
         await context.write(b"first")
+        await asyncio.sleep(10)
         pytest.fail("not cancelled")
 
     interceptor = AsyncLeaseServerInterceptor(pool, always)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +25,10 @@ from tests.unit.runner.conftest import (
 
 from quorate.chaos.processes import wait_until
 from quorate.client import ClientReason, Reason
+from quorate.runner.family import Family
+from quorate.runner.init import Init, Orders
 from quorate.runner.kernel import NS_PER_MS, boottime_ns
+from quorate.runner.messages import Line, pair
 from quorate.runner.reasons import is_for_good
 
 walk_is_enough = pytest.mark.parametrize("means", ["walk"])
@@ -129,6 +134,7 @@ def test_what_stood_still_before_still_does(start: Start) -> None:
     script = "sleep 600 & echo $! > stopped; kill -STOP $!; " + ECHO
     run = start(shell(script), "--freeze", popen=PIPES)
     main, stopped = run.pids("main", "stopped")
+    frozen(stopped)  # which takes until it is scheduled
     run.deny("INQUORATE")
     frozen(main, stopped)
     run.say(permit=True)
@@ -225,6 +231,57 @@ def pending(pid: int, number: signal.Signals) -> bool:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     [mask] = [line.split()[1] for line in lines if line.startswith("ShdPnd:")]
     return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+class Told(Family):
+    """Does nothing, and says what it was told."""
+
+    def __init__(self) -> None:
+        super().__init__([], use_cgroup=False, kept=())
+        self.told: list[str] = []
+
+    def freeze(self) -> bool:
+        self.told.append("freeze")
+        return False
+
+    def thaw(self) -> None:
+        self.told.append("thaw")
+
+    def reap(self) -> bool:
+        return True
+
+    def terminate(self) -> None:
+        self.told.append("terminate")
+
+
+@pytest.fixture
+def init() -> Iterator[tuple[Init, Told]]:
+    """One whose command has started."""
+    line, other = pair()
+    woken, waking = socket.socketpair()
+    family = Told()
+    made = Init(Orders(0, 60_000, True, False, ()), Line(line), woken, family)
+    made._has_started = True
+    yield made, family
+    for each in (line, other, woken, waking, made._selector):
+        each.close()
+
+
+def test_what_went_on_is_stopped_at_once_and_what_stands_still_is_left_alone_for_a_while(
+    init: tuple[Init, Told],
+) -> None:
+    of, family = init
+    for is_permitted in (False, False, True, True, False):
+        of._hold_to(is_permitted)
+    assert family.told == ["freeze", "thaw", "freeze"]
+
+
+def test_who_is_to_be_killed_is_given_no_grace_by_a_denial(init: tuple[Init, Told]) -> None:
+    of, family = init
+    of._obey({"kill": True})
+    of._obey({"final": True})
+    assert of._kill_at_ns == 0
+    assert family.told == ["terminate"]
 
 
 def test_reasons_are_for_good_unless_it_is_said_that_they_pass() -> None:

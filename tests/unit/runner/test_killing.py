@@ -222,6 +222,17 @@ def test_an_init_that_does_not_do_as_it_is_told_is_killed_and_all_with_it(
 
 
 @walk_is_enough
+def test_an_init_that_does_not_kill_when_it_is_told_to_is_killed(start: Start) -> None:
+    run = start(shell("trap '' INT TERM; " + LOOP), slack_ms=1_000)
+    [main] = run.pids("main")
+    os.kill(run.init().pid, signal.SIGSTOP)
+    run.process.send_signal(signal.SIGINT)
+    run.process.send_signal(signal.SIGTERM)
+    assert run.end()[0] == 137
+    assert not is_alive(main)
+
+
+@walk_is_enough
 def test_signals_to_all_at_once_leave_the_init_to_its_work(start: Start) -> None:
     run = start(shell("trap 'echo term; exit 4' TERM; " + LOOP))
     run.pids("main")
