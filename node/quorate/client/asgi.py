@@ -18,6 +18,7 @@ from quorate.client.aio.leases import AsyncLease
 from quorate.client.aio.pool import AsyncLeasePool
 from quorate.client.decisions import ClientReason, Denied, DeniedError
 from quorate.client.governed import Act, Rule, act_of, going_by
+from quorate.client.lineage import HEADER, Arrival, arriving, headers_of
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -54,13 +55,21 @@ class LeaseMiddleware:
     """
 
     def __init__(
-        self, app: App, open_gate: Callable[[], AsyncGate], rule: Rule[Scope], *, ttl_ms: int = 0
+        self,
+        app: App,
+        open_gate: Callable[[], AsyncGate],
+        rule: Rule[Scope],
+        *,
+        ttl_ms: int = 0,
+        takes_lineage: bool = True,
     ) -> None:
-        """ttl_ms: as for `AsyncLeasePool`."""
+        """ttl_ms: as for `AsyncLeasePool`. takes_lineage: whether leases that a request names in
+        `quorate-lease` are the parents of its own; for callers who are known."""
         self._app = app
         self._open_gate = open_gate
         self._rule = rule
         self._ttl_ms = ttl_ms
+        self._takes_lineage = takes_lineage
         self._is_closed = False
         self._gate: AsyncGate | None = None
         self._pool: AsyncLeasePool | None = None
@@ -79,9 +88,16 @@ class LeaseMiddleware:
         try:
             if isinstance(act, Denied):
                 raise DeniedError(act)
-            await self._run(act, scope, _hearing(receive, began), _noting(send, began), began)
+            with self._arrival(scope).entered():
+                await self._run(act, scope, _hearing(receive, began), _noting(send, began), began)
         except DeniedError as error:
             await _refuse(scope, receive, send, error, began)
+
+    def _arrival(self, scope: Scope) -> Arrival:
+        try:
+            return arriving(headers_of(scope["headers"]), is_believed=self._takes_lineage)
+        except ValueError as error:
+            raise DeniedError(Denied(ClientReason.INVALID_REQUEST, HEADER)) from error
 
     async def _run(
         self, act: Act, scope: Scope, receive: Receive, send: Send, began: _Began

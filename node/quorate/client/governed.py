@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import Enum
-from typing import Any, Final, NamedTuple, ParamSpec, TypeVar, cast
+from typing import Any, Final, NamedTuple, ParamSpec, Protocol, TypeVar, cast, overload
 
 from quorate.client.aio.pool import AsyncLeasePool
 from quorate.client.decisions import ClientReason, Denied, Permit
@@ -85,6 +85,22 @@ def going_by(permit: Permit) -> Iterator[None]:
             yield
     finally:
         _permit.reset(token)
+
+
+class _OfAny(Protocol):
+    """Decorates functions of whatever arguments."""
+
+    def __call__(self, function: Callable[P, R], /) -> Callable[P, R]: ...
+
+
+@overload
+def governed(pool: LeasePool | AsyncLeasePool, action: str, resource: str) -> _OfAny: ...
+
+
+@overload
+def governed(
+    pool: LeasePool | AsyncLeasePool, action: str, resource: Callable[P, str]
+) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 
 
 def governed(

@@ -12,10 +12,11 @@ that is installed.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 from quorate.core.errors import MalformedError
 from quorate.core.ids import check_lease_id
@@ -98,12 +99,50 @@ def outgoing() -> dict[str, str]:
     return headers
 
 
-@contextmanager
-def arriving(headers: Mapping[str, str]) -> Iterator[None]:
-    """What the block does comes from a caller who said this; names are in lower case. Raises
-    ValueError for a lineage that can be none."""
-    with coming_from(*parse_lineage(headers.get(HEADER, ""))), _traced(headers):
-        yield
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """Where the work of one request comes from, by what its caller said."""
+
+    lineage: tuple[str, ...]
+    headers: Mapping[str, str]
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """What the block does comes from there."""
+        with _set(self.lineage), _traced(self.headers):
+            yield
+
+
+def arriving(headers: Mapping[str, str], *, is_believed: bool = True) -> Arrival:
+    """Of a request with these headers; names are in lower case. Raises ValueError for a lineage
+    that can be none.
+
+    is_believed: false where anybody may call: then no lease is taken for a parent on their word.
+    """
+    lineage = parse_lineage(headers.get(HEADER, "")) if is_believed else ()
+    return Arrival(lineage, headers)
+
+
+def carried(metadata: Sequence[tuple[str, Any]], lease_id: str = "") -> list[tuple[str, Any]]:
+    """The metadata of a call, with where its work comes from: `lease_id`, if the call has a lease
+    of its own. What the caller has said itself stays."""
+    said = {name.lower() for name, _ in metadata}
+    with under(lease_id) if lease_id else nullcontext():
+        more = outgoing()
+    return [*metadata, *((name, value) for name, value in more.items() if name not in said)]
+
+
+def headers_of(pairs: Iterable[tuple[str | bytes, str | bytes]]) -> dict[str, str]:
+    """Metadata or headers as `arriving` reads them: what is said twice is one list."""
+    headers: dict[str, str] = {}
+    for name, value in pairs:
+        known, text = _ascii(name).lower(), _ascii(value)
+        headers[known] = f"{headers[known]},{text}" if known in headers else text
+    return headers
+
+
+def _ascii(data: str | bytes) -> str:
+    return data if isinstance(data, str) else data.decode("ascii", "replace")
 
 
 def _no_injection(headers: dict[str, str]) -> None:

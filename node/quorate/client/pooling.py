@@ -86,6 +86,7 @@ class Places(Generic[LeaseT, LockT]):
         self._clock = clock
         self._new_lock = new_lock
         self._most = most
+        self._most_with_parents = -(-most // 2)
         self._places: OrderedDict[Key, Place[LeaseT, LockT]] = OrderedDict()
 
     def enter(self, key: Key) -> tuple[Place[LeaseT, LockT] | Denied, Place[LeaseT, LockT] | None]:
@@ -94,16 +95,26 @@ class Places(Generic[LeaseT, LockT]):
         place = self._places.get(key)
         idle = None
         if place is None:
-            if len(self._places) >= self._most:
-                idle = next((each for each in self._places.values() if not each.users), None)
+            if (rivals := self._rivals(key)) is not None:
+                idle = next((each for each in rivals if not each.users), None)
                 if idle is None:
-                    detail = f"{self._most} leases are in use at once"
+                    detail = f"{len(rivals)} leases are in use at once"
                     return Denied(ClientReason.POOL_FULL, key.resource, detail), None
                 del self._places[idle.key]
             place = self._places[key] = Place(key, self._new_lock())
         place.users += 1
         self._places.move_to_end(key)
         return place, idle
+
+    def _rivals(self, key: Key) -> list[Place[LeaseT, LockT]] | None:
+        """The places of which one has to make room for this key; None: there is room. What parents
+        there are is for callers to say: they get no more than half of it."""
+        places = list(self._places.values())
+        if key.parents:
+            alike = [each for each in places if each.key.parents]
+            if len(alike) >= self._most_with_parents:
+                return alike
+        return places if len(places) >= self._most else None
 
     def leave(self, place: Place[LeaseT, LockT]) -> None:
         place.users -= 1

@@ -6,6 +6,7 @@ state that the lease is written to: a revocation that commits first wins.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from quorate.core import ids, state
@@ -15,6 +16,7 @@ from quorate.core.entries import POLICY_VERSION
 from quorate.core.limits import LEASES_DROPPED_PER_ACQUIRE, MAX_LEASE_TTL_MS
 from quorate.core.outcome import Deny, Reason
 from quorate.core.records import Grant, Lease, LeaseStatus
+from quorate.core.state import StateView
 from quorate.core.turn import Done, Turn, Verdict
 
 
@@ -25,7 +27,7 @@ def acquire_lease(turn: Turn, body: AcquireLease) -> Verdict:
     route = choose_route(turn.view, request, turn.ledger_time)
     if isinstance(route, Deny):
         return route
-    broken = _broken_parent(turn, body.parents)
+    broken = broken_parent(turn.view, body.parents, turn.ledger_time)
     if broken is not None:
         return broken
     lease = Lease(
@@ -93,11 +95,12 @@ def release_lease(turn: Turn, body: ReleaseLease) -> Verdict:
     return Done(lease.id, released.to_json())
 
 
-def _broken_parent(turn: Turn, parents: tuple[str, ...]) -> Deny | None:
-    """Work comes from work that is under way: each parent holds now. It need not go on to."""
+def broken_parent(view: StateView, parents: Sequence[str], ledger_time: int) -> Deny | None:
+    """Work comes from work that is under way: each parent holds now. It need not go on to. Raises
+    StorageError."""
     for parent in parents:
-        lease = turn.view.lease(parent)
-        if lease is None or review(turn.view, lease, turn.ledger_time) is not None:
+        lease = view.lease(parent)
+        if lease is None or review(view, lease, ledger_time) is not None:
             return Deny(Reason.BROKEN_LINEAGE, parent)
     return None
 

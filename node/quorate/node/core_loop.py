@@ -27,7 +27,7 @@ from quorate.core.transitions import examine
 from quorate.lease.clock import Clock
 from quorate.lease.word import AuthorityWord
 from quorate.node.authority_keeper import FIRST_SEQ_BITS
-from quorate.node.lease_commands import unfit_wish
+from quorate.node.lease_commands import parents_of, unfit_wish
 from quorate.node.machine import proposal_key
 from quorate.node.node_core import STORAGE_PROBE_S, NodeCore
 from quorate.node.waiting import Bell, OutcomeWaiters, WatermarkWaiters
@@ -41,6 +41,8 @@ HAND_OVER_S: Final = 3.0
 """A stop waits no longer for another leader, however long elections take: the supervisor waits too.
 """
 _MAX_IDLE_S: Final = 1.0
+_PARENTS_S: Final = 1.0
+"""How long a lease that is named as a parent, and not known here, is waited for."""
 _PASSES: Final = 16
 """Of the event loop between two turns. A call takes many to come in and to be answered; with one
 pass, it would wait for as many turns, each with its fsync."""
@@ -244,6 +246,7 @@ class CoreLoop:
     async def propose_lease(
         self, kind: str, body: dict[str, object], nonce: str, timeout_ms: int
     ) -> Proposed:
+        timeout_ms -= await self._until_known(parents_of(body), timeout_ms)
         with self.read() as snapshot:
             refusal = unfit_wish(StateView(snapshot.state), kind, body)
         if refusal is not None:
@@ -251,6 +254,22 @@ class CoreLoop:
         now_ms = self._core.ledger_clock.now_ms()
         envelope = self._core.commands.build(kind, body, nonce, now_ms)
         return await self._propose(envelope, timeout_ms)
+
+    async def _until_known(self, leases: Sequence[str], timeout_ms: int) -> int:
+        """Waits, not long, until the state has these leases: they were acquired at another node,
+        perhaps, a moment ago. Returns how many milliseconds that took."""
+
+        def are_known() -> bool:
+            with self.read() as snapshot:
+                return all(map(StateView(snapshot.state).lease, leases))
+
+        if are_known():
+            return 0
+        began_s = self._core.now_s()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(_PARENTS_S, timeout_ms / 2_000)):
+                await self._grown.wait_until(are_known)
+        return int((self._core.now_s() - began_s) * 1000)
 
     async def report(
         self,

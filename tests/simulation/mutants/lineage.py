@@ -1,27 +1,25 @@
-"""Breaks of what a node keeps until the ledger has it: what executors said, and what was denied."""
+"""Breaks of what a node keeps until the ledger has it: what executors said, and what was denied.
+
+That the ledger minds the head which a report follows is not among them: a command that is proposed
+anew has the nonce of before, so that no run shows it. `tests/unit/core/test_reporting.py` does.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 from tests.simulation.mutants.mutant import Patch, mutant
 
 from quorate.consensus import Replica
-from quorate.core import reporting, transitions
-from quorate.core.commands import AppendLineage, Verb
-from quorate.core.turn import Turn as LedgerTurn
-from quorate.core.turn import Verdict
 from quorate.node import outbox
-from quorate.node.lease_commands import LeaseCommands
 from quorate.node.node_core import NodeCore
 from quorate.node.outbox import Outbox, Row
 from quorate.storage import layout
 from quorate.storage.turn import Turn
 
 
-@mutant("crashing", 12, "what was reported is in the ledger")
+@mutant("crashing", 40, "what was reported is in the ledger")
 def reports_acknowledged_before_they_are_durable(patch: Patch) -> None:
     """Who reports is told that it is durable when a turn has decided."""
     original = NodeCore.decide
@@ -35,7 +33,7 @@ def reports_acknowledged_before_they_are_durable(patch: Patch) -> None:
     patch.setattr(NodeCore, "decide", decide)
 
 
-@mutant("crashing", 12, "once", "in order", "is counted")
+@mutant("disks", 12, "once", "in order", "is counted")
 def heads_that_stay_in_memory(patch: Patch) -> None:
     """Which rows are in a command is not written down: after a crash nobody knows what is done."""
     original = Row.to_bytes
@@ -46,7 +44,7 @@ def heads_that_stay_in_memory(patch: Patch) -> None:
     patch.setattr(Row, "to_bytes", to_bytes)
 
 
-@mutant("short", 12, "what was reported is in the ledger", "is counted")
+@mutant("crashing", 20, "what was reported is in the ledger", "is counted")
 def rows_dropped_when_proposed(patch: Patch) -> None:
     """A command that was proposed is taken for one that will be executed."""
     original = Outbox._propose
@@ -59,28 +57,6 @@ def rows_dropped_when_proposed(patch: Patch) -> None:
         return has_proposed
 
     patch.setattr(Outbox, "_propose", propose)
-
-
-@mutant("mixed", 12, "once", "is counted")
-def a_ledger_that_takes_reports_after_anything(patch: Patch) -> None:
-    """Whatever head a report follows, it is executed; and its nonce does not tell it from another
-    (either alone would do)."""
-    build = LeaseCommands.build
-
-    def renamed(
-        self: LeaseCommands, kind: str, body: Mapping[str, object], nonce: str, ledger_time_ms: int
-    ) -> bytes:
-        if kind == Verb.LINEAGE_APPEND:
-            nonce = f"{ledger_time_ms:032x}"
-        return build(self, kind, body, nonce, ledger_time_ms)
-
-    def append(turn: LedgerTurn, body: AppendLineage) -> Verdict:
-        head = turn.view.lineage_head(turn.command.issuer)
-        return reporting.append_lineage(turn, replace(body, after=head))
-
-    patch.setattr(LeaseCommands, "build", renamed)
-    handlers = {**transitions._HANDLERS, Verb.LINEAGE_APPEND: append}
-    patch.setattr(transitions, "_HANDLERS", handlers)
 
 
 @mutant("disks", 12, "once", "is counted")
@@ -111,7 +87,7 @@ def denials_added_to_what_is_on_its_way(patch: Patch) -> None:
     patch.setattr(Outbox, "_propose", propose)
 
 
-@mutant("short", 12, "once", "is in the ledger", "is counted", "in order")
+@mutant("crashing", 20, "once", "is in the ledger", "is counted", "in order")
 def rows_dropped_from_the_wrong_end(patch: Patch) -> None:
     """As many rows as the ledger has are dropped, the newest instead of the oldest."""
 
@@ -125,8 +101,8 @@ def rows_dropped_from_the_wrong_end(patch: Patch) -> None:
     patch.setattr(Outbox, "_drop", drop)
 
 
-@mutant("short", 12, "in order")
-def events_in_the_order_of_their_arrival_last_first(patch: Patch) -> None:
+@mutant("mixed", 8, "in order", quick=True)
+def events_taken_in_from_the_last(patch: Patch) -> None:
     """Events of one report are taken in from the last to the first."""
     original = Outbox.report
 
@@ -136,7 +112,7 @@ def events_in_the_order_of_their_arrival_last_first(patch: Patch) -> None:
     patch.setattr(Outbox, "report", report)
 
 
-@mutant("short", 12, "once", "is counted", "in order", "is in the ledger")
+@mutant("crashing", 20, "once", "is counted", "in order", "is in the ledger")
 def a_chain_that_forgets_where_it_was(patch: Patch) -> None:
     """The rows that are done are those of the newest command, whichever the state's head is of."""
 
@@ -150,10 +126,9 @@ MUTANTS = (
     reports_acknowledged_before_they_are_durable,
     heads_that_stay_in_memory,
     rows_dropped_when_proposed,
-    a_ledger_that_takes_reports_after_anything,
     probation_that_keeps_the_outbox,
     denials_added_to_what_is_on_its_way,
     rows_dropped_from_the_wrong_end,
-    events_in_the_order_of_their_arrival_last_first,
+    events_taken_in_from_the_last,
     a_chain_that_forgets_where_it_was,
 )

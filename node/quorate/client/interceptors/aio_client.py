@@ -17,11 +17,11 @@ from quorate.client.interceptors import aio_calls
 from quorate.client.interceptors.aio_calls import LeaseOfCall
 from quorate.client.interceptors.refusals import (
     LATE,
-    LEASE_METADATA_KEY,
     AsyncCallDeniedError,
     Refusal,
 )
 from quorate.client.interceptors.rules import Outgoing, decide
+from quorate.client.lineage import carried
 
 CallT = TypeVar("CallT")
 
@@ -68,7 +68,8 @@ class _Interceptor:
         method = named.decode() if isinstance(named, bytes) else named
         act = decide(self._rule, Outgoing(method, tuple(details.metadata or ())))
         if act is None:
-            call: CallT = await begin(details, request)
+            metadata = grpc.aio.Metadata(*carried(tuple(details.metadata or ())))
+            call: CallT = await begin(details._replace(metadata=metadata), request)
             return call
         if isinstance(act, Refusal):
             raise AsyncCallDeniedError(act)
@@ -97,7 +98,7 @@ async def _with_lease(details: Any, held: LeaseOfCall) -> Any:
     left_s = None
     if details.timeout is not None:
         left_s = max(0.0, details.timeout - (loop.time() - began_s))
-    metadata = grpc.aio.Metadata(*(details.metadata or ()), (LEASE_METADATA_KEY, lease_id))
+    metadata = grpc.aio.Metadata(*carried(tuple(details.metadata or ()), lease_id))
     return details._replace(timeout=left_s, metadata=metadata)
 
 

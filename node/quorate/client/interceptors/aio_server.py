@@ -19,8 +19,9 @@ from quorate.client.aio.pool import AsyncLeasePool
 from quorate.client.decisions import DeniedError
 from quorate.client.governed import Act, Rule, going_by
 from quorate.client.interceptors.handlers import Behaviour, behaviour_of, with_behaviour
-from quorate.client.interceptors.refusals import Refusal, ungovernable
+from quorate.client.interceptors.refusals import Refusal, no_lineage, ungovernable
 from quorate.client.interceptors.rules import decide
+from quorate.client.lineage import Arrival, arriving, headers_of
 
 _LONGEST_SENDING_S: Final = 1.0
 _log: Final = logging.getLogger("quorate.client")
@@ -34,6 +35,9 @@ class AsyncLeaseServerInterceptor(grpc.aio.ServerInterceptor):
     rule: the act that an RPC is, `EXEMPT` for what needs no lease, None for what is not known: that
         is denied.
 
+    takes_lineage: whether leases that a call names in `quorate-lease` are the parents of its own;
+        for callers who are known.
+
     A denied RPC ends with PERMISSION_DENIED, whatever the reason, and its handler does not run. One
     whose lease is interrupted has its handler cancelled, and ends so too; its interruption is
     acknowledged when the handler has ended. Each message of a response stream needs a permit.
@@ -42,9 +46,16 @@ class AsyncLeaseServerInterceptor(grpc.aio.ServerInterceptor):
     that wrap it do so within the lease.
     """
 
-    def __init__(self, pool: AsyncLeasePool, rule: Rule[grpc.HandlerCallDetails]) -> None:
+    def __init__(
+        self,
+        pool: AsyncLeasePool,
+        rule: Rule[grpc.HandlerCallDetails],
+        *,
+        takes_lineage: bool = True,
+    ) -> None:
         self._pool = pool
         self._rule = rule
+        self._takes_lineage = takes_lineage
 
     async def intercept_service(
         self,
@@ -66,7 +77,12 @@ class AsyncLeaseServerInterceptor(grpc.aio.ServerInterceptor):
             problem = "the handler is neither a coroutine function nor an asynchronous generator"
             _log.error("%s: %s: it is not run", method, problem)
             return with_behaviour(handler, _refusing(ungovernable(problem)))
-        return with_behaviour(handler, _governed(self._pool, act, handler, method))
+        headers = headers_of(handler_call_details.invocation_metadata or ())
+        try:
+            come = arriving(headers, is_believed=self._takes_lineage)
+        except ValueError as error:
+            return with_behaviour(handler, _refusing(no_lineage(error).status()))
+        return with_behaviour(handler, _governed(self._pool, act, handler, method, come))
 
 
 def _is_governable(handler: Handler, behaviour: Behaviour) -> bool:
@@ -83,18 +99,21 @@ def _refusing(status: grpc.Status) -> Behaviour:
     return refuse
 
 
-def _governed(pool: AsyncLeasePool, act: Act, handler: Handler, method: str) -> Behaviour:
+def _governed(
+    pool: AsyncLeasePool, act: Act, handler: Handler, method: str, come: Arrival
+) -> Behaviour:
     run = _stream if handler.response_streaming else _unary
     behaviour = behaviour_of(handler)
 
     async def governed(request: Any, context: Any) -> Any:
         lease_id = ""
         try:
-            async with pool.lease(act.action, act.resource) as lease:
-                lease_id = lease.id
-                async with lease.hold(), lease.act() as permit:
-                    with going_by(permit):
-                        return await run(behaviour, request, _Context(context, lease))
+            with come.entered():
+                async with pool.lease(act.action, act.resource) as lease:
+                    lease_id = lease.id
+                    async with lease.hold(), lease.act() as permit:
+                        with going_by(permit):
+                            return await run(behaviour, request, _Context(context, lease))
         except DeniedError as error:
             _log.info("%s: %s", method, error)
             if context.done():  # the handler was ending it when it was cancelled

@@ -17,12 +17,12 @@ from quorate.client.decisions import DeniedError
 from quorate.client.governed import Rule
 from quorate.client.interceptors.calls import LeasedCall, LeaseOfCall
 from quorate.client.interceptors.refusals import (
-    LEASE_METADATA_KEY,
     CallDeniedError,
     LateCallError,
     Refusal,
 )
 from quorate.client.interceptors.rules import Outgoing, decide
+from quorate.client.lineage import carried
 from quorate.client.pool import LeasePool
 
 Metadata = tuple[tuple[str, str | bytes], ...]
@@ -140,7 +140,7 @@ class LeaseChannel(grpc.Channel):
         given: Metadata = tuple(metadata or ())
         act = decide(self._rule, Outgoing(method, given))
         if act is None:
-            return make(request, timeout=timeout, metadata=metadata, **settings)
+            return make(request, timeout=timeout, metadata=carried(given), **settings)
         if isinstance(act, Refusal):
             return CallDeniedError(act)
         began_s = time.monotonic()
@@ -155,8 +155,8 @@ class LeaseChannel(grpc.Channel):
                 if timeout <= 0:
                     lease.end()
                     return LateCallError()
-            given = (*given, (LEASE_METADATA_KEY, lease.id))
-            call = make(request, timeout=timeout, metadata=given, **settings)
+            sent = carried(given, lease.id)
+            call = make(request, timeout=timeout, metadata=sent, **settings)
             lease.attach(call)
             return LeasedCall(call, lease)
         except BaseException:

@@ -16,9 +16,10 @@ from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from quorate.client.decisions import Denied, DeniedError
+from quorate.client.decisions import ClientReason, Denied, DeniedError
+from quorate.client.lineage import HEADER
 
-LEASE_METADATA_KEY: Final = "quorate-lease"
+LEASE_METADATA_KEY: Final = HEADER
 """With the id of the lease that an outgoing RPC is made under. It proves nothing."""
 ERROR_DOMAIN: Final = "quorate"
 LATE: Final = "no lease within the time of the call"
@@ -48,6 +49,12 @@ class Refusal:
         packed = any_pb2.Any()
         packed.Pack(info)
         return _status(self.code, self.message, packed)
+
+
+def no_lineage(error: ValueError) -> Refusal:
+    """A call that names as its lineage what can be none."""
+    denied = Denied(ClientReason.INVALID_REQUEST, HEADER, str(error))
+    return Refusal(denied, code=grpc.StatusCode.INVALID_ARGUMENT)
 
 
 def ungovernable(problem: str) -> grpc.Status:

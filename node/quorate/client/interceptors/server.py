@@ -18,9 +18,10 @@ import grpc
 from quorate.client.decisions import Denied, DeniedError, Permit
 from quorate.client.governed import Act, Rule, going_by
 from quorate.client.interceptors.handlers import Behaviour, behaviour_of, with_behaviour
-from quorate.client.interceptors.refusals import Refusal, ungovernable
+from quorate.client.interceptors.refusals import Refusal, no_lineage, ungovernable
 from quorate.client.interceptors.rules import decide
 from quorate.client.leases import Lease
+from quorate.client.lineage import Arrival, arriving, headers_of
 from quorate.client.pool import LeasePool
 
 _log: Final = logging.getLogger("quorate.client")
@@ -34,6 +35,9 @@ class LeaseServerInterceptor(grpc.ServerInterceptor):
     rule: as for `AsyncLeaseServerInterceptor`. It is called by the thread that serves all: it must
         not block.
 
+    takes_lineage: whether leases that a call names in `quorate-lease` are the parents of its own;
+        for callers who are known.
+
     A denied RPC ends with PERMISSION_DENIED, whatever the reason, and its handler does not run. One
     whose lease is interrupted is ended for its client at once, with CANCELLED, for no other status
     can be sent from outside of the handler's thread. Its handler goes on until it sends or receives
@@ -41,9 +45,16 @@ class LeaseServerInterceptor(grpc.ServerInterceptor):
     is not acknowledged. Each message of a response stream needs a permit.
     """
 
-    def __init__(self, pool: LeasePool, rule: Rule[grpc.HandlerCallDetails]) -> None:
+    def __init__(
+        self,
+        pool: LeasePool,
+        rule: Rule[grpc.HandlerCallDetails],
+        *,
+        takes_lineage: bool = True,
+    ) -> None:
         self._pool = pool
         self._rule = rule
+        self._takes_lineage = takes_lineage
 
     def intercept_service(
         self,
@@ -65,7 +76,12 @@ class LeaseServerInterceptor(grpc.ServerInterceptor):
         if problem:
             _log.error("%s: %s: it is not run", method, problem)
             return with_behaviour(handler, _refusing(ungovernable(problem)))
-        governed = _Governed(self._pool, act, handler, method)
+        headers = headers_of(handler_call_details.invocation_metadata or ())
+        try:
+            come = arriving(headers, is_believed=self._takes_lineage)
+        except ValueError as error:
+            return with_behaviour(handler, _refusing(no_lineage(error).status()))
+        governed = _Governed(self._pool, act, handler, method, come)
         run = governed.stream if handler.response_streaming else governed.unary
         # With the attributes of the handler: a thread pool of its own is one.
         return with_behaviour(handler, functools.update_wrapper(functools.partial(run), behaviour))
@@ -90,8 +106,11 @@ def _refusing(status: grpc.Status) -> Behaviour:
 class _Governed:
     """A handler that runs only under a lease."""
 
-    def __init__(self, pool: LeasePool, act: Act, handler: Handler, method: str) -> None:
+    def __init__(
+        self, pool: LeasePool, act: Act, handler: Handler, method: str, come: Arrival
+    ) -> None:
         self._pool = pool
+        self._come = come
         self._act = act
         self._behaviour = behaviour_of(handler)
         self._has_stream = bool(handler.request_streaming)
@@ -125,7 +144,10 @@ class _Governed:
     def _under_lease(self, context: grpc.ServicerContext) -> Iterator[_Running]:
         lease_id = ""
         try:
-            with self._pool.lease(self._act.action, self._act.resource) as lease:
+            with (
+                self._come.entered(),
+                self._pool.lease(self._act.action, self._act.resource) as lease,
+            ):
                 lease_id = lease.id
                 running = _Running(lease, context)
                 with lease.hold(running.told), lease.act() as permit, going_by(permit):
