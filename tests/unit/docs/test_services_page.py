@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -45,10 +45,17 @@ async def pool(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[A
         yield made
 
 
-def lease(world: World, action: str, resource: str, fence: int) -> None:
-    facts = {"id": f"lease-{fence}", "action": action, "resource": resource, "fence": fence}
+def lease(
+    world: World, action: str, resource: str, fence: int, parents: Sequence[str] = ()
+) -> None:
+    facts = {"id": lease_id(fence), "action": action, "resource": resource, "fence": fence}
+    facts |= {"parents": parents}
     world.node.then("Acquire", granted(**facts))
     world.node.then("Check", permit(fence=fence))
+
+
+def lease_id(fence: int) -> str:
+    return str(fence) * 32
 
 
 def interrupted_when(revoked: threading.Event, *lease_ids: str) -> Any:
@@ -72,7 +79,7 @@ async def test_the_service_that_is_shown_serves_under_leases(
 ) -> None:
     service, client = (run(block) for block in pages[PAGE].blocks("python")[:2])
     revoked = threading.Event()
-    world.node.then("Watch", interrupted_when(revoked, "lease-7"))
+    world.node.then("Watch", interrupted_when(revoked, lease_id(7)))
     serving = service["server"](pool)
     port = serving.add_insecure_port("127.0.0.1:0")
     await serving.start()
@@ -91,7 +98,7 @@ async def test_the_service_that_is_shown_serves_under_leases(
             lease(world, "records.read", INBOX, 7)
             stream = follow(Int64Value())
             lease(world, "records.send", OUTBOX, 8)
-            lease(world, "records.receive", INBOX, 9)
+            lease(world, "records.receive", INBOX, 9, [lease_id(8)])
             await eventually(lambda: pool._held)  # in this order, for the script has it
             assert await client["hand_in"](pool, address, "a record") == 1
             assert (await stream.read()).value == "9 a record"
