@@ -62,6 +62,19 @@ def test_what_is_taken_in_is_durable_before_it_is_acknowledged(alone: Reporters)
     assert (node.kept_through, rows(node)) == (taken.ticket, 1)
 
 
+def test_what_comes_in_during_a_turn_is_durable_with_the_next(alone: Reporters) -> None:
+    node = alone.node(BANK)
+    first = alone.say(BANK, 0)
+    assert node.core.decide()
+    second = alone.say(BANK, 1)
+    node.core.settle()
+    assert first.ticket <= node.kept_through < second.ticket
+    alone.crash(node)
+    assert node.core.outbox.waiting == 1
+    alone.until(alone.emptied)
+    assert numbers(node, node.node_id) == [0]
+
+
 def test_what_is_told_becomes_an_entry(nodes: Reporters) -> None:
     domain, node = follower(nodes)
     taken = nodes.say(domain, 0, 1)
