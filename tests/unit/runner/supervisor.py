@@ -7,7 +7,7 @@ SCRIPT is JSON: `acquire`, `hold`, `act`: the reason with which it is denied; `d
 the eve of the start; `life_ms` of the lease; `means`: cgroup or walk; `permit_ms`: permits end so
 long after each look, until they are told to be lost; `until_ns`: when the only permit ends;
 `events`: what becomes of reports: tell, hang or refuse; `slack_ms`: how long an init is waited for
-that does not do as it is told.
+that does not do as it is told; `sleeps_into`: a time namespace for the init (`sleeping_init`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import quorate.cli.exec
@@ -35,11 +36,12 @@ from quorate.client import (
     Reported,
     SystemClock,
 )
-from quorate.runner import descendants, leased
+from quorate.runner import contained, descendants, leased
 from quorate.runner.contained import Contained
 from quorate.runner.kernel import NS_PER_MS, boottime_ns
 from quorate.runner.messages import Message
 
+PATH = os.pathsep.join(filter(None, (str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH"))))
 HOUR_NS = 3_600_000 * NS_PER_MS
 
 
@@ -178,6 +180,9 @@ def run(fd: int, script: dict[str, Any], arguments: list[str]) -> None:
     module.Contained = functools.partial(Watched, gate, use_cgroup=use_cgroup)
     leased._SLACK_MS = script.get("slack_ms", 30_000)
     module.Gate = gate
+    if "sleeps_into" in script:
+        contained.INIT_MODULE = "tests.unit.runner.sleeping_init"  # type: ignore[misc]
+        os.environ |= {"SLEEP_INTO": script["sleeps_into"], "PYTHONPATH": PATH}
     module.load_config = lambda client: client
     sys.argv = ["quorate", *arguments]
     sys.exit(main())
