@@ -55,6 +55,7 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
             clock_offset_ms=status.clock_offset_ms,
             durable_turns=status.durable_turns,
             probation=status.probation,
+            outbox_records=status.outbox_records,
         )
 
     async def ListMembers(  # noqa: N802

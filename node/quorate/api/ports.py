@@ -99,6 +99,7 @@ class NodeStatus:
     clock_offset_ms: int
     durable_turns: int
     probation: bool  # its store was restored or begun again, and it was not readmitted yet
+    outbox_records: int  # what it has to tell the ledger, and the ledger does not have yet
     members: tuple[MemberStatus, ...]
 
 

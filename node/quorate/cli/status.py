@@ -55,6 +55,7 @@ def status(
         "clock_offset_ms": answer.clock_offset_ms,
         "durable_turns": answer.durable_turns,
         "probation": answer.probation,
+        "outbox_records": answer.outbox_records,
     }
 
     def people(console: Console) -> None:

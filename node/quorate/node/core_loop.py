@@ -340,6 +340,11 @@ class CoreLoop:
                 reached = Level.DRAINED
         return reached
 
+    @property
+    def outbox_records(self) -> int:
+        """How many records wait for the ledger."""
+        return self._core.outbox.waiting
+
     def status(self) -> NodeStatus:
         core, replica = self._core, self._core.replica
         remaining_ms = 0 if core.storage_problem else core.keeper.remaining_ms()
@@ -358,6 +363,7 @@ class CoreLoop:
             clock_offset_ms=core.ledger_clock.own_offset_ms(),
             durable_turns=self._environment.commits,
             probation=core.is_on_probation,
+            outbox_records=self.outbox_records,
             members=tuple(self._member_statuses()),
         )
 

@@ -75,6 +75,7 @@ async def serve(
             check_ledger(environment, config.node.id, signing, log_key)
             transport.update(peering.peers())
 
+    metrics.observe_core(lambda: core.outbox_records)
     stopped = stop_event(lifeline_fd)
     running = core.run(transport, members_changed=follow_members)
     loop_task = asyncio.create_task(running, name="core loop")

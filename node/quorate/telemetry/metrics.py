@@ -74,6 +74,20 @@ class Metrics:
             description="holders of permits of this edge that may still be in use",
         )
 
+    def observe_core(self, outbox_records: Callable[[], int]) -> None:
+        """Has a value read whenever metrics are, by another thread: how many records wait for the
+        ledger."""
+
+        def of_outbox(_options: CallbackOptions) -> Iterable[Observation]:
+            yield Observation(outbox_records())
+
+        self._meter.create_observable_gauge(
+            "quorate.outbox.records",
+            [of_outbox],
+            unit="1",
+            description="events and denials that this node has to tell the ledger",
+        )
+
     def checked(self, verdict: str, reason: str) -> None:
         self._checks.add(1, {"verdict": verdict, "reason": reason})
 

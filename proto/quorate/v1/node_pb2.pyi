@@ -76,6 +76,7 @@ class GetStatusResponse(_message.Message):
     CLOCK_OFFSET_MS_FIELD_NUMBER: _builtins.int
     DURABLE_TURNS_FIELD_NUMBER: _builtins.int
     PROBATION_FIELD_NUMBER: _builtins.int
+    OUTBOX_RECORDS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """SPIFFE ID"""
     origin: _builtins.str
@@ -103,6 +104,8 @@ class GetStatusResponse(_message.Message):
     """storage commits since start, one fsync each"""
     probation: _builtins.bool
     """its store was restored or begun again: it waits to be readmitted"""
+    outbox_records: _builtins.int
+    """what it has to tell the ledger, and the ledger does not have yet"""
     @_builtins.property
     def position(self) -> _decision_pb2.LedgerPosition: ...
     def __init__(
@@ -126,10 +129,11 @@ class GetStatusResponse(_message.Message):
         clock_offset_ms: _builtins.int = ...,
         durable_turns: _builtins.int = ...,
         probation: _builtins.bool = ...,
+        outbox_records: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_index", b"applied_index", "authority_reason", b"authority_reason", "authority_remaining_ms", b"authority_remaining_ms", "clock_offset_ms", b"clock_offset_ms", "commit_index", b"commit_index", "durable_turns", b"durable_turns", "has_authority", b"has_authority", "leader", b"leader", "node_id", b"node_id", "origin", b"origin", "position", b"position", "probation", b"probation", "role", b"role", "root", b"root", "storage_problem", b"storage_problem", "term", b"term", "version", b"version", "writable", b"writable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_index", b"applied_index", "authority_reason", b"authority_reason", "authority_remaining_ms", b"authority_remaining_ms", "clock_offset_ms", b"clock_offset_ms", "commit_index", b"commit_index", "durable_turns", b"durable_turns", "has_authority", b"has_authority", "leader", b"leader", "node_id", b"node_id", "origin", b"origin", "outbox_records", b"outbox_records", "position", b"position", "probation", b"probation", "role", b"role", "root", b"root", "storage_problem", b"storage_problem", "term", b"term", "version", b"version", "writable", b"writable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -209,6 +209,7 @@ class FakeCore:
             clock_offset_ms=-3,
             durable_turns=17,
             probation=True,
+            outbox_records=5,
             members=(
                 MemberStatus(
                     NODE, DOMAIN, "127.0.0.1:7401", True, 9, 8, "voter", "active", "learner"

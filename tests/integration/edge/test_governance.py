@@ -506,6 +506,7 @@ async def test_status_and_members(core, servers, dial, pki) -> None:
     assert not status.writable
     assert status.storage_problem == "the disk is full"
     assert (status.clock_offset_ms, status.durable_turns, status.probation) == (-3, 17, True)
+    assert status.outbox_records == 5
     with core.read() as snapshot:
         assert (status.position.size, status.root) == (3, snapshot.root())
     members = await node.ListMembers(node_pb2.ListMembersRequest())
