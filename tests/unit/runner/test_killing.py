@@ -25,6 +25,7 @@ from tests.unit.runner.conftest import (
 from quorate.chaos.processes import wait_until
 from quorate.runner import descendants
 from quorate.runner.cgroup import Cgroup, _mount
+from quorate.runner.family import Family
 from quorate.runner.messages import Line, pair
 
 walk_is_enough = pytest.mark.parametrize("means", ["walk"])
@@ -338,6 +339,15 @@ def test_a_process_is_not_taken_for_a_later_one_of_its_number() -> None:
     finally:
         child.kill()
         child.wait()
+
+
+def test_the_group_of_a_command_that_was_reaped_may_be_anothers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    family = Family([], use_cgroup=False, kept=())
+    family.pid, family.status = 2**22 + 1, 0
+    monkeypatch.setattr(os, "killpg", lambda *_: pytest.fail("signalled"))
+    family.pass_on(signal.SIGTERM)
 
 
 def test_a_name_with_parentheses_is_only_a_name(tmp_path: Path) -> None:
