@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
 from typing import Any
 
 import grpc
 import pytest
-from tests.unit.client.conftest import World, granted, permit
+from tests.unit.client.conftest import World, granted
 from tests.unit.client.services import (
     ACT,
     KINDS,
@@ -25,7 +24,6 @@ from tests.unit.client.services import (
     method,
     no_lease,
     one_lease,
-    revoked_check,
 )
 from tests.unit.client.test_aio import eventually
 from tests.unit.client.test_lease import released
@@ -426,85 +424,6 @@ async def test_all_that_run_under_a_lease_end_with_it(world: World, pool: AsyncL
         for call in calls:
             await refused(call)
     assert all(work.has_ended for work in works)
-
-
-@pytest.mark.parametrize("turns", range(4))
-async def test_an_interruption_in_the_middle_of_the_first_write_ends_the_rpc(
-    world: World, pool: AsyncLeasePool, turns: int
-) -> None:
-    """grpc.aio cannot send a status after a first message whose sending was cancelled."""
-    one_lease(world)
-
-    async def handler(_request: Any, context: Any) -> None:
-        holders = pool._gate._keeping._upkeep._held["lease-7"].holders
-        loop = asyncio.get_running_loop()
-
-        def tell(turns: int) -> None:
-            if turns:
-                loop.call_soon(tell, turns - 1)
-            else:
-                holders[-1].tell(Denied(Reason.GRANT_REVOKED))
-
-        loop.call_soon(tell, turns)
-        await context.write(b"first")
-        await asyncio.sleep(10)
-        pytest.fail("not cancelled")
-
-    interceptor = AsyncLeaseServerInterceptor(pool, always)
-    async with aio_serving({"Down": handler}, interceptor) as address, aio_channel(address) as to:
-        await refused(begin(to, "Down", timeout=10))
-
-
-@pytest.mark.parametrize("goes_on", [True, False])
-async def test_a_stream_that_goes_on_in_spite_of_all_does_not_look_whole(
-    world: World, pool: AsyncLeasePool, goes_on: bool
-) -> None:
-    revoked, within = one_lease(world), asyncio.Event()
-    world.node.then("Check", revoked_check(), revoked_check())
-    raised: list[Exception] = []
-
-    async def handler(_request: Any, context: Any) -> None:
-        try:
-            within.set()
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            if goes_on:
-                try:
-                    await context.write(b"never")
-                except DeniedError as error:
-                    raised.append(error)
-
-    interceptor = AsyncLeaseServerInterceptor(pool, always)
-    async with aio_serving({"Down": handler}, interceptor) as address, aio_channel(address) as to:
-        call = begin(to, "Down")
-        await within.wait()
-        revoked.set()
-        error = await refused(call)
-    assert error.details() == "denied: GRANT_REVOKED"
-    assert len(raised) == goes_on
-
-
-async def test_a_stream_has_no_gaps(world: World, pool: AsyncLeasePool) -> None:
-    """One that takes no notice of a denial goes on in vain, also when a permit comes after it."""
-    one_lease(world)
-    world.node.then("Check", revoked_check(), permit())
-
-    async def handler(_request: Any, context: Any) -> None:
-        await context.write(b"first")
-        (held,) = pool._gate._keeping._upkeep._held.values()
-        held.slot.drop()
-        for _ in range(2):
-            with suppress(DeniedError):
-                await context.write(b"never")
-
-    interceptor = AsyncLeaseServerInterceptor(pool, always)
-    async with aio_serving({"Down": handler}, interceptor) as address, aio_channel(address) as to:
-        call, got = begin(to, "Down"), list[bytes]()
-        with pytest.raises(grpc.aio.AioRpcError) as error:
-            async for response in call:
-                got.append(response)
-    assert got == [b"first"]
-    assert error.value.details() == "denied: GRANT_REVOKED"
 
 
 async def test_a_closed_pool_ends_what_runs(world: World, pool: AsyncLeasePool) -> None:
