@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+from tests.unit.client.aio_handlers import begin, refused
 from tests.unit.client.conftest import World, permit
 from tests.unit.client.services import (
     aio_channel,
@@ -20,7 +21,6 @@ from tests.unit.client.services import (
     revoked_check,
 )
 from tests.unit.client.test_aio import eventually
-from tests.unit.client.test_interceptors_aio_server import begin, refused
 
 from quorate.client import AsyncLeasePool, Denied, DeniedError, Reason
 from quorate.client.interceptors import AsyncLeaseServerInterceptor
