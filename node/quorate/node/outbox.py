@@ -162,6 +162,7 @@ class Outbox:
         self._written = self._ticket  # whoever waited for more was told that it is lost
         self._flight: _Flight | None = None
         self._retry_s = 0.0
+        self._denied = 0
         rows = [Row.parse(seq, data) for seq, data in self._turn.outbox(0, MAX_ROWS)]
         head = self._state.lineage_head(self._commands.node_id)
         done = _done(rows, head)
@@ -304,6 +305,7 @@ class Outbox:
         if not outcome.accepted and outcome.reason is not Reason.OUT_OF_ORDER:
             log.error("outbox.denied", reason=outcome.reason, thing=outcome.thing)
             self._retry_s = self._now_s() + RETRY_S
+            self._denied += 1
 
     def _flush(self) -> None:
         if self._done is not None:
@@ -381,7 +383,8 @@ class Outbox:
         envelope = self._commands.build(
             Verb.LINEAGE_APPEND,
             {"after": after, "records": [row.record.to_json() for row in batch]},
-            hashlib.sha256(f"{after} {head}".encode("ascii")).hexdigest(),
+            # A repeat is the same command. What was denied is another one, or it is answered again.
+            hashlib.sha256(f"{after} {head} {self._denied}".encode("ascii")).hexdigest(),
             ledger_time_ms,
         )
         key = proposal_key(envelope)
