@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import grpc
 import grpc.aio
 import pytest
 from tests.integration.edge.test_governance import DOMAIN, EXECUTOR, refused, suspend
 
+from quorate.api.governance import GovernanceService
 from quorate.api.ports import Level, OpenNode, Progress, Reach
 from quorate.api.servers import CoreServers
 from quorate.lease.bounds import Bound
@@ -104,6 +106,17 @@ async def test_who_goes_away_changes_nothing_about_the_command(core, governance)
         governance_pb2.GetOutcomeRequest(command_id=first.so_far.command_id)
     )
     assert answer.outcome.accepted
+
+
+async def test_progress_that_is_given_up_between_two_messages_is_given_up_below(core) -> None:
+    anybody = SimpleNamespace(member=lambda _context: None)
+    service = GovernanceService(core, anybody, Metrics())  # type: ignore[arg-type]
+    core.steps = [Progress(Reach(Level.COMMITTED, Bound(2_000, 2_000)))] * 2
+    request = governance_pb2.RevokeRequest(envelope=suspend(core), wait=DRAINED)
+    told = service.RevokeWithProgress(request, None)
+    await anext(told)
+    await told.aclose()
+    assert core.cancelled.is_set()
 
 
 async def test_progress_is_refused_what_revoke_is(core, governance) -> None:

@@ -178,6 +178,14 @@ def test_only_the_leader_of_now_is_believed(node: Node, peer: str, reply: OpenRe
     assert names(node) is None
 
 
+def test_a_late_answer_of_an_earlier_term_takes_nothing_away(node: Node):
+    node.keeper.ask_open(node.raft)
+    node.turn(
+        ("b", OpenReply(3, (OpenMember("c", 1, 1),))), ("b", OpenReply(2, (OpenMember("a", 1, 1),)))
+    )
+    assert names(node) == ["c"]
+
+
 def test_what_was_not_asked_for_is_not_kept(node: Node):
     node.turn(("b", OpenReply(3, (OpenMember("c", 1, 1),))))
     assert names(node) is None

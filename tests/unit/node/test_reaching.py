@@ -173,6 +173,15 @@ async def test_who_only_lacks_more_than_is_waited_for_is_not_named(world: World)
     assert heard[-1].is_last
 
 
+async def test_nobody_lacks_a_level_that_is_known_to_be_reached(world: World):
+    """What the leader has said of its members may be older than its watermark."""
+    world.core.keeper.members = [OpenMember("c", 9, 9)]
+    world.reach(11, 10)
+    first, last = await told(world, Level.DRAINED, lambda: world.reach(11, 11))
+    assert first.open == (OpenNode("c", Level.DRAINED, 1_020),)
+    assert last.is_last
+
+
 async def test_what_holds_already_is_one_message(world: World):
     world.reach(11, 11)
     heard = await told(world, Level.DRAINED)
