@@ -238,6 +238,9 @@ class _Governance(governance_pb2_grpc.GovernanceServiceServicer):
 
     def RevokeWithProgress(self, request: Any, context: Any) -> Any:  # noqa: N802
         self.node.followed += 1
+        if any(fault.startswith("SIG") for fault in self.node.faults):
+            # Not while the call is being made: gRPC does not survive an interrupt within that.
+            threading.Event().wait(SHOWN_S)
         answer = self.Revoke(request, context)
         if answer.outcome.accepted:
             for nodes in self.node.open:

@@ -128,6 +128,15 @@ def test_programs_and_pipes_are_told_the_result_alone(
     assert "1020" in ran.stdout
 
 
+def test_programs_are_told_the_result_alone_on_a_terminal_too(
+    run: Any, node: Any, federation: Any, terminal: io.StringIO
+) -> None:
+    org = ("--org", federation.org(), "-o", "json")
+    run("executor", "register", "agent/x", *org)
+    assert run("executor", "revoke", "agent/x", *org).exit_code == 0
+    assert (node.followed, terminal.getvalue()) == (0, "")
+
+
 @pytest.mark.parametrize("fault", ["forget", "break", "lose"])
 def test_what_stays_unknown_is_settled_with_a_line_too(
     run: Any, node: Any, federation: Any, terminal: io.StringIO, fault: str
