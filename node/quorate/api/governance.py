@@ -9,6 +9,9 @@ from __future__ import annotations
 import base64
 import binascii
 import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, Final
 
 from quorate.api import convert
@@ -16,7 +19,7 @@ from quorate.api.access import Access
 from quorate.api.core import count_proposal
 from quorate.api.errors import InvalidRequestError, Violation
 from quorate.api.freshness import until_held
-from quorate.api.ports import Core, Level
+from quorate.api.ports import Core, Level, OpenNode, Proposed, Reach
 from quorate.api.validate import Violations, envelope_and_timeout
 from quorate.core import dsse, ids
 from quorate.core.commands import Command, Verb, parse_command
@@ -64,6 +67,46 @@ _LEVEL_TO_WIRE: Final = {
 _KIND_OF_WIRE: Final = {governance_pb2.Kind.Value(f"KIND_{kind.name}"): kind for kind in Kind}
 
 
+@dataclass(frozen=True, slots=True)
+class _Narrowing:
+    """A narrowing command whose outcome is known, or that has none. level: that is waited for."""
+
+    command_id: str
+    level: Level
+    timeout_ms: int
+    started_ns: int
+    proposed: Proposed
+
+    @property
+    def ledger_index(self) -> int | None:
+        """Where it is in the ledger, if it was accepted."""
+        outcome = self.proposed.outcome
+        return outcome.index if outcome is not None and outcome.accepted else None
+
+    def spent_ms(self) -> float:
+        return (time.monotonic_ns() - self.started_ns) / 1_000_000
+
+    def left_ms(self) -> int:
+        return max(0, self.timeout_ms - int(self.spent_ms()))
+
+    def answer(self, reach: Reach | None) -> governance_pb2.RevokeResponse:
+        return governance_pb2.RevokeResponse(
+            unknown=self.proposed.unknown,
+            outcome=convert.optional_outcome_to_wire(self.proposed.outcome),
+            command_id=self.command_id,
+            reason=convert.reason_to_wire(self.proposed.refused),
+            reached=_LEVEL_TO_WIRE[Level.NONE if reach is None else reach.level],
+            bound_ms=None if reach is None else reach.bound.everybody_ms,
+            nodes_bound_ms=None if reach is None else reach.bound.nodes_ms,
+        )
+
+
+def _open_to_wire(node: OpenNode) -> governance_pb2.OpenNode:
+    return governance_pb2.OpenNode(
+        node_id=node.node_id, lacks=_LEVEL_TO_WIRE[node.lacks], within_ms=node.within_ms
+    )
+
+
 class GovernanceService(governance_pb2_grpc.GovernanceServiceServicer):
     """Served by the core process to the node's own domain."""
 
@@ -93,6 +136,35 @@ class GovernanceService(governance_pb2_grpc.GovernanceServiceServicer):
     async def Revoke(  # noqa: N802
         self, request: governance_pb2.RevokeRequest, context: Any
     ) -> governance_pb2.RevokeResponse:
+        narrowing = await self._narrow(request, context)
+        reach = None
+        if narrowing.ledger_index is not None:
+            reach = await self._core.wait_for(
+                narrowing.ledger_index, narrowing.level, narrowing.left_ms()
+            )
+            self._measure(narrowing, reach)
+        return narrowing.answer(reach)
+
+    async def RevokeWithProgress(  # noqa: N802
+        self, request: governance_pb2.RevokeRequest, context: Any
+    ) -> AsyncGenerator[governance_pb2.RevokeProgress]:
+        narrowing = await self._narrow(request, context)
+        if narrowing.ledger_index is None:
+            yield governance_pb2.RevokeProgress(so_far=narrowing.answer(None), is_last=True)
+            return
+        steps = self._core.progress(narrowing.ledger_index, narrowing.level, narrowing.left_ms())
+        async with aclosing(steps):  # also when the caller goes away
+            async for step in steps:
+                if step.is_last:
+                    self._measure(narrowing, step.reach)
+                yield governance_pb2.RevokeProgress(
+                    so_far=narrowing.answer(step.reach),
+                    open=map(_open_to_wire, step.open),
+                    is_last=step.is_last,
+                )
+
+    async def _narrow(self, request: governance_pb2.RevokeRequest, context: Any) -> _Narrowing:
+        """Proposes a narrowing command, and waits for its outcome."""
         self._access.member(context)
         found = Violations()
         envelope_and_timeout(found, request.envelope, request.timeout_ms)
@@ -108,25 +180,12 @@ class GovernanceService(governance_pb2_grpc.GovernanceServiceServicer):
         started_ns = time.monotonic_ns()
         proposed = await self._core.propose(request.envelope, timeout_ms)
         count_proposal(self._metrics, command.verb, proposed)
-        reached = Level.NONE
-        if proposed.outcome is not None and proposed.outcome.accepted:
-            spent_ms = (time.monotonic_ns() - started_ns) // 1_000_000
-            reached = await self._core.wait_for(
-                proposed.outcome.index, _LEVEL_OF_WIRE[request.wait], max(0, timeout_ms - spent_ms)
-            )
-            # An outcome is known only of what is committed; nothing weaker can be the truth.
-            reached = max(reached, Level.COMMITTED)
-            if reached >= _LEVEL_OF_WIRE[request.wait]:
-                spent_ns = time.monotonic_ns() - started_ns
-                level = _LEVEL_OF_WIRE[request.wait].name.lower()
-                self._metrics.narrowed(level, spent_ns / 1_000_000)
-        return governance_pb2.RevokeResponse(
-            unknown=proposed.unknown,
-            outcome=convert.optional_outcome_to_wire(proposed.outcome),
-            command_id=command.command_id,
-            reason=convert.reason_to_wire(proposed.refused),
-            reached=_LEVEL_TO_WIRE[reached],
-        )
+        level = _LEVEL_OF_WIRE[request.wait]
+        return _Narrowing(command.command_id, level, timeout_ms, started_ns, proposed)
+
+    def _measure(self, narrowing: _Narrowing, reach: Reach) -> None:
+        if reach.level >= narrowing.level:
+            self._metrics.narrowed(narrowing.level.name.lower(), narrowing.spent_ms())
 
     async def GetState(  # noqa: N802
         self, request: governance_pb2.GetStateRequest, context: Any

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from quorate.core.lineage import EventType
 from quorate.core.outcome import Deny, Outcome, Reason
+from quorate.lease.bounds import Bound
 from quorate.storage import Snapshot
 
 
@@ -23,6 +24,34 @@ class Level(IntEnum):
     COMMITTED = 1
     ENFORCED = 2
     DRAINED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How widely a command that was accepted holds, COMMITTED at least, and what is promised."""
+
+    level: Level
+    bound: Bound
+
+
+@dataclass(frozen=True, slots=True)
+class OpenNode:
+    """A node that holds a level up. lacks: the first level that it does not hold. within_ms: it is
+    over by then at the latest, also when nobody hears of it."""
+
+    node_id: str
+    lacks: Level
+    within_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a command has come. open: also empty while nobody here knows who is. is_last: the
+    level is reached, or the time is up."""
+
+    reach: Reach
+    open: tuple[OpenNode, ...] = ()
+    is_last: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +164,16 @@ class Core(Protocol):
         """Takes in what an edge had to deny; whether it is durable."""
         ...
 
-    async def wait_for(self, ledger_index: int, level: Level, timeout_ms: int) -> Level:
-        """Waits until the entry at `ledger_index` holds at `level`, or the time is up; returns the
-        strongest level that is known to hold."""
+    async def wait_for(self, ledger_index: int, level: Level, timeout_ms: int) -> Reach:
+        """Waits until the entry at `ledger_index`, of an outcome that this core has told, holds at
+        `level`, or the time is up; returns the strongest level that is known to hold."""
+        ...
+
+    def progress(
+        self, ledger_index: int, level: Level, timeout_ms: int
+    ) -> AsyncGenerator[Progress]:
+        """Does the same, and tells meanwhile how far it has come, at each change. The last one is
+        what `wait_for` would have returned."""
         ...
 
     def status(self) -> NodeStatus: ...

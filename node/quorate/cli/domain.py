@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from quorate.cli.govern import govern
 from quorate.cli.options import (
     DEFAULT_TIMEOUT_MS,
     AddressOption,
@@ -17,7 +18,7 @@ from quorate.cli.options import (
 )
 from quorate.cli.output import Output, OutputOption
 from quorate.cli.queries import list_records
-from quorate.cli.submit import Wait, govern
+from quorate.cli.submit import Wait
 from quorate.node.organisation import Organisation
 from quorate.v1 import governance_pb2
 

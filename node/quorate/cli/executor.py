@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from quorate.cli.domain import WaitOption
+from quorate.cli.govern import govern
 from quorate.cli.options import (
     DEFAULT_TIMEOUT_MS,
     AddressOption,
@@ -21,7 +22,7 @@ from quorate.cli.options import (
 )
 from quorate.cli.output import Output, OutputOption, facts, show
 from quorate.cli.queries import list_records
-from quorate.cli.submit import Wait, govern
+from quorate.cli.submit import Wait
 from quorate.core import ids
 from quorate.core.errors import MalformedError
 from quorate.node import organisation

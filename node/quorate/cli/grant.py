@@ -9,6 +9,7 @@ import typer
 
 from quorate.cli.domain import WaitOption
 from quorate.cli.executor import ExecutorArgument, executor_id
+from quorate.cli.govern import govern
 from quorate.cli.options import (
     DEFAULT_TIMEOUT_MS,
     ActionsOption,
@@ -25,7 +26,7 @@ from quorate.cli.options import (
 )
 from quorate.cli.output import Output, OutputOption
 from quorate.cli.queries import list_records
-from quorate.cli.submit import Wait, govern
+from quorate.cli.submit import Wait
 from quorate.node.organisation import Organisation
 from quorate.v1 import governance_pb2
 

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from quorate.cli.connection import Connection, choose_target
+from quorate.cli.govern import govern, hand_in
+from quorate.cli.govern import save as save_command
 from quorate.cli.options import (
     DEFAULT_TIMEOUT_MS,
     AddressOption,
@@ -25,8 +27,6 @@ from quorate.cli.options import (
 )
 from quorate.cli.output import Output, OutputOption, facts, show, table
 from quorate.cli.queries import read_records
-from quorate.cli.submit import govern, hand_in
-from quorate.cli.submit import save as save_command
 from quorate.core import ids
 from quorate.core.dsse import key_id
 from quorate.core.errors import ConfigurationError, MalformedError

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from quorate.cli.domain import WaitOption
+from quorate.cli.govern import govern
 from quorate.cli.options import (
     DEFAULT_TIMEOUT_MS,
     ActionsOption,
@@ -20,7 +21,7 @@ from quorate.cli.options import (
 )
 from quorate.cli.output import Output, OutputOption
 from quorate.cli.queries import list_records
-from quorate.cli.submit import Wait, govern
+from quorate.cli.submit import Wait
 from quorate.v1 import governance_pb2
 
 app = typer.Typer(add_completion=False, help="Trust in other organisations.")

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 from quorate.lease.authority import Ask, FederationTime, Grant
 
 _MAX_ASKS_PER_NODE: Final = 4
+_MAX_TIMED_ROUNDS: Final = 64
 _RETRY_NS: Final = 100_000_000
 """A confirm that is not answered is sent again after this: the link may have been lost."""
 
@@ -109,6 +110,7 @@ class ConfirmRounds:
         self._arrived: list[tuple[str, int]] = []
         self._waiting: deque[_Waiting] = deque()
         self._confirmed: dict[str, int] = {}
+        self._begun_ns: deque[tuple[int, int]] = deque(maxlen=_MAX_TIMED_ROUNDS)
 
     def reconfigure(self, other_voters: Sequence[str], askers: Collection[str]) -> None:
         """Others vote, or others may be granted authority, than before. Call it before `grants`:
@@ -138,11 +140,13 @@ class ConfirmRounds:
             self._term = raft.term
             self._waiting.clear()
             self._confirmed.clear()
+            self._begun_ns.clear()
         if not raft.is_leader:
             self._arrived.clear()
             return []
         if self._arrived and raft.commits_own_term:
             self._round += 1
+            self._begun_ns.append((self._round, now_ns))
             for node, seq in self._arrived:
                 self._make_room(node)
                 self._waiting.append(_Waiting(node, seq, raft.commit_index, self._round))
@@ -166,17 +170,28 @@ class ConfirmRounds:
         """The grants for which a majority has answered by now."""
         if not raft.is_leader or raft.term != self._term:
             return []
-        majority = (len(self._peers) + 1) // 2 + 1
-        by_round = sorted([self._round, *self._confirmed.values()], reverse=True)
-        if len(by_round) < majority:
-            return []
-        closed = by_round[majority - 1]
+        closed = self._closed()
         granted = []
         while self._waiting and self._waiting[0].round <= closed:
             done = self._waiting.popleft()
             grant = Grant(done.seq, raft.term, done.read_index, time)
             granted.append((done.node, grant))
         return granted
+
+    def _closed(self) -> int:
+        """The newest round that a majority has confirmed; 0: none."""
+        majority = (len(self._peers) + 1) // 2 + 1
+        by_round = sorted([self._round, *self._confirmed.values()], reverse=True)
+        return by_round[majority - 1] if len(by_round) >= majority else 0
+
+    def take_durations_ns(self, now_ns: int) -> list[int]:
+        """How long those rounds took, from start to majority, that were closed since the last call.
+        Call it where `grants` is called."""
+        closed = self._closed()
+        took = []
+        while self._begun_ns and self._begun_ns[0][0] <= closed:
+            took.append(now_ns - self._begun_ns.popleft()[1])
+        return took
 
     def pending_read_index(self, node: str) -> int | None:
         """The lowest state for which `node` may yet be granted authority, if any is pending."""

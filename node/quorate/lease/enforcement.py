@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
+from quorate.lease.bounds import stretched_ns
+
 _STEPS_PER_PERIOD: Final = 64
 
 
@@ -20,8 +22,7 @@ class Enforcement:
 
     def __init__(self, members: Iterable[str], period_ms: int, rho_ppm: int) -> None:
         self._reported = dict.fromkeys(members, 0)
-        period_ns = period_ms * 1_000_000
-        self._lapse_ns = period_ns + -(-period_ns * rho_ppm // 1_000_000)
+        self._lapse_ns = stretched_ns(period_ms * 1_000_000, rho_ppm)
         self._granted_ns: dict[str, int] = {}
         self._since_ns: int | None = None
         self._watermark = 0
@@ -63,22 +64,28 @@ class Enforcement:
     def watermark(
         self, now_ns: int, commit_index: int, pending_read_index: Callable[[str], int | None]
     ) -> int:
-        """The watermark now; 0 before the leadership has begun. Never falls.
+        """The watermark now; 0 before the leadership has begun. Never falls."""
+        if self._since_ns is None:
+            return self._watermark
+        reached = self.by_member(now_ns, commit_index, pending_read_index)
+        self._watermark = max(self._watermark, min([commit_index, *reached.values()]))
+        return self._watermark
+
+    def by_member(
+        self, now_ns: int, commit_index: int, pending_read_index: Callable[[str], int | None]
+    ) -> dict[str, int]:
+        """How far each member is, by its report or because it has lapsed.
 
         A member whose authority has lapsed can only come back with a state of at least the read
         index that was noted for it: the commit index of now, or what is pending for it already.
         """
-        if self._since_ns is None:
-            return self._watermark
-        lowest = commit_index
+        reached = {}
         for member, reported in self._reported.items():
-            reached = reported
+            reached[member] = reported
             if self.has_lapsed(member, now_ns):
                 pending = pending_read_index(member)
-                reached = max(reported, commit_index if pending is None else pending)
-            lowest = min(lowest, reached)
-        self._watermark = max(self._watermark, lowest)
-        return self._watermark
+                reached[member] = max(reported, commit_index if pending is None else pending)
+        return reached
 
 
 class OwnReaders:
@@ -108,8 +115,7 @@ class OwnPermits:
     """
 
     def __init__(self, max_permit_ttl_ms: int, rho_ppm: int) -> None:
-        lasts_ns = max_permit_ttl_ms * 1_000_000
-        self._enforced = _Before(lasts_ns + -(-lasts_ns * 2 * rho_ppm // 1_000_000))
+        self._enforced = _Before(stretched_ns(max_permit_ttl_ms * 1_000_000, 2 * rho_ppm))
 
     def drained(self, now_ns: int, enforced_index: int, edges_index: int) -> int:
         """`enforced_index`: this node's at `now_ns`. `edges_index`: what all its edges say."""

@@ -19,7 +19,15 @@ from quorate.lease.clock import Clock
 from quorate.lease.confirm import Confirm, ConfirmReply, ConfirmRounds, Leadership, confirms
 from quorate.lease.enforcement import Enforcement, OwnPermits, OwnReaders
 from quorate.lease.word import AuthorityRecord, AuthorityWord
-from quorate.node.authority_wire import AuthorityMessage, EnforcedReport, EnforcedWatermark
+from quorate.node.authority_wire import (
+    AuthorityMessage,
+    EnforcedReport,
+    EnforcedWatermark,
+    OpenAsk,
+    OpenMember,
+    OpenReply,
+)
+from quorate.node.open_members import OpenMembers
 
 _NS_PER_MS = 1_000_000
 _RETRY_NS = 100 * _NS_PER_MS
@@ -74,6 +82,7 @@ class AuthorityKeeper:
         self._enforcement = Enforcement([node_id, *peers], terms.period_ms, terms.rho_ppm)
         # A permit ends with its node's authority, as the executor's clock has it: two clocks more.
         self._drainage = Enforcement([node_id, *peers], terms.period_ms, 3 * terms.rho_ppm)
+        self._open = OpenMembers(clock)
         self._outbox: list[tuple[str, AuthorityMessage]] = []
         self._led_term: int | None = None
         self._reported: tuple[str | None, int, int] = (None, 0, 0)
@@ -86,6 +95,8 @@ class AuthorityKeeper:
         self.on_probation: Callable[[], bool] = lambda: False
         """Whether this node may have forgotten which leader it followed: then it confirms none, and
         asks for no authority of its own."""
+        self.on_round: Callable[[int], None] = lambda _took_ns: None
+        """Is told how long each confirm round took, from its start to its majority."""
         self.current: Authority | None = None
         word.clear(Reason.INQUORATE)
 
@@ -117,6 +128,10 @@ class AuthorityKeeper:
                         max(enforced, message.enforced_index),
                         max(drained, message.drained_index),
                     )
+            case OpenAsk():
+                self._answer_open(peer, raft)
+            case OpenReply():
+                self._open.on_reply(peer, message, raft)
 
     def _on_report(
         self, peer: str, report: Ask | EnforcedReport, raft: Leadership, applied_index: int = 0
@@ -156,6 +171,8 @@ class AuthorityKeeper:
         self._enforce(raft, now)
 
     def _grant(self, raft: Leadership, now: int) -> None:
+        for took_ns in self._rounds.take_durations_ns(now):
+            self.on_round(took_ns)
         for node, grant in self._rounds.grants(raft, self._federation_time()):
             self._enforcement.granted(node, now)
             self._drainage.granted(node, now)
@@ -298,3 +315,41 @@ class AuthorityKeeper:
     def enforced_by(self, member: str) -> int:
         """As this node, the leader, was told."""
         return self._enforcement.of_member(member)
+
+    # -- who holds changes up ----------------------------------------------------------------
+
+    def ask_open(self, raft: Leadership) -> bool:
+        """Asks the leader which members hold changes up, unless it is this node, or was asked a
+        moment ago. For somebody who waits here; returns whether there is a message to send."""
+        leader = raft.leader
+        if leader in (None, self._node_id) or not self._open.may_ask(leader):
+            return False
+        self._outbox.append((leader, OpenAsk()))
+        return True
+
+    def open_members(self, raft: Leadership) -> Sequence[OpenMember] | None:
+        """Those that hold something up that is committed: as this node, the leader, counts them, or
+        as the leader has told it a moment ago. None: nobody here knows. To be shown, never to be
+        relied on."""
+        if not raft.is_leader:
+            return self._open.told(raft)
+        if self._led_term != raft.term or not raft.commits_own_term:
+            return None
+        at = (
+            self._clock.boottime_ns(),
+            raft.commit_index,
+            self._rounds.pending_read_index,
+        )
+        enforced, drained = self._enforcement.by_member(*at), self._drainage.by_member(*at)
+        return [
+            OpenMember(member, reached, drained[member])
+            for member, reached in enforced.items()
+            if min(reached, drained[member]) < raft.commit_index
+        ]
+
+    def _answer_open(self, peer: str, raft: Leadership) -> None:
+        if not raft.is_leader or not self._open.may_answer(peer, self._peers):
+            return
+        members = self.open_members(raft)
+        if members is not None:
+            self._outbox.append((peer, OpenReply(raft.term, tuple(members))))

@@ -27,7 +27,31 @@ class EnforcedWatermark:
     drained_index: int = 0
 
 
-AuthorityMessage = Ask | Grant | Confirm | ConfirmReply | EnforcedReport | EnforcedWatermark
+@dataclass(frozen=True, slots=True)
+class OpenAsk:
+    """Somebody waits at the sender: which members hold changes up?"""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenMember:
+    """Up to where a member is, as the leader counts it: who has lapsed holds nothing up."""
+
+    node_id: str
+    enforced_index: int
+    drained_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenReply:
+    """Those that hold something up, says the leader of `term`."""
+
+    term: int
+    members: tuple[OpenMember, ...]
+
+
+AuthorityMessage = (
+    Ask | Grant | Confirm | ConfirmReply | EnforcedReport | EnforcedWatermark | OpenAsk | OpenReply
+)
 
 
 def encode(message: AuthorityMessage) -> pb.PeerMessage:
@@ -70,6 +94,18 @@ def encode(message: AuthorityMessage) -> pb.PeerMessage:
                     enforced_index=message.enforced_index, drained_index=message.drained_index
                 )
             )
+        case OpenAsk():
+            return pb.PeerMessage(open_ask=pb.OpenAsk())
+        case OpenReply():
+            members = [
+                pb.OpenMember(
+                    node_id=each.node_id,
+                    enforced_index=each.enforced_index,
+                    drained_index=each.drained_index,
+                )
+                for each in message.members
+            ]
+            return pb.PeerMessage(open_reply=pb.OpenReply(term=message.term, members=members))
 
 
 def decode(message: pb.PeerMessage) -> AuthorityMessage | None:
@@ -92,5 +128,13 @@ def decode(message: pb.PeerMessage) -> AuthorityMessage | None:
         case "enforced_watermark":
             watermark = message.enforced_watermark
             return EnforcedWatermark(watermark.enforced_index, watermark.drained_index)
+        case "open_ask":
+            return OpenAsk()
+        case "open_reply":
+            members = (
+                OpenMember(each.node_id, each.enforced_index, each.drained_index)
+                for each in message.open_reply.members
+            )
+            return OpenReply(message.open_reply.term, tuple(members))
         case _:
             return None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import random
 import secrets
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
@@ -17,7 +16,16 @@ from typing import Final
 
 import structlog
 
-from quorate.api.ports import Denied, Level, MemberStatus, NodeStatus, Proposed, Reported
+from quorate.api.ports import (
+    Denied,
+    Level,
+    MemberStatus,
+    NodeStatus,
+    Progress,
+    Proposed,
+    Reach,
+    Reported,
+)
 from quorate.consensus import PeerError, RaftSettings
 from quorate.consensus.transport import Transport
 from quorate.core.lineage import Denials, Event, EventType
@@ -30,13 +38,16 @@ from quorate.node.authority_keeper import FIRST_SEQ_BITS
 from quorate.node.lease_commands import parents_of, unfit_wish
 from quorate.node.machine import proposal_key
 from quorate.node.node_core import STORAGE_PROBE_S, NodeCore
+from quorate.node.reaching import Reaching
 from quorate.node.waiting import Bell, OutcomeWaiters, WatermarkWaiters
 from quorate.proofs.signing import SigningKey
 from quorate.storage import Environment, Snapshot
+from quorate.telemetry import Metrics
 from quorate.v1 import peer_pb2 as pb
 
 log = structlog.get_logger(__name__)
 
+_NS_PER_MS: Final = 1_000_000
 HAND_OVER_S: Final = 3.0
 """A stop waits no longer for another leader, however long elections take: the supervisor waits too.
 """
@@ -63,18 +74,17 @@ class CoreLoop:
         signing_key: SigningKey,
         log_key: SigningKey,
         edges: int,
+        metrics: Metrics,
     ) -> None:
         self.node_id = node_id
+        self._metrics = metrics
         self._environment = environment
         self._election_min_s = settings.election_min_s
         self._transport: Transport | None = None
         self._members_changed: Callable[[], None] = lambda: None
         self._turned = Bell()
         self._wake = asyncio.Event()
-        self._grown = Bell()
         self._outcomes = OutcomeWaiters()
-        self._enforced = WatermarkWaiters()
-        self._drained = WatermarkWaiters()
         self._kept = WatermarkWaiters()
         self._kept_through = 0
         self._core = NodeCore(
@@ -91,6 +101,7 @@ class CoreLoop:
             observer=self,
             edges=edges,
         )
+        self._reaching = Reaching(self._core, clock, self._wake.set)
 
     # -- the loop ----------------------------------------------------------------------------
 
@@ -170,11 +181,13 @@ class CoreLoop:
         self._outcomes.executed(key, outcome)
 
     def grown(self) -> None:
-        self._grown.ring()
+        self._reaching.grown()
 
     def enforced(self, watermark: int, drained: int) -> None:
-        self._enforced.reached(watermark)
-        self._drained.reached(drained)
+        self._reaching.reached(watermark, drained)
+
+    def round_confirmed(self, took_ns: int) -> None:
+        self._metrics.round_confirmed(took_ns / _NS_PER_MS)
 
     def kept(self, ticket: int) -> None:
         self._kept_through = ticket
@@ -268,7 +281,7 @@ class CoreLoop:
         began_s = self._core.now_s()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(_PARENTS_S, timeout_ms / 2_000)):
-                await self._grown.wait_until(are_known)
+                await self._reaching.until(are_known)
         return int((self._core.now_s() - began_s) * 1000)
 
     async def report(
@@ -317,28 +330,13 @@ class CoreLoop:
         self._wake.set()
         return await future
 
-    async def wait_for(self, ledger_index: int, level: Level, timeout_ms: int) -> Level:
-        reached = Level.NONE
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_ms / 1000):
-                await self._grown.wait_until(
-                    functools.partial(self._has_grown_beyond, ledger_index)
-                )
-                reached = Level.COMMITTED
-                if level <= reached:
-                    return reached
-                # The state that is applied by now holds the entry; waiting for all of it is the
-                # safe side of knowing exactly which index made it.
-                index = self._core.durable_applied
-                if self._core.keeper.watermark < index:
-                    await self._enforced.add(index)
-                reached = Level.ENFORCED
-                if level <= reached:
-                    return reached
-                if self._core.keeper.drained < index:
-                    await self._drained.add(index)
-                reached = Level.DRAINED
-        return reached
+    async def wait_for(self, ledger_index: int, level: Level, timeout_ms: int) -> Reach:
+        return await self._reaching.wait_for(ledger_index, level, timeout_ms)
+
+    def progress(
+        self, ledger_index: int, level: Level, timeout_ms: int
+    ) -> AsyncGenerator[Progress, None]:
+        return self._reaching.progress(ledger_index, level, timeout_ms)
 
     @property
     def outbox_records(self) -> int:
@@ -394,7 +392,7 @@ class CoreLoop:
     async def follow(self) -> AsyncGenerator[int, None]:
         seen = -1
         while True:
-            await self._grown.wait_until(functools.partial(self._has_grown_beyond, seen))
+            await self._reaching.until_beyond(seen)
             seen = self._core.ledger_size
             yield seen
 
@@ -406,6 +404,3 @@ class CoreLoop:
         self._core.edge_drained(slot, index)
         if self._core.has_more:
             self._wake.set()
-
-    def _has_grown_beyond(self, size: int) -> bool:
-        return self._core.ledger_size > size

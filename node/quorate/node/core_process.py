@@ -61,6 +61,7 @@ async def serve(
         signing_key=signing,
         log_key=log_key,
         edges=edges,
+        metrics=metrics,
     )
     identity = LocalIdentity(
         config.node.id, tls.pair.certificate, tls.pair.private_key, genesis.hash

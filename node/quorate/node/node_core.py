@@ -75,6 +75,10 @@ class Observer(Protocol):
         """The Raft indexes up to which everything is enforced, and drained. Told every turn."""
         ...
 
+    def round_confirmed(self, took_ns: int) -> None:
+        """A confirm round took so long, from its start to its majority. Told within the turn."""
+        ...
+
     def released(self) -> None:
         """No outcome will be told for the proposals that wait: this node can no longer learn it
         in time."""
@@ -135,8 +139,7 @@ class NodeCore:
         self._is_clock_near = True
         with environment.read() as snapshot:
             self._initial = first_configuration(StateView(snapshot.state).nodes())
-        self.ledger_clock = LedgerClock(clock, len(self._initial.voters))
-        with environment.read() as snapshot:
+            self.ledger_clock = LedgerClock(clock, len(self._initial.voters))
             self._probation = snapshot.probation()
             federation = StateView(snapshot.state).federation()
             self.origin = federation.origin
@@ -160,6 +163,7 @@ class NodeCore:
         )
         self._members = LedgerFollower(self.now_s)
         self.keeper.on_probation = lambda: bool(self._probation)
+        self.keeper.on_round = observer.round_confirmed
         self._snapshots = Snapshots(
             SnapshotSender(environment, self.now_s, self._sign_checkpoint),
             SnapshotReceiver(

@@ -17,13 +17,19 @@ from opentelemetry.sdk.resources import Resource
 from prometheus_client import start_http_server
 
 from quorate.core.errors import ConfigurationError
-from quorate.telemetry.metrics import CHECK_LATENCY, REVOCATION_LATENCY, Metrics
+from quorate.telemetry.metrics import (
+    CHECK_LATENCY,
+    CONFIRM_ROUND,
+    REVOCATION_LATENCY,
+    Metrics,
+)
 
 CHECK_LATENCY_BUCKETS_US: Final = (10, 25, 50, 100, 250, 500, 1_000, 5_000, 25_000, 100_000)
 REVOCATION_LATENCY_BUCKETS_MS: Final = (
     *(5, 10, 25, 50, 100, 250, 500),
     *(1_000, 1_500, 2_000, 2_500, 5_000, 10_000, 60_000),
 )
+CONFIRM_ROUND_BUCKETS_MS: Final = (0.5, 1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 5_000)
 
 
 class MetricsExport:
@@ -41,6 +47,10 @@ class MetricsExport:
                 View(
                     instrument_name=REVOCATION_LATENCY,
                     aggregation=ExplicitBucketHistogramAggregation(REVOCATION_LATENCY_BUCKETS_MS),
+                ),
+                View(
+                    instrument_name=CONFIRM_ROUND,
+                    aggregation=ExplicitBucketHistogramAggregation(CONFIRM_ROUND_BUCKETS_MS),
                 ),
             ],
         )

@@ -13,6 +13,7 @@ from opentelemetry.metrics import CallbackOptions, Meter, NoOpMeterProvider, Obs
 
 CHECK_LATENCY: Final = "quorate.check.latency"
 REVOCATION_LATENCY: Final = "quorate.revocation.latency"
+CONFIRM_ROUND: Final = "quorate.confirm.round"
 
 
 class Metrics:
@@ -49,6 +50,11 @@ class Metrics:
             REVOCATION_LATENCY,
             unit="ms",
             description="time from a narrowing command until it held at the level asked for",
+        )
+        self._confirm_round = meter.create_histogram(
+            CONFIRM_ROUND,
+            unit="ms",
+            description="time from the start of a leader's confirm round to its majority",
         )
 
     def observe_edge(self, authority_ms: Callable[[], float], permits: Callable[[], int]) -> None:
@@ -110,3 +116,7 @@ class Metrics:
     def narrowed(self, level: str, milliseconds: float) -> None:
         """A narrowing command holds at the level (committed, enforced, drained) asked for."""
         self._revocation_latency.record(milliseconds, {"level": level})
+
+    def round_confirmed(self, milliseconds: float) -> None:
+        """A majority has confirmed this node as the leader, so long after it was asked to."""
+        self._confirm_round.record(milliseconds)

@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from quorate.v1 import decision_pb2 as quorate_dot_v1_dot_decision__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bquorate/v1/governance.proto\x12\nquorate.v1\x1a\x19quorate/v1/decision.proto\"5\n\rSubmitRequest\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\x12\x12\n\ntimeout_ms\x18\x02 \x01(\x03\"\x7f\n\x0eSubmitResponse\x12\x0f\n\x07unknown\x18\x01 \x01(\x08\x12$\n\x07outcome\x18\x02 \x01(\x0b\x32\x13.quorate.v1.Outcome\x12\x12\n\ncommand_id\x18\x03 \x01(\t\x12\"\n\x06reason\x18\x04 \x01(\x0e\x32\x12.quorate.v1.Reason\"Z\n\rRevokeRequest\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\x12#\n\x04wait\x18\x02 \x01(\x0e\x32\x15.quorate.v1.WaitLevel\x12\x12\n\ntimeout_ms\x18\x03 \x01(\x03\"\xa7\x01\n\x0eRevokeResponse\x12\x0f\n\x07unknown\x18\x01 \x01(\x08\x12$\n\x07outcome\x18\x02 \x01(\x0b\x32\x13.quorate.v1.Outcome\x12\x12\n\ncommand_id\x18\x03 \x01(\t\x12\"\n\x06reason\x18\x04 \x01(\x0e\x32\x12.quorate.v1.Reason\x12&\n\x07reached\x18\x05 \x01(\x0e\x32\x15.quorate.v1.WaitLevel\"T\n\x0fGetStateRequest\x12\x1e\n\x04kind\x18\x01 \x01(\x0e\x32\x10.quorate.v1.Kind\x12\n\n\x02id\x18\x02 \x01(\t\x12\x15\n\rminimum_index\x18\x03 \x01(\x04\"_\n\x10GetStateResponse\x12,\n\x08position\x18\x01 \x01(\x0b\x32\x1a.quorate.v1.LedgerPosition\x12\r\n\x05\x66ound\x18\x02 \x01(\x08\x12\x0e\n\x06record\x18\x03 \x01(\t\"p\n\x10ListStateRequest\x12\x1e\n\x04kind\x18\x01 \x01(\x0e\x32\x10.quorate.v1.Kind\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x15\n\rminimum_index\x18\x04 \x01(\x04\"k\n\x11ListStateResponse\x12,\n\x08position\x18\x01 \x01(\x0b\x32\x1a.quorate.v1.LedgerPosition\x12\x0f\n\x07records\x18\x02 \x03(\t\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\">\n\x11GetOutcomeRequest\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x15\n\rminimum_index\x18\x02 \x01(\x04\"w\n\x12GetOutcomeResponse\x12,\n\x08position\x18\x01 \x01(\x0b\x32\x1a.quorate.v1.LedgerPosition\x12\r\n\x05\x66ound\x18\x02 \x01(\x08\x12$\n\x07outcome\x18\x03 \x01(\x0b\x32\x13.quorate.v1.Outcome*r\n\tWaitLevel\x12\x1a\n\x16WAIT_LEVEL_UNSPECIFIED\x10\x00\x12\x18\n\x14WAIT_LEVEL_COMMITTED\x10\x01\x12\x17\n\x13WAIT_LEVEL_ENFORCED\x10\x02\x12\x16\n\x12WAIT_LEVEL_DRAINED\x10\x03*\x94\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fKIND_FEDERATION\x10\x01\x12\x0f\n\x0bKIND_DOMAIN\x10\x02\x12\r\n\tKIND_NODE\x10\x03\x12\x11\n\rKIND_EXECUTOR\x10\x04\x12\x0e\n\nKIND_TRUST\x10\x05\x12\x0e\n\nKIND_GRANT\x10\x06\x12\x0e\n\nKIND_LEASE\x10\x07\x32\xf3\x02\n\x11GovernanceService\x12?\n\x06Submit\x12\x19.quorate.v1.SubmitRequest\x1a\x1a.quorate.v1.SubmitResponse\x12?\n\x06Revoke\x12\x19.quorate.v1.RevokeRequest\x1a\x1a.quorate.v1.RevokeResponse\x12\x45\n\x08GetState\x12\x1b.quorate.v1.GetStateRequest\x1a\x1c.quorate.v1.GetStateResponse\x12H\n\tListState\x12\x1c.quorate.v1.ListStateRequest\x1a\x1d.quorate.v1.ListStateResponse\x12K\n\nGetOutcome\x12\x1d.quorate.v1.GetOutcomeRequest\x1a\x1e.quorate.v1.GetOutcomeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bquorate/v1/governance.proto\x12\nquorate.v1\x1a\x19quorate/v1/decision.proto\"5\n\rSubmitRequest\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\x12\x12\n\ntimeout_ms\x18\x02 \x01(\x03\"\x7f\n\x0eSubmitResponse\x12\x0f\n\x07unknown\x18\x01 \x01(\x08\x12$\n\x07outcome\x18\x02 \x01(\x0b\x32\x13.quorate.v1.Outcome\x12\x12\n\ncommand_id\x18\x03 \x01(\t\x12\"\n\x06reason\x18\x04 \x01(\x0e\x32\x12.quorate.v1.Reason\"Z\n\rRevokeRequest\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\x12#\n\x04wait\x18\x02 \x01(\x0e\x32\x15.quorate.v1.WaitLevel\x12\x12\n\ntimeout_ms\x18\x03 \x01(\x03\"\xfb\x01\n\x0eRevokeResponse\x12\x0f\n\x07unknown\x18\x01 \x01(\x08\x12$\n\x07outcome\x18\x02 \x01(\x0b\x32\x13.quorate.v1.Outcome\x12\x12\n\ncommand_id\x18\x03 \x01(\t\x12\"\n\x06reason\x18\x04 \x01(\x0e\x32\x12.quorate.v1.Reason\x12&\n\x07reached\x18\x05 \x01(\x0e\x32\x15.quorate.v1.WaitLevel\x12\x15\n\x08\x62ound_ms\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12\x1b\n\x0enodes_bound_ms\x18\x07 \x01(\x03H\x01\x88\x01\x01\x42\x0b\n\t_bound_msB\x11\n\x0f_nodes_bound_ms\"q\n\x0eRevokeProgress\x12*\n\x06so_far\x18\x01 \x01(\x0b\x32\x1a.quorate.v1.RevokeResponse\x12\"\n\x04open\x18\x02 \x03(\x0b\x32\x14.quorate.v1.OpenNode\x12\x0f\n\x07is_last\x18\x03 \x01(\x08\"T\n\x08OpenNode\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12$\n\x05lacks\x18\x02 \x01(\x0e\x32\x15.quorate.v1.WaitLevel\x12\x11\n\twithin_ms\x18\x03 \x01(\x03\"T\n\x0fGetStateRequest\x12\x1e\n\x04kind\x18\x01 \x01(\x0e\x32\x10.quorate.v1.Kind\x12\n\n\x02id\x18\x02 \x01(\t\x12\x15\n\rminimum_index\x18\x03 \x01(\x04\"_\n\x10GetStateResponse\x12,\n\x08position\x18\x01 \x01(\x0b\x32\x1a.quorate.v1.LedgerPosition\x12\r\n\x05\x66ound\x18\x02 \x01(\x08\x12\x0e\n\x06record\x18\x03 \x01(\t\"p\n\x10ListStateRequest\x12\x1e\n\x04kind\x18\x01 \x01(\x0e\x32\x10.quorate.v1.Kind\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x15\n\rminimum_index\x18\x04 \x01(\x04\"k\n\x11ListStateResponse\x12,\n\x08position\x18\x01 \x01(\x0b\x32\x1a.quorate.v1.LedgerPosition\x12\x0f\n\x07records\x18\x02 \x03(\t\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\">\n\x11GetOutcomeRequest\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x15\n\rminimum_index\x18\x02 \x01(\x04\"w\n\x12GetOutcomeResponse\x12,\n\x08position\x18\x01 \x01(\x0b\x32\x1a.quorate.v1.LedgerPosition\x12\r\n\x05\x66ound\x18\x02 \x01(\x08\x12$\n\x07outcome\x18\x03 \x01(\x0b\x32\x13.quorate.v1.Outcome*r\n\tWaitLevel\x12\x1a\n\x16WAIT_LEVEL_UNSPECIFIED\x10\x00\x12\x18\n\x14WAIT_LEVEL_COMMITTED\x10\x01\x12\x17\n\x13WAIT_LEVEL_ENFORCED\x10\x02\x12\x16\n\x12WAIT_LEVEL_DRAINED\x10\x03*\x94\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fKIND_FEDERATION\x10\x01\x12\x0f\n\x0bKIND_DOMAIN\x10\x02\x12\r\n\tKIND_NODE\x10\x03\x12\x11\n\rKIND_EXECUTOR\x10\x04\x12\x0e\n\nKIND_TRUST\x10\x05\x12\x0e\n\nKIND_GRANT\x10\x06\x12\x0e\n\nKIND_LEASE\x10\x07\x32\xc2\x03\n\x11GovernanceService\x12?\n\x06Submit\x12\x19.quorate.v1.SubmitRequest\x1a\x1a.quorate.v1.SubmitResponse\x12?\n\x06Revoke\x12\x19.quorate.v1.RevokeRequest\x1a\x1a.quorate.v1.RevokeResponse\x12M\n\x12RevokeWithProgress\x12\x19.quorate.v1.RevokeRequest\x1a\x1a.quorate.v1.RevokeProgress0\x01\x12\x45\n\x08GetState\x12\x1b.quorate.v1.GetStateRequest\x1a\x1c.quorate.v1.GetStateResponse\x12H\n\tListState\x12\x1c.quorate.v1.ListStateRequest\x1a\x1d.quorate.v1.ListStateResponse\x12K\n\nGetOutcome\x12\x1d.quorate.v1.GetOutcomeRequest\x1a\x1e.quorate.v1.GetOutcomeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'quorate.v1.governance_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WAITLEVEL']._serialized_start=1107
-  _globals['_WAITLEVEL']._serialized_end=1221
-  _globals['_KIND']._serialized_start=1224
-  _globals['_KIND']._serialized_end=1372
+  _globals['_WAITLEVEL']._serialized_start=1392
+  _globals['_WAITLEVEL']._serialized_end=1506
+  _globals['_KIND']._serialized_start=1509
+  _globals['_KIND']._serialized_end=1657
   _globals['_SUBMITREQUEST']._serialized_start=70
   _globals['_SUBMITREQUEST']._serialized_end=123
   _globals['_SUBMITRESPONSE']._serialized_start=125
@@ -43,19 +43,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REVOKEREQUEST']._serialized_start=254
   _globals['_REVOKEREQUEST']._serialized_end=344
   _globals['_REVOKERESPONSE']._serialized_start=347
-  _globals['_REVOKERESPONSE']._serialized_end=514
-  _globals['_GETSTATEREQUEST']._serialized_start=516
-  _globals['_GETSTATEREQUEST']._serialized_end=600
-  _globals['_GETSTATERESPONSE']._serialized_start=602
-  _globals['_GETSTATERESPONSE']._serialized_end=697
-  _globals['_LISTSTATEREQUEST']._serialized_start=699
-  _globals['_LISTSTATEREQUEST']._serialized_end=811
-  _globals['_LISTSTATERESPONSE']._serialized_start=813
-  _globals['_LISTSTATERESPONSE']._serialized_end=920
-  _globals['_GETOUTCOMEREQUEST']._serialized_start=922
-  _globals['_GETOUTCOMEREQUEST']._serialized_end=984
-  _globals['_GETOUTCOMERESPONSE']._serialized_start=986
-  _globals['_GETOUTCOMERESPONSE']._serialized_end=1105
-  _globals['_GOVERNANCESERVICE']._serialized_start=1375
-  _globals['_GOVERNANCESERVICE']._serialized_end=1746
+  _globals['_REVOKERESPONSE']._serialized_end=598
+  _globals['_REVOKEPROGRESS']._serialized_start=600
+  _globals['_REVOKEPROGRESS']._serialized_end=713
+  _globals['_OPENNODE']._serialized_start=715
+  _globals['_OPENNODE']._serialized_end=799
+  _globals['_GETSTATEREQUEST']._serialized_start=801
+  _globals['_GETSTATEREQUEST']._serialized_end=885
+  _globals['_GETSTATERESPONSE']._serialized_start=887
+  _globals['_GETSTATERESPONSE']._serialized_end=982
+  _globals['_LISTSTATEREQUEST']._serialized_start=984
+  _globals['_LISTSTATEREQUEST']._serialized_end=1096
+  _globals['_LISTSTATERESPONSE']._serialized_start=1098
+  _globals['_LISTSTATERESPONSE']._serialized_end=1205
+  _globals['_GETOUTCOMEREQUEST']._serialized_start=1207
+  _globals['_GETOUTCOMEREQUEST']._serialized_end=1269
+  _globals['_GETOUTCOMERESPONSE']._serialized_start=1271
+  _globals['_GETOUTCOMERESPONSE']._serialized_end=1390
+  _globals['_GOVERNANCESERVICE']._serialized_start=1660
+  _globals['_GOVERNANCESERVICE']._serialized_end=2110
 # @@protoc_insertion_point(module_scope)

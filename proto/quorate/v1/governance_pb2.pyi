@@ -179,11 +179,19 @@ class RevokeResponse(_message.Message):
     COMMAND_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     REACHED_FIELD_NUMBER: _builtins.int
+    BOUND_MS_FIELD_NUMBER: _builtins.int
+    NODES_BOUND_MS_FIELD_NUMBER: _builtins.int
     unknown: _builtins.bool
     command_id: _builtins.str
     reason: _decision_pb2.Reason.ValueType
     reached: Global___WaitLevel.ValueType
     """the strongest level known to hold; may be less than asked for"""
+    bound_ms: _builtins.int
+    """Absent unless reached is COMMITTED or more: then nothing is promised. Present: so many milliseconds after this
+    answer nobody acts on what was revoked, whatever fails; 0: nobody does now.
+    """
+    nodes_bound_ms: _builtins.int
+    """the same of nodes alone: none of them permits it, executors may hold a permit"""
     @_builtins.property
     def outcome(self) -> _decision_pb2.Outcome: ...
     def __init__(
@@ -194,14 +202,84 @@ class RevokeResponse(_message.Message):
         command_id: _builtins.str = ...,
         reason: _decision_pb2.Reason.ValueType = ...,
         reached: Global___WaitLevel.ValueType = ...,
+        bound_ms: _builtins.int | None = ...,
+        nodes_bound_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bound_ms", b"_bound_ms", "_nodes_bound_ms", b"_nodes_bound_ms", "bound_ms", b"bound_ms", "nodes_bound_ms", b"nodes_bound_ms", "outcome", b"outcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_id", b"command_id", "outcome", b"outcome", "reached", b"reached", "reason", b"reason", "unknown", b"unknown"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bound_ms", b"_bound_ms", "_nodes_bound_ms", b"_nodes_bound_ms", "bound_ms", b"bound_ms", "command_id", b"command_id", "nodes_bound_ms", b"nodes_bound_ms", "outcome", b"outcome", "reached", b"reached", "reason", b"reason", "unknown", b"unknown"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bound_ms: _TypeAlias = _typing.Literal["bound_ms"]  # noqa: Y015
+    _WhichOneofArgType__bound_ms: _TypeAlias = _typing.Literal["_bound_ms", b"_bound_ms"]  # noqa: Y015
+    _WhichOneofReturnType__nodes_bound_ms: _TypeAlias = _typing.Literal["nodes_bound_ms"]  # noqa: Y015
+    _WhichOneofArgType__nodes_bound_ms: _TypeAlias = _typing.Literal["_nodes_bound_ms", b"_nodes_bound_ms"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bound_ms) -> _WhichOneofReturnType__bound_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__nodes_bound_ms) -> _WhichOneofReturnType__nodes_bound_ms | None: ...
+
+Global___RevokeResponse: _TypeAlias = RevokeResponse  # noqa: Y015
+
+@_typing.final
+class RevokeProgress(_message.Message):
+    """How far a command has come; one at each change, ten a second at most."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SO_FAR_FIELD_NUMBER: _builtins.int
+    OPEN_FIELD_NUMBER: _builtins.int
+    IS_LAST_FIELD_NUMBER: _builtins.int
+    is_last: _builtins.bool
+    """the level is reached, or the time is up: so_far is what Revoke would have answered"""
+    @_builtins.property
+    def so_far(self) -> Global___RevokeResponse: ...
+    @_builtins.property
+    def open(self) -> _containers.RepeatedCompositeFieldContainer[Global___OpenNode]:
+        """that hold the level up; none also while it is not known which do"""
+
+    def __init__(
+        self,
+        *,
+        so_far: Global___RevokeResponse | None = ...,
+        open: _abc.Iterable[Global___OpenNode] | None = ...,
+        is_last: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["so_far", b"so_far"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_last", b"is_last", "open", b"open", "so_far", b"so_far"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___RevokeResponse: _TypeAlias = RevokeResponse  # noqa: Y015
+Global___RevokeProgress: _TypeAlias = RevokeProgress  # noqa: Y015
+
+@_typing.final
+class OpenNode(_message.Message):
+    """A node that is not known to have stopped acting on what was revoked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    LACKS_FIELD_NUMBER: _builtins.int
+    WITHIN_MS_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    lacks: Global___WaitLevel.ValueType
+    """the first level that it does not hold"""
+    within_ms: _builtins.int
+    """it is over by then at the latest, also when nobody hears of it"""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        lacks: Global___WaitLevel.ValueType = ...,
+        within_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lacks", b"lacks", "node_id", b"node_id", "within_ms", b"within_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenNode: _TypeAlias = OpenNode  # noqa: Y015
 
 @_typing.final
 class GetStateRequest(_message.Message):

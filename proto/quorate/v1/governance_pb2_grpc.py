@@ -45,6 +45,11 @@ class GovernanceServiceStub:
                 request_serializer=quorate_dot_v1_dot_governance__pb2.RevokeRequest.SerializeToString,
                 response_deserializer=quorate_dot_v1_dot_governance__pb2.RevokeResponse.FromString,
                 _registered_method=True)
+        self.RevokeWithProgress = channel.unary_stream(
+                '/quorate.v1.GovernanceService/RevokeWithProgress',
+                request_serializer=quorate_dot_v1_dot_governance__pb2.RevokeRequest.SerializeToString,
+                response_deserializer=quorate_dot_v1_dot_governance__pb2.RevokeProgress.FromString,
+                _registered_method=True)
         self.GetState = channel.unary_unary(
                 '/quorate.v1.GovernanceService/GetState',
                 request_serializer=quorate_dot_v1_dot_governance__pb2.GetStateRequest.SerializeToString,
@@ -75,6 +80,17 @@ class GovernanceServiceServicer:
 
     def Revoke(self, request, context):
         """Proposes a narrowing command and waits until it holds as widely as the level says.
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeWithProgress(self, request, context):
+        """The same, and says meanwhile which nodes are still open. A caller that goes away changes nothing about the command.
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        buf:lint:ignore RPC_REQUEST_STANDARD_NAME
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,6 +129,11 @@ def add_GovernanceServiceServicer_to_server(servicer, server):
                     servicer.Revoke,
                     request_deserializer=quorate_dot_v1_dot_governance__pb2.RevokeRequest.FromString,
                     response_serializer=quorate_dot_v1_dot_governance__pb2.RevokeResponse.SerializeToString,
+            ),
+            'RevokeWithProgress': grpc.unary_stream_rpc_method_handler(
+                    servicer.RevokeWithProgress,
+                    request_deserializer=quorate_dot_v1_dot_governance__pb2.RevokeRequest.FromString,
+                    response_serializer=quorate_dot_v1_dot_governance__pb2.RevokeProgress.SerializeToString,
             ),
             'GetState': grpc.unary_unary_rpc_method_handler(
                     servicer.GetState,
@@ -185,6 +206,33 @@ class GovernanceService:
             '/quorate.v1.GovernanceService/Revoke',
             quorate_dot_v1_dot_governance__pb2.RevokeRequest.SerializeToString,
             quorate_dot_v1_dot_governance__pb2.RevokeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeWithProgress(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/quorate.v1.GovernanceService/RevokeWithProgress',
+            quorate_dot_v1_dot_governance__pb2.RevokeRequest.SerializeToString,
+            quorate_dot_v1_dot_governance__pb2.RevokeProgress.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,7 +36,15 @@ class GovernanceServiceStub:
     Submit: _grpc.UnaryUnaryMultiCallable[_governance_pb2.SubmitRequest, _governance_pb2.SubmitResponse]
     """Proposes a signed command and waits for what the ledger decided."""
     Revoke: _grpc.UnaryUnaryMultiCallable[_governance_pb2.RevokeRequest, _governance_pb2.RevokeResponse]
-    """Proposes a narrowing command and waits until it holds as widely as the level says."""
+    """Proposes a narrowing command and waits until it holds as widely as the level says.
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
+    RevokeWithProgress: _grpc.UnaryStreamMultiCallable[_governance_pb2.RevokeRequest, _governance_pb2.RevokeProgress]
+    """The same, and says meanwhile which nodes are still open. A caller that goes away changes nothing about the command.
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    buf:lint:ignore RPC_REQUEST_STANDARD_NAME
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    """
     GetState: _grpc.UnaryUnaryMultiCallable[_governance_pb2.GetStateRequest, _governance_pb2.GetStateResponse]
     """One governed thing, at a known state of the ledger."""
     ListState: _grpc.UnaryUnaryMultiCallable[_governance_pb2.ListStateRequest, _governance_pb2.ListStateResponse]
@@ -52,7 +60,15 @@ class GovernanceServiceAsyncStub(GovernanceServiceStub):
     Submit: _aio.UnaryUnaryMultiCallable[_governance_pb2.SubmitRequest, _governance_pb2.SubmitResponse]  # type: ignore[assignment]
     """Proposes a signed command and waits for what the ledger decided."""
     Revoke: _aio.UnaryUnaryMultiCallable[_governance_pb2.RevokeRequest, _governance_pb2.RevokeResponse]  # type: ignore[assignment]
-    """Proposes a narrowing command and waits until it holds as widely as the level says."""
+    """Proposes a narrowing command and waits until it holds as widely as the level says.
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
+    RevokeWithProgress: _aio.UnaryStreamMultiCallable[_governance_pb2.RevokeRequest, _governance_pb2.RevokeProgress]  # type: ignore[assignment]
+    """The same, and says meanwhile which nodes are still open. A caller that goes away changes nothing about the command.
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    buf:lint:ignore RPC_REQUEST_STANDARD_NAME
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    """
     GetState: _aio.UnaryUnaryMultiCallable[_governance_pb2.GetStateRequest, _governance_pb2.GetStateResponse]  # type: ignore[assignment]
     """One governed thing, at a known state of the ledger."""
     ListState: _aio.UnaryUnaryMultiCallable[_governance_pb2.ListStateRequest, _governance_pb2.ListStateResponse]  # type: ignore[assignment]
@@ -77,7 +93,21 @@ class GovernanceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _governance_pb2.RevokeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_governance_pb2.RevokeResponse, _abc.Awaitable[_governance_pb2.RevokeResponse]]:
-        """Proposes a narrowing command and waits until it holds as widely as the level says."""
+        """Proposes a narrowing command and waits until it holds as widely as the level says.
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeWithProgress(
+        self,
+        request: _governance_pb2.RevokeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_governance_pb2.RevokeProgress], _abc.AsyncIterator[_governance_pb2.RevokeProgress]]:
+        """The same, and says meanwhile which nodes are still open. A caller that goes away changes nothing about the command.
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        buf:lint:ignore RPC_REQUEST_STANDARD_NAME
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        """
 
     @_abc_1.abstractmethod
     def GetState(

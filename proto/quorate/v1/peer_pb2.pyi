@@ -129,6 +129,8 @@ class PeerMessage(_message.Message):
     SNAPSHOT_OFFER_FIELD_NUMBER: _builtins.int
     SNAPSHOT_PULL_FIELD_NUMBER: _builtins.int
     SNAPSHOT_CHUNK_FIELD_NUMBER: _builtins.int
+    OPEN_ASK_FIELD_NUMBER: _builtins.int
+    OPEN_REPLY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def vote_request(self) -> Global___VoteRequest: ...
     @_builtins.property
@@ -165,6 +167,10 @@ class PeerMessage(_message.Message):
     def snapshot_pull(self) -> Global___SnapshotPull: ...
     @_builtins.property
     def snapshot_chunk(self) -> Global___SnapshotChunk: ...
+    @_builtins.property
+    def open_ask(self) -> Global___OpenAsk: ...
+    @_builtins.property
+    def open_reply(self) -> Global___OpenReply: ...
     def __init__(
         self,
         *,
@@ -186,12 +192,14 @@ class PeerMessage(_message.Message):
         snapshot_offer: Global___SnapshotOffer | None = ...,
         snapshot_pull: Global___SnapshotPull | None = ...,
         snapshot_chunk: Global___SnapshotChunk | None = ...,
+        open_ask: Global___OpenAsk | None = ...,
+        open_reply: Global___OpenReply | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["append_reply", b"append_reply", "append_request", b"append_request", "authority_ask", b"authority_ask", "authority_grant", b"authority_grant", "body", b"body", "confirm", b"confirm", "confirm_reply", b"confirm_reply", "enforced_report", b"enforced_report", "enforced_watermark", b"enforced_watermark", "pre_vote_reply", b"pre_vote_reply", "pre_vote_request", b"pre_vote_request", "propose", b"propose", "propose_reply", b"propose_reply", "snapshot_chunk", b"snapshot_chunk", "snapshot_offer", b"snapshot_offer", "snapshot_pull", b"snapshot_pull", "timeout_now", b"timeout_now", "vote_reply", b"vote_reply", "vote_request", b"vote_request"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["append_reply", b"append_reply", "append_request", b"append_request", "authority_ask", b"authority_ask", "authority_grant", b"authority_grant", "body", b"body", "confirm", b"confirm", "confirm_reply", b"confirm_reply", "enforced_report", b"enforced_report", "enforced_watermark", b"enforced_watermark", "open_ask", b"open_ask", "open_reply", b"open_reply", "pre_vote_reply", b"pre_vote_reply", "pre_vote_request", b"pre_vote_request", "propose", b"propose", "propose_reply", b"propose_reply", "snapshot_chunk", b"snapshot_chunk", "snapshot_offer", b"snapshot_offer", "snapshot_pull", b"snapshot_pull", "timeout_now", b"timeout_now", "vote_reply", b"vote_reply", "vote_request", b"vote_request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_reply", b"append_reply", "append_request", b"append_request", "authority_ask", b"authority_ask", "authority_grant", b"authority_grant", "body", b"body", "confirm", b"confirm", "confirm_reply", b"confirm_reply", "enforced_report", b"enforced_report", "enforced_watermark", b"enforced_watermark", "pre_vote_reply", b"pre_vote_reply", "pre_vote_request", b"pre_vote_request", "propose", b"propose", "propose_reply", b"propose_reply", "snapshot_chunk", b"snapshot_chunk", "snapshot_offer", b"snapshot_offer", "snapshot_pull", b"snapshot_pull", "timeout_now", b"timeout_now", "vote_reply", b"vote_reply", "vote_request", b"vote_request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_reply", b"append_reply", "append_request", b"append_request", "authority_ask", b"authority_ask", "authority_grant", b"authority_grant", "body", b"body", "confirm", b"confirm", "confirm_reply", b"confirm_reply", "enforced_report", b"enforced_report", "enforced_watermark", b"enforced_watermark", "open_ask", b"open_ask", "open_reply", b"open_reply", "pre_vote_reply", b"pre_vote_reply", "pre_vote_request", b"pre_vote_request", "propose", b"propose", "propose_reply", b"propose_reply", "snapshot_chunk", b"snapshot_chunk", "snapshot_offer", b"snapshot_offer", "snapshot_pull", b"snapshot_pull", "timeout_now", b"timeout_now", "vote_reply", b"vote_reply", "vote_request", b"vote_request"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["vote_request", "vote_reply", "append_request", "append_reply", "propose", "propose_reply", "confirm", "confirm_reply", "authority_ask", "authority_grant", "enforced_report", "enforced_watermark", "pre_vote_request", "pre_vote_reply", "timeout_now", "snapshot_offer", "snapshot_pull", "snapshot_chunk"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["vote_request", "vote_reply", "append_request", "append_reply", "propose", "propose_reply", "confirm", "confirm_reply", "authority_ask", "authority_grant", "enforced_report", "enforced_watermark", "pre_vote_request", "pre_vote_reply", "timeout_now", "snapshot_offer", "snapshot_pull", "snapshot_chunk", "open_ask", "open_reply"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -792,3 +800,72 @@ class EnforcedWatermark(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EnforcedWatermark: _TypeAlias = EnforcedWatermark  # noqa: Y015
+
+@_typing.final
+class OpenAsk(_message.Message):
+    """Somebody waits at the sender: which members hold changes up? For the leader."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenAsk: _TypeAlias = OpenAsk  # noqa: Y015
+
+@_typing.final
+class OpenReply(_message.Message):
+    """Those that have not everything enforced and drained that is committed. To be shown, never to be relied on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERM_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___OpenMember]: ...
+    def __init__(
+        self,
+        *,
+        term: _builtins.int = ...,
+        members: _abc.Iterable[Global___OpenMember] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["members", b"members", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenReply: _TypeAlias = OpenReply  # noqa: Y015
+
+@_typing.final
+class OpenMember(_message.Message):
+    """As the leader counts it: who has lapsed holds nothing up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    ENFORCED_INDEX_FIELD_NUMBER: _builtins.int
+    DRAINED_INDEX_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    enforced_index: _builtins.int
+    drained_index: _builtins.int
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        enforced_index: _builtins.int = ...,
+        drained_index: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drained_index", b"drained_index", "enforced_index", b"enforced_index", "node_id", b"node_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenMember: _TypeAlias = OpenMember  # noqa: Y015

@@ -20,7 +20,16 @@ from quorate.api.access import Access
 from quorate.api.core_link import CoreLink, core_socket
 from quorate.api.denials import DenialJournal
 from quorate.api.lease import LeaseService
-from quorate.api.ports import Denied, Level, MemberStatus, NodeStatus, Proposed, Reported
+from quorate.api.ports import (
+    Denied,
+    Level,
+    MemberStatus,
+    NodeStatus,
+    Progress,
+    Proposed,
+    Reach,
+    Reported,
+)
 from quorate.api.servers import (
     CoreServers,
     PublicServer,
@@ -34,6 +43,7 @@ from quorate.core.lineage import EventType
 from quorate.core.outcome import Deny, Reason
 from quorate.core.state import StateView
 from quorate.core.transitions import apply, install_genesis
+from quorate.lease.bounds import Bound
 from quorate.lease.check import LeaseChecker
 from quorate.lease.clock import SystemClock, boot_id
 from quorate.lease.word import AuthorityRecord, AuthorityWord
@@ -106,7 +116,8 @@ class FakeCore:
     fate: what becomes of the next proposals: "apply", "unknown", "refuse", "fail" or "hang"; the
     last two, of reports as well.
     reported, denied: what it was told. answer: to a report. keeps: whether denials are durable.
-    level: what wait_for finds reached. waits: what it was asked.
+    level, bound: what wait_for finds reached, and promises. steps: that progress tells before; it
+        never ends when the fate is "wait". waits: what it was asked.
     hanging, cancelled: set when a proposal hangs, and when it no longer does.
     """
 
@@ -114,6 +125,8 @@ class FakeCore:
     federation: Federation
     fate: str = "apply"
     level: Level = Level.DRAINED
+    bound: Bound = field(default_factory=lambda: Bound(0, 0))
+    steps: list[Progress] = field(default_factory=list)
     ledger_time_ms: int = CREATED_MS
     checkpoint_error: Exception | None = None
     proposed: list[tuple[str, str]] = field(default_factory=list)
@@ -190,9 +203,22 @@ class FakeCore:
             self.denied += denials
         return self.keeps
 
-    async def wait_for(self, ledger_index: int, level: Level, timeout_ms: int) -> Level:
+    async def wait_for(self, ledger_index: int, level: Level, timeout_ms: int) -> Reach:
         self.waits.append((ledger_index, level, timeout_ms))
-        return min(self.level, level)
+        return Reach(min(self.level, level), self.bound)
+
+    async def progress(
+        self, ledger_index: int, level: Level, timeout_ms: int
+    ) -> AsyncGenerator[Progress, None]:
+        try:
+            for step in self.steps:
+                yield step
+            if self.fate == "wait":
+                self.hanging.set()
+                await asyncio.Event().wait()
+            yield Progress(await self.wait_for(ledger_index, level, timeout_ms), is_last=True)
+        finally:
+            self.cancelled.set()
 
     def status(self) -> NodeStatus:
         return NodeStatus(

@@ -15,6 +15,7 @@ from quorate.api.ports import Level
 from quorate.api.servers import CoreServers
 from quorate.core.errors import ProbationError
 from quorate.core.limits import MAX_ENVELOPE_BYTES, MAX_MESSAGE_BYTES
+from quorate.lease.bounds import Bound
 from quorate.proofs import merkle
 from quorate.telemetry import Metrics
 from quorate.testing.builders import grant_body
@@ -174,7 +175,7 @@ async def test_revoke_waits_for_the_level(core, governance, wait, asked) -> None
     assert 0 < timeout_ms <= 3_000
 
 
-@pytest.mark.parametrize("level", list(Level))
+@pytest.mark.parametrize("level", [Level.COMMITTED, Level.ENFORCED, Level.DRAINED])
 async def test_revoke_tells_the_level_that_was_reached_in_time(
     core, governance, level, monkeypatch
 ) -> None:
@@ -184,8 +185,7 @@ async def test_revoke_tells_the_level_that_was_reached_in_time(
     answer = await governance.Revoke(
         governance_pb2.RevokeRequest(envelope=suspend(core), wait=governance_pb2.WAIT_LEVEL_DRAINED)
     )
-    # Its outcome is known, so it is committed at least.
-    assert answer.reached == max(int(level), governance_pb2.WAIT_LEVEL_COMMITTED)
+    assert answer.reached == int(level)
     assert measured == (["drained"] if level is Level.DRAINED else []), "what was not reached"
 
 
@@ -201,6 +201,22 @@ async def test_a_revocation_that_was_not_executed_has_reached_nothing(core, gove
     assert answer.unknown
     assert answer.reached == governance_pb2.WAIT_LEVEL_UNSPECIFIED
     assert core.waits == []
+    # Nothing is promised, which is not the same as that nobody acts on it now.
+    assert not answer.HasField("bound_ms")
+    assert not answer.HasField("nodes_bound_ms")
+
+
+async def test_revoke_tells_what_is_promised(core, governance) -> None:
+    core.bound = Bound(1_400, 900)
+    request = governance_pb2.RevokeRequest(
+        envelope=suspend(core), wait=governance_pb2.WAIT_LEVEL_DRAINED
+    )
+    answer = await governance.Revoke(request)
+    assert (answer.bound_ms, answer.nodes_bound_ms) == (1_400, 900)
+    core.bound = Bound(0, 0)
+    answer = await governance.Revoke(request)
+    assert answer.HasField("bound_ms")
+    assert (answer.bound_ms, answer.nodes_bound_ms) == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 from tests.simulation.mutants.mutant import Patch, mutant
 
 from quorate.lease.authority import Authority, AuthorityHolder, Grant
+from quorate.lease.bounds import Bound, Bounds, Known
 from quorate.lease.confirm import Confirm, ConfirmReply, ConfirmRounds, Leadership
 from quorate.lease.enforcement import Enforcement, OwnPermits, OwnReaders
 from quorate.lease.following import EdgeLedger
@@ -227,6 +228,20 @@ def permits_by_the_lease_alone(patch: Patch) -> None:
     patch.setattr(OutstandingPermits, "given", lease_alone)
 
 
+# -- what is promised ------------------------------------------------------------------------------
+
+
+@mutant("short", 40, "promised")
+def permits_that_no_promise_counts(patch: Patch) -> None:
+    """Who is told that a revocation is enforced is promised that no executor acts on it."""
+    left = Bounds.left
+
+    def without_permits(self: Bounds, known: Known, now_ns: int) -> Bound:
+        return Bound(0, 0) if known.enforced_ns is not None else left(self, known, now_ns)
+
+    patch.setattr(Bounds, "left", without_permits)
+
+
 MUTANTS = (
     authority_from_when_it_was_granted,
     grants_without_a_round,
@@ -246,4 +261,5 @@ MUTANTS = (
     draining_by_half,
     permits_that_nothing_stops,
     permits_by_the_lease_alone,
+    permits_that_no_promise_counts,
 )

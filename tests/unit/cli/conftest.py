@@ -48,6 +48,8 @@ from quorate.v1 import (
 
 DOMAINS = ("bank.example", "clinic.example", "logistics.example")
 ORIGIN = "quorate.example/test"
+SHOWN_S = 0.3
+"""Between two messages: for a line on a terminal to be drawn anew."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ class FakeNode:
     faults: taken one for each Submit or Revoke: `lose` (not executed, outcome unknown), `forget`
         (executed, outcome unknown), `break` (executed, then the connection breaks), `refuse`
         (certainly not executed), `SIGINT` and `SIGTERM` (sent to the command line, executed).
+    open: whom RevokeWithProgress names before its end. followed: how often it was called.
     """
 
     organisation: Organisation
@@ -146,6 +149,9 @@ class FakeNode:
     requests: list[Any] = field(default_factory=list)
     knows_outcomes: bool = True
     reached: list[int] = field(default_factory=list)
+    bound_ms: int | None = None
+    open: list[list[governance_pb2.OpenNode]] = field(default_factory=list)
+    followed: int = 0
     matches: list[int] = field(default_factory=lambda: [0, 0, 0])
     raft_roles: dict[str, str] = field(default_factory=dict)
     permit_ttl_ms: int = 900
@@ -226,7 +232,29 @@ class _Governance(governance_pb2_grpc.GovernanceServiceServicer):
         answer = _proposed(self.node, request, context, governance_pb2.RevokeResponse)
         if answer.outcome.accepted:
             answer.reached = self.node.reached.pop(0) if self.node.reached else request.wait
+            if self.node.bound_ms is not None:
+                answer.bound_ms = self.node.bound_ms
         return answer
+
+    def RevokeWithProgress(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.node.followed += 1
+        if any(fault.startswith("SIG") for fault in self.node.faults):
+            # Not while the call is being made: gRPC does not survive an interrupt within that.
+            threading.Event().wait(SHOWN_S)
+        answer = self.Revoke(request, context)
+        if answer.outcome.accepted:
+            for nodes in self.node.open:
+                yield governance_pb2.RevokeProgress(
+                    so_far=governance_pb2.RevokeResponse(
+                        outcome=answer.outcome,
+                        command_id=answer.command_id,
+                        reached=governance_pb2.WAIT_LEVEL_COMMITTED,
+                        bound_ms=2_060,
+                    ),
+                    open=nodes,
+                )
+                threading.Event().wait(SHOWN_S)
+        yield governance_pb2.RevokeProgress(so_far=answer, is_last=True)
 
     def GetOutcome(self, request: Any, context: Any) -> Any:  # noqa: N802
         known = self.node.view.outcome(request.command_id) if self.node.knows_outcomes else None

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from quorate.cli import submit as submitting
+from quorate.cli import govern as governing
 from quorate.core import dsse, ids
 from quorate.core.limits import MAX_PROPOSAL_TIMEOUT_MS
 from quorate.v1 import governance_pb2
@@ -170,6 +170,14 @@ def test_a_narrowing_waits_for_its_level(govern: Any, node: Any, level: str) -> 
     assert isinstance(node.requests[-1], governance_pb2.RevokeRequest)
 
 
+def test_what_is_promised_is_part_of_the_result(govern: Any, node: Any) -> None:
+    assert govern("executor", "register", "agent/x").json["bound_ms"] is None
+    assert govern("executor", "suspend", "agent/x").json["bound_ms"] is None
+    node.bound_ms = 0
+    govern("executor", "reinstate", "agent/x")
+    assert govern("executor", "revoke", "agent/x", "--wait", "drained").json["bound_ms"] == 0
+
+
 def test_a_level_not_reached_yet_is_asked_for_again(govern: Any, node: Any) -> None:
     govern("executor", "register", "agent/x")
     node.reached = [COMMITTED, COMMITTED]
@@ -287,5 +295,5 @@ def test_another_domains_operator_does_not_get_in(run: Any, node: Any, federatio
 
 
 def test_the_nonce_is_long_enough_to_be_unique() -> None:
-    ids.check_nonce(secrets.token_hex(submitting.NONCE_BYTES))
-    assert submitting.NONCE_BYTES >= 16
+    ids.check_nonce(secrets.token_hex(governing.NONCE_BYTES))
+    assert governing.NONCE_BYTES >= 16

@@ -234,3 +234,41 @@ def test_asks_of_one_node_take_bounded_memory_and_leave_the_others_alone(
     granted = rounds.grants(raft, TIME)
     assert [grant.seq for node, grant in granted if node == "b"] == [196, 197, 198, 199]
     assert [grant.seq for node, grant in granted if node == "c"] == [1]
+
+
+# -- how long they take ---------------------------------------------------------------------------
+
+
+def test_a_round_takes_from_its_start_to_its_majority(rounds: ConfirmRounds, raft: Raft):
+    rounds.on_ask("c", _ask(7))
+    rounds.start_round(raft, 5 * MS)
+    assert rounds.take_durations_ns(9 * MS) == []
+    rounds.on_reply("b", ConfirmReply(3, 1))
+    assert rounds.take_durations_ns(12 * MS) == [7 * MS]
+    assert rounds.take_durations_ns(13 * MS) == [], "once"
+
+
+def test_a_late_answer_closes_all_rounds_before_it(rounds: ConfirmRounds, raft: Raft):
+    for number in range(3):
+        rounds.on_ask("c", _ask(number))
+        rounds.start_round(raft, number * MS)
+    rounds.on_reply("b", ConfirmReply(3, 2))
+    assert rounds.take_durations_ns(10 * MS) == [10 * MS, 9 * MS]
+
+
+def test_the_rounds_of_an_ended_leadership_are_not_measured(rounds: ConfirmRounds, raft: Raft):
+    rounds.on_ask("c", _ask(7))
+    rounds.start_round(raft, 0)
+    raft.term = 5
+    rounds.on_ask("c", _ask(8))
+    rounds.start_round(raft, 30 * MS)
+    rounds.on_reply("b", ConfirmReply(5, 2))
+    assert rounds.take_durations_ns(31 * MS) == [1 * MS]
+
+
+def test_without_a_majority_the_measuring_is_bounded(rounds: ConfirmRounds, raft: Raft):
+    for number in range(1_000):
+        rounds.on_ask("c", _ask(number))
+        rounds.start_round(raft, number * MS)
+    rounds.on_reply("b", ConfirmReply(3, 1_000))
+    assert len(rounds.take_durations_ns(1_000 * MS)) == 64

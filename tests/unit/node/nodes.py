@@ -38,6 +38,7 @@ class Node:
             self.environment.commit()
         self.outcomes: dict[bytes, Outcome] = {}
         self.problems: list[str] = []
+        self.rounds_ns: list[int] = []
         self.kept_through = 0
         self.releases = 0
         self.start()
@@ -108,6 +109,9 @@ class Node:
 
     def enforced(self, watermark: int, drained: int) -> None:
         pass
+
+    def round_confirmed(self, took_ns: int) -> None:
+        self.rounds_ns.append(took_ns)
 
     def released(self) -> None:
         self.releases += 1

@@ -12,6 +12,9 @@ from quorate.node.authority_wire import (
     AuthorityMessage,
     EnforcedReport,
     EnforcedWatermark,
+    OpenAsk,
+    OpenMember,
+    OpenReply,
     decode,
     encode,
 )
@@ -32,6 +35,12 @@ messages = st.one_of(
     st.builds(ConfirmReply, term=number, round=number),
     st.builds(EnforcedReport, enforced_index=number),
     st.builds(EnforcedWatermark, enforced_index=number),
+    st.builds(OpenAsk),
+    st.builds(
+        OpenReply,
+        term=number,
+        members=st.lists(st.builds(OpenMember, st.text(), number, number)).map(tuple),
+    ),
 )
 
 
@@ -66,6 +75,8 @@ def test_every_kind_on_the_wire_is_somebodys():
             ConfirmReply(1, 1),
             EnforcedReport(1),
             EnforcedWatermark(1),
+            OpenAsk(),
+            OpenReply(1, ()),
         )
     }
     rafts = {"vote_request", "vote_reply", "append_request", "append_reply"}

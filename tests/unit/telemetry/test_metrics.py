@@ -8,7 +8,11 @@ import pytest
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from quorate.telemetry import Metrics
-from quorate.telemetry.export import REVOCATION_LATENCY_BUCKETS_MS, MetricsExport
+from quorate.telemetry.export import (
+    CONFIRM_ROUND_BUCKETS_MS,
+    REVOCATION_LATENCY_BUCKETS_MS,
+    MetricsExport,
+)
 
 
 def read(reader: InMemoryMetricReader, name: str) -> Any:
@@ -39,6 +43,17 @@ def test_the_latency_of_revocations_is_a_histogram_by_level() -> None:
     export.close()
 
 
+def test_confirm_rounds_are_a_histogram() -> None:
+    reader = InMemoryMetricReader()
+    export = MetricsExport(reader, node_id="spiffe://bank.example/node/1", process="core")
+    export.metrics.round_confirmed(0.7)
+    export.metrics.round_confirmed(30.0)
+    point = read(reader, "quorate.confirm.round")
+    assert point.explicit_bounds == CONFIRM_ROUND_BUCKETS_MS
+    assert (point.count, point.sum) == (2, 30.7)
+    export.close()
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("quorate.authority.remaining", 1_250.5), ("quorate.permits.outstanding", 3)],
@@ -61,6 +76,7 @@ def test_without_an_exporter_nothing_happens() -> None:
     metrics = Metrics()
     metrics.observe_edge(lambda: 1 / 0, lambda: 1 // 0)
     metrics.narrowed("enforced", 1.0)
+    metrics.round_confirmed(1.0)
 
 
 def test_what_waits_for_the_ledger_is_read_when_it_is_asked_for() -> None:

@@ -7,6 +7,7 @@ Owns the checks that see what nobody in the federation can see: all machines at 
 - I2: once anybody has been told that a Raft index is enforced, no node permits on an older state;
   once a caller was told that a revocation is enforced, no node permits what relies on the thing
   revoked, and once it was told drained, no executor holds such a permit;
+- nobody acts on what was revoked later than the caller was promised (`quorate.lease.bounds`);
 - no permit outlives its lease by more than that, in ledger time;
 - what is told to be enforced is committed, and never falls while a process lives.
 
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING
 from quorate.core.outcome import Reason
 from quorate.core.records import Parameters
 from quorate.core.state import StateView
+from quorate.lease.bounds import Bounds
 from quorate.lease.word import AuthorityRecord
 from quorate.testing.simulation.world import NS_PER_MS, World, require
 
@@ -41,6 +43,9 @@ class AuthorityPromises:
     def __init__(self, world: World, parameters: Parameters, sometimes: Counter[str]) -> None:
         period_ns = parameters.authority_period_ms * NS_PER_MS
         self.bound_ns = period_ns + -(-period_ns * parameters.rho_ppm // 1_000_000)
+        self.bounds = Bounds(
+            parameters.authority_period_ms, parameters.max_permit_ttl_ms, parameters.rho_ppm
+        )
         self.watermark = 0
         self.last_permit: dict[str, int] = {}
         """When each machine last permitted something, by its name."""
@@ -55,6 +60,7 @@ class AuthorityPromises:
         self._expires: dict[str, int] = {}
         self._revoked: dict[str, int] = {}
         self._enforced: dict[str, int] = {}
+        self._promised: dict[str, int] = {}
         self._held: dict[str, list[Granted]] = {}
         self._widened: set[str] = set()
         self._final: set[str] = set()
@@ -196,10 +202,20 @@ class AuthorityPromises:
                 name,
                 thing,
             )
+            self._check_promise(granted, thing)
             self._sometimes["permit while a revocation spreads"] += 1
         held = self._held.setdefault(thing, [])
         held[:] = [each for each in held if each.expires > now]
         held.append(granted)
+
+    def _check_promise(self, granted: Granted, thing: str) -> None:
+        promised = self._promised.get(thing)
+        require(
+            promised is None or granted.expires <= promised + _ROUND_NS,
+            "I2: nobody acts later than was promised",
+            granted.machine.name,
+            thing,
+        )
 
     def denied(self, reason: Reason) -> None:
         self._sometimes["denial"] += 1
@@ -213,6 +229,7 @@ class AuthorityPromises:
             self._widened.add(thing)
             self._revoked.pop(thing, None)
             self._enforced.pop(thing, None)
+            self._promised.pop(thing, None)
 
     def revocation_committed(self, thing: str, *, is_final: bool) -> None:
         """A caller was told that `thing` is suspended, or revoked for good."""
@@ -224,6 +241,15 @@ class AuthorityPromises:
     def revocation_enforced(self, thing: str, *, is_final: bool) -> None:
         if self._holds(thing, is_final):
             self._enforced.setdefault(thing, self._world.now)
+
+    def promised(self, thing: str, until: int, *, is_final: bool) -> None:
+        """A caller was told that nobody acts on `thing` after `until`, in true time."""
+        if not self._holds(thing, is_final):
+            return
+        self._promised[thing] = min(until, self._promised.get(thing, until))
+        for granted in self._held.get(thing, ()):
+            if granted.expires > self._world.now:
+                self._check_promise(granted, thing)
 
     def revocation_drained(self, thing: str, *, is_final: bool) -> None:
         held = any(each.expires > self._world.now for each in self._held.get(thing, ()))

@@ -3,7 +3,7 @@ it holds; and what must be true of the answers.
 
 Owns calls and the promises about them: an outcome is the same everywhere, an accepted command is
 executed once, what was refused for good never is, what was acknowledged before a command was given
-comes before it in the ledger, and fences are unique. Waits as `quorate.node.core_loop` does. Does
+comes before it in the ledger, and fences are unique. Waits as `quorate.node.reaching` does. Does
 not choose the commands (`workload`).
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +21,7 @@ from quorate.core import codec
 from quorate.core.outcome import Outcome
 from quorate.core.state import StateView
 from quorate.core.transitions import examine
+from quorate.lease.bounds import Known
 from quorate.node.machine import proposal_key
 from quorate.testing.simulation.world import NS_PER_MS, World, require
 
@@ -46,6 +47,7 @@ class Call:
     first given to anybody.
     open_attempts: begun or to come, without an end yet.
     is_possible: it may be in somebody's log.
+    known: of what it revokes, and since when, at the node that its caller was answered by.
     """
 
     envelope: bytes
@@ -60,6 +62,7 @@ class Call:
     open_attempts: int = 0
     is_possible: bool = False
     is_done: bool = False
+    known: Known | None = None
 
 
 @dataclass
@@ -277,10 +280,21 @@ class Calls:
         call.on_accepted(outcome)
         if call.revokes:
             self._authority.revocation_committed(call.revokes, is_final=call.is_final)
+            call.known = Known(machine.clock.boottime_ns())
+            self._promise(call, machine)
             if call.level > Level.COMMITTED:
                 self._wait(call, machine, Level.ENFORCED, machine.running.durable_applied)
 
     # -- levels ------------------------------------------------------------------------------
+
+    def _promise(self, call: Call, machine: Machine) -> None:
+        """The caller is told for how long anybody can act on what it has revoked."""
+        assert call.known is not None
+        now_ns = machine.clock.boottime_ns()
+        until_ns = now_ns + self._authority.bounds.left(call.known, now_ns).everybody_ms * NS_PER_MS
+        self._authority.promised(
+            call.revokes, machine.clock.true_at(until_ns), is_final=call.is_final
+        )
 
     def _wait(self, call: Call, machine: Machine, level: Level, index: int) -> None:
         until = self._world.now + _LEVEL_PATIENCE_NS
@@ -308,6 +322,9 @@ class Calls:
     def _enforced(self, call: Call, machine: Machine, index: int) -> None:
         self._authority.revocation_enforced(call.revokes, is_final=call.is_final)
         self._sometimes["revocation enforced"] += 1
+        assert call.known is not None
+        call.known = replace(call.known, enforced_ns=machine.clock.boottime_ns())
+        self._promise(call, machine)
         members = machine.running.replica.members
         behind = [
             other

@@ -434,6 +434,9 @@ class Machine:
     def enforced(self, watermark: int, drained: int) -> None:
         """Told when the turn is over, as everything is."""
 
+    def round_confirmed(self, took_ns: int) -> None:
+        """Promised to nobody."""
+
     def released(self) -> None:
         self._watcher.released(self)
 

@@ -1,0 +1,184 @@
+"""An organisation's commands: made and signed here, submitted or kept in a file, and told.
+
+Owns the signing with the governance key, and how what became of a command is shown. The repeating
+until that is known is `quorate.cli.submit`'s.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from quorate.cli.connection import Connection, operator_target
+from quorate.cli.live import live_line
+from quorate.cli.options import now_ms
+from quorate.cli.output import ExitCode, Output, console, facts, moment, show
+from quorate.cli.submit import QUERY_TIMEOUT_MS, Settled, SignedCommand, Wait, submit
+from quorate.core import dsse, ids
+from quorate.core.commands import parse_command
+from quorate.core.errors import ConfigurationError, MalformedError
+from quorate.core.limits import MAX_COMMAND_LIFETIME_MS, MAX_ENVELOPE_BYTES
+from quorate.node.identity import read_public, write_public
+from quorate.node.organisation import Organisation
+from quorate.proofs.commands import build_command
+from quorate.v1 import node_pb2
+
+COMMAND_MARGIN_MS: Final = 600_000
+"""A command outlives the waiting for it by this much: clocks differ, and it is repeated."""
+NONCE_BYTES: Final = 16
+SAVED_LIFETIME_MS: Final = 6 * 3_600_000
+"""Of a command that people bring to another organisation."""
+
+
+def govern(
+    directory: Path,
+    kind: str,
+    body: Mapping[str, object],
+    *,
+    timeout_ms: int,
+    output: Output,
+    address: str = "",
+    wait: Wait | None = None,
+) -> None:
+    """Builds a command of the organisation, signs it with its governance key, submits it, and
+    prints what became of it. Exits with DENIED, or with UNKNOWN when it is accepted and `wait` was
+    not reached in time."""
+    organisation = Organisation.load(directory)
+    with Connection(operator_target(organisation, address)) as connection:
+        command = _sign(connection, organisation, kind, body, timeout_ms)
+        settled = _submit_in_sight(connection, command, timeout_ms, wait, output)
+    value = {"type": kind, **settled.to_json()}
+    show(output, value, lambda console: _print_settled(console, kind, settled, wait))
+    if not settled.accepted:
+        raise typer.Exit(ExitCode.DENIED)
+    if _fell_short(settled, wait):
+        raise typer.Exit(ExitCode.UNKNOWN)
+
+
+def _submit_in_sight(
+    connection: Connection,
+    command: SignedCommand,
+    timeout_ms: int,
+    wait: Wait | None,
+    output: Output,
+) -> Settled:
+    """Submits a command; on a terminal, with a line that says who is still open."""
+    if wait is None or output is Output.JSON:
+        return submit(connection, command, timeout_ms, wait)
+    with live_line(console(error=True), wait) as told:
+        return submit(connection, command, timeout_ms, wait, told)
+
+
+def save(
+    directory: Path, kind: str, body: Mapping[str, object], file: Path, output: Output
+) -> None:
+    """Builds and signs a command of the organisation, and keeps it in a new file: for an
+    organisation whose own node cannot take it, so that another's does (`hand_in`)."""
+    organisation = Organisation.load(directory)
+    nonce = secrets.token_hex(NONCE_BYTES)
+    not_after = now_ms() + SAVED_LIFETIME_MS
+    envelope = build_command(
+        origin=organisation.genesis().origin,
+        issuer=organisation.domain,
+        command_type=kind,
+        body=body,
+        nonce=nonce,
+        not_after=not_after,
+        key=organisation.governance_key(),
+    )
+    write_public(file, envelope)
+    command_id = ids.command_id(organisation.domain, nonce)
+    value = {"type": kind, "file": str(file), "command_id": command_id, "not_after_ms": not_after}
+
+    def people(console: Console) -> None:
+        console.print(f"[bold green]signed[/] {kind}, and not submitted: {escape(str(file))}")
+        console.print(facts([("command", command_id), ("expires", moment(not_after))]))
+        console.print(
+            "Next: another organisation runs `quorate node submit FILE --org DIR`.", style="dim"
+        )
+
+    show(output, value, people)
+
+
+def hand_in(
+    directory: Path, file: Path, *, timeout_ms: int, output: Output, address: str = ""
+) -> None:
+    """Submits a command that its issuer has signed and kept in a file, through this organisation's
+    node, and prints what became of it."""
+    envelope = read_public(file, MAX_ENVELOPE_BYTES)
+    try:
+        command = parse_command(dsse.parse(envelope, MAX_ENVELOPE_BYTES).payload)
+    except MalformedError as error:
+        raise ConfigurationError(
+            f"{file} is no signed command: {error}",
+            hint="give the file that a command with --save has made",
+        ) from error
+    with Connection(operator_target(Organisation.load(directory), address)) as connection:
+        signed = SignedCommand(envelope, command.command_id)
+        settled = submit(connection, signed, timeout_ms)
+    value = {"type": command.verb, "issuer": command.issuer, **settled.to_json()}
+    show(output, value, lambda console: _print_settled(console, command.verb, settled, None))
+    if not settled.accepted:
+        raise typer.Exit(ExitCode.DENIED)
+
+
+def _sign(
+    connection: Connection,
+    organisation: Organisation,
+    kind: str,
+    body: Mapping[str, object],
+    timeout_ms: int,
+) -> SignedCommand:
+    origin = organisation.genesis().origin
+    key = organisation.governance_key()
+    # First a question that changes nothing: when the node cannot be reached now, nothing was
+    # submitted, and that is certain.
+    status = connection.ask(
+        connection.node.GetStatus,
+        node_pb2.GetStatusRequest(),
+        min(timeout_ms, QUERY_TIMEOUT_MS),
+    )
+    if status.origin != origin:
+        raise ConfigurationError(f"the node keeps {status.origin}, the genesis is {origin}'s")
+    lifetime_ms = min(timeout_ms + COMMAND_MARGIN_MS, MAX_COMMAND_LIFETIME_MS // 2)
+    nonce = secrets.token_hex(NONCE_BYTES)
+    envelope = build_command(
+        origin=origin,
+        issuer=organisation.domain,
+        command_type=kind,
+        body=body,
+        nonce=nonce,
+        not_after=max(now_ms(), status.position.ledger_time_ms) + lifetime_ms,
+        key=key,
+    )
+    return SignedCommand(envelope, ids.command_id(organisation.domain, nonce))
+
+
+def _fell_short(settled: Settled, wait: Wait | None) -> bool:
+    order = ["", *Wait]
+    return wait is not None and order.index(settled.reached) < order.index(wait)
+
+
+def _print_settled(console: Console, kind: str, settled: Settled, wait: Wait | None) -> None:
+    word = "[bold green]accepted[/]" if settled.accepted else "[bold red]denied[/]"
+    about = escape(f"{settled.reason} {settled.thing}".strip())
+    console.print(f"{word} {kind} {about}".rstrip())
+    index = "not in the ledger" if settled.ledger_index is None else settled.ledger_index
+    pairs: list[tuple[str, object]] = [
+        ("ledger index", index),
+        ("command", settled.command_id),
+        ("took", f"{settled.took_ms:.0f} ms"),
+    ]
+    if settled.accepted and wait is not None:
+        pairs.insert(1, ("holds", settled.reached or "not known"))
+        if settled.bound_ms:
+            pairs.insert(2, ("over everywhere", f"within {settled.bound_ms} ms, whatever fails"))
+    console.print(facts(pairs))
+    if settled.accepted and _fell_short(settled, wait):
+        console.print(f"[bold yellow]not known to be {wait} in time[/]")
