@@ -27,7 +27,7 @@ from quorate.core.limits import (
 )
 from quorate.core.lineage import METHODS, REASONS_OF_THE_NODE, EventType
 from quorate.telemetry import Metrics
-from quorate.v1 import core_pb2, core_pb2_grpc, lease_pb2
+from quorate.v1 import core_pb2, core_pb2_grpc
 
 _REASONS: Final = {REASON_TO_WIRE[each]: each for each in REASONS_OF_THE_NODE}
 _KIND: Final = {
@@ -61,11 +61,12 @@ class CoreService(core_pb2_grpc.CoreServiceServicer):
             unknown=proposed.unknown,
             outcome=convert.optional_outcome_to_wire(proposed.outcome),
             reason=convert.reason_to_wire(proposed.refused),
+            thing=proposed.thing,
         )
 
     async def ReportEvents(  # noqa: N802
         self, request: core_pb2.ReportEventsRequest, context: Any
-    ) -> lease_pb2.ReportResponse:
+    ) -> core_pb2.ReportEventsResponse:
         found = Violations()
         found.text("executor", request.executor, ids.check_executor)
         found.raise_any()
@@ -77,7 +78,7 @@ class CoreService(core_pb2_grpc.CoreServiceServicer):
             [(EventType(event.type), dict(event.attributes)) for event in report.events],
             report.after if report.HasField("after") else None,
         )
-        return convert.reported_to_wire(reported)
+        return core_pb2.ReportEventsResponse(report=convert.reported_to_wire(reported))
 
     async def ReportDenials(  # noqa: N802
         self, request: core_pb2.ReportDenialsRequest, context: Any

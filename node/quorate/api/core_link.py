@@ -112,9 +112,10 @@ class CoreLink:
         """What the node has of a report. Raises NotReadyError when the core does not say: it may
         have it, and the same report again is harmless."""
         try:
-            return await self._stub.ReportEvents(
+            answer = await self._stub.ReportEvents(
                 request, timeout=timeout_ms / 1000, wait_for_ready=True
             )
+            return answer.report
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
                 raise
@@ -174,4 +175,4 @@ def _proposed(answer: core_pb2.ProposeLeaseResponse) -> Proposed:
     if answer.unknown + (outcome is not None) + (refused is not None) != 1:
         _log.error("the core process gave a contradictory answer")
         return Proposed(problem="contradictory answer")
-    return Proposed(outcome=outcome, refused=refused)
+    return Proposed(outcome=outcome, refused=refused, thing=answer.thing)

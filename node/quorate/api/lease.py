@@ -257,7 +257,8 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
         outcome = proposed.outcome
         if outcome is None:
             # Unknown: not known to be granted, and therefore denied; the caller asks again.
-            return _Verdict.denied(proposed.refused or Reason.INQUORATE, unknown=proposed.unknown)
+            why = proposed.refused or Reason.INQUORATE
+            return _Verdict.denied(why, proposed.thing, unknown=proposed.unknown)
         on_wire = convert.outcome_to_wire(outcome)
         if outcome.reason is not None:
             reason = convert.reason_to_wire(outcome.reason)

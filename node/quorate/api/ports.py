@@ -60,10 +60,12 @@ class Proposed:
 
     Exactly one of: `outcome` is set (the ledger decided); `refused` is set (the proposal certainly
     never entered the log); neither (its outcome is unknown: it may yet be executed, once).
+    thing: what a refusal is about, as an id.
     """
 
     outcome: Outcome | None = None
     refused: Reason | None = None
+    thing: str = ""
     problem: str = ""
 
     @property

@@ -263,7 +263,7 @@ class CoreLoop:
         with self.read() as snapshot:
             refusal = unfit_wish(StateView(snapshot.state), kind, body)
         if refusal is not None:
-            return Proposed(refused=refusal.reason, problem=refusal.thing)
+            return Proposed(refused=refusal.reason, thing=refusal.thing, problem=refusal.thing)
         now_ms = self._core.ledger_clock.now_ms()
         envelope = self._core.commands.build(kind, body, nonce, now_ms)
         return await self._propose(envelope, timeout_ms)

@@ -110,6 +110,26 @@ class ReportEventsRequest(_message.Message):
 Global___ReportEventsRequest: _TypeAlias = ReportEventsRequest  # noqa: Y015
 
 @_typing.final
+class ReportEventsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def report(self) -> _lease_pb2.ReportResponse: ...
+    def __init__(
+        self,
+        *,
+        report: _lease_pb2.ReportResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportEventsResponse: _TypeAlias = ReportEventsResponse  # noqa: Y015
+
+@_typing.final
 class Denials(_message.Message):
     """Calls that were denied for one reason."""
 
@@ -190,9 +210,12 @@ class ProposeLeaseResponse(_message.Message):
     UNKNOWN_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    THING_FIELD_NUMBER: _builtins.int
     unknown: _builtins.bool
     reason: _decision_pb2.Reason.ValueType
     """why the node did not propose it at all, when it did not"""
+    thing: _builtins.str
+    """what that reason is about"""
     @_builtins.property
     def outcome(self) -> _decision_pb2.Outcome: ...
     def __init__(
@@ -201,10 +224,11 @@ class ProposeLeaseResponse(_message.Message):
         unknown: _builtins.bool = ...,
         outcome: _decision_pb2.Outcome | None = ...,
         reason: _decision_pb2.Reason.ValueType = ...,
+        thing: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "reason", b"reason", "unknown", b"unknown"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "reason", b"reason", "thing", b"thing", "unknown", b"unknown"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,7 +4,6 @@ import grpc
 import warnings
 
 from quorate.v1 import core_pb2 as quorate_dot_v1_dot_core__pb2
-from quorate.v1 import lease_pb2 as quorate_dot_v1_dot_lease__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -43,7 +42,7 @@ class CoreServiceStub:
         self.ReportEvents = channel.unary_unary(
                 '/quorate.v1.CoreService/ReportEvents',
                 request_serializer=quorate_dot_v1_dot_core__pb2.ReportEventsRequest.SerializeToString,
-                response_deserializer=quorate_dot_v1_dot_lease__pb2.ReportResponse.FromString,
+                response_deserializer=quorate_dot_v1_dot_core__pb2.ReportEventsResponse.FromString,
                 _registered_method=True)
         self.ReportDenials = channel.unary_unary(
                 '/quorate.v1.CoreService/ReportDenials',
@@ -100,7 +99,7 @@ def add_CoreServiceServicer_to_server(servicer, server):
             'ReportEvents': grpc.unary_unary_rpc_method_handler(
                     servicer.ReportEvents,
                     request_deserializer=quorate_dot_v1_dot_core__pb2.ReportEventsRequest.FromString,
-                    response_serializer=quorate_dot_v1_dot_lease__pb2.ReportResponse.SerializeToString,
+                    response_serializer=quorate_dot_v1_dot_core__pb2.ReportEventsResponse.SerializeToString,
             ),
             'ReportDenials': grpc.unary_unary_rpc_method_handler(
                     servicer.ReportDenials,
@@ -166,7 +165,7 @@ class CoreService:
             target,
             '/quorate.v1.CoreService/ReportEvents',
             quorate_dot_v1_dot_core__pb2.ReportEventsRequest.SerializeToString,
-            quorate_dot_v1_dot_lease__pb2.ReportResponse.FromString,
+            quorate_dot_v1_dot_core__pb2.ReportEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

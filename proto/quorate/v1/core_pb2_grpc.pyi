@@ -6,7 +6,6 @@ Between the processes of one node, over a unix socket in the node's private dire
 from collections import abc as _abc
 from grpc import aio as _aio
 from quorate.v1 import core_pb2 as _core_pb2
-from quorate.v1 import lease_pb2 as _lease_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -36,7 +35,7 @@ class CoreServiceStub:
     """Builds a lease command for an executor that the edge has authenticated, signs it with the
     node's key and proposes it.
     """
-    ReportEvents: _grpc.UnaryUnaryMultiCallable[_core_pb2.ReportEventsRequest, _lease_pb2.ReportResponse]
+    ReportEvents: _grpc.UnaryUnaryMultiCallable[_core_pb2.ReportEventsRequest, _core_pb2.ReportEventsResponse]
     """What an executor that the edge has authenticated says of its work: into the node's outbox."""
     ReportDenials: _grpc.UnaryUnaryMultiCallable[_core_pb2.ReportDenialsRequest, _core_pb2.ReportDenialsResponse]
     """What the edge had to deny without the ledger: into the node's outbox."""
@@ -50,7 +49,7 @@ class CoreServiceAsyncStub(CoreServiceStub):
     """Builds a lease command for an executor that the edge has authenticated, signs it with the
     node's key and proposes it.
     """
-    ReportEvents: _aio.UnaryUnaryMultiCallable[_core_pb2.ReportEventsRequest, _lease_pb2.ReportResponse]  # type: ignore[assignment]
+    ReportEvents: _aio.UnaryUnaryMultiCallable[_core_pb2.ReportEventsRequest, _core_pb2.ReportEventsResponse]  # type: ignore[assignment]
     """What an executor that the edge has authenticated says of its work: into the node's outbox."""
     ReportDenials: _aio.UnaryUnaryMultiCallable[_core_pb2.ReportDenialsRequest, _core_pb2.ReportDenialsResponse]  # type: ignore[assignment]
     """What the edge had to deny without the ledger: into the node's outbox."""
@@ -73,7 +72,7 @@ class CoreServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _core_pb2.ReportEventsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_lease_pb2.ReportResponse, _abc.Awaitable[_lease_pb2.ReportResponse]]:
+    ) -> _typing.Union[_core_pb2.ReportEventsResponse, _abc.Awaitable[_core_pb2.ReportEventsResponse]]:
         """What an executor that the edge has authenticated says of its work: into the node's outbox."""
 
     @_abc_1.abstractmethod

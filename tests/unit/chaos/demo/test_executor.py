@@ -24,6 +24,7 @@ from quorate.client import (
     SystemClock,
 )
 from quorate.client.slot import PermitSlot
+from quorate.client.telling import Story
 
 OUTBOX = "//bank.example/books/outbox"
 INBOX = "//clinic.example/books/inbox"
@@ -49,9 +50,8 @@ class ScriptedGate:
             return self.refused[resource]
         self.fence += 1
         name = f"lease-{self.fence}"
-        return Lease(
-            name, "e", action, resource, self.fence, 0, "g", "", 0, self, PermitSlot(SystemClock())
-        )
+        facts = (name, "e", action, resource, self.fence, 0, "g", "", 0, ())
+        return Lease(*facts, self, PermitSlot(SystemClock()), Story(threading.Lock()))
 
     def on_change(self, _leases: object, _tell: object) -> ScriptedGate:
         return self
