@@ -121,6 +121,23 @@ def test_what_was_acknowledged_outlives_the_node_that_did(
         wait_for_events(mirror, lease, *told)
 
 
+def test_a_node_that_is_stopped_keeps_what_its_edges_have_just_denied(
+    cluster: Cluster, crew: Crew, gates: ExitStack
+) -> None:
+    lease = granted(crew, gates, BANK, "kept-at-a-stop")
+    cluster.links.partition([])
+    wait_until("the node denies", lambda: denied(lease) is Reason.INQUORATE, WAIT_S)
+    asked = 1 + sum(denied(lease) is Reason.INQUORATE for _ in range(5))
+    cluster.stop(BANK)
+    config = str(cluster.members[BANK].config)
+    outbox = cluster.cli("node", "outbox", "--config", config, "--output", "json")
+    cluster.links.heal()
+    cluster.start([BANK])
+    cluster.wait_ready()
+    waiting = [json.loads(dsse.from_json(json.loads(line)).payload) for line in outbox.splitlines()]
+    assert sum(each["count"] for each in waiting if each["lease"] == lease.id) == asked
+
+
 def test_a_core_that_is_stopped_is_waited_for_and_nothing_is_told_twice(
     cluster: Cluster,
     crew: Crew,

@@ -1,8 +1,9 @@
 """What an edge denied without the ledger, until its node's core has written it down.
 
 Owns the counting: each denial is counted at once, in memory, and handed on once a second, so that
-denying waits for nothing. Its size is bounded, whatever is denied. What an edge has not handed on
-when it is killed is lost; while the core is gone, it is kept and tried again.
+denying waits for nothing. Its size is bounded, whatever is denied. An edge that stops hands on the
+rest (`flush`). What it has not handed on when it is killed is lost; while the core is gone, it is
+kept and tried again.
 """
 
 from __future__ import annotations
@@ -64,16 +65,19 @@ class DenialJournal:
         """Hands on what was counted so far; what the core does not take is counted again."""
         taken, self._counts = self._counts, Counter()
         kinds = list(taken)
-        for start in range(0, len(kinds), MAX_PER_REQUEST):
-            part = kinds[start : start + MAX_PER_REQUEST]
-            request = core_pb2.ReportDenialsRequest(
-                denials=[_wire(kind, taken[kind]) for kind in part]
-            )
-            if not await self._sink.report_denials(request):
-                for kind in kinds[start:]:
-                    self._count(kind, taken[kind])
+        try:
+            while kinds:
+                part = kinds[:MAX_PER_REQUEST]
+                request = core_pb2.ReportDenialsRequest(
+                    denials=[_wire(kind, taken[kind]) for kind in part]
+                )
+                if not await self._sink.report_denials(request):
+                    return
+                del kinds[:MAX_PER_REQUEST]
+        finally:  # also when this is cancelled
+            for kind in kinds:
+                self._count(kind, taken[kind])
                 self._some.set()
-                return
 
 
 def _wire(kind: Kind, count: int) -> core_pb2.Denials:

@@ -110,7 +110,11 @@ def exec_(
             missing = _recorded(record, ending, stdout)
     if missing:
         print_warning(f"the ledger is not told all of this run: {missing}", output=output)
-    raise typer.Exit(_told(ending, command[0], lease, output))
+    code = _told(ending, command[0], lease, output)
+    if stdout.problem:
+        print_warning(f"the command's output is not all written: {stdout.problem}", output=output)
+        code = code or ExitCode.ERROR
+    raise typer.Exit(code)
 
 
 def _recorded(record: Record, ending: Ending, stdout: PassedOn) -> str:

@@ -168,7 +168,8 @@ def report(
     told = lease_pb2.Event(type=event, attributes=dict(map(_attribute, attributes or ())))
     request = lease_pb2.ReportRequest(lease_id=lease, events=[told])
     with Connection(executor_target(client, address, lease=True)) as connection:
-        answer = connection.ask(connection.leases.Report, request, timeout)
+        connection.probe(min(timeout, QUERY_TIMEOUT_MS))
+        answer = _said(connection, request, timeout)
     denied = answer.verdict != decision_pb2.VERDICT_PERMIT
     reason = reason_name(answer.reason)
     value = {
@@ -189,6 +190,27 @@ def report(
     show(output, value, people)
     if denied:
         raise typer.Exit(ExitCode.DENIED)
+
+
+def _said(connection: Connection, request: lease_pb2.ReportRequest, timeout: int) -> Any:
+    """Once: nothing here says which head it follows, so a repeat would be another event. Raises
+    UnknownOutcomeError when the node may have it."""
+    message = "it is not known whether the node has the event"
+    hint = "look for it in the ledger before it is said again"
+    details: dict[str, object] = {"lease_id": request.lease_id}
+    with interruptions(
+        lambda: InterruptedOutcomeError(f"interrupted: {message}", hint=hint, details=details)
+    ):
+        try:
+            return connection.leases.Report(request, timeout=timeout / 1000)
+        except grpc.RpcError as error:
+            problem = connection.explain(error)
+            call: Any = error
+            if call.code() in NEVER_EXECUTED:
+                raise problem from error
+            raise UnknownOutcomeError(
+                f"{message} ({problem})", hint=hint, details=details
+            ) from error
 
 
 def _attribute(text: str) -> tuple[str, str]:

@@ -197,18 +197,13 @@ class Calls:
 
     def report(self, lease: LeaseFacts, story: Story[Any], timeout_ms: int) -> Steps[None]:
         """Sends the next events of a story, whose lock is the caller's, and says what became of
-        each. Several of which one is not accepted go one by one."""
+        each. Several of which one is not accepted are to go one by one."""
         sayings = story.take()
-        try:
-            result = yield from self._report(lease, story, sayings, timeout_ms)
-            if isinstance(result, Reported) or result.unknown or len(sayings) == 1:
-                for saying in sayings:
-                    saying.result = result
-                return
-            for saying in sayings:
-                saying.result = yield from self._report(lease, story, [saying], timeout_ms)
-        finally:
-            story.put_back(sayings)
+        result = yield from self._report(lease, story, sayings, timeout_ms)
+        if isinstance(result, Reported) or result.unknown or len(sayings) == 1:
+            story.settle(result)
+        else:
+            story.part()
 
     def _report(
         self, lease: LeaseFacts, story: Story[Any], sayings: Sequence[Saying], timeout_ms: int
@@ -217,32 +212,35 @@ class Calls:
         said again: it fits the same head."""
         deadline_ns = self.clock.boottime_ns() + timeout_ms * NS_PER_MS
         pause_ms, behind = _FIRST_PAUSE_MS, 0
-        last = Denied(ClientReason.LATE, lease.id, unknown=True)
+        last, maybe_taken = Denied(ClientReason.LATE, lease.id), False
         while not self._is_closed():
             left_ns = deadline_ns - self.clock.boottime_ns()
             if left_ns <= 0:
-                return last
+                return replace(last, unknown=maybe_taken)
             request = lease_pb2.ReportRequest(
                 lease_id=lease.id, events=[each.event for each in sayings], after=story.head
             )
             answer = yield Ask("Report", request, min(left_ns / 1e9, _LONGEST_CALL_S))
             if isinstance(answer, Exception):
                 last = replace(self._failed(answer), thing=lease.id)
+                maybe_taken = maybe_taken or last.unknown
                 if not last.unknown:
-                    return last
+                    return replace(last, unknown=maybe_taken)
             else:
                 denied = wire.denial_of_verdict(answer.verdict, answer.reason, answer.thing)
                 if denied is None:
                     story.head = answer.head
                     return Reported(lease.id, answer.stage)
-                if denied.reason is not Reason.OUT_OF_ORDER or behind >= _MOST_BEHIND:
-                    return denied
+                if denied.reason is not Reason.OUT_OF_ORDER:
+                    return replace(denied, unknown=maybe_taken)
                 # Another process has said something meanwhile, or before this one knew the lease.
                 story.head, behind = answer.head, behind + 1
+                if maybe_taken or behind > _MOST_BEHIND:  # after another head it is no repeat
+                    return replace(denied, unknown=maybe_taken)
                 continue
             yield Pause(pause_ms / 1_000)
             pause_ms = min(2 * pause_ms, _LONGEST_PAUSE_MS)
-        return Denied(ClientReason.CLOSED, lease.id, unknown=last.unknown)
+        return Denied(ClientReason.CLOSED, lease.id, unknown=maybe_taken)
 
     # -- checks ------------------------------------------------------------------------------
 

@@ -228,9 +228,13 @@ class Gate:
         if isinstance(event, Denied):
             return event
         saying = story.add(event)
-        with story.lock:
-            while saying.result is None:
-                self._take(self._calls.report(lease, story, timeout_ms))
+        try:
+            with story.lock:
+                while saying.result is None:
+                    self._take(self._calls.report(lease, story, timeout_ms))
+        except BaseException:
+            story.withdraw(saying)
+            raise
         return saying.result
 
     # -- watching ----------------------------------------------------------------------------
@@ -270,8 +274,6 @@ class Gate:
         except StopIteration as end:
             result: ResultT = end.value
             return result
-        finally:
-            steps.close()  # what was given up is put back before anybody else goes on
 
     def _answer(self, step: Ask) -> object:
         call: Callable[..., object] = getattr(self._stub, step.method)

@@ -91,9 +91,10 @@ def _of_process() -> tuple[str, ...]:
 
 
 def outgoing() -> dict[str, str]:
-    """What goes along with a call to somebody else, by name."""
-    headers: dict[str, str] = {}
-    _inject(headers)
+    """What goes along with a call to somebody else, by name: in lower case, as gRPC has them."""
+    injected: dict[str, str] = {}
+    _inject(injected)
+    headers = {name.lower(): value for name, value in injected.items()}
     if lineage := current_lineage():
         headers[HEADER] = format_lineage(lineage)
     return headers

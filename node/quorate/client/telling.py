@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final, Generic, TypeVar
 
 from quorate.client.decisions import Denied, Reported
@@ -38,16 +39,38 @@ class Story(Generic[LockT]):
         self.lock = lock
         self.head = NO_HEAD
         self._waiting: deque[Saying] = deque()
+        self._sent: list[Saying] = []
+        self._alone = 0
 
     def add(self, event: lease_pb2.Event) -> Saying:
         saying = Saying(event)
         self._waiting.append(saying)
         return saying
 
-    def take(self) -> list[Saying]:
-        """The next that go together."""
-        return [self._waiting.popleft() for _ in range(min(len(self._waiting), MOST_TOGETHER))]
+    def withdraw(self, saying: Saying) -> None:
+        """Its caller waits no longer: it is not said, unless it was sent already."""
+        with suppress(ValueError):
+            self._waiting.remove(saying)
 
-    def put_back(self, sayings: Sequence[Saying]) -> None:
-        """Those that were not sent to an end are next again."""
-        self._waiting.extendleft(saying for saying in reversed(sayings) if saying.result is None)
+    def take(self) -> Sequence[Saying]:
+        """The next that go together. What was sent and not answered goes as it was: with another
+        one beside it, it would be no repeat."""
+        if not self._sent:
+            self._sent = [self._waiting.popleft() for _ in range(self._most())]
+            self._alone = max(0, self._alone - 1)
+        return self._sent
+
+    def _most(self) -> int:
+        return min(len(self._waiting), 1 if self._alone else MOST_TOGETHER)
+
+    def settle(self, result: Reported | Denied) -> None:
+        """What became of those that were taken last."""
+        for saying in self._sent:
+            saying.result = result
+        self._sent = []
+
+    def part(self) -> None:
+        """Those that were taken last are not accepted together: they go one by one."""
+        self._alone = len(self._sent)
+        self._waiting.extendleft(reversed(self._sent))
+        self._sent = []

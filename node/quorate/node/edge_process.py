@@ -112,6 +112,7 @@ async def serve(
         link = CoreLink(core_socket(config.node.data_dir), slot)
         stack.push_async_callback(link.close)
         journal = DenialJournal(link)
+        stack.push_async_callback(journal.flush)  # when nobody is denied any more; core goes later
         hub = WatchHub(checker, lambda: store.environment, clock, metrics)
         metrics.observe_edge(
             functools.partial(_authority_ms, checker, clock), lambda: len(hub.ledger.permits)

@@ -195,6 +195,9 @@ class Outbox:
         lease = held_lease(self._state, events[0].lease, events[0].executor)
         if isinstance(lease, Deny):
             return lease
+        node = self._state.node(self._commands.node_id)
+        if node is None or node.retired:  # what it signs is denied: nothing gets out any more
+            return Deny(Reason.NODE_RETIRED, self._commands.node_id)
         work = self._work(lease)
         if after is not None and after != work.head:
             if chained(after, [event.said for event in events]) != work.head:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import select
+import sys
 import threading
 from dataclasses import dataclass
 from types import TracebackType
@@ -28,11 +30,15 @@ class Digest:
 class PassedOn:
     """From the start of the command's init to the end of its output.
 
-    is_wanted: false leaves the standard output alone, and there is no digest.
+    is_wanted: false leaves the standard output alone, and there is no digest. So does one that is
+    closed: its number may be another file's by now.
     """
 
     def __init__(self, *, is_wanted: bool = True) -> None:
-        self._is_wanted = is_wanted and not os.isatty(STDOUT)
+        is_open = sys.__stdout__ is not None
+        self._is_wanted = is_wanted and is_open and not os.isatty(STDOUT)
+        self.problem = ""
+        """Why not all of it could be written, if somebody would have read it."""
         self._sha256 = hashlib.sha256()
         self._size_bytes = 0
         self._is_whole = False
@@ -80,10 +86,19 @@ class PassedOn:
             while chunk := os.read(self._read, _CHUNK_BYTES):
                 self._sha256.update(chunk)
                 self._size_bytes += len(chunk)
-                while chunk:
-                    chunk = chunk[os.write(STDOUT, chunk) :]
+                _write(chunk)
             self._is_whole = True
-        except OSError:
+        except BrokenPipeError:
             pass  # nobody takes it any more; the command hears of it as it would without this
+        except OSError as error:
+            self.problem = os.strerror(error.errno or 0)
         finally:
             os.close(self._read)
+
+
+def _write(chunk: bytes) -> None:
+    while chunk:
+        try:
+            chunk = chunk[os.write(STDOUT, chunk) :]
+        except BlockingIOError:  # whoever has it besides us wants it so
+            select.select((), (STDOUT,), ())

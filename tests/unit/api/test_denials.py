@@ -113,6 +113,27 @@ async def test_a_core_that_goes_away_between_gets_the_rest_later(
     assert len(core.counts) == kinds
 
 
+async def test_who_is_stopped_while_handing_on_has_not_lost_it(
+    core: Core, journal: DenialJournal
+) -> None:
+    journal.denied("Check", Reason.INQUORATE, AGENT, LEASE)
+    arrived, never = asyncio.Event(), asyncio.Event()
+
+    async def hang() -> None:
+        arrived.set()
+        await never.wait()
+
+    core.before = hang
+    task = asyncio.create_task(journal.flush())
+    await arrived.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    core.before = None
+    await journal.flush()
+    assert core.counts == {(AGENT, "Check", LEASE, Reason.INQUORATE): 1}
+
+
 async def test_what_is_denied_meanwhile_is_counted(core: Core, journal: DenialJournal) -> None:
     async def deny() -> None:
         journal.denied("Renew", Reason.INQUORATE, AGENT, LEASE)

@@ -376,6 +376,15 @@ class _Leases(lease_pb2_grpc.LeaseServiceServicer):
             made.lease.CopyFrom(convert.lease_of_result(json.loads(outcome.result)))
         return made
 
+    def Report(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.node.requests.append(request)
+        fault = self.node.faults.pop(0) if self.node.faults else ""
+        if fault.startswith("SIG"):
+            _interrupt(fault, context)
+        elif fault:
+            context.abort(grpc.StatusCode[fault], "scripted")
+        return lease_pb2.ReportResponse(verdict=decision_pb2.VERDICT_PERMIT, stage="started")
+
     def Check(self, request: Any, context: Any) -> Any:  # noqa: N802
         threading.Event().wait(self.node.check_delay_s)
         lease = self.node.view.lease(request.lease_id)

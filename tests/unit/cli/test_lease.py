@@ -133,6 +133,19 @@ def test_what_stays_unknown_can_be_asked_for_later(client: Any, node: Any) -> No
     assert len(node.entries) == before + 1
 
 
+def test_an_event_that_the_node_may_have_is_neither_told_nor_untold(client: Any, node: Any) -> None:
+    assert client("report", "0" * 32, "started").exit_code == 0
+    for fault, code in (("UNAVAILABLE", 4), ("DEADLINE_EXCEEDED", 4), ("SIGTERM", 130)):
+        node.requests.clear()
+        node.faults = [fault]
+        ran = client("report", "0" * 32, "started")
+        assert (ran.exit_code, ran.stdout) == (code, "")
+        assert (ran.error["kind"], ran.error["lease_id"]) == ("unknown_outcome", "0" * 32)
+        assert len(node.requests) == 1, "a repeat would be another event"
+    node.faults = ["INVALID_ARGUMENT"]
+    assert client("report", "0" * 32, "started").error["kind"] != "unknown_outcome"
+
+
 def test_a_watch_tells_each_event_on_a_line(client: Any) -> None:
     ran = client("watch", "a" * 32)
     events = [json.loads(line) for line in ran.stdout.splitlines()]

@@ -197,13 +197,47 @@ async def test_a_task_that_is_cancelled_leaves_what_others_said(world: World) ->
                 over.wait(10)
             return accepted("00")  # nobody hears it
 
-        world.node.then("Report", never, accepted("aa"))
+        world.node.then("Report", never, accepted("aa"), accepted("bb"))
         first = asyncio.create_task(lease.event("started"))
         await arrived.wait()
         second = asyncio.create_task(lease.event("reported"))
+        third = asyncio.create_task(lease.event("interrupted"))
         await asyncio.sleep(0)
-        first.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await first
+        for task in (first, third):
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
         assert await second == Reported(lease.id, "started")
-    assert reports(world) == [("", ["started"]), ("", ["started", "reported"])]
+    # The first may be there: with another one behind it, it would be no repeat. The third is not.
+    assert reports(world) == [("", ["started"]), ("", ["started"]), ("aa", ["reported"])]
+
+
+def test_what_may_have_been_taken_in_is_not_said_after_another_head(world: World) -> None:
+    lease = world.lease()
+    world.node.then("Report", grpc.StatusCode.UNAVAILABLE, refused("OUT_OF_ORDER", head="cc"))
+    answer = lease.event("reported")
+    assert isinstance(answer, Denied)
+    assert (answer.reason, answer.unknown) == (Reason.OUT_OF_ORDER, True)
+    world.node.then("Report", accepted("dd"))
+    assert lease.event("verified")
+    assert reports(world)[1:] == [("", ["reported"]), ("cc", ["verified"])]
+
+
+def test_a_denial_settles_nothing_about_what_was_sent_before(world: World) -> None:
+    lease = world.lease()
+    world.node.then("Report", grpc.StatusCode.UNAVAILABLE, refused("STORAGE_FULL"))
+    answer = lease.event("started")
+    assert isinstance(answer, Denied)
+    assert (answer.reason, answer.unknown) == (Reason.STORAGE_FULL, True)
+
+
+def test_what_never_was_sent_is_known_not_to_be_there(world: World) -> None:
+    lease = world.lease()
+    answer = world.gate.event(lease, "started", timeout_ms=0)
+    assert isinstance(answer, Denied)
+    assert (answer.reason, answer.unknown) == (ClientReason.LATE, False)
+    world.gate.close()
+    answer = lease.event("started")
+    assert isinstance(answer, Denied)
+    assert (answer.reason, answer.unknown) == (ClientReason.CLOSED, False)
+    assert not reports(world)

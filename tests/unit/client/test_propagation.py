@@ -30,6 +30,7 @@ from quorate.client import (
     LeasePool,
     coming_from,
     current_lineage,
+    lineage,
 )
 from quorate.client.asgi import LeaseMiddleware
 from quorate.client.interceptors import (
@@ -39,7 +40,7 @@ from quorate.client.interceptors import (
     LeaseChannel,
     LeaseServerInterceptor,
 )
-from quorate.client.lineage import HEADER, outgoing
+from quorate.client.lineage import HEADER, carried, outgoing
 from quorate.client.pooling import Key, Places
 
 ONE, OTHER = "1" * 32, "2" * 32
@@ -240,6 +241,17 @@ def test_a_call_without_a_lease_of_its_own_passes_on_what_is_known(world: World)
             method(channel, "Unary")(b"", metadata=((HEADER, OTHER),))
         method(channel, "Unary")(b"")
     assert [each.get(HEADER) for each in received.metadata] == [f"{ONE},{OTHER}", OTHER, None]
+
+
+def test_names_of_other_traces_fit_the_metadata_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    def inject(headers: dict[str, str]) -> None:
+        headers["X-Amzn-Trace-Id"] = "Root=1-2-3"
+
+    monkeypatch.setattr(lineage, "_inject", inject)
+    received = Received()
+    with serving({"Unary": received.unary}) as address, dialled(address) as channel:
+        method(channel, "Unary")(b"", metadata=carried(()))
+    assert received.metadata[0]["x-amzn-trace-id"] == "Root=1-2-3"
 
 
 async def test_tasks_do_the_same(parented: World) -> None:

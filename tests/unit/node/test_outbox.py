@@ -23,7 +23,7 @@ from tests.unit.node.reporters import (
 from quorate.core.errors import StorageDamagedError
 from quorate.core.limits import MAX_RECORDS_PER_COMMAND
 from quorate.core.lineage import NO_HEAD, Denials, EventType, Record, Stage, chained, encoded
-from quorate.core.outcome import Outcome, Reason
+from quorate.core.outcome import Deny, Outcome, Reason
 from quorate.core.state import StateView
 from quorate.node import outbox
 from quorate.node.outbox import PATIENCE_S, RETRY_S, Row, Taken
@@ -508,3 +508,12 @@ def test_a_node_that_waits_for_nothing_rests(nodes: Reporters) -> None:
     box.executed = original  # type: ignore[method-assign]
     nodes.run_ms(int(PATIENCE_S * 1_000) + 1_000)
     assert box.next_due_s() > node.core.now_s()
+
+
+def test_a_node_that_was_retired_takes_in_nothing_that_could_never_go_out(nodes: Reporters) -> None:
+    domain, node = follower(nodes)
+    assert nodes.leader is not None
+    assert nodes.order(domain, "node.retire", {"node": node.node_id}, nodes.leader).accepted
+    nodes.until(lambda: node.core.nodes[node.node_id].retired)
+    assert nodes.refused(domain, nodes.event(domain, 0)) == Deny(Reason.NODE_RETIRED, node.node_id)
+    assert node.core.outbox.waiting == 0

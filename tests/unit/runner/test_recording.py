@@ -150,6 +150,35 @@ def test_a_reader_that_has_enough_ends_the_command_as_ever(start: Start) -> None
     assert "stdout_sha256" not in events(run)[-1]
 
 
+def test_output_that_cannot_be_written_is_no_success(start: Start) -> None:
+    with Path("/dev/full").open("w") as full:
+        run = start(["echo", "lost"], popen={"stdout": full}, **EVENTS)
+        code, _, error = run.end()
+    assert code == 1
+    assert "output is not all written: No space left on device" in error
+    assert "stdout_sha256" not in events(run)[-1]
+
+
+def test_an_output_that_does_not_block_is_waited_for(start: Start) -> None:
+    ours, its = os.pipe()
+    os.set_blocking(its, False)
+    filled = os.write(its, bytes(1_000_000))
+    run = start(["echo", "late"], popen={"stdout": its}, **EVENTS)
+    os.close(its)
+    while run.hear("event")["kind"] != "completed":
+        pass
+    with open(ours, "rb") as reader:  # noqa: PTH123 - a descriptor
+        assert reader.read() == bytes(filled) + b"late\n"
+    assert run.end()[0] == 0
+
+
+def test_a_closed_output_stays_closed(start: Start) -> None:
+    closed = {"preexec_fn": lambda: os.close(1)}
+    run = start(["sh", "-c", "test ! -e /proc/$$/fd/1"], popen=closed, **EVENTS)
+    assert run.end()[0] == 0
+    assert events(run)[-1] == {"kind": "completed", "exit_code": "0"}
+
+
 def test_without_a_digest_the_output_is_left_alone(start: Start) -> None:
     run = start(["sh", "-c", "readlink /proc/self/fd/1"], "--no-digest", **EVENTS)
     assert run.process.stdout is not None

@@ -189,9 +189,13 @@ class AsyncGate:
         if isinstance(event, Denied):
             return event
         saying = story.add(event)
-        async with story.lock:
-            while saying.result is None:
-                await self._take(self._calls.report(lease, story, timeout_ms))
+        try:
+            async with story.lock:
+                while saying.result is None:
+                    await self._take(self._calls.report(lease, story, timeout_ms))
+        except BaseException:
+            story.withdraw(saying)
+            raise
         return saying.result
 
     async def keep(
@@ -258,8 +262,6 @@ class AsyncGate:
         except StopIteration as end:
             result: ResultT = end.value
             return result
-        finally:
-            steps.close()  # what was given up is put back before anybody else goes on
 
     async def _answer(self, step: Ask) -> object:
         task = asyncio.current_task()
