@@ -28,6 +28,7 @@ from quorate.api.ports import (
 )
 from quorate.consensus import PeerError, RaftSettings
 from quorate.consensus.transport import Transport
+from quorate.core.leasing import broken_parent
 from quorate.core.lineage import Denials, Event, EventType
 from quorate.core.outcome import Deny, Outcome, Reason
 from quorate.core.state import StateView
@@ -259,9 +260,14 @@ class CoreLoop:
     async def propose_lease(
         self, kind: str, body: dict[str, object], nonce: str, timeout_ms: int
     ) -> Proposed:
-        timeout_ms -= await self._until_known(parents_of(body), timeout_ms)
+        parents = parents_of(body)
         with self.read() as snapshot:
             refusal = unfit_wish(StateView(snapshot.state), kind, body)
+        if refusal is None and parents:
+            timeout_ms -= await self._until_known(parents, timeout_ms)
+            with self.read() as snapshot:
+                view = StateView(snapshot.state)
+                refusal = broken_parent(view, parents, view.ledger_time())
         if refusal is not None:
             return Proposed(refused=refusal.reason, thing=refusal.thing, problem=refusal.thing)
         now_ms = self._core.ledger_clock.now_ms()

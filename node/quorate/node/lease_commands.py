@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from quorate.core.decision import active_executor, held_lease
-from quorate.core.leasing import broken_parent
 from quorate.core.limits import MAX_COMMAND_LIFETIME_MS
 from quorate.core.outcome import Deny
 from quorate.core.state import StateView
@@ -29,8 +28,7 @@ def unfit_wish(view: StateView, kind: str, body: Mapping[str, object]) -> Deny |
     executor, lease = str(body.get("executor")), body.get("lease")
     asker = active_executor(view, executor) if kind != "lease.release" else None
     held = held_lease(view, str(lease), executor) if lease is not None else None
-    found = next((found for found in (asker, held) if isinstance(found, Deny)), None)
-    return found or broken_parent(view, parents_of(body), view.ledger_time())
+    return next((found for found in (asker, held) if isinstance(found, Deny)), None)
 
 
 def parents_of(body: Mapping[str, object]) -> list[str]:
