@@ -42,7 +42,12 @@ demo: $(STAMP)
 
 .PHONY: test
 test: $(STAMP)
+ifdef PYTEST_ARGS
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+else
+	$(BIN)/python -m pytest tests/e2e  # whole federations: one at a time
+	$(BIN)/python -m pytest --ignore=tests/e2e -n 2 --dist loadfile
+endif
 
 .PHONY: test-long
 test-long: $(STAMP)

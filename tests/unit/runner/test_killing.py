@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import sys
-import termios
 from pathlib import Path
 
 import pytest
@@ -75,8 +73,8 @@ def test_a_signal_before_the_start_means_that_nothing_is_started(
 
 @walk_is_enough
 def test_what_was_ignored_from_the_start_stays_ignored(start: Start) -> None:
-    ignore = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)  # noqa: E731
-    run = start(shell("grep SigIgn /proc/self/status; " + LOOP), popen={"preexec_fn": ignore})
+    ignoring = ["env", "--ignore-signal=HUP"]
+    run = start(shell("grep SigIgn /proc/self/status; " + LOOP), through=ignoring)
     [main] = run.pids("main")
     run.process.send_signal(signal.SIGHUP)
     run.process.send_signal(signal.SIGTERM)
@@ -93,12 +91,9 @@ def test_ctrl_c_reaches_the_command_and_ctrl_z_stops_nobody_who_watches(start: S
     ours, its = os.openpty()
     typed = lambda key: os.write(ours, key)  # noqa: E731
 
-    def lead() -> None:
-        os.setsid()
-        fcntl.ioctl(its, termios.TIOCSCTTY, 0)
-
-    popen = {"stdin": its, "stdout": its, "stderr": its, "preexec_fn": lead}
-    run = start(shell("trap 'echo int > int' INT; " + LOOP), popen=popen)
+    popen = {"stdin": its, "stdout": its, "stderr": its}
+    command = shell("trap 'echo int > int' INT; " + LOOP)
+    run = start(command, popen=popen, through=["setsid", "--ctty"])
     os.close(its)
     [main] = run.pids("main")
     typed(b"\x1a")
@@ -182,8 +177,7 @@ def test_what_the_supervisor_had_started_before_is_none_of_the_commands(
 def test_that_an_init_was_killed_is_noticed_where_ends_of_children_were_ignored(
     start: Start,
 ) -> None:
-    ignore = lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # noqa: E731
-    run = start(family("stubborn"), popen={"preexec_fn": ignore})
+    run = start(family("stubborn"), through=["env", "--ignore-signal=CHLD"])
     pids = run.pids(*MEMBERS)
     os.kill(run.init().pid, signal.SIGKILL)
     assert run.end()[0] == 137

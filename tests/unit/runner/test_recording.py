@@ -173,8 +173,8 @@ def test_an_output_that_does_not_block_is_waited_for(start: Start) -> None:
 
 
 def test_a_closed_output_stays_closed(start: Start) -> None:
-    closed = {"preexec_fn": lambda: os.close(1)}
-    run = start(["sh", "-c", "test ! -e /proc/$$/fd/1"], popen=closed, **EVENTS)
+    closing = ["sh", "-c", 'exec "$@" >&-', "sh"]
+    run = start(["sh", "-c", "test ! -e /proc/$$/fd/1"], through=closing, **EVENTS)
     assert run.end()[0] == 0
     assert events(run)[-1] == {"kind": "completed", "exit_code": "0"}
 

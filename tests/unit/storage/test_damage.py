@@ -58,7 +58,9 @@ def opened(path):
     Environment.open(path, map_size_bytes=MAP_SIZE_BYTES).close()
 
 
-@pytest.mark.parametrize("seed", [FIXED_SEED, random.SystemRandom().randrange(2**32)])
+@pytest.mark.parametrize(
+    "seed", [FIXED_SEED, random.SystemRandom().randrange(2**32)], ids=["fixed", "fresh"]
+)
 def test_a_flipped_byte_is_named_or_changes_nothing(store, seed):
     chance = random.Random(seed)  # noqa: S311
     size = (store / layout.DATA_FILE).stat().st_size
