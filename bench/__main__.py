@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +27,18 @@ from bench.stopping import Spans, Stopping
 from bench.watchers import many_watchers
 from quorate.chaos.cluster import Cluster
 
-SECTIONS = ("consensus", "checks", "edges", "cached", "watchers", "stopping", "writes", "commands")
+SECTIONS = (
+    "consensus",
+    "checks",
+    "edges",
+    "cached",
+    "watchers",
+    "revoking",
+    "stopping",
+    "writes",
+    "reads",
+    "commands",
+)
 console = Console(stderr=True)
 
 
@@ -59,10 +70,10 @@ class Bench:
             self.results.rows["consensus"] = beside_etcd.consensus(group, peer, self._pace)
 
     def checks(self) -> None:
-        self.results.ratios |= public.check_against_echo(self._federation(), self._pace)
+        self._called("checks", public.check_against_echo)
 
     def edges(self) -> None:
-        self.results.ratios |= public.edges_against_one(self._federation(), self._pace)
+        self._called("edges", public.edges_against_one)
 
     def watchers(self) -> None:
         self.results.ratios |= many_watchers(self._federation(), self._pace)
@@ -70,18 +81,39 @@ class Bench:
     def cached(self) -> None:
         self.results.ratios |= cached.cached_check(self._pace)
 
+    def revoking(self) -> None:
+        self.results.spans += self._stopping().revocations()
+
     def stopping(self) -> None:
-        federation = self._federation()
-        self.results.spans = Stopping(federation.cluster, federation.crew, self._pace).run()
+        self.results.spans += self._stopping().faults()
 
     def writes(self) -> None:
-        self.results.ratios |= public.writes_against_fsync(self._federation(), self._pace)
+        self._called("writes", public.writes_against_fsync)
+
+    def reads(self) -> None:
+        self._compared("reads", beside_etcd.reads)
 
     def commands(self) -> None:
-        with self._etcd("commands") as peer:
+        self._compared("commands", beside_etcd.commands)
+
+    def _called(
+        self, section: str, measure: Callable[[Federation, UnaryClient, Pace], public.Ratios]
+    ) -> None:
+        """What is measured through the public API, if the client can be built."""
+        if self._is_missing(section, client.missing()):
+            return
+        self.results.ratios |= measure(self._federation(), self._built(), self._pace)
+
+    def _compared(
+        self, section: str, measure: Callable[[Federation, Peer, Pace], list[Row]]
+    ) -> None:
+        with self._etcd(section) as peer:
             if peer is not None:
-                federation = self._federation()
-                self.results.rows["commands"] = beside_etcd.commands(federation, peer, self._pace)
+                self.results.rows[section] = measure(self._federation(), peer, self._pace)
+
+    def _stopping(self) -> Stopping:
+        federation = self._federation()
+        return Stopping(federation.cluster, federation.crew, self._pace)
 
     def _federation(self) -> Federation:
         if self._made is None:
@@ -92,19 +124,25 @@ class Bench:
     @contextmanager
     def _etcd(self, section: str) -> Iterator[Peer | None]:
         """None, with a note, when something that it needs is not installed."""
-        missing = [problem for problem in (etcd.missing(), client.missing()) if problem]
-        if missing:
-            for problem in missing:
-                console.print(f"[bold yellow]{problem}[/]")
-            console.print(f"going on with {section} without etcd")
-            self.results.notes += [f"{section}: {problem}" for problem in missing]
+        if self._is_missing(section, etcd.missing(), client.missing()):
             yield None
             return
-        if self._client is None:
-            self._client = UnaryClient.build(self._directory)
         with Etcd(self._directory / f"etcd-{section}") as running_etcd:
             self.results.etcd = running_etcd.version
-            yield Peer(running_etcd, self._client)
+            yield Peer(running_etcd, self._built())
+
+    def _is_missing(self, section: str, *found: str) -> bool:
+        """Whether something is; said at once, and once more at the end."""
+        problems = [f"{section}: {problem}" for problem in found if problem]
+        for problem in problems:
+            console.print(f"[bold yellow]{problem}[/]")
+        self.results.notes += problems
+        return bool(problems)
+
+    def _built(self) -> UnaryClient:
+        if self._client is None:
+            self._client = UnaryClient.build(self._directory)
+        return self._client
 
 
 def show(results: Results) -> None:
@@ -120,7 +158,7 @@ def show(results: Results) -> None:
     if results.spans:
         out.print(_spans(results.spans))
     for note in results.notes:
-        out.print(f"[yellow]not measured beside etcd: {note}[/]")
+        out.print(f"[yellow]not measured: {note}[/]")
 
 
 def _spans(spans: Sequence[Spans]) -> Table:

@@ -1,4 +1,4 @@
-"""The client that calls both sides of a comparison with etcd: a small program in Go.
+"""The client that calls both sides of a comparison: a small program in Go.
 
 Owns building it (`bench/unary/main.go`, with Debian's Go and gRPC, nothing is downloaded) and
 running it. A Python client costs more processor time a call than etcd does, and would measure
@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from quorate.chaos.crew import Worker
 
 SOURCE: Final = Path(__file__).parent / "unary" / "main.go"
 GO_PATH: Final = Path("/usr/share/gocode")
@@ -41,6 +43,17 @@ class Target:
     ca: str = ""
     certificate: str = ""
     key: str = ""
+
+    @classmethod
+    def of(cls, worker: Worker, address: str = "") -> Target:
+        """The node that a worker is connected to, or another server of its organisation."""
+        return cls(
+            address=address or worker.config.lease_address,
+            server_name=worker.config.server_name,
+            ca=str(worker.client / "ca.crt"),
+            certificate=str(worker.client / "executor.crt"),
+            key=str(worker.client / "executor.key"),
+        )
 
 
 @dataclass(frozen=True, slots=True)

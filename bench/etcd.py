@@ -25,6 +25,7 @@ READY_S: Final = 30.0
 ASK_S: Final = 2.0
 STOP_S: Final = 10.0
 PUT: Final = "/etcdserverpb.KV/Put"
+RANGE: Final = "/etcdserverpb.KV/Range"
 KEYS: Final = 1_000
 
 
@@ -89,6 +90,14 @@ class Etcd:
             bodies=[_put(f"bench/{key:06d}".encode(), bytes(value_bytes)) for key in range(KEYS)],
         )
 
+    def gets(self, number: int) -> Load:
+        """Of those keys, as one member has them: it asks no other ("serializable")."""
+        return Load(
+            method=RANGE,
+            targets=[Target(self._clients[number])],
+            bodies=[_get(f"bench/{key:06d}".encode()) for key in range(KEYS)],
+        )
+
     def _start(self, number: int) -> ProcessGroup:
         name = f"etcd-{number}"
         peers = [f"http://{address}" for address in self._peers]
@@ -136,6 +145,11 @@ def _status(address: str) -> dict[str, Any]:
 def _put(key: bytes, value: bytes) -> bytes:
     """An etcdserverpb.PutRequest: field 1 is the key, field 2 the value."""
     return b"\x0a" + _varint(len(key)) + key + b"\x12" + _varint(len(value)) + value
+
+
+def _get(key: bytes) -> bytes:
+    """An etcdserverpb.RangeRequest: field 1 is the key, field 7 says that it is serializable."""
+    return b"\x0a" + _varint(len(key)) + key + b"\x38\x01"
 
 
 def _varint(number: int) -> bytes:

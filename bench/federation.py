@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quorate.chaos.cluster import Cluster
-from quorate.chaos.crew import Crew
+from quorate.chaos.crew import Crew, Worker
 from quorate.chaos.parts import EDGE, part_of
 from quorate.chaos.processes import wait_until
 
@@ -23,9 +23,9 @@ class Federation:
     crew: Crew
 
     @property
-    def client(self) -> Path:
-        """The directory of an executor that acts for DOMAIN."""
-        return self.crew.workers[DOMAIN].client
+    def worker(self) -> Worker:
+        """An executor that acts for DOMAIN."""
+        return self.crew.workers[DOMAIN]
 
     @property
     def organisation(self) -> Path:

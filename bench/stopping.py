@@ -33,6 +33,7 @@ DRAINED = governance_pb2.WAIT_LEVEL_DRAINED
 COMMITTED = governance_pb2.WAIT_LEVEL_COMMITTED
 CORE_KILLED = "core killed"
 _SOON_S = 30.0
+_News = queue.Queue[tuple[int, Permit | Denied]]
 _FRESH_MS = 100
 _WINDOW_MS = 300
 """How long after the bound it is watched that nothing is permitted."""
@@ -82,8 +83,11 @@ class Stopping:
         self._committed_bound_ms = self._authority_ms * (1 + parameters.rho_ppm / 1e6)
         self._names = 0
 
-    def run(self) -> list[Spans]:
-        found = [*self.healthy(), *self.watched(), *self.cut_off()]
+    def revocations(self) -> list[Spans]:
+        return [*self.healthy(), *self.watched(), *self.cut_off()]
+
+    def faults(self) -> list[Spans]:
+        found: list[Spans] = []
         for what, hurt, mend in self._faults():
             found += self.without(what, hurt, mend)
         return found
@@ -115,11 +119,12 @@ class Stopping:
                 lease = gate.acquire(ACTION, resource)
                 if isinstance(lease, Denied):
                     raise RuntimeError(f"no lease: {lease}")
-                news: queue.Queue[tuple[int, Permit | Denied]] = queue.Queue()
-                with (
-                    _acting(lease),
-                    lease.hold(lambda what, news=news: news.put((boottime_ns(), what))),
-                ):
+                news: _News = queue.Queue()
+
+                def tell(what: Permit | Denied, news: _News = news) -> None:
+                    news.put((boottime_ns(), what))
+
+                with _acting(lease), lease.hold(tell):
                     began_ns = boottime_ns()
                     self._revoke(grant, DRAINED)
                     drained.samples.append(_ms(boottime_ns() - began_ns))
@@ -178,6 +183,10 @@ class Stopping:
         def nothing() -> None:
             pass
 
+        def kill_others() -> None:
+            for name in others:
+                cluster.kill(name)
+
         yield (
             "core frozen",
             lambda: signal_core(signal.SIGSTOP),
@@ -187,7 +196,7 @@ class Stopping:
         yield "network lost", lambda: cluster.links.isolate(HOLDER), cluster.links.heal
         yield (
             "all peers killed",
-            lambda: [cluster.kill(name) for name in others] and None,
+            kill_others,
             lambda: cluster.start(others),
         )
 

@@ -26,11 +26,11 @@ WATCHED = 10_000
 def many_watchers(federation: Federation, pace: Pace, count: int = WATCHED) -> dict[str, float]:
     """Once, whatever the number of rounds: acquiring so many leases takes a minute."""
     crew, cluster = federation.crew, federation.cluster
-    worker, operator = crew.workers[DOMAIN], cluster.operator(DOMAIN)
+    worker, operator = federation.worker, cluster.operator(DOMAIN)
     grants = -(-count // MAX_CONCURRENT_LEASES)
     for number in range(grants):
         crew.grant(DOMAIN, f"watched-{number}", worker, f"watched-{number}/*")
-    command = [sys.executable, "-m", "bench.watching", "--client", str(federation.client)]
+    command = [sys.executable, "-m", "bench.watching", "--client", str(worker.client)]
     command += ["--resources", f"//{DOMAIN}/watched-{{}}/book", "--grants", str(grants)]
     command += ["--count", str(count)]
     with subprocess.Popen(

@@ -17,8 +17,9 @@ from pathlib import Path
 import grpc
 import uvloop
 
-from bench.load import channel
 from quorate.chaos.probe import boottime_ns
+from quorate.client.config import load_config
+from quorate.client.wire import open_aio_channel
 from quorate.core.limits import MAX_LEASES_PER_WATCH
 from quorate.v1 import decision_pb2, lease_pb2, lease_pb2_grpc
 
@@ -91,7 +92,7 @@ async def watch(connection: grpc.aio.Channel, leases: list[str]) -> None:
 
 
 async def run(client: Path, resources: Sequence[str], count: int) -> None:
-    connection = channel(client, None)
+    connection = open_aio_channel(load_config(client))
     leases = await acquire(lease_pb2_grpc.LeaseServiceStub(connection), resources, count)
     _say(acquired=len(leases))
     await asyncio.to_thread(sys.stdin.readline)

@@ -72,6 +72,11 @@ class _Watched:
     watchers: set[Watcher] = field(default_factory=set)
     expires_ns: int = 0
 
+    @property
+    def thing(self) -> str:
+        """The lease itself, as what an entry can name."""
+        return f"lease:{self.query.lease_id}"
+
     def tell(self, notice: Notice) -> None:
         for watcher in self.watchers:
             watcher.offer(notice)
@@ -222,21 +227,26 @@ class WatchHub:
     def _begin(self, query: CheckQuery, checked: Checked) -> _Watched:
         course = Course(set(), is_good=isinstance(checked.decision, Permit))
         watched = self._watched[query] = _Watched(query, checked, course)
-        self._read_things(watched)
+        self._read_things([watched])
         return watched
 
-    def _read_things(self, watched: _Watched) -> None:
-        """What the lease relies on, and how each of it stands at the end of what was followed."""
-        things: tuple[str, ...] = (f"lease:{watched.query.lease_id}",)
+    def _read_things(self, some: Sequence[_Watched]) -> None:
+        """What leases rely on, and how each of it stands at the end of what was followed."""
         source = self._source()
-        if source is not None:
-            with source.read() as snapshot:
-                view = StateView(snapshot.state)
+        if source is None:
+            for watched in some:
+                self._rely_on(watched, (watched.thing,))
+            return
+        with source.read() as snapshot:
+            view = StateView(snapshot.state)
+            for watched in some:
                 lease = view.lease(watched.query.lease_id)
                 if lease is not None and lease.executor == watched.query.executor:
                     things = things_of(lease)
+                else:
+                    things = (watched.thing,)
                 watched.course.stopped = {thing for thing in things if is_stopped(view, thing)}
-        self._rely_on(watched, things)
+                self._rely_on(watched, things)
 
     def _rely_on(self, watched: _Watched, things: tuple[str, ...]) -> None:
         for thing in watched.things:
@@ -356,10 +366,14 @@ class WatchHub:
             if not step.has_more:
                 break
             await asyncio.sleep(0)
-        for query in self._watched if is_blind else touched:
-            if (found := self._watched.get(query)) is not None:
-                self._read_things(found)
-        return None if is_blind else list(touched)
+        again = list(self._watched if is_blind else touched)
+        for start in range(0, len(again), LEASES_PER_TURN):
+            if start:
+                await asyncio.sleep(0)
+            some = again[start : start + LEASES_PER_TURN]
+            # Some may have lost their last watcher meanwhile.
+            self._read_things([self._watched[query] for query in some if query in self._watched])
+        return None if is_blind else again
 
     @staticmethod
     def _take_in(watched: _Watched, effect: Effect) -> None:

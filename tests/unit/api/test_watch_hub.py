@@ -256,6 +256,31 @@ async def test_authority_lost_while_many_are_evaluated_is_told_to_all(
             assert bench.world.lease_id in {notice.lease_id for notice in notices[:2]}
 
 
+async def test_what_many_rely_on_is_read_with_room_for_others_in_between(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "LEASES_PER_TURN", 5)
+    monkeypatch.setattr(following, "MAX_BEHIND", 0)  # so that all are looked at
+    ids = tuple(f"{number:032x}" for number in range(20))
+    turns, read = 0, list[tuple[int, int]]()
+    async with bench.hub.watch(EXECUTOR, ids), bench.running():
+        await asyncio.sleep(0.1)
+        original = bench.hub._read_things
+        monkeypatch.setattr(
+            bench.hub,
+            "_read_things",
+            lambda some: (read.append((turns, len(some))), original(some)),
+        )
+        bench.world.ledger.run("bank.example", "executor.register", {"executor": OTHER})
+        bench.hub.moved()
+        async with asyncio.timeout(5):
+            while len(read) < 4:
+                turns += 1
+                await asyncio.sleep(0)
+    assert [count for _, count in read] == [5, 5, 5, 5]
+    assert len({turn for turn, _ in read}) == 4, "somebody else had a turn between any two"
+
+
 async def test_a_watcher_that_joins_tells_the_others_what_it_found(bench: Bench) -> None:
     async with bench.hub.watch(EXECUTOR, (bench.world.lease_id,)) as first:
         await told(first)

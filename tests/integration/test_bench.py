@@ -1,0 +1,52 @@
+"""The benchmarks can be run: a figure that nobody can measure again is none."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*sections: str) -> dict[str, object]:
+    command = [sys.executable, "-m", "bench", *sections, "--output", "json"]
+    command += ["--rounds", "1", "--seconds", "0.2"]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True)
+    document: dict[str, object] = json.loads(done.stdout)
+    return document
+
+
+def test_cached_checks_cost_something() -> None:
+    ratios = run("cached")["ratios"]
+    assert isinstance(ratios, dict)
+    assert ratios["cached check, ns of CPU"] > 0
+    assert ratios["cached check / reading two clocks"] > 0
+
+
+@pytest.mark.long
+@pytest.mark.cluster
+@pytest.mark.timeout(900)
+def test_every_section_measures_what_it_names() -> None:
+    document = run()
+    ratios, spans, notes = document["ratios"], document["spans"], document["notes"]
+    assert isinstance(ratios, dict)
+    assert isinstance(spans, list)
+    assert isinstance(notes, list)
+    for name in ("check/echo, 64", "checks at 2 edges", "cached", "10,000 watched", "writes/fsync"):
+        assert any(key.startswith(name) for key in ratios), name
+    assert {each["what"].split(":")[0] for each in spans} == {
+        "revoke, healthy",
+        "revoke, healthy, nobody watches",
+        "revoke, healthy, holder watches",
+        "revoke, its node cut off",
+        "core frozen",
+        "core killed",
+        "network lost",
+        "all peers killed",
+    }
+    assert document.get("consensus")
+    assert document.get("commands") or notes, "without etcd it says so"
