@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from quorate.core.errors import MalformedError
@@ -28,6 +29,8 @@ _HASH_RE: Final = re.compile(r"[0-9a-f]{64}")
 _LEASE_RE: Final = re.compile(r"[0-9a-f]{32}")
 _ADDRESS_RE: Final = re.compile(r"(?:[a-zA-Z0-9][a-zA-Z0-9.-]*|\[[0-9a-fA-F:.]+\]):([0-9]{1,5})")
 
+_PARSED_IDS: Final = 4_096
+
 NODE_ROLE: Final = "node"
 OPERATOR_ROLE: Final = "operator"
 
@@ -40,7 +43,9 @@ class SpiffeId:
     path: str
 
     @classmethod
+    @lru_cache(maxsize=_PARSED_IDS)  # the same few call again and again
     def parse(cls, text: str) -> SpiffeId:
+        """Raises MalformedError."""
         match = _match(_SPIFFE_RE, text, "a SPIFFE ID like spiffe://bank.example/agent/payments")
         return cls(match.group(1), match.group(2))
 
