@@ -53,6 +53,8 @@ log = structlog.get_logger(__name__)
 
 MAX_RECORDS: Final = 10_000
 MAX_BYTES: Final = 16 * 1024 * 1024
+EXECUTORS_SHARE: Final = 4
+"""One executor's events may fill one part in so many: others have something to tell, too."""
 MAX_KINDS_OF_DENIALS: Final = 4_000
 """Beyond it, denials are counted by method and reason only. The rest of the room is for events."""
 PATIENCE_S: Final = 10.0
@@ -157,6 +159,7 @@ class Outbox:
         self._bytes = 0
         self._next = self._turn.outbox_next()
         self._works: dict[str, Work] = {}
+        self._shares: dict[str, tuple[int, int]] = {}  # records and bytes of each executor's events
         self._denials: dict[Kind, Row] = {}  # those that may yet be added to
         self._unwritten: dict[int, Row] = {}
         self._written = self._ticket  # whoever waited for more was told that it is lost
@@ -206,6 +209,12 @@ class Outbox:
         size = sum(len(encoded(event)) for event in events)
         if len(self._rows) + len(events) > MAX_RECORDS or self._bytes + size > MAX_BYTES:
             return Deny(Reason.LIMIT_EXCEEDED, "outbox")
+        records, held = self._shares.get(lease.executor, (0, 0))
+        if (
+            records + len(events) > MAX_RECORDS // EXECUTORS_SHARE
+            or held + size > MAX_BYTES // EXECUTORS_SHARE
+        ):
+            return Deny(Reason.LIMIT_EXCEEDED, lease.executor)
         for event in events:
             later = work.after(event)
             if isinstance(later, Reason):
@@ -259,6 +268,7 @@ class Outbox:
             if not row.head:
                 self._denials[record.executor, record.method, record.lease, record.reason] = row
             return row
+        self._share(row, record, +1)
         lease = self._state.lease(record.lease)
         if lease is not None:
             work = self._work(lease)
@@ -267,6 +277,14 @@ class Outbox:
                 later = replace(work, waiting=work.waiting + 1)
             self._works[record.lease] = later
         return row
+
+    def _share(self, row: Row, event: Event, by: int) -> None:
+        """One event more, or less, of an executor waits."""
+        records, held = self._shares.get(event.executor, (0, 0))
+        share = records + by, held + by * len(row.payload)
+        self._shares[event.executor] = share
+        if not share[0]:
+            del self._shares[event.executor]
 
     def _write(self, row: Row) -> None:
         self._unwritten[row.seq] = row
@@ -350,6 +368,7 @@ class Outbox:
             row = self._rows.popleft()
             self._bytes -= len(row.payload)
             if isinstance(row.record, Event):
+                self._share(row, row.record, -1)
                 self._arrived(row.record.lease)
         self._turn.outbox_drop(row.seq)
 

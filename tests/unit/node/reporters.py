@@ -38,14 +38,14 @@ class Reporters(Nodes):
     def node(self, domain: str) -> Node:
         return self.nodes[self.federation[domain].node]
 
-    def executor(self, domain: str) -> str:
-        return self.federation[domain].executor("one")
+    def executor(self, domain: str, name: str = "one") -> str:
+        return self.federation[domain].executor(name)
 
-    def lease(self, domain: str) -> str:
-        """A lease of the domain's executor on something of its own."""
-        node, executor = self.node(domain), self.executor(domain)
+    def lease(self, domain: str, name: str = "one") -> str:
+        """A lease of an executor of the domain on something of its own."""
+        node, executor = self.node(domain), self.executor(domain, name)
         self.order(domain, "executor.register", {"executor": executor}, node)
-        self.order(domain, "grant.issue", grant_body("g", executor, [f"//{domain}/*"]), node)
+        self.order(domain, "grant.issue", grant_body(name, executor, [f"//{domain}/*"]), node)
         body = acquire_body(executor, "act", f"//{domain}/thing")
         outcome = self.order(node.node_id, "lease.acquire", body, node)
         assert outcome.accepted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -364,6 +365,26 @@ def test_a_lease_is_spoken_of_by_its_holder(nodes: Reporters) -> None:
     assert isinstance(nodes.node(domain).core.outbox.report([event], None), Taken)
 
 
+@pytest.mark.parametrize(("name", "value"), [("MAX_RECORDS", 8), ("MAX_BYTES", 1_800)])
+def test_one_executor_leaves_room_for_others(
+    nodes: Reporters, monkeypatch: pytest.MonkeyPatch, name: str, value: int
+) -> None:
+    monkeypatch.setattr(outbox, name, value)
+    domain, node = follower(nodes)
+    event = nodes.event(domain, 0)
+    other = replace(event, lease=nodes.lease(domain, "two"), executor=nodes.executor(domain, "two"))
+    lose_quorum(nodes)
+    nodes.say(domain, 0, 1)
+    refused = nodes.refused(domain, nodes.event(domain, 2))
+    assert (refused.reason, refused.thing) == (Reason.LIMIT_EXCEEDED, nodes.executor(domain))
+    nodes.run_ms(100)
+    nodes.crash(node)
+    assert nodes.refused(domain, nodes.event(domain, 2)).reason is Reason.LIMIT_EXCEEDED
+    assert isinstance(node.core.outbox.report([other], None), Taken)
+    heal(nodes)
+    nodes.say(domain, 2, 3)  # there is room again
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("MAX_RECORDS", 3), ("MAX_BYTES", 600), ("MAX_EVENTS_PER_LEASE", 3)]
 )
@@ -371,6 +392,7 @@ def test_the_outbox_has_limits(
     nodes: Reporters, monkeypatch: pytest.MonkeyPatch, name: str, value: int
 ) -> None:
     monkeypatch.setattr(outbox, name, value)
+    monkeypatch.setattr(outbox, "EXECUTORS_SHARE", 1)
     lose_quorum(nodes)
     domain, node = follower(nodes)
     nodes.say(domain, 0, 1)
