@@ -163,7 +163,7 @@ def readers_that_nobody_waits_for(patch: Patch) -> None:
     patch.setattr(enforced, "oldest_reader", lambda *_, **__: None)
 
 
-@mutant("short", 12, "I2")
+@mutant("short", 24, "I2")
 def readers_outlived_early(patch: Patch) -> None:
     """A snapshot is taken for useless after half of the time in which it can be permitted on."""
     original = OwnReaders.__init__
