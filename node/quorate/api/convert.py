@@ -135,16 +135,22 @@ def checked_to_wire(checked: Checked) -> lease_pb2.CheckResponse:
     )
 
 
-def reported_to_wire(reported: Reported | Deny) -> lease_pb2.ReportResponse:
+def reported_to_wire(
+    reported: Reported | Deny, position: decision_pb2.LedgerPosition
+) -> lease_pb2.ReportResponse:
     if isinstance(reported, Deny):
         return lease_pb2.ReportResponse(
+            position=position,
             verdict=decision_pb2.VERDICT_DENY,
             reason=REASON_TO_WIRE[reported.reason],
             thing=reported.thing,
             head=reported.thing if reported.reason is Reason.OUT_OF_ORDER else "",
         )
     return lease_pb2.ReportResponse(
-        verdict=decision_pb2.VERDICT_PERMIT, head=reported.head, stage=reported.stage
+        position=position,
+        verdict=decision_pb2.VERDICT_PERMIT,
+        head=reported.head,
+        stage=reported.stage,
     )
 
 

@@ -78,7 +78,10 @@ class CoreService(core_pb2_grpc.CoreServiceServicer):
             [(EventType(event.type), dict(event.attributes)) for event in report.events],
             report.after if report.HasField("after") else None,
         )
-        return core_pb2.ReportEventsResponse(report=convert.reported_to_wire(reported))
+        with self._core.read() as snapshot:
+            position = convert.position(snapshot)
+        report_response = convert.reported_to_wire(reported, position)
+        return core_pb2.ReportEventsResponse(report=report_response)
 
     async def ReportDenials(  # noqa: N802
         self, request: core_pb2.ReportDenialsRequest, context: Any

@@ -168,12 +168,19 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
         self, request: lease_pb2.CheckBatchRequest, context: Any
     ) -> lease_pb2.CheckBatchResponse:
         executor = self._access.executor(context)
-        validate.check_batch(request)
-        least = max(check.minimum_index for check in request.checks)
+        faults = validate.check_batch(request)
+        sound = [each for each, fault in zip(request.checks, faults, strict=True) if not fault]
+        # No check waits longer than it would alone, and each is held to its own index below.
+        least = min((check.minimum_index for check in sound), default=0)
         if least:
             await self._hub.followed(least, patience_s(context))
-        answers = self._check(request.checks, executor, "CheckBatch")
-        return lease_pb2.CheckBatchResponse(results=map(convert.checked_to_wire, answers))
+        answers = iter(self._check(sound, executor, "CheckBatch"))
+        return lease_pb2.CheckBatchResponse(
+            results=[
+                convert.checked_to_wire(self._malformed(fault) if fault else next(answers))
+                for fault in faults
+            ]
+        )
 
     async def Report(  # noqa: N802
         self, request: lease_pb2.ReportRequest, context: Any
@@ -246,6 +253,12 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
             else:
                 self._metrics.checked("permit", "")
         return answers
+
+    def _malformed(self, field: str) -> Checked:
+        """Denies one check of a batch, and leaves the others alone. It is not journalled: what it
+        names may be anything."""
+        self._metrics.checked("deny", Reason.MALFORMED_REQUEST)
+        return Checked(Deny(Reason.MALFORMED_REQUEST, field))
 
     def _refusal(self) -> _Verdict | None:
         """Why the ledger need not even be asked: this node holds no authority."""

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from quorate.api import convert
 from quorate.api.access import Access
+from quorate.api.freshness import until_held
 from quorate.api.ports import Core
 from quorate.v1 import node_pb2, node_pb2_grpc
 
@@ -32,6 +33,7 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
         self, request: node_pb2.GetStatusRequest, context: Any
     ) -> node_pb2.GetStatusResponse:
         self._access.member(context)
+        await until_held(self._core, request.minimum_index, context)
         with self._core.read() as snapshot:
             position = convert.position(snapshot)
             root = snapshot.root()
@@ -62,6 +64,7 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
         self, request: node_pb2.ListMembersRequest, context: Any
     ) -> node_pb2.ListMembersResponse:
         self._access.member(context)
+        await until_held(self._core, request.minimum_index, context)
         with self._core.read() as snapshot:
             position = convert.position(snapshot)
         return node_pb2.ListMembersResponse(

@@ -69,6 +69,11 @@ class Violations:
         if value not in known:
             self.add(field, "is not a known value")
 
+    @property
+    def first_field(self) -> str:
+        """Of what is wrong; empty when nothing is."""
+        return self._found[0].field if self._found else ""
+
     def raise_any(self) -> None:
         """Raises InvalidRequestError when something was found."""
         if self._found:
@@ -126,18 +131,22 @@ def check_release(request: lease_pb2.ReleaseRequest) -> None:
 
 def check_check(request: lease_pb2.CheckRequest) -> None:
     found = Violations()
-    _check_fields(found, request, "")
+    _check_fields(found, request)
     found.raise_any()
 
 
-def check_batch(request: lease_pb2.CheckBatchRequest) -> None:
+def check_batch(request: lease_pb2.CheckBatchRequest) -> list[str]:
+    """For each of its checks the field that is at fault; empty when it is what it should be."""
     found = Violations()
     found.length("checks", len(request.checks), 1, MAX_CHECKS_PER_BATCH, "checks")
-    for index, check in enumerate(request.checks[:MAX_CHECKS_PER_BATCH]):
-        if found.full:
-            break
-        _check_fields(found, check, f"checks[{index}].")
     found.raise_any()
+    return [_fault(check) for check in request.checks]
+
+
+def _fault(check: lease_pb2.CheckRequest) -> str:
+    found = Violations()
+    _check_fields(found, check)
+    return found.first_field
 
 
 def check_watch(request: lease_pb2.WatchRequest, *, is_first: bool) -> None:
@@ -148,7 +157,7 @@ def check_watch(request: lease_pb2.WatchRequest, *, is_first: bool) -> None:
     acknowledged = [each.lease_id for each in request.acknowledgements]
     _lease_ids(found, "acknowledgements", acknowledged, 0)
     if is_first:
-        _session(found, "", request.session)
+        _session(found, request.session)
     else:
         for name in ("session", "after_size"):
             if getattr(request, name):
@@ -171,18 +180,18 @@ def envelope_and_timeout(found: Violations, envelope: bytes, timeout_ms: int) ->
     found.within("timeout_ms", timeout_ms, 0, MAX_PROPOSAL_TIMEOUT_MS)
 
 
-def _check_fields(found: Violations, request: lease_pb2.CheckRequest, prefix: str) -> None:
-    found.text(f"{prefix}lease_id", request.lease_id, ids.check_lease_id)
-    found.optional_text(f"{prefix}action", request.action, ids.check_action)
-    found.optional_text(f"{prefix}resource", request.resource, ids.check_resource)
-    _session(found, prefix, request.session)
+def _check_fields(found: Violations, request: lease_pb2.CheckRequest) -> None:
+    found.text("lease_id", request.lease_id, ids.check_lease_id)
+    found.optional_text("action", request.action, ids.check_action)
+    found.optional_text("resource", request.resource, ids.check_resource)
+    _session(found, request.session)
 
 
-def _session(found: Violations, prefix: str, session: str) -> None:
+def _session(found: Violations, session: str) -> None:
     if session and not MIN_SESSION_CHARS <= len(session) <= MAX_SESSION_CHARS:
-        found.add(f"{prefix}session", "must be 16 to 64 characters, or none")
+        found.add("session", "must be 16 to 64 characters, or none")
     elif not (session.isascii() and session.isprintable()):
-        found.add(f"{prefix}session", "must be printable ASCII")
+        found.add("session", "must be printable ASCII")
 
 
 def request_id_and_ttl(found: Violations, request_id: str, ttl_ms: int) -> None:

@@ -58,6 +58,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """a fault inside the node; denied because nothing else is safe"""
     REASON_BEHIND: _Reason.ValueType  # 6
     """the node's state does not hold the minimum_index that was asked for"""
+    REASON_MALFORMED_REQUEST: _Reason.ValueType  # 7
+    """one item of a batch is not what it should be"""
     REASON_MALFORMED_COMMAND: _Reason.ValueType  # 10
     """The command as such."""
     REASON_TOO_LARGE: _Reason.ValueType  # 11
@@ -130,6 +132,8 @@ REASON_INTERNAL: Reason.ValueType  # 5
 """a fault inside the node; denied because nothing else is safe"""
 REASON_BEHIND: Reason.ValueType  # 6
 """the node's state does not hold the minimum_index that was asked for"""
+REASON_MALFORMED_REQUEST: Reason.ValueType  # 7
+"""one item of a batch is not what it should be"""
 REASON_MALFORMED_COMMAND: Reason.ValueType  # 10
 """The command as such."""
 REASON_TOO_LARGE: Reason.ValueType  # 11

@@ -268,7 +268,9 @@ class CheckBatchRequest(_message.Message):
     CHECKS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckRequest]:
-        """at most 256"""
+        """At most 256. They are decided on one state. It is waited for the least minimum_index of theirs;
+        those that ask for more than is there then are denied (BEHIND), and no other is.
+        """
 
     def __init__(
         self,
@@ -290,7 +292,7 @@ class CheckBatchResponse(_message.Message):
     RESULTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckResponse]:
-        """in the order of the checks"""
+        """in the order of the checks; each stands for itself"""
 
     def __init__(
         self,
@@ -511,6 +513,7 @@ class ReportResponse(_message.Message):
     THING_FIELD_NUMBER: _builtins.int
     HEAD_FIELD_NUMBER: _builtins.int
     STAGE_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
     verdict: _decision_pb2.Verdict.ValueType
     """PERMIT: durable on the node"""
     reason: _decision_pb2.Reason.ValueType
@@ -520,6 +523,10 @@ class ReportResponse(_message.Message):
     """of the chain of the lease's events, as the node has it"""
     stage: _builtins.str
     """how far the work has come"""
+    @_builtins.property
+    def position(self) -> _decision_pb2.LedgerPosition:
+        """the state by which it was decided; what it says is not in there yet"""
+
     def __init__(
         self,
         *,
@@ -528,10 +535,11 @@ class ReportResponse(_message.Message):
         thing: _builtins.str = ...,
         head: _builtins.str = ...,
         stage: _builtins.str = ...,
+        position: _decision_pb2.LedgerPosition | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "reason", b"reason", "stage", b"stage", "thing", b"thing", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "position", b"position", "reason", b"reason", "stage", b"stage", "thing", b"thing", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

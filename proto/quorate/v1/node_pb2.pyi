@@ -43,12 +43,17 @@ Global___Role: _TypeAlias = Role  # noqa: Y015
 class GetStatusRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    MINIMUM_INDEX_FIELD_NUMBER: _builtins.int
+    minimum_index: _builtins.int
+    """the answer must be true of a ledger that holds this index; 0: of the newest"""
     def __init__(
         self,
+        *,
+        minimum_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["minimum_index", b"minimum_index"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -192,12 +197,17 @@ Global___Member: _TypeAlias = Member  # noqa: Y015
 class ListMembersRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    MINIMUM_INDEX_FIELD_NUMBER: _builtins.int
+    minimum_index: _builtins.int
+    """as in GetStatusRequest"""
     def __init__(
         self,
+        *,
+        minimum_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["minimum_index", b"minimum_index"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -46,6 +46,11 @@ def ledger(servers: CoreServers, dial: Dial, pki) -> ledger_pb2_grpc.LedgerServi
     return ledger_pb2_grpc.LedgerServiceStub(dial(servers.public.port, pki.executor))
 
 
+@pytest.fixture
+def node(servers: CoreServers, dial: Dial, pki) -> node_pb2_grpc.NodeServiceAsyncStub:
+    return node_pb2_grpc.NodeServiceStub(dial(servers.public.port, pki.operator))
+
+
 async def refused(call: object) -> grpc.aio.AioRpcError:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call  # type: ignore[misc]
@@ -258,7 +263,9 @@ async def test_state_is_read_at_a_position(core, governance) -> None:
     assert (nobody.found, nobody.record) == (False, "")
 
 
-def queries(governance, ledger, index: int, timeout: float) -> dict[str, Callable[[], object]]:
+def queries(
+    governance, ledger, node, index: int, timeout: float
+) -> dict[str, Callable[[], object]]:
     """Every query, demanding that index."""
     kind = governance_pb2.KIND_EXECUTOR
     proof = ledger_pb2.GetConsistencyProofRequest(old_size=1, minimum_index=index)
@@ -284,23 +291,44 @@ def queries(governance, ledger, index: int, timeout: float) -> dict[str, Callabl
             ledger_pb2.GetInclusionProofRequest(index=1, minimum_index=index), timeout=timeout
         ),
         "consistency": lambda: ledger.GetConsistencyProof(proof, timeout=timeout),
+        "status": lambda: node.GetStatus(
+            node_pb2.GetStatusRequest(minimum_index=index), timeout=timeout
+        ),
+        "members": lambda: node.ListMembers(
+            node_pb2.ListMembersRequest(minimum_index=index), timeout=timeout
+        ),
     }
 
 
+def test_every_query_can_demand_an_index() -> None:
+    changes = {"Submit", "Revoke", "RevokeWithProgress"}
+    services = [
+        *(governance_pb2.DESCRIPTOR.services_by_name.values()),
+        *(ledger_pb2.DESCRIPTOR.services_by_name.values()),
+        *(node_pb2.DESCRIPTOR.services_by_name.values()),
+    ]
+    methods = [method for service in services for method in service.methods]
+    asked = {
+        method.name for method in methods if "minimum_index" in method.input_type.fields_by_name
+    }
+    assert asked == {method.name for method in methods} - changes
+    assert len(asked) == len(queries(None, None, None, 0, 0))
+
+
 async def test_no_query_is_answered_from_a_ledger_that_is_older_than_was_asked_for(
-    core, governance, ledger
+    core, governance, ledger, node
 ) -> None:
-    for name, query in queries(governance, ledger, 3, 0.3).items():
+    for name, query in queries(governance, ledger, node, 3, 0.3).items():
         error = await refused(query())
         assert error.code() is grpc.StatusCode.OUT_OF_RANGE, name
         assert violations(error) == {"minimum_index": "this node holds 3 entries so far"}
-    for name, query in queries(governance, ledger, 2, 10).items():
+    for name, query in queries(governance, ledger, node, 2, 10).items():
         assert await query(), name  # type: ignore[misc]
 
 
-async def test_a_query_waits_for_the_index_that_it_demands(core, governance, ledger) -> None:
-    for index, name in enumerate(queries(governance, ledger, 3, 10), start=3):
-        call = asyncio.ensure_future(queries(governance, ledger, index, 10)[name]())  # type: ignore[call-overload]
+async def test_a_query_waits_for_the_index_that_it_demands(core, governance, ledger, node) -> None:
+    for index, name in enumerate(queries(governance, ledger, node, 3, 10), start=3):
+        call = asyncio.ensure_future(queries(governance, ledger, node, index, 10)[name]())  # type: ignore[call-overload]
         await asyncio.sleep(0)
         core.run(DOMAIN, "executor.register", {"executor": f"{EXECUTOR}-{index}"})
         answer = await call
@@ -508,8 +536,7 @@ async def test_a_node_on_probation_signs_no_checkpoint(core, servers, dial, pki)
 # -- the node -----------------------------------------------------------------------------------
 
 
-async def test_status_and_members(core, servers, dial, pki) -> None:
-    node = node_pb2_grpc.NodeServiceStub(dial(servers.public.port, pki.operator))
+async def test_status_and_members(core, node) -> None:
     status = await node.GetStatus(node_pb2.GetStatusRequest())
     assert (status.role, status.term, status.commit_index, status.applied_index) == (
         node_pb2.ROLE_LEADER,
@@ -526,6 +553,7 @@ async def test_status_and_members(core, servers, dial, pki) -> None:
     with core.read() as snapshot:
         assert (status.position.size, status.root) == (3, snapshot.root())
     members = await node.ListMembers(node_pb2.ListMembersRequest())
+    assert members.position == status.position
     [member] = members.members
     assert (member.domain, member.connected, member.match_index) == (DOMAIN, True, 9)
     assert (member.role, member.status, member.raft_role) == ("voter", "active", "learner")

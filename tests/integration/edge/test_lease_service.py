@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from quorate.api.core import lease_nonce
+from quorate.api.watch import WatchHub
 from quorate.core.limits import MAX_CHECKS_PER_BATCH, MAX_MESSAGE_BYTES
 from quorate.core.outcome import Reason
 from quorate.v1 import decision_pb2, lease_pb2, lease_pb2_grpc
@@ -295,12 +296,26 @@ async def test_a_batch_has_limits(lease) -> None:
     assert await violations(
         lease.CheckBatch(lease_pb2.CheckBatchRequest(checks=[*most, good]))
     ) == ["checks"]
-    bad = lease_pb2.CheckRequest(lease_id="?")
-    found = await violations(lease.CheckBatch(lease_pb2.CheckBatchRequest(checks=[good, bad])))
-    assert found == ["checks[1].lease_id"]
-    # However many are bad, the answer's trailers stay small.
-    found = await violations(lease.CheckBatch(lease_pb2.CheckBatchRequest(checks=[bad] * 256)))
-    assert 1 < len(found) <= 32
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [("lease_id", "?"), ("action", "No"), ("resource", "/"), ("session", "short")],
+)
+async def test_a_check_that_is_none_spoils_no_other_of_its_batch(edge, lease, field, wrong) -> None:
+    edge.grant()
+    good = lease_pb2.CheckRequest(lease_id=edge.lease())
+    bad = lease_pb2.CheckRequest()
+    bad.CopyFrom(good)
+    setattr(bad, field, wrong)
+    answer = await lease.CheckBatch(lease_pb2.CheckBatchRequest(checks=[bad, good, bad]))
+    first, second, third = answer.results
+    assert (first.verdict, first.reason) == (DENY, decision_pb2.REASON_MALFORMED_REQUEST)
+    assert (first.thing, third) == (field, first)
+    assert second.verdict == PERMIT
+    answer = await lease.CheckBatch(lease_pb2.CheckBatchRequest(checks=[bad]))
+    assert [each.verdict for each in answer.results] == [DENY]
+    assert await violations(lease.Check(bad)) == [field]
 
 
 async def test_a_message_above_the_limit_is_refused(edge, dial, pki) -> None:
@@ -333,6 +348,29 @@ async def test_a_check_waits_for_the_state_that_was_asked_for(edge, lease) -> No
     answer = await lease.Check(request)
     await task
     assert (answer.verdict, answer.position.size) == (PERMIT, newest + 2)
+
+
+async def test_no_check_of_a_batch_waits_longer_than_alone(edge, lease, monkeypatch) -> None:
+    edge.grant()
+    lease_id = edge.lease()
+    waited = []
+    original = WatchHub.followed
+
+    async def followed(hub: WatchHub, index: int, patience_s: float) -> None:
+        waited.append(index)
+        await original(hub, index, patience_s)
+
+    monkeypatch.setattr(WatchHub, "followed", followed)
+
+    async def ask(*indexes: int) -> list[int]:
+        checks = [lease_pb2.CheckRequest(lease_id=lease_id, minimum_index=at) for at in indexes]
+        answer = await lease.CheckBatch(lease_pb2.CheckBatchRequest(checks=checks))
+        return [each.verdict for each in answer.results]
+
+    assert await ask(9_999, 0, 1) == [DENY, PERMIT, PERMIT]
+    assert waited == []
+    assert await ask(9_999, 1) == [DENY, PERMIT]
+    assert waited == [1]
 
 
 async def test_a_state_that_does_not_come_is_a_denial_with_its_reason(edge, lease) -> None:

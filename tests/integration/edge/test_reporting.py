@@ -75,6 +75,8 @@ async def violations(call) -> list[str]:
 async def test_a_report_is_handed_on_in_the_name_of_who_calls(edge, lease) -> None:
     """With or without authority: what was done was done."""
     answer = await lease.Report(report(event(), event("verified", check="ok"), after=HEAD))
+    with edge.core.read() as snapshot:
+        assert answer.position.size == snapshot.ledger_size
     assert (answer.verdict, answer.head, answer.stage) == (PERMIT, HEAD, "started")
     assert answer.reason == decision_pb2.REASON_UNSPECIFIED
     events = [(EventType.STARTED, {}), (EventType.VERIFIED, {"check": "ok"})]
@@ -110,6 +112,7 @@ async def test_a_refusal_is_an_answer(edge, lease, found: Deny, head: str) -> No
     assert answer.verdict == DENY
     assert decision_pb2.Reason.Name(answer.reason) == f"REASON_{found.reason.value}"
     assert (answer.thing, answer.head, answer.stage) == (found.thing, head, "")
+    assert answer.position.size > 0
 
 
 async def test_nobody_is_told_that_a_core_which_is_gone_has_it(edge, lease, servers) -> None:
