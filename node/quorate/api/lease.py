@@ -187,10 +187,14 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
     ) -> lease_pb2.ReportResponse:
         executor = self._access.executor(context)
         validate.check_report(request)
-        return await self._proposer.report(
+        answer = await self._proposer.report(
             core_pb2.ReportEventsRequest(executor=executor, report=request),
             _timeout_ms(context.time_remaining()),
         )
+        reason = convert.reason_of_wire(answer.reason)
+        if reason is not None:
+            self._metrics.denied("Report", reason)
+        return answer
 
     async def Watch(  # noqa: N802
         self, requests: AsyncIterator[lease_pb2.WatchRequest], context: Any
@@ -258,6 +262,7 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
         """Denies one check of a batch, and leaves the others alone. It is not journalled: what it
         names may be anything."""
         self._metrics.checked("deny", Reason.MALFORMED_REQUEST)
+        self._metrics.denied("CheckBatch", Reason.MALFORMED_REQUEST)
         return Checked(Deny(Reason.MALFORMED_REQUEST, field))
 
     def _refusal(self) -> _Verdict | None:
@@ -288,13 +293,14 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
         executor: str,
         lease_id: str = "",
     ) -> None:
-        """Has the journal count what the node denied by itself; counts, and logs now and then, that
-        it did so for want of a quorum."""
+        """Counts a denial; has the journal count what the node denied by itself, and logs now and
+        then that it did so for want of a quorum."""
         reason = convert.reason_of_wire(number)
-        if reason is not None:
-            self._journal.denied(method, reason, executor, lease_id)
+        if reason is None:
+            return
+        self._metrics.denied(method, reason)
+        self._journal.denied(method, reason, executor, lease_id)
         if reason is Reason.INQUORATE:
-            self._metrics.inquorate(method)
             self._denials.denied(method, reason, executor)
 
 

@@ -349,6 +349,11 @@ class CoreLoop:
         """How many records wait for the ledger."""
         return self._core.outbox.waiting
 
+    @property
+    def clock_offset_ms(self) -> int:
+        """How far this node's wall clock is ahead of the federation's time, as far as it knows."""
+        return self._core.ledger_clock.own_offset_ms()
+
     def status(self) -> NodeStatus:
         core, replica = self._core, self._core.replica
         remaining_ms = 0 if core.storage_problem else core.keeper.remaining_ms()
@@ -364,7 +369,7 @@ class CoreLoop:
             authority_remaining_ms=remaining_ms,
             authority_reason=None if remaining_ms else reason,
             storage_problem=core.storage_problem,
-            clock_offset_ms=core.ledger_clock.own_offset_ms(),
+            clock_offset_ms=self.clock_offset_ms,
             durable_turns=self._environment.commits,
             probation=core.is_on_probation,
             outbox_records=self.outbox_records,

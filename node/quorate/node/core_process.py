@@ -76,7 +76,7 @@ async def serve(
             check_ledger(environment, config.node.id, signing, log_key)
             transport.update(peering.peers())
 
-    metrics.observe_core(lambda: core.outbox_records)
+    metrics.observe_core(lambda: core.outbox_records, lambda: core.clock_offset_ms)
     stopped = stop_event(lifeline_fd)
     running = core.run(transport, members_changed=follow_members)
     loop_task = asyncio.create_task(running, name="core loop")

@@ -107,7 +107,8 @@ class LedgerClock:
 
     def _fresh_bases(self) -> list[int]:
         fresh_after = self._fresh_after()
-        return [base for base, at in self._bases.values() if at >= fresh_after]
+        known = list(self._bases.values())  # at once: metrics are read by another thread
+        return [base for base, at in known if at >= fresh_after]
 
     def _fresh_after(self) -> int:
         return self._clock.boottime_ns() - _STALE_NS

@@ -34,10 +34,10 @@ class Metrics:
         self._proposals = meter.create_counter(
             "quorate.proposals", unit="1", description="proposals, by type and what became of them"
         )
-        self._inquorate = meter.create_counter(
-            "quorate.denials.inquorate",
+        self._denials = meter.create_counter(
+            "quorate.denials",
             unit="1",
-            description="requests that the node denied because it could not prove a quorum",
+            description="what executors were denied, by method and reason",
         )
         self._faults = meter.create_counter(
             "quorate.faults", unit="1", description="unexpected exceptions, by method"
@@ -80,9 +80,14 @@ class Metrics:
             description="holders of permits of this edge that may still be in use",
         )
 
-    def observe_core(self, outbox_records: Callable[[], int]) -> None:
-        """Has a value read whenever metrics are, by another thread: how many records wait for the
-        ledger."""
+    def observe_core(
+        self, outbox_records: Callable[[], int], clock_offset_ms: Callable[[], int]
+    ) -> None:
+        """Has two values read whenever metrics are, by another thread: how many records wait for
+        the ledger, and how far this node's wall clock is ahead of the federation's time."""
+
+        def of_clock(_options: CallbackOptions) -> Iterable[Observation]:
+            yield Observation(clock_offset_ms())
 
         def of_outbox(_options: CallbackOptions) -> Iterable[Observation]:
             yield Observation(outbox_records())
@@ -92,6 +97,12 @@ class Metrics:
             [of_outbox],
             unit="1",
             description="events and denials that this node has to tell the ledger",
+        )
+        self._meter.create_observable_gauge(
+            "quorate.clock.offset",
+            [of_clock],
+            unit="ms",
+            description="how far this node's wall clock is ahead of the federation's time",
         )
 
     def checked(self, verdict: str, reason: str) -> None:
@@ -104,8 +115,8 @@ class Metrics:
         """`outcome` is accepted, denied, refused or unknown."""
         self._proposals.add(1, {"type": kind, "outcome": outcome})
 
-    def inquorate(self, method: str) -> None:
-        self._inquorate.add(1, {"method": method})
+    def denied(self, method: str, reason: str) -> None:
+        self._denials.add(1, {"method": method, "reason": reason})
 
     def fault(self, method: str) -> None:
         self._faults.add(1, {"method": method})

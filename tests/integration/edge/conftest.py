@@ -373,8 +373,8 @@ class CountingMetrics(Metrics):
     def checked(self, verdict: str, reason: str) -> None:
         self.counted.append(("check", verdict, reason))
 
-    def inquorate(self, method: str) -> None:
-        self.counted.append(("inquorate", method))
+    def denied(self, method: str, reason: str) -> None:
+        self.counted.append(("denied", method, reason))
 
     def fault(self, method: str) -> None:
         self.counted.append(("fault", method))

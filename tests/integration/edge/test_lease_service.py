@@ -105,7 +105,7 @@ async def test_without_authority_nothing_is_proposed_and_the_status_is_ok(edge, 
         assert not answer.unknown
         assert not answer.HasField("outcome")
     assert edge.core.proposed == []
-    assert ("inquorate", "Acquire") in edge.metrics.counted
+    assert ("denied", "Acquire", "INQUORATE") in edge.metrics.counted
 
 
 async def test_a_right_can_be_given_back_without_authority(edge, lease) -> None:
@@ -229,6 +229,7 @@ async def test_a_batch_is_answered_in_order(edge, lease) -> None:
     ]
     assert ("check", "permit", "") in edge.metrics.counted
     assert ("check", "deny", "UNKNOWN_LEASE") in edge.metrics.counted
+    assert ("denied", "Check", "UNKNOWN_LEASE") in edge.metrics.counted
 
 
 async def test_another_executor_s_lease_is_not_one_s_own(edge, dial, pki) -> None:
@@ -313,6 +314,7 @@ async def test_a_check_that_is_none_spoils_no_other_of_its_batch(edge, lease, fi
     assert (first.verdict, first.reason) == (DENY, decision_pb2.REASON_MALFORMED_REQUEST)
     assert (first.thing, third) == (field, first)
     assert second.verdict == PERMIT
+    assert edge.metrics.counted.count(("denied", "CheckBatch", "MALFORMED_REQUEST")) == 2
     answer = await lease.CheckBatch(lease_pb2.CheckBatchRequest(checks=[bad]))
     assert [each.verdict for each in answer.results] == [DENY]
     assert await violations(lease.Check(bad)) == [field]

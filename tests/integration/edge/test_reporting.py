@@ -113,6 +113,7 @@ async def test_a_refusal_is_an_answer(edge, lease, found: Deny, head: str) -> No
     assert decision_pb2.Reason.Name(answer.reason) == f"REASON_{found.reason.value}"
     assert (answer.thing, answer.head, answer.stage) == (found.thing, head, "")
     assert answer.position.size > 0
+    assert ("denied", "Report", found.reason) in edge.metrics.counted
 
 
 async def test_nobody_is_told_that_a_core_which_is_gone_has_it(edge, lease, servers) -> None:

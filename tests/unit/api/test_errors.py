@@ -167,7 +167,7 @@ def test_metrics_are_counted_by_what_matters() -> None:
     metrics.checked("deny", "INQUORATE")
     metrics.check_latency(42.0)
     metrics.proposed("lease.acquire", "unknown")
-    metrics.inquorate("Check")
+    metrics.denied("Check", "INQUORATE")
     metrics.fault("/quorate.v1.LeaseService/Check")
     metrics.watchers_changed(+1)
     data = reader.get_metrics_data()
@@ -180,6 +180,7 @@ def test_metrics_are_counted_by_what_matters() -> None:
     }
     assert found["quorate.checks"].value == 2
     assert dict(found["quorate.checks"].attributes) == {"verdict": "deny", "reason": "INQUORATE"}
+    assert dict(found["quorate.denials"].attributes) == {"method": "Check", "reason": "INQUORATE"}
     assert found["quorate.check.latency"].sum == 42.0
     assert 50 in found["quorate.check.latency"].explicit_bounds
     assert dict(found["quorate.proposals"].attributes) == {

@@ -10,6 +10,7 @@ from pathlib import Path
 from quorate.consensus import PeerError, RaftSettings
 from quorate.core.outcome import Outcome
 from quorate.core.transitions import install_genesis
+from quorate.lease.clock import Clock
 from quorate.lease.word import AuthorityWord
 from quorate.node.machine import proposal_key
 from quorate.node.node_core import NodeCore
@@ -28,6 +29,7 @@ class Node:
     def __init__(self, world: Nodes, node_id: str, path: Path) -> None:
         self.world = world
         self.node_id = node_id
+        self.clock: Clock = world.clock
         self.word = AuthorityWord.create()
         self.environment = Environment.open(path, map_size_bytes=MAP_SIZE_BYTES)
         genesis = world.federation.parsed_genesis()
@@ -52,7 +54,7 @@ class Node:
             settings=self.world.settings,
             environment=self.environment,
             word=self.word,
-            clock=self.world.clock,
+            clock=self.clock,
             boot_id=b"0123456789abcdef",
             chance=random.Random(self.node_id),  # noqa: S311 - a test's chance
             first_seq=self.world.next_seq(),

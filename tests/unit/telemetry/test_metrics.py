@@ -79,12 +79,14 @@ def test_without_an_exporter_nothing_happens() -> None:
     metrics.round_confirmed(1.0)
 
 
-def test_what_waits_for_the_ledger_is_read_when_it_is_asked_for() -> None:
+def test_what_a_core_tells_is_read_when_it_is_asked_for() -> None:
     reader = InMemoryMetricReader()
     export = MetricsExport(reader, node_id="spiffe://bank.example/node/1", process="core")
-    waiting = [0]
-    export.metrics.observe_core(lambda: waiting[0])
+    waiting, offset = [0], [0]
+    export.metrics.observe_core(lambda: waiting[0], lambda: offset[0])
     assert read(reader, "quorate.outbox.records").value == 0
-    waiting[0] = 7
+    assert read(reader, "quorate.clock.offset").value == 0
+    waiting[0], offset[0] = 7, -80
     assert read(reader, "quorate.outbox.records").value == 7
+    assert read(reader, "quorate.clock.offset").value == -80
     export.close()
