@@ -1,5 +1,5 @@
 """A node with two edges: who holds a permit of either is waited for, unless it says that it uses it
-no more."""
+no more; and neither permits longer than the other without a core."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ import pytest
 
 from quorate.chaos.cluster import Cluster
 from quorate.chaos.crew import Crew, Worker
-from quorate.chaos.parts import EDGE, part_of
+from quorate.chaos.parts import CORE, EDGE, part_of, part_pid
 from quorate.chaos.probe import boottime_ns
 from quorate.chaos.processes import wait_until
-from quorate.client import Denied, Gate, Lease, Permit, WatchEvent, WatchNotice
+from quorate.client import Denied, Gate, Lease, Permit, Reason, WatchEvent, WatchNotice
 from quorate.v1 import governance_pb2
 
 pytestmark = pytest.mark.cluster
 
 BANK = "bank.example"
 PERMIT_MS = 6_000
-TERMS = ("--authority-period", "8s", "--max-permit-ttl", f"{PERMIT_MS}ms")
+AUTHORITY_MS = 8_000
+TERMS = ("--authority-period", f"{AUTHORITY_MS}ms", "--max-permit-ttl", f"{PERMIT_MS}ms")
 CONNECTIONS = 12
 """The kernel spreads them over the edges: that all go to one happens once in 2048 times."""
 DRAINED = governance_pb2.WAIT_LEVEL_DRAINED
@@ -131,3 +132,34 @@ def test_who_gives_its_permit_up_is_not_waited_for(bank: Cluster, crew: Crew) ->
         watch.close()
     assert revoked.reached == DRAINED
     assert now_ns < permit.expires_at_ns, "its permit would have been good until then"
+
+
+def test_no_edge_permits_for_long_when_the_core_stands_still(bank: Cluster, crew: Crew) -> None:
+    lease = granted(crew, "frozen")
+    core = part_pid(bank.processes(BANK), CORE)
+    assert core is not None
+    with ExitStack() as stack:
+        gates = [stack.enter_context(open_gate(crew.workers[BANK])) for _ in range(CONNECTIONS)]
+
+        def ask_all() -> list[Permit | Denied]:
+            answers = []
+            for gate in gates:
+                lease.slot.drop()
+                answers.append(gate.ask(lease, is_handed=True))
+            return answers
+
+        assert all(isinstance(answer, Permit) for answer in ask_all())
+        frozen_ns = boottime_ns()
+        os.kill(core, signal.SIGSTOP)
+        stack.callback(os.kill, core, signal.SIGCONT)
+        over_ns, permits = frozen_ns + AUTHORITY_MS * 1_000_000, 0
+        while boottime_ns() < over_ns:
+            for answer in ask_all():
+                if isinstance(answer, Permit):
+                    permits += 1
+                    assert answer.expires_at_ns <= over_ns
+        assert permits > CONNECTIONS, "they went on until then"
+        reasons = {answer.reason for answer in ask_all() if isinstance(answer, Denied)}
+        assert reasons == {Reason.INQUORATE}
+        assert not any(isinstance(answer, Permit) for answer in ask_all())
+    bank.wait_ready()
