@@ -21,8 +21,8 @@ from quorate.cli.errors import (
 )
 from quorate.cli.options import (
     DEFAULT_TIMEOUT_MS,
-    AddressOption,
     ClientOption,
+    LeaseAddressOption,
     TimeoutOption,
     duration_ms,
     timeout_ms,
@@ -93,7 +93,7 @@ def acquire(
     ] = None,
     request_id: RequestIdOption = "",
     timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
-    address: AddressOption = "",
+    address: LeaseAddressOption = "",
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Ask for a lease. A quorum decides before there is an answer."""
@@ -117,7 +117,7 @@ def renew(
     ttl: TtlOption = 0,
     request_id: RequestIdOption = "",
     timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
-    address: AddressOption = "",
+    address: LeaseAddressOption = "",
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Extend a lease."""
@@ -136,7 +136,7 @@ def release(
     client: ClientOption,
     request_id: RequestIdOption = "",
     timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
-    address: AddressOption = "",
+    address: LeaseAddressOption = "",
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Give a lease back."""
@@ -157,7 +157,7 @@ def report(
         typer.Option("--attribute", "-a", metavar="NAME=TEXT", help="More about it; up to 16."),
     ] = None,
     timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
-    address: AddressOption = "",
+    address: LeaseAddressOption = "",
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Say what became of the work under a lease. It is in the ledger as soon as there is a quorum.
@@ -239,7 +239,7 @@ def check(
             help="No longer than the federation's longest permit.",
         ),
     ] = DEFAULT_MAX_PERMIT_TTL_MS,
-    address: AddressOption = "",
+    address: LeaseAddressOption = "",
     output: OutputOption = Output.TEXT,
 ) -> None:
     """May the lease be acted on now? Exits 0 on a permit that is good at this moment, else not 0.
@@ -303,7 +303,7 @@ def watch(
         bool,
         typer.Option("--until-interrupted", help="Exit 3 as soon as one of them is not good."),
     ] = False,
-    address: AddressOption = "",
+    address: LeaseAddressOption = "",
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Tell at once when leases stop, or resume, being good. Runs until Ctrl-C.
