@@ -29,7 +29,7 @@ from errno import ENOENT
 from types import TracebackType
 from typing import Final, Self
 
-from quorate.client import ClientReason, Denied, DeniedError, Gate, Lease, Permit
+from quorate.client import ClientReason, Denied, DeniedError, Gate, Lease, Permit, traces
 from quorate.runner.contained import Contained
 from quorate.runner.kernel import NS_PER_MS, boottime_ns
 from quorate.runner.messages import Message
@@ -313,4 +313,5 @@ def _environment(lease: Lease) -> dict[str, str]:
         "QUORATE_FENCE": str(lease.fence),
         "QUORATE_ACTION": lease.action,
         "QUORATE_RESOURCE": lease.resource,
+        **traces.variables(),
     }

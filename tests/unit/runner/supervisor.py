@@ -7,7 +7,8 @@ SCRIPT is JSON: `acquire`, `hold`, `act`: the reason with which it is denied; `d
 the eve of the start; `life_ms` of the lease; `means`: cgroup or walk; `permit_ms`: permits end so
 long after each look, until they are told to be lost; `until_ns`: when the only permit ends;
 `events`: what becomes of reports: tell, hang or refuse; `slack_ms`: how long an init is waited for
-that does not do as it is told; `sleeps_into`: a time namespace for the init (`sleeping_init`).
+that does not do as it is told; `sleeps_into`: a time namespace for the init (`sleeping_init`);
+`trace`: headers of a request, whose trace the run belongs to.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from quorate.client import (
     Reason,
     Reported,
     SystemClock,
+    traces,
 )
 from quorate.runner import contained, descendants, leased
 from quorate.runner.contained import Contained
@@ -185,7 +187,8 @@ def run(fd: int, script: dict[str, Any], arguments: list[str]) -> None:
         os.environ |= {"SLEEP_INTO": script["sleeps_into"], "PYTHONPATH": PATH}
     module.load_config = lambda client: client
     sys.argv = ["quorate", *arguments]
-    sys.exit(main())
+    with traces.continuing(script.get("trace", {})):
+        sys.exit(main())
 
 
 if __name__ == "__main__":
