@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import uuid
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
 from quorate.client import wire
@@ -65,6 +65,9 @@ class LeaseFacts:
     ttl_ms: the life that was wished for; 0: the longest that the grant allows.
     grant, trust_edge: what the lease relies on; no trust edge within one domain.
     parents: the leases that the work comes from.
+    life_ms: for so long it was given when it was acquired; 0: the node does not say.
+    until_ns: the boot clock at its end, or somewhat before, for whoever renews it: counted from
+        when it was asked for, so that the wall clock has no part in it; 0: not known.
     """
 
     id: str
@@ -77,6 +80,8 @@ class LeaseFacts:
     trust_edge: str
     ttl_ms: int
     parents: tuple[str, ...]
+    life_ms: int = field(default=0, kw_only=True)
+    until_ns: int = field(default=0, kw_only=True, compare=False)
 
     def facts(self) -> dict[str, Any]:
         """By name, without what a subclass adds."""
@@ -134,6 +139,7 @@ class Calls:
         """parents: None: those that the running work comes from."""
         if parents is None:
             parents = current_lineage()
+        sent_ns = self.clock.boottime_ns()
         try:
             request = lease_pb2.AcquireRequest(
                 action=action,
@@ -159,9 +165,12 @@ class Calls:
                 unknown=True,
                 request_id=request.request_id,
             )
-        return granted
+        if request_id and answer.outcome.duplicate:  # nobody knows when it was asked for first
+            return replace(granted, until_ns=sent_ns)
+        return _until(granted, sent_ns, granted.life_ms)
 
     def renew(self, lease: LeaseFacts, ttl_ms: int, timeout_ms: int) -> Steps[LeaseFacts | Denied]:
+        sent_ns = self.clock.boottime_ns()
         request = lease_pb2.RenewRequest(
             lease_id=lease.id, ttl_ms=ttl_ms, request_id=self._new_request_id()
         )
@@ -171,12 +180,14 @@ class Calls:
         if isinstance(answer, Denied):
             return answer
         renewed = self._lease(answer.lease, lease.ttl_ms)
-        expires = {"expires_at_ms": answer.lease.expires_at_ms}
-        if renewed is None or renewed.facts() != lease.facts() | expires:
+        if renewed is None or not _is_same(renewed, lease):
             return Denied(
                 ClientReason.MALFORMED_ANSWER, lease.id, "renewed, but not the lease in question"
             )
-        return renewed
+        renewed = replace(renewed, life_ms=lease.life_ms)
+        if ttl_ms == lease.ttl_ms:  # the same wish, under the same grant
+            return _until(renewed, sent_ns, lease.life_ms)
+        return _until_later(lease, renewed, sent_ns, ttl_ms)
 
     def release(self, lease: LeaseFacts, timeout_ms: int) -> Steps[int | Denied]:
         """Answers with the entry's index."""
@@ -376,7 +387,37 @@ class Calls:
             trust_edge=granted.trust_edge,
             ttl_ms=ttl_ms,
             parents=tuple(granted.parents),
+            life_ms=_life_ms(granted, ttl_ms),
         )
+
+
+def _life_ms(granted: lease_pb2.Lease, wished_ms: int) -> int:
+    """No more than was wished for: one that is there already may have been renewed since."""
+    if granted.acquired_at_ms <= 0:
+        return 0
+    life_ms = max(0, granted.expires_at_ms - granted.acquired_at_ms)
+    return min(life_ms, wished_ms or life_ms)
+
+
+def _is_same(renewed: LeaseFacts, lease: LeaseFacts) -> bool:
+    """But for its end."""
+    end = {name: getattr(lease, name) for name in ("expires_at_ms", "life_ms", "until_ns")}
+    return renewed.facts() | end == lease.facts()
+
+
+def _until(lease: LeaseFacts, sent_ns: int, life_ms: int) -> LeaseFacts:
+    """With its end: the ledger has given it so long, later than it was asked to. A grant that ends
+    sooner is no matter: what it ends with cannot be renewed."""
+    return replace(lease, until_ns=sent_ns + life_ms * NS_PER_MS if life_ms else 0)
+
+
+def _until_later(lease: LeaseFacts, renewed: LeaseFacts, sent_ns: int, ttl_ms: int) -> LeaseFacts:
+    """With its end where something else was wished for this time: as much later as the ledger says,
+    and no later than was wished for."""
+    later_ms = renewed.expires_at_ms - lease.expires_at_ms
+    ends = [lease.until_ns + later_ms * NS_PER_MS] if lease.until_ns else []
+    ends += [sent_ns + ttl_ms * NS_PER_MS] if ttl_ms > 0 else []
+    return replace(renewed, until_ns=min(ends, default=0))
 
 
 def _settled(answer: _AnswerT, maybe_executed: bool) -> _AnswerT | Denied:
