@@ -10,19 +10,19 @@ from __future__ import annotations
 import secrets
 import uuid
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 from quorate.client import wire
 from quorate.client.clock import Clock, Reading
 from quorate.client.decisions import ClientReason, Denied, DeniedError, Permit, Reported
+from quorate.client.facts import NS_PER_MS, LeaseFacts, given_ms, is_same, with_end, with_later_end
 from quorate.client.lineage import current_lineage
 from quorate.client.slot import PermitSlot
 from quorate.client.telling import Saying, Story
 from quorate.core.outcome import Reason
 from quorate.v1 import lease_pb2
 
-NS_PER_MS: Final = 1_000_000
 _FIRST_PAUSE_MS: Final = 25
 _LONGEST_PAUSE_MS: Final = 400
 _LONGEST_CALL_S: Final = 3_600.0
@@ -54,38 +54,6 @@ _AnswerT = TypeVar(
     lease_pb2.RenewResponse,
     lease_pb2.ReleaseResponse,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseFacts:
-    """A lease as the ledger granted it. It is no permit itself.
-
-    fence: to be presented at every write; the resource refuses one lower than the highest it saw.
-    expires_at_ms: in ledger time, for information: the node judges expiry.
-    ttl_ms: the life that was wished for; 0: the longest that the grant allows.
-    grant, trust_edge: what the lease relies on; no trust edge within one domain.
-    parents: the leases that the work comes from.
-    life_ms: for so long it was given when it was acquired; 0: the node does not say.
-    until_ns: the boot clock at its end, or somewhat before, for whoever renews it: counted from
-        when it was asked for, so that the wall clock has no part in it; 0: not known.
-    """
-
-    id: str
-    executor: str
-    action: str
-    resource: str
-    fence: int
-    expires_at_ms: int
-    grant: str
-    trust_edge: str
-    ttl_ms: int
-    parents: tuple[str, ...]
-    life_ms: int = field(default=0, kw_only=True)
-    until_ns: int = field(default=0, kw_only=True, compare=False)
-
-    def facts(self) -> dict[str, Any]:
-        """By name, without what a subclass adds."""
-        return {name: getattr(self, name) for name in LeaseFacts.__slots__}
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +135,7 @@ class Calls:
             )
         if request_id and answer.outcome.duplicate:  # nobody knows when it was asked for first
             return replace(granted, until_ns=sent_ns)
-        return _until(granted, sent_ns, granted.life_ms)
+        return with_end(granted, sent_ns, granted.life_ms)
 
     def renew(self, lease: LeaseFacts, ttl_ms: int, timeout_ms: int) -> Steps[LeaseFacts | Denied]:
         sent_ns = self.clock.boottime_ns()
@@ -180,14 +148,14 @@ class Calls:
         if isinstance(answer, Denied):
             return answer
         renewed = self._lease(answer.lease, lease.ttl_ms)
-        if renewed is None or not _is_same(renewed, lease):
+        if renewed is None or not is_same(renewed, lease):
             return Denied(
                 ClientReason.MALFORMED_ANSWER, lease.id, "renewed, but not the lease in question"
             )
         renewed = replace(renewed, life_ms=lease.life_ms)
         if ttl_ms == lease.ttl_ms:  # the same wish, under the same grant
-            return _until(renewed, sent_ns, lease.life_ms)
-        return _until_later(lease, renewed, sent_ns, ttl_ms)
+            return with_end(renewed, sent_ns, lease.life_ms)
+        return with_later_end(lease, renewed, sent_ns, ttl_ms)
 
     def release(self, lease: LeaseFacts, timeout_ms: int) -> Steps[int | Denied]:
         """Answers with the entry's index."""
@@ -387,37 +355,8 @@ class Calls:
             trust_edge=granted.trust_edge,
             ttl_ms=ttl_ms,
             parents=tuple(granted.parents),
-            life_ms=_life_ms(granted, ttl_ms),
+            life_ms=given_ms(granted, ttl_ms),
         )
-
-
-def _life_ms(granted: lease_pb2.Lease, wished_ms: int) -> int:
-    """No more than was wished for: one that is there already may have been renewed since."""
-    if granted.acquired_at_ms <= 0:
-        return 0
-    life_ms = max(0, granted.expires_at_ms - granted.acquired_at_ms)
-    return min(life_ms, wished_ms or life_ms)
-
-
-def _is_same(renewed: LeaseFacts, lease: LeaseFacts) -> bool:
-    """But for its end."""
-    end = {name: getattr(lease, name) for name in ("expires_at_ms", "life_ms", "until_ns")}
-    return renewed.facts() | end == lease.facts()
-
-
-def _until(lease: LeaseFacts, sent_ns: int, life_ms: int) -> LeaseFacts:
-    """With its end: the ledger has given it so long, later than it was asked to. A grant that ends
-    sooner is no matter: what it ends with cannot be renewed."""
-    return replace(lease, until_ns=sent_ns + life_ms * NS_PER_MS if life_ms else 0)
-
-
-def _until_later(lease: LeaseFacts, renewed: LeaseFacts, sent_ns: int, ttl_ms: int) -> LeaseFacts:
-    """With its end where something else was wished for this time: as much later as the ledger says,
-    and no later than was wished for."""
-    later_ms = renewed.expires_at_ms - lease.expires_at_ms
-    ends = [lease.until_ns + later_ms * NS_PER_MS] if lease.until_ns else []
-    ends += [sent_ns + ttl_ms * NS_PER_MS] if ttl_ms > 0 else []
-    return replace(renewed, until_ns=min(ends, default=0))
 
 
 def _settled(answer: _AnswerT, maybe_executed: bool) -> _AnswerT | Denied:

@@ -19,10 +19,11 @@ from typing import Final, Self
 import grpc
 
 from quorate.client import wire
-from quorate.client.calls import Ask, Calls, LeaseFacts, ResultT, Steps
+from quorate.client.calls import Ask, Calls, ResultT, Steps
 from quorate.client.clock import Clock, SystemClock
 from quorate.client.config import ClientConfig, load_config
 from quorate.client.decisions import Denied, DeniedError, Permit, Released, Reported
+from quorate.client.facts import LeaseFacts
 from quorate.client.keeping import Keeping
 from quorate.client.leases import Lease, OnChange
 from quorate.client.lineage import under

@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from quorate.client.calls import NS_PER_MS, Calls, LeaseFacts, Question
+from quorate.client.calls import Calls, Question
 from quorate.client.clock import MAX_CLOCK_DRIFT_NS, Reading
 from quorate.client.decisions import ClientReason, Denied, DeniedError, Permit
+from quorate.client.facts import NS_PER_MS, LeaseFacts
 from quorate.client.slot import PermitSlot
 from quorate.client.watching import WatchEvent, WatchNotice
 from quorate.core.limits import MAX_CHECKS_PER_BATCH

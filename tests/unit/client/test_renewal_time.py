@@ -9,8 +9,9 @@ import pytest
 from tests.unit.client.conftest import ACTION, MS, RESOURCE, granted, permit
 from tests.unit.client.test_upkeep import TTL_MS, Scene
 
-from quorate.client.calls import Ask, LeaseFacts, Steps
+from quorate.client.calls import Ask, Steps
 from quorate.client.clock import MAX_CLOCK_DRIFT_MS
+from quorate.client.facts import LeaseFacts
 from quorate.client.slot import PermitSlot
 from quorate.v1 import decision_pb2, lease_pb2
 

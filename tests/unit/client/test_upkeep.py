@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.client.conftest import ACTION, EXECUTOR, MS, RESOURCE, FakeClock, permit
 
-from quorate.client.calls import Calls, LeaseFacts, Question
+from quorate.client.calls import Calls, Question
 from quorate.client.decisions import ClientReason, Denied, DeniedError, Permit
+from quorate.client.facts import LeaseFacts
 from quorate.client.slot import PermitSlot
 from quorate.client.upkeep import Holder, Upkeep
 from quorate.client.watching import WatchEvent, WatchNotice

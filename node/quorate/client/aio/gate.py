@@ -20,10 +20,11 @@ from quorate.client import wire
 from quorate.client.aio.keeping import AsyncKeeping
 from quorate.client.aio.leases import AsyncLease
 from quorate.client.aio.watch import AsyncWatch
-from quorate.client.calls import Ask, Calls, LeaseFacts, ResultT, Steps
+from quorate.client.calls import Ask, Calls, ResultT, Steps
 from quorate.client.clock import Clock, SystemClock
 from quorate.client.config import ClientConfig, load_config
 from quorate.client.decisions import Denied, DeniedError, Permit, Released, Reported
+from quorate.client.facts import LeaseFacts
 from quorate.client.lineage import under
 from quorate.client.slot import PermitSlot
 from quorate.client.telling import Story
