@@ -19,6 +19,7 @@ from quorate.cli.errors import (
     UnreachableError,
     interruptions,
 )
+from quorate.cli.lease_check import ask_once
 from quorate.cli.options import (
     DEFAULT_TIMEOUT_MS,
     ClientOption,
@@ -45,10 +46,9 @@ from quorate.cli.submit import (
     QUERY_TIMEOUT_MS,
     reason_name,
 )
-from quorate.client import Denied, Permit, Reading, SystemClock
 from quorate.client.lineage import VARIABLE, current_lineage
 from quorate.core.errors import MalformedError
-from quorate.core.limits import DEFAULT_MAX_PERMIT_TTL_MS, MAX_REQUEST_ID_CHARS
+from quorate.core.limits import DEFAULT_MAX_PERMIT_TTL_MS, MAX_INTEGER, MAX_REQUEST_ID_CHARS
 from quorate.core.lineage import EventType
 from quorate.v1 import decision_pb2, lease_pb2
 
@@ -229,6 +229,17 @@ def check(
     resource: Annotated[
         str, typer.Option("--resource", help="Deny if the lease is not for it.")
     ] = "",
+    minimum_index: Annotated[
+        int,
+        typer.Option(
+            "--minimum-index",
+            "--at-least",
+            min=0,
+            max=MAX_INTEGER,
+            metavar="INDEX",
+            help="Deny unless the node's ledger holds this index: that of an earlier write.",
+        ),
+    ] = 0,
     timeout: Annotated[
         int,
         typer.Option(
@@ -246,51 +257,32 @@ def check(
 
     The permit is for one act, at once: no later answer follows from this one.
     """
-    clock = SystemClock()
+    request = lease_pb2.CheckRequest(
+        lease_id=lease, action=action, resource=resource, minimum_index=minimum_index
+    )
     with Connection(executor_target(client, address, lease=True)) as connection:
-        sent = Reading.of(clock)
-        answer = connection.ask(
-            connection.leases.Check,
-            lease_pb2.CheckRequest(lease_id=lease, action=action, resource=resource),
-            timeout,
-        )
-        arrived = Reading.of(clock)
-    reason, thing, remaining_ms = reason_name(answer.reason), answer.thing, 0.0
-    permitted = answer.verdict == decision_pb2.VERDICT_PERMIT and not reason
-    if permitted:
-        # The life of a permit counts from when it was asked for; one that was delayed, or whose
-        # machine slept meanwhile, is over on arrival.
-        permit = Permit(
-            lease_id=lease,
-            fence=answer.fence,
-            sent=sent,
-            expires_at_ns=sent.boottime_ns + max(answer.ttl_ms, 0) * _NS_PER_MS,
-            ledger_size=answer.position.size,
-            ledger_time_ms=answer.position.ledger_time_ms,
-        ).judge(arrived)
-        if isinstance(permit, Denied):
-            permitted, reason, thing = False, str(permit.reason), lease
-        else:
-            remaining_ms = permit.remaining_ms(arrived)
+        checked = ask_once(connection, request, timeout)
+    permit = checked.permit
     value = {
-        "verdict": "permit" if permitted else "deny",
-        "reason": reason,
-        "thing": thing,
+        "verdict": "deny" if permit is None else "permit",
+        "reason": checked.reason,
+        "thing": checked.thing,
         "lease_id": lease,
-        "fence": answer.fence if permitted else None,
-        "remaining_ms": round(remaining_ms, 1),
-        "ledger_size": answer.position.size,
-        "round_trip_ms": round((arrived.boottime_ns - sent.boottime_ns) / _NS_PER_MS, 2),
+        "fence": None if permit is None else permit.fence,
+        "remaining_ms": round(checked.remaining_ms, 1),
+        "ledger_size": checked.ledger_size,
+        "round_trip_ms": round(checked.round_trip_ms, 2),
     }
 
     def people(on: Console) -> None:
-        if permitted:
-            on.print(f"[bold green]permit[/] for {remaining_ms:.0f} ms, fence {answer.fence}")
+        if permit is not None:
+            left = f"{checked.remaining_ms:.0f} ms"
+            on.print(f"[bold green]permit[/] for {left}, fence {permit.fence}")
         else:
-            on.print(f"[bold red]deny[/] {_why(reason, thing)}")
+            on.print(f"[bold red]deny[/] {_why(checked.reason, checked.thing)}")
 
     show(output, value, people)
-    if not permitted:
+    if permit is None:
         raise typer.Exit(ExitCode.DENIED)
 
 

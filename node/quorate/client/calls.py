@@ -58,13 +58,15 @@ _AnswerT = TypeVar(
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A check on its way. sent, epoch: as they were before it left. asker: whose it is."""
+    """A check on its way. sent, epoch: as they were before it left. asker: whose it is.
+    minimum_index: its answer is to be true of a ledger that holds this; 0: of any."""
 
     lease: LeaseFacts
     slot: PermitSlot
     sent: Reading
     epoch: int
     asker: object = None
+    minimum_index: int = 0
 
 
 class Calls:
@@ -224,13 +226,17 @@ class Calls:
     # -- checks ------------------------------------------------------------------------------
 
     def check(
-        self, lease: LeaseFacts, slot: PermitSlot, *, is_handed: bool
+        self, lease: LeaseFacts, slot: PermitSlot, *, is_handed: bool, minimum_index: int = 0
     ) -> Steps[Permit | Denied]:
         """May this lease be acted on now? is_handed: as in `PermitSlot.offer`."""
         if self._is_closed():
             return Denied(ClientReason.CLOSED, lease.id)
-        question = self.question(lease, slot)
-        answer = yield Ask("Check", self.check_request(lease), self.max_permit_ttl_ms / 1_000)
+        question = replace(self.question(lease, slot), minimum_index=minimum_index)
+        try:
+            request = self.check_request(lease, minimum_index)
+        except (TypeError, ValueError) as error:  # no number of 64 bits
+            return Denied(ClientReason.INVALID_REQUEST, lease.id, str(error))
+        answer = yield Ask("Check", request, self.max_permit_ttl_ms / 1_000)
         if isinstance(answer, Exception):
             return self.unanswered(question, answer)
         return self.answered(question, answer, is_handed=is_handed)
@@ -250,9 +256,13 @@ class Calls:
         """To be made before the request leaves: a permit's life counts from here."""
         return Question(lease, slot, Reading.of(self.clock), slot.epoch, asker)
 
-    def check_request(self, lease: LeaseFacts) -> lease_pb2.CheckRequest:
+    def check_request(self, lease: LeaseFacts, minimum_index: int = 0) -> lease_pb2.CheckRequest:
         return lease_pb2.CheckRequest(
-            lease_id=lease.id, action=lease.action, resource=lease.resource, session=self.session
+            lease_id=lease.id,
+            action=lease.action,
+            resource=lease.resource,
+            minimum_index=minimum_index,
+            session=self.session,
         )
 
     def unanswered(self, question: Question, error: Exception) -> Denied:
@@ -261,17 +271,20 @@ class Calls:
     def answered(
         self, question: Question, answer: lease_pb2.CheckResponse, *, is_handed: bool
     ) -> Permit | Denied:
-        """The permit, kept in the lease's slot, or the denial, which empties the slot."""
-        lease, slot = question.lease, question.slot
-        denied = wire.denial_of_verdict(answer.verdict, answer.reason, answer.thing)
+        """The permit, kept in the lease's slot, or the denial, which empties the slot; but one of a
+        node that is behind says nothing of the lease."""
+        lease, slot, size = question.lease, question.slot, answer.position.size
+        denied = wire.denial_of_verdict(answer.verdict, answer.reason, answer.thing, size)
         if denied is not None:
-            slot.drop()
+            if denied.reason is not Reason.BEHIND:
+                slot.drop()
             return denied
-        if answer.ttl_ms <= 0 or answer.fence != lease.fence:
+        is_older = bool(question.minimum_index) and size <= question.minimum_index
+        if answer.ttl_ms <= 0 or answer.fence != lease.fence or is_older:
             return Denied(
                 ClientReason.MALFORMED_ANSWER,
                 lease.id,
-                f"a permit with ttl_ms {answer.ttl_ms} and fence {answer.fence}",
+                f"a permit with ttl_ms {answer.ttl_ms} and fence {answer.fence}, of size {size}",
             )
         ttl_ms = min(answer.ttl_ms, self.max_permit_ttl_ms)
         permit = Permit(
@@ -279,7 +292,7 @@ class Calls:
             fence=answer.fence,
             sent=question.sent,
             expires_at_ns=question.sent.boottime_ns + ttl_ms * NS_PER_MS,
-            ledger_size=answer.position.size,
+            ledger_size=size,
             ledger_time_ms=answer.position.ledger_time_ms,
         )
         return slot.offer(permit, question.epoch, is_handed=is_handed)
@@ -363,7 +376,9 @@ def _settled(answer: _AnswerT, maybe_executed: bool) -> _AnswerT | Denied:
     """The answer when it is granted; else the denial, `unknown` as long as it settles nothing."""
     if answer.unknown:
         return Denied(ClientReason.OUTCOME_UNKNOWN, answer.thing, unknown=True)
-    denied = wire.denial_of_verdict(answer.verdict, answer.reason, answer.thing)
+    index = answer.outcome.ledger_index  # of the denial's own entry; the genesis has 0
+    size = index + 1 if index else 0
+    denied = wire.denial_of_verdict(answer.verdict, answer.reason, answer.thing, size)
     if denied is None and answer.HasField("outcome") and answer.outcome.accepted:
         return answer
     if denied is None:

@@ -243,7 +243,8 @@ class Upkeep:
                     held.ask_at_ns = now_ns
                 else:
                     reason = notice.reason or ClientReason.UNKNOWN_REASON
-                    self._stopped(held, Denied(reason, notice.thing))
+                    size = notice.ledger_size
+                    self._stopped(held, Denied(reason, notice.thing, ledger_size=size))
 
     def abandon(self, reason: ClientReason, detail: str = "") -> None:
         """Nobody keeps leases any more: all holders are told to stop, and nothing more is held."""

@@ -149,6 +149,7 @@ class FakeNode:
     faults: list[str] = field(default_factory=list)
     requests: list[Any] = field(default_factory=list)
     knows_outcomes: bool = True
+    knows_indexes: bool = True
     reached: list[int] = field(default_factory=list)
     bound_ms: int | None = None
     open: list[list[governance_pb2.OpenNode]] = field(default_factory=list)
@@ -402,8 +403,18 @@ class _Leases(lease_pb2_grpc.LeaseServiceServicer):
             return lease_pb2.CheckResponse(
                 verdict=decision_pb2.VERDICT_DENY, reason=decision_pb2.REASON_UNKNOWN_LEASE
             )
+        if self.node.knows_indexes and len(self.node.entries) <= request.minimum_index:
+            return lease_pb2.CheckResponse(
+                verdict=decision_pb2.VERDICT_DENY,
+                reason=decision_pb2.REASON_BEHIND,
+                thing=str(len(self.node.entries)),
+                position=self.node.position,
+            )
         return lease_pb2.CheckResponse(
-            verdict=decision_pb2.VERDICT_PERMIT, ttl_ms=self.node.permit_ttl_ms, fence=lease.fence
+            verdict=decision_pb2.VERDICT_PERMIT,
+            ttl_ms=self.node.permit_ttl_ms,
+            fence=lease.fence,
+            position=self.node.position,
         )
 
     def Watch(self, requests: Any, context: Any) -> Any:  # noqa: N802
