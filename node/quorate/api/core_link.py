@@ -21,13 +21,11 @@ from quorate.api import convert
 from quorate.api.errors import NotReadyError
 from quorate.api.ports import Proposed
 from quorate.core.errors import ConfigurationError, MalformedError
-from quorate.core.limits import MAX_MESSAGE_BYTES
+from quorate.core.limits import MAX_MESSAGE_BYTES, MAX_SOCKET_PATH_BYTES
 from quorate.core.outcome import Reason
 from quorate.v1 import core_pb2, core_pb2_grpc, lease_pb2
 
 CORE_SOCKET: Final = "core.sock"
-MAX_SOCKET_PATH_BYTES: Final = 107
-"""Linux: sun_path of unix(7) holds 108 bytes with the zero that ends it."""
 CONNECT_MS: Final = 250
 """How long a proposal waits for a core that is just restarting."""
 ANSWER_MARGIN_MS: Final = 100

@@ -22,7 +22,7 @@ from quorate.cli.errors import RefusedError, UnreachableError
 from quorate.client.config import load_config as load_client
 from quorate.core import codec, ids
 from quorate.core.errors import MalformedError, QuorateError
-from quorate.node.organisation import Organisation, dialable
+from quorate.node.organisation import Organisation, dialable, lease_dialable
 from quorate.v1 import governance_pb2_grpc, lease_pb2_grpc, ledger_pb2_grpc, node_pb2_grpc
 
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
@@ -68,8 +68,9 @@ def executor_target(directory: Path, address: str = "", *, lease: bool) -> Targe
     """The node of an executor, as that executor: its lease side, or its governance side."""
     client = load_client(directory)
     configured = client.lease_address if lease else client.governance_address
+    check = lease_dialable if lease else dialable
     return Target(
-        address=dialable(address or configured, "--address"),
+        address=check(address or configured, "--address"),
         server_name=client.server_name,
         domain=ids.SpiffeId.parse(client.spiffe_id).trust_domain,
         ca_certificate=client.ca_certificate,

@@ -57,7 +57,12 @@ def issue(
     *,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new or empty directory.")],
     lease_address: Annotated[
-        str, typer.Option("--lease-address", help="Where the executor reaches the node.")
+        str,
+        typer.Option(
+            "--lease-address",
+            metavar="HOST:PORT|unix:PATH",
+            help="Where the executor reaches the node.",
+        ),
     ] = "",
     governance_address: Annotated[
         str, typer.Option("--governance-address", help="Where it reads the ledger.")

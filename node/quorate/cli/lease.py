@@ -19,10 +19,11 @@ from quorate.cli.errors import (
     UnreachableError,
     interruptions,
 )
+from quorate.cli.lease_check import ask_once
 from quorate.cli.options import (
     DEFAULT_TIMEOUT_MS,
-    AddressOption,
     ClientOption,
+    LeaseAddressOption,
     TimeoutOption,
     duration_ms,
     timeout_ms,
@@ -45,10 +46,9 @@ from quorate.cli.submit import (
     QUERY_TIMEOUT_MS,
     reason_name,
 )
-from quorate.client import Denied, Permit, Reading, SystemClock
 from quorate.client.lineage import VARIABLE, current_lineage
 from quorate.core.errors import MalformedError
-from quorate.core.limits import DEFAULT_MAX_PERMIT_TTL_MS, MAX_REQUEST_ID_CHARS
+from quorate.core.limits import DEFAULT_MAX_PERMIT_TTL_MS, MAX_INTEGER, MAX_REQUEST_ID_CHARS
 from quorate.core.lineage import EventType
 from quorate.v1 import decision_pb2, lease_pb2
 
@@ -93,7 +93,7 @@ def acquire(
     ] = None,
     request_id: RequestIdOption = "",
     timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
-    address: AddressOption = "",
+    address: LeaseAddressOption = "",
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Ask for a lease. A quorum decides before there is an answer."""
@@ -117,7 +117,7 @@ def renew(
     ttl: TtlOption = 0,
     request_id: RequestIdOption = "",
     timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
-    address: AddressOption = "",
+    address: LeaseAddressOption = "",
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Extend a lease."""
@@ -136,7 +136,7 @@ def release(
     client: ClientOption,
     request_id: RequestIdOption = "",
     timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
-    address: AddressOption = "",
+    address: LeaseAddressOption = "",
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Give a lease back."""
@@ -157,7 +157,7 @@ def report(
         typer.Option("--attribute", "-a", metavar="NAME=TEXT", help="More about it; up to 16."),
     ] = None,
     timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
-    address: AddressOption = "",
+    address: LeaseAddressOption = "",
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Say what became of the work under a lease. It is in the ledger as soon as there is a quorum.
@@ -229,6 +229,17 @@ def check(
     resource: Annotated[
         str, typer.Option("--resource", help="Deny if the lease is not for it.")
     ] = "",
+    minimum_index: Annotated[
+        int,
+        typer.Option(
+            "--minimum-index",
+            "--at-least",
+            min=0,
+            max=MAX_INTEGER,
+            metavar="INDEX",
+            help="Deny unless the node's ledger holds this index: that of an earlier write.",
+        ),
+    ] = 0,
     timeout: Annotated[
         int,
         typer.Option(
@@ -239,58 +250,39 @@ def check(
             help="No longer than the federation's longest permit.",
         ),
     ] = DEFAULT_MAX_PERMIT_TTL_MS,
-    address: AddressOption = "",
+    address: LeaseAddressOption = "",
     output: OutputOption = Output.TEXT,
 ) -> None:
     """May the lease be acted on now? Exits 0 on a permit that is good at this moment, else not 0.
 
     The permit is for one act, at once: no later answer follows from this one.
     """
-    clock = SystemClock()
+    request = lease_pb2.CheckRequest(
+        lease_id=lease, action=action, resource=resource, minimum_index=minimum_index
+    )
     with Connection(executor_target(client, address, lease=True)) as connection:
-        sent = Reading.of(clock)
-        answer = connection.ask(
-            connection.leases.Check,
-            lease_pb2.CheckRequest(lease_id=lease, action=action, resource=resource),
-            timeout,
-        )
-        arrived = Reading.of(clock)
-    reason, thing, remaining_ms = reason_name(answer.reason), answer.thing, 0.0
-    permitted = answer.verdict == decision_pb2.VERDICT_PERMIT and not reason
-    if permitted:
-        # The life of a permit counts from when it was asked for; one that was delayed, or whose
-        # machine slept meanwhile, is over on arrival.
-        permit = Permit(
-            lease_id=lease,
-            fence=answer.fence,
-            sent=sent,
-            expires_at_ns=sent.boottime_ns + max(answer.ttl_ms, 0) * _NS_PER_MS,
-            ledger_size=answer.position.size,
-            ledger_time_ms=answer.position.ledger_time_ms,
-        ).judge(arrived)
-        if isinstance(permit, Denied):
-            permitted, reason, thing = False, str(permit.reason), lease
-        else:
-            remaining_ms = permit.remaining_ms(arrived)
+        checked = ask_once(connection, request, timeout)
+    permit = checked.permit
     value = {
-        "verdict": "permit" if permitted else "deny",
-        "reason": reason,
-        "thing": thing,
+        "verdict": "deny" if permit is None else "permit",
+        "reason": checked.reason,
+        "thing": checked.thing,
         "lease_id": lease,
-        "fence": answer.fence if permitted else None,
-        "remaining_ms": round(remaining_ms, 1),
-        "ledger_size": answer.position.size,
-        "round_trip_ms": round((arrived.boottime_ns - sent.boottime_ns) / _NS_PER_MS, 2),
+        "fence": None if permit is None else permit.fence,
+        "remaining_ms": round(checked.remaining_ms, 1),
+        "ledger_size": checked.ledger_size,
+        "round_trip_ms": round(checked.round_trip_ms, 2),
     }
 
     def people(on: Console) -> None:
-        if permitted:
-            on.print(f"[bold green]permit[/] for {remaining_ms:.0f} ms, fence {answer.fence}")
+        if permit is not None:
+            left = f"{checked.remaining_ms:.0f} ms"
+            on.print(f"[bold green]permit[/] for {left}, fence {permit.fence}")
         else:
-            on.print(f"[bold red]deny[/] {_why(reason, thing)}")
+            on.print(f"[bold red]deny[/] {_why(checked.reason, checked.thing)}")
 
     show(output, value, people)
-    if not permitted:
+    if permit is None:
         raise typer.Exit(ExitCode.DENIED)
 
 
@@ -303,7 +295,7 @@ def watch(
         bool,
         typer.Option("--until-interrupted", help="Exit 3 as soon as one of them is not good."),
     ] = False,
-    address: AddressOption = "",
+    address: LeaseAddressOption = "",
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Tell at once when leases stop, or resume, being good. Runs until Ctrl-C.

@@ -104,6 +104,14 @@ AddressOption = Annotated[
     str,
     typer.Option("--address", metavar="HOST:PORT", help="Where the node is, if not as configured."),
 ]
+LeaseAddressOption = Annotated[
+    str,
+    typer.Option(
+        "--address",
+        metavar="HOST:PORT|unix:PATH",
+        help="Where the node is, if not as configured.",
+    ),
+]
 TimeoutOption = Annotated[
     int,
     typer.Option(

@@ -16,13 +16,13 @@ from typing import Any, Final, TypeVar
 from quorate.client import wire
 from quorate.client.clock import Clock, Reading
 from quorate.client.decisions import ClientReason, Denied, DeniedError, Permit, Reported
+from quorate.client.facts import NS_PER_MS, LeaseFacts, given_ms, is_same, with_end, with_later_end
 from quorate.client.lineage import current_lineage
 from quorate.client.slot import PermitSlot
 from quorate.client.telling import Saying, Story
 from quorate.core.outcome import Reason
 from quorate.v1 import lease_pb2
 
-NS_PER_MS: Final = 1_000_000
 _FIRST_PAUSE_MS: Final = 25
 _LONGEST_PAUSE_MS: Final = 400
 _LONGEST_CALL_S: Final = 3_600.0
@@ -57,41 +57,16 @@ _AnswerT = TypeVar(
 
 
 @dataclass(frozen=True, slots=True)
-class LeaseFacts:
-    """A lease as the ledger granted it. It is no permit itself.
-
-    fence: to be presented at every write; the resource refuses one lower than the highest it saw.
-    expires_at_ms: in ledger time, for information: the node judges expiry.
-    ttl_ms: the life that was wished for; 0: the longest that the grant allows.
-    grant, trust_edge: what the lease relies on; no trust edge within one domain.
-    parents: the leases that the work comes from.
-    """
-
-    id: str
-    executor: str
-    action: str
-    resource: str
-    fence: int
-    expires_at_ms: int
-    grant: str
-    trust_edge: str
-    ttl_ms: int
-    parents: tuple[str, ...]
-
-    def facts(self) -> dict[str, Any]:
-        """By name, without what a subclass adds."""
-        return {name: getattr(self, name) for name in LeaseFacts.__slots__}
-
-
-@dataclass(frozen=True, slots=True)
 class Question:
-    """A check on its way. sent, epoch: as they were before it left. asker: whose it is."""
+    """A check on its way. sent, epoch: as they were before it left. asker: whose it is.
+    minimum_index: its answer is to be true of a ledger that holds this; 0: of any."""
 
     lease: LeaseFacts
     slot: PermitSlot
     sent: Reading
     epoch: int
     asker: object = None
+    minimum_index: int = 0
 
 
 class Calls:
@@ -134,6 +109,7 @@ class Calls:
         """parents: None: those that the running work comes from."""
         if parents is None:
             parents = current_lineage()
+        sent_ns = self.clock.boottime_ns()
         try:
             request = lease_pb2.AcquireRequest(
                 action=action,
@@ -159,9 +135,12 @@ class Calls:
                 unknown=True,
                 request_id=request.request_id,
             )
-        return granted
+        if request_id and answer.outcome.duplicate:  # nobody knows when it was asked for first
+            return replace(granted, until_ns=sent_ns)
+        return with_end(granted, sent_ns, granted.life_ms)
 
     def renew(self, lease: LeaseFacts, ttl_ms: int, timeout_ms: int) -> Steps[LeaseFacts | Denied]:
+        sent_ns = self.clock.boottime_ns()
         request = lease_pb2.RenewRequest(
             lease_id=lease.id, ttl_ms=ttl_ms, request_id=self._new_request_id()
         )
@@ -171,12 +150,14 @@ class Calls:
         if isinstance(answer, Denied):
             return answer
         renewed = self._lease(answer.lease, lease.ttl_ms)
-        expires = {"expires_at_ms": answer.lease.expires_at_ms}
-        if renewed is None or renewed.facts() != lease.facts() | expires:
+        if renewed is None or not is_same(renewed, lease):
             return Denied(
                 ClientReason.MALFORMED_ANSWER, lease.id, "renewed, but not the lease in question"
             )
-        return renewed
+        renewed = replace(renewed, life_ms=lease.life_ms)
+        if ttl_ms == lease.ttl_ms:  # the same wish, under the same grant
+            return with_end(renewed, sent_ns, lease.life_ms)
+        return with_later_end(lease, renewed, sent_ns, ttl_ms)
 
     def release(self, lease: LeaseFacts, timeout_ms: int) -> Steps[int | Denied]:
         """Answers with the entry's index."""
@@ -245,13 +226,17 @@ class Calls:
     # -- checks ------------------------------------------------------------------------------
 
     def check(
-        self, lease: LeaseFacts, slot: PermitSlot, *, is_handed: bool
+        self, lease: LeaseFacts, slot: PermitSlot, *, is_handed: bool, minimum_index: int = 0
     ) -> Steps[Permit | Denied]:
         """May this lease be acted on now? is_handed: as in `PermitSlot.offer`."""
         if self._is_closed():
             return Denied(ClientReason.CLOSED, lease.id)
-        question = self.question(lease, slot)
-        answer = yield Ask("Check", self.check_request(lease), self.max_permit_ttl_ms / 1_000)
+        question = replace(self.question(lease, slot), minimum_index=minimum_index)
+        try:
+            request = self.check_request(lease, minimum_index)
+        except (TypeError, ValueError) as error:  # no number of 64 bits
+            return Denied(ClientReason.INVALID_REQUEST, lease.id, str(error))
+        answer = yield Ask("Check", request, self.max_permit_ttl_ms / 1_000)
         if isinstance(answer, Exception):
             return self.unanswered(question, answer)
         return self.answered(question, answer, is_handed=is_handed)
@@ -271,9 +256,13 @@ class Calls:
         """To be made before the request leaves: a permit's life counts from here."""
         return Question(lease, slot, Reading.of(self.clock), slot.epoch, asker)
 
-    def check_request(self, lease: LeaseFacts) -> lease_pb2.CheckRequest:
+    def check_request(self, lease: LeaseFacts, minimum_index: int = 0) -> lease_pb2.CheckRequest:
         return lease_pb2.CheckRequest(
-            lease_id=lease.id, action=lease.action, resource=lease.resource, session=self.session
+            lease_id=lease.id,
+            action=lease.action,
+            resource=lease.resource,
+            minimum_index=minimum_index,
+            session=self.session,
         )
 
     def unanswered(self, question: Question, error: Exception) -> Denied:
@@ -282,17 +271,20 @@ class Calls:
     def answered(
         self, question: Question, answer: lease_pb2.CheckResponse, *, is_handed: bool
     ) -> Permit | Denied:
-        """The permit, kept in the lease's slot, or the denial, which empties the slot."""
-        lease, slot = question.lease, question.slot
-        denied = wire.denial_of_verdict(answer.verdict, answer.reason, answer.thing)
+        """The permit, kept in the lease's slot, or the denial, which empties the slot; but one of a
+        node that is behind says nothing of the lease."""
+        lease, slot, size = question.lease, question.slot, answer.position.size
+        denied = wire.denial_of_verdict(answer.verdict, answer.reason, answer.thing, size)
         if denied is not None:
-            slot.drop()
+            if denied.reason is not Reason.BEHIND:
+                slot.drop()
             return denied
-        if answer.ttl_ms <= 0 or answer.fence != lease.fence:
+        is_older = bool(question.minimum_index) and size <= question.minimum_index
+        if answer.ttl_ms <= 0 or answer.fence != lease.fence or is_older:
             return Denied(
                 ClientReason.MALFORMED_ANSWER,
                 lease.id,
-                f"a permit with ttl_ms {answer.ttl_ms} and fence {answer.fence}",
+                f"a permit with ttl_ms {answer.ttl_ms} and fence {answer.fence}, of size {size}",
             )
         ttl_ms = min(answer.ttl_ms, self.max_permit_ttl_ms)
         permit = Permit(
@@ -300,7 +292,7 @@ class Calls:
             fence=answer.fence,
             sent=question.sent,
             expires_at_ns=question.sent.boottime_ns + ttl_ms * NS_PER_MS,
-            ledger_size=answer.position.size,
+            ledger_size=size,
             ledger_time_ms=answer.position.ledger_time_ms,
         )
         return slot.offer(permit, question.epoch, is_handed=is_handed)
@@ -376,6 +368,7 @@ class Calls:
             trust_edge=granted.trust_edge,
             ttl_ms=ttl_ms,
             parents=tuple(granted.parents),
+            life_ms=given_ms(granted, ttl_ms),
         )
 
 
@@ -383,7 +376,9 @@ def _settled(answer: _AnswerT, maybe_executed: bool) -> _AnswerT | Denied:
     """The answer when it is granted; else the denial, `unknown` as long as it settles nothing."""
     if answer.unknown:
         return Denied(ClientReason.OUTCOME_UNKNOWN, answer.thing, unknown=True)
-    denied = wire.denial_of_verdict(answer.verdict, answer.reason, answer.thing)
+    index = answer.outcome.ledger_index  # of the denial's own entry; the genesis has 0
+    size = index + 1 if index else 0
+    denied = wire.denial_of_verdict(answer.verdict, answer.reason, answer.thing, size)
     if denied is None and answer.HasField("outcome") and answer.outcome.accepted:
         return answer
     if denied is None:

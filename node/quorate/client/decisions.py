@@ -50,6 +50,7 @@ class Denied:
     detail: for people; never to be parsed.
     unknown: true when the request may have been executed nevertheless. Asking again with the same
         `request_id` settles it, and cannot execute it twice.
+    ledger_size: of the ledger that it is true at, as far as the node said that; else 0.
     """
 
     reason: AnyReason
@@ -57,6 +58,7 @@ class Denied:
     detail: str = ""
     unknown: bool = False
     request_id: str = ""
+    ledger_size: int = 0
 
     def __bool__(self) -> Literal[False]:
         return False
@@ -103,6 +105,10 @@ class Permit:
     def remaining_ms(self, now: Reading) -> float:
         """How long it is still good for; never negative."""
         return max(0, self.expires_at_ns - now.boottime_ns) / _NS_PER_MS
+
+    def holds(self, index: int) -> bool:
+        """Whether the ledger that it was decided on holds an entry at this index."""
+        return 0 <= index < self.ledger_size
 
     def judge(self, now: Reading) -> Permit | Denied:
         """This permit as of `now`: itself, or why it is not good any more."""

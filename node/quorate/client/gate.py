@@ -19,10 +19,11 @@ from typing import Final, Self
 import grpc
 
 from quorate.client import wire
-from quorate.client.calls import Ask, Calls, LeaseFacts, ResultT, Steps
+from quorate.client.calls import Ask, Calls, ResultT, Steps
 from quorate.client.clock import Clock, SystemClock
 from quorate.client.config import ClientConfig, load_config
 from quorate.client.decisions import Denied, DeniedError, Permit, Released, Reported
+from quorate.client.facts import LeaseFacts
 from quorate.client.keeping import Keeping
 from quorate.client.leases import Lease, OnChange
 from quorate.client.lineage import under
@@ -135,14 +136,16 @@ class Gate:
         )
         return granted if isinstance(granted, Denied) else self._lease(granted)
 
-    def check(self, lease: Lease) -> Permit | Denied:
+    def check(self, lease: Lease, *, minimum_index: int | None = None) -> Permit | Denied:
         """May this lease be acted on now? The same as `lease.check()`."""
-        return lease.check()
+        return lease.check(minimum_index=minimum_index)
 
-    def ask(self, lease: Lease, *, is_handed: bool) -> Permit | Denied:
+    def ask(self, lease: Lease, *, is_handed: bool, minimum_index: int = 0) -> Permit | Denied:
         """Asks the node, whatever is cached. is_handed: false within `lease.act`, which knows when
         the permit is used no more."""
-        return self._take(self._calls.check(lease, lease.slot, is_handed=is_handed))
+        return self._take(
+            self._calls.check(lease, lease.slot, is_handed=is_handed, minimum_index=minimum_index)
+        )
 
     def renew(
         self, lease: Lease, ttl_ms: int = 0, *, timeout_ms: int = DEFAULT_PROPOSAL_TIMEOUT_MS

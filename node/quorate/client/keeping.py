@@ -14,8 +14,9 @@ from typing import Any, Final
 import grpc
 
 from quorate.client import wire
-from quorate.client.calls import Calls, LeaseFacts, Question
+from quorate.client.calls import Calls, Question
 from quorate.client.decisions import ClientReason, Denied, Permit
+from quorate.client.facts import LeaseFacts
 from quorate.client.slot import PermitSlot
 from quorate.client.upkeep import Held, Holder, Told, Upkeep
 from quorate.client.watch import Watch

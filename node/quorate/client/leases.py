@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Protocol
 
-from quorate.client.calls import LeaseFacts
 from quorate.client.decisions import Denied, DeniedError, Permit, Released, Reported
+from quorate.client.facts import LeaseFacts
 from quorate.client.slot import PermitSlot
 from quorate.client.telling import Story
 
@@ -25,7 +25,9 @@ _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 class LeaseKeeper(Protocol):
     """What a lease needs of its gate."""
 
-    def ask(self, lease: Lease, *, is_handed: bool) -> Permit | Denied: ...
+    def ask(
+        self, lease: Lease, *, is_handed: bool, minimum_index: int = ...
+    ) -> Permit | Denied: ...
 
     def hold(
         self, lease: Lease, on_change: OnChange | None = None, *, renew: bool = True
@@ -48,28 +50,44 @@ class Lease(LeaseFacts):
     slot: PermitSlot = field(repr=False, compare=False)
     story: Story[threading.Lock] = field(repr=False, compare=False)
 
-    def check(self) -> Permit | Denied:
+    # None, and not only by keyword, in `check` and `require`: whether a number is 0 takes longer to
+    # see, and keywords longer to pass, by a twentieth of a cached check.
+
+    def check(self, minimum_index: int | None = None) -> Permit | Denied:
         """May the act go ahead now? A permit that is still good answers without asking; else the
-        node is asked, and its permit counts from just before the question left."""
+        node is asked, and its permit counts from just before the question left.
+
+        minimum_index: the answer knows of the ledger's entry at this index, that of a write for
+            example; None: as new as the node has it. What was kept from before may not: then the
+            node is asked, waits a little for the entry, and denies (BEHIND) without it.
+        """
+        if minimum_index is not None:
+            kept = self.slot.cached_of(minimum_index)
+            return kept or self.keeper.ask(self, is_handed=True, minimum_index=minimum_index)
         return self.slot.cached() or self.keeper.ask(self, is_handed=True)
 
-    def require(self) -> Permit:
+    def require(self, minimum_index: int | None = None) -> Permit:
         """A permit, to be had before each act. Raises DeniedError when there is none."""
-        answer = self.slot.cached() or self.keeper.ask(self, is_handed=True)
+        if minimum_index is not None:
+            answer = self.check(minimum_index=minimum_index)
+        else:
+            answer = self.slot.cached() or self.keeper.ask(self, is_handed=True)
         if isinstance(answer, Denied):
             raise DeniedError(answer)
         return answer
 
     @contextmanager
-    def act(self) -> Iterator[Permit]:
+    def act(self, *, minimum_index: int | None = None) -> Iterator[Permit]:
         """A permit for the act that is the block, and for nothing else. Raises DeniedError when
-        there is none.
+        there is none. minimum_index: as for `check`.
 
         A block ends when its act has: so it can be told at once that a revocation is drained,
         while after `require` the permit's life has to pass.
         """
         with self.slot.acting():
-            answer = self.slot.cached_for_act() or self.keeper.ask(self, is_handed=False)
+            answer = self.slot.cached_for_act(minimum_index or 0) or self.keeper.ask(
+                self, is_handed=False, minimum_index=minimum_index or 0
+            )
             if isinstance(answer, Denied):
                 raise DeniedError(answer)
             yield answer

@@ -5,19 +5,19 @@
 
 Owns the leases that the running work comes from (`current_lineage`), and their form in the metadata
 of a call, the headers of a request and the environment of a process. What goes along with them is
-the W3C trace context (https://www.w3.org/TR/trace-context/), as OpenTelemetry's API has it, where
-that is installed.
+the trace context (`quorate.client.traces`).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
 
+from quorate.client import traces
 from quorate.core.errors import MalformedError
 from quorate.core.ids import check_lease_id
 from quorate.core.limits import MAX_PARENTS
@@ -93,7 +93,7 @@ def _of_process() -> tuple[str, ...]:
 def outgoing() -> dict[str, str]:
     """What goes along with a call to somebody else, by name: in lower case, as gRPC has them."""
     injected: dict[str, str] = {}
-    _inject(injected)
+    traces.inject(injected)
     headers = {name.lower(): value for name, value in injected.items()}
     if lineage := current_lineage():
         headers[HEADER] = format_lineage(lineage)
@@ -110,7 +110,7 @@ class Arrival:
     @contextmanager
     def entered(self) -> Iterator[None]:
         """What the block does comes from there."""
-        with _set(self.lineage), _traced(self.headers):
+        with _set(self.lineage), traces.continuing(self.headers):
             yield
 
 
@@ -144,31 +144,3 @@ def headers_of(pairs: Iterable[tuple[str | bytes, str | bytes]]) -> dict[str, st
 
 def _ascii(data: str | bytes) -> str:
     return data if isinstance(data, str) else data.decode("ascii", "replace")
-
-
-def _no_injection(headers: dict[str, str]) -> None:
-    """Without OpenTelemetry there is no trace."""
-
-
-def _no_trace(headers: Mapping[str, str]) -> AbstractContextManager[None]:
-    return nullcontext()
-
-
-_inject: Callable[[dict[str, str]], None] = _no_injection
-_traced: Callable[[Mapping[str, str]], AbstractContextManager[None]] = _no_trace
-
-with suppress(ImportError):
-    from opentelemetry import context, propagate
-
-    def _inject_trace(headers: dict[str, str]) -> None:
-        propagate.inject(headers)
-
-    @contextmanager
-    def _within_trace(headers: Mapping[str, str]) -> Iterator[None]:
-        token = context.attach(propagate.extract(headers))
-        try:
-            yield
-        finally:
-            context.detach(token)
-
-    _inject, _traced = _inject_trace, _within_trace

@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Final, Self
 
-from quorate.client.calls import NS_PER_MS
 from quorate.client.decisions import ClientReason, Denied, DeniedError
+from quorate.client.facts import NS_PER_MS
 from quorate.client.gate import Gate
 from quorate.client.leases import Lease
 from quorate.client.lineage import current_lineage

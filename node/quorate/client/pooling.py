@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Generic, NamedTuple, TypeVar
 
-from quorate.client.calls import NS_PER_MS, LeaseFacts
 from quorate.client.clock import Clock
 from quorate.client.decisions import ClientReason, Denied, Permit
+from quorate.client.facts import NS_PER_MS, LeaseFacts
 from quorate.core.outcome import Reason
 
 MOST_LEASES: Final = 256

@@ -97,10 +97,19 @@ class PermitSlot:
         self._forget(kept)
         return None
 
-    def cached_for_act(self) -> Permit | None:
-        """The same for who is within `acting`, and uses it nowhere else."""
+    def cached_of(self, index: int) -> Permit | None:
+        """The same, if it was decided on a ledger that holds this index."""
         kept = self._kept
-        if kept is None:
+        if kept is None or not kept.permit.holds(index):
+            return None
+        permit = self.cached()
+        return permit if permit is kept.permit else None
+
+    def cached_for_act(self, index: int = 0) -> Permit | None:
+        """The same for who is within `acting`, and uses it nowhere else. index: of the ledger; 0:
+        any will do."""
+        kept = self._kept
+        if kept is None or (index and not kept.permit.holds(index)):
             return None
         if kept.permit.judge(Reading.of(self._clock)):
             return kept.permit if self._kept is kept else None

@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from quorate.client.calls import NS_PER_MS, Calls, LeaseFacts, Question
-from quorate.client.clock import Reading
+from quorate.client.calls import Calls, Question
+from quorate.client.clock import MAX_CLOCK_DRIFT_NS, Reading
 from quorate.client.decisions import ClientReason, Denied, DeniedError, Permit
+from quorate.client.facts import NS_PER_MS, LeaseFacts
 from quorate.client.slot import PermitSlot
 from quorate.client.watching import WatchEvent, WatchNotice
 from quorate.core.limits import MAX_CHECKS_PER_BATCH
@@ -55,6 +56,7 @@ class Held:
 
     covering: the last permit that came, also after it was dropped: until its end, work that began
     under it may go on. None: its holders were told to stop, `last` says why.
+    until_ns: the boot clock at the lease's end, as far as it is known; 0: not at all.
     """
 
     lease: LeaseFacts
@@ -62,6 +64,7 @@ class Held:
     ask_at_ns: int = 0
     covering: Permit | None = None
     holders: list[Holder] = field(default_factory=list)
+    until_ns: int = 0
     renew_at_ns: int = 0
     lifetime_ns: int = 0
     is_asking: bool = False
@@ -111,7 +114,7 @@ class Upkeep:
             held = self._held.get(lease.id)
             is_first = held is None
             if held is None:
-                held = self._held[lease.id] = Held(lease, slot)
+                held = self._held[lease.id] = Held(lease, slot, until_ns=lease.until_ns)
             self._covered(held, permit)
             held.holders.append(holder)
             if renew and not held.renew_at_ns:
@@ -219,7 +222,9 @@ class Upkeep:
                 pause_ns = max(held.lifetime_ns // 12, _SHORTEST_RENEWAL_PAUSE_MS * NS_PER_MS)
                 held.renew_at_ns = now_ns + pause_ns
             else:
-                held.lease = answer
+                held.lease, held.until_ns = answer, answer.until_ns
+                if held.covering is not None:
+                    self._know_end(held, held.covering)
                 self._renew_later(held)
 
     def heard(self, notices: Iterable[WatchNotice]) -> None:
@@ -238,7 +243,8 @@ class Upkeep:
                     held.ask_at_ns = now_ns
                 else:
                     reason = notice.reason or ClientReason.UNKNOWN_REASON
-                    self._stopped(held, Denied(reason, notice.thing))
+                    size = notice.ledger_size
+                    self._stopped(held, Denied(reason, notice.thing, ledger_size=size))
 
     def abandon(self, reason: ClientReason, detail: str = "") -> None:
         """Nobody keeps leases any more: all holders are told to stop, and nothing more is held."""
@@ -288,18 +294,29 @@ class Upkeep:
         return max(permit.sent.boottime_ns + half_ns, soonest_ns)
 
     def _renew_later(self, held: Held) -> None:
-        """With a third of the lease's life left. The wall clock stands in for ledger time: if it is
-        wrong, a renewal comes too early or the lease expires, and neither permits anything."""
-        now = Reading.of(self._clock)
-        left_ns = held.lease.expires_at_ms * NS_PER_MS - now.realtime_ns
+        """With a third of the lease's life left, which the boot clock alone counts."""
+        now_ns = self._clock.boottime_ns()
+        left_ns = held.until_ns - now_ns
         held.lifetime_ns = max(left_ns, _SHORTEST_RENEWAL_PAUSE_MS * NS_PER_MS)
-        held.renew_at_ns = now.boottime_ns + held.lifetime_ns * 2 // 3
+        held.renew_at_ns = now_ns + held.lifetime_ns * 2 // 3
+
+    def _know_end(self, held: Held, permit: Permit) -> None:
+        """Ledger time was what a permit says, or later. Where that leaves the lease less than is
+        known of it, ledger time has jumped ahead, and the renewal comes sooner."""
+        left_ms = held.lease.expires_at_ms - permit.ledger_time_ms
+        latest_ns = self._clock.boottime_ns() + left_ms * NS_PER_MS
+        if held.until_ns and held.until_ns - latest_ns <= MAX_CLOCK_DRIFT_NS:
+            return
+        held.until_ns = latest_ns
+        if held.renew_at_ns:
+            held.renew_at_ns = min(held.renew_at_ns, latest_ns - held.lifetime_ns // 3)
 
     def _covered(self, held: Held, permit: Permit) -> None:
         if self._abandoned is not None:
             return
         held.pause_ms = _FIRST_PAUSE_MS
         held.ask_at_ns = self._ask_again(permit)
+        self._know_end(held, permit)
         held.last = Denied(ClientReason.LATE, held.lease.id, "no answer came in time")
         before, held.covering = held.covering, permit
         if before is None:

@@ -88,7 +88,10 @@ def reason_of(number: decision_pb2.Reason.ValueType) -> AnyReason:
 
 
 def denial_of_verdict(
-    verdict: decision_pb2.Verdict.ValueType, reason: decision_pb2.Reason.ValueType, thing: str
+    verdict: decision_pb2.Verdict.ValueType,
+    reason: decision_pb2.Reason.ValueType,
+    thing: str,
+    ledger_size: int = 0,
 ) -> Denied | None:
     """The denial in an answer, or None when it says PERMIT, and nothing but PERMIT."""
     if verdict == decision_pb2.VERDICT_PERMIT:
@@ -98,7 +101,7 @@ def denial_of_verdict(
     if verdict == decision_pb2.VERDICT_DENY:
         known = reason_of(reason)
         detail = f"reason number {reason}" if known is ClientReason.UNKNOWN_REASON else ""
-        return Denied(known, thing, detail)
+        return Denied(known, thing, detail, ledger_size=ledger_size)
     return Denied(ClientReason.UNSPECIFIED_VERDICT, thing, f"verdict number {verdict}")
 
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Final
 
 from quorate.core.errors import MalformedError
-from quorate.core.limits import MAX_ID_CHARS, MAX_NAME_CHARS
+from quorate.core.limits import MAX_ID_CHARS, MAX_NAME_CHARS, MAX_SOCKET_PATH_BYTES
 
 _DOMAIN: Final = r"[a-z0-9][a-z0-9._-]*"
 _SEGMENT: Final = r"(?!\.{1,2}(?:/|\Z))[a-zA-Z0-9._-]+"
@@ -28,6 +28,10 @@ _NONCE_RE: Final = re.compile(r"[0-9a-f]{16,64}")
 _HASH_RE: Final = re.compile(r"[0-9a-f]{64}")
 _LEASE_RE: Final = re.compile(r"[0-9a-f]{32}")
 _ADDRESS_RE: Final = re.compile(r"(?:[a-zA-Z0-9][a-zA-Z0-9.-]*|\[[0-9a-fA-F:.]+\]):([0-9]{1,5})")
+
+_SOCKET_PATH_RE: Final = re.compile(r"(?:/+[^/?#%,]+)+")
+"""Whole, and without what gRPC would take for more than a path (its "naming" document)."""
+SOCKET_SCHEME: Final = "unix:"
 
 _PARSED_IDS: Final = 4_096
 
@@ -124,6 +128,21 @@ def check_address(text: str) -> None:
     match = _match(_ADDRESS_RE, text, "an address like host:7401 or [::1]:7401")
     if not 1 <= int(match.group(1)) <= 65535:
         raise MalformedError("names a port outside 1 to 65535")
+
+
+def check_lease_address(text: str) -> None:
+    """Where executors reach their node: by a port, or by a unix socket of its machine. Raises
+    MalformedError."""
+    if not text.startswith(SOCKET_SCHEME):
+        check_address(text)
+        return
+    path = text.removeprefix(SOCKET_SCHEME).removeprefix("//")
+    if not path.isprintable() or not _SOCKET_PATH_RE.fullmatch(path):
+        raise MalformedError(
+            "must be a whole path, like unix:/run/quorate/lease.sock, without any of ?#%, in it"
+        )
+    if len(path.encode("utf-8")) > MAX_SOCKET_PATH_BYTES:
+        raise MalformedError(f"names a socket by more than {MAX_SOCKET_PATH_BYTES} bytes")
 
 
 def resource_owner(resource: str) -> str:

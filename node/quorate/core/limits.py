@@ -56,6 +56,8 @@ DEFAULT_MAX_SKEW_MS: Final = 5_000
 # -- the node's own (no agreement needed) ----------------------------------------------------
 MAX_MESSAGE_BYTES: Final = 1024 * 1024
 """The largest gRPC message that any server of a node accepts."""
+MAX_SOCKET_PATH_BYTES: Final = 107
+"""Linux: sun_path of unix(7) holds 108 bytes with the zero that ends it."""
 MAX_CHECKS_PER_BATCH: Final = 256
 MAX_LEASES_PER_WATCH: Final = 256
 MAX_ATTRIBUTE_BYTES: Final = 1024

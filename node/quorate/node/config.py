@@ -33,6 +33,7 @@ from pydantic_settings import (
 
 from quorate.core import ids
 from quorate.core.errors import ConfigurationError, MalformedError
+from quorate.core.limits import MAX_SOCKET_PATH_BYTES
 
 ENVIRONMENT_PREFIX: Final = "QUORATE_"
 MAX_CONFIG_BYTES: Final = 256 * 1024
@@ -41,8 +42,6 @@ MAX_MAP_BYTES: Final = 2**44
 DEFAULT_MAP_BYTES: Final = 1024**3
 MAX_PEERS: Final = 64
 MAX_EDGES: Final = 64
-MAX_SOCKET_PATH_BYTES: Final = 107
-"""What the system takes (unix(7)), without its terminating zero."""
 
 
 def _syntax(check: Callable[[str], None]) -> AfterValidator:

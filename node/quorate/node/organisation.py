@@ -9,9 +9,10 @@ exists is ever overwritten.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -207,7 +208,7 @@ class _NewNode:
         node_id = f"spiffe://{domain}/node/{name}"
         ids.check_node(node_id)
         for what, address in addresses.items():
-            _check(f"{what} address", address)
+            _check(f"{what} address", address, ids.check_address)
         peer_address = dialable(addresses["peer"], "--peer-address")
         signing, log = SigningKey.generate(), SigningKey.generate()
         descriptor = NodeDescriptor(node_id, peer_address, signing.public, log.public)
@@ -306,7 +307,7 @@ def issue_executor(
     ids.check_executor(executor)
     listen = organisation.config.listen
     settings = {
-        "lease_address": dialable(lease_address or listen.lease, "--lease-address"),
+        "lease_address": lease_dialable(lease_address or listen.lease, "--lease-address"),
         "governance_address": dialable(
             governance_address or listen.governance, "--governance-address"
         ),
@@ -324,7 +325,17 @@ def issue_executor(
 
 def dialable(address: str, option: str) -> str:
     """The address, when one can dial it. Raises ConfigurationError for a wildcard."""
-    _check(option, address)
+    _check(option, address, ids.check_address)
+    return _no_wildcard(address, option)
+
+
+def lease_dialable(address: str, option: str) -> str:
+    """The same of the lease side, which a unix socket may lead to, too."""
+    _check(option, address, ids.check_lease_address)
+    return _no_wildcard(address, option)
+
+
+def _no_wildcard(address: str, option: str) -> str:
     if address.rpartition(":")[0] in _WILDCARD_HOSTS:
         raise ConfigurationError(
             f"{address} is where the node listens, not an address to dial",
@@ -333,9 +344,9 @@ def dialable(address: str, option: str) -> str:
     return address
 
 
-def _check(what: str, address: str) -> None:
+def _check(what: str, address: str, syntax: Callable[[str], None]) -> None:
     try:
-        ids.check_address(address)
+        syntax(address)
     except MalformedError as error:
         raise MalformedError(error.problem, field=what) from error
 
@@ -372,9 +383,11 @@ def _node_toml(node_id: str, addresses: Mapping[str, str]) -> bytes:
 
 
 def _toml(sections: Mapping[str, Mapping[str, str]]) -> bytes:
-    """Texts only; a JSON string without control characters is a TOML basic string."""
+    """Texts only; a JSON string of printable characters, none of them escaped, is a TOML basic
+    string."""
+    quoted = partial(json.dumps, ensure_ascii=False)
     blocks = [
-        "\n".join([f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())])
+        "\n".join([f"[{name}]", *(f"{key} = {quoted(value)}" for key, value in keys.items())])
         for name, keys in sections.items()
     ]
-    return ("\n\n".join(blocks) + "\n").encode("ascii")
+    return ("\n\n".join(blocks) + "\n").encode("utf-8")

@@ -21,7 +21,6 @@ import selectors
 import signal
 import socket
 import threading
-import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -29,7 +28,7 @@ from errno import ENOENT
 from types import TracebackType
 from typing import Final, Self
 
-from quorate.client import ClientReason, Denied, DeniedError, Gate, Lease, Permit
+from quorate.client import ClientReason, Denied, DeniedError, Gate, Lease, Permit, traces
 from quorate.runner.contained import Contained
 from quorate.runner.kernel import NS_PER_MS, boottime_ns
 from quorate.runner.messages import Message
@@ -91,8 +90,8 @@ class _Run:
         self._lease = lease
         self._contained = contained
         self._record = record
-        # The wall clock stands in for ledger time, once: see docs/exec.md on how long a freeze is.
-        life_ms = lease.expires_at_ms - time.time_ns() // NS_PER_MS
+        # As the ledger has given it, and not by the wall clock: see docs/exec.md on freezes.
+        life_ms = lease.life_ms or lease.ttl_ms
         self._life_ns = max(life_ms, _SHORTEST_LIFE_MS) * NS_PER_MS
         self._news: deque[Permit | Denied] = deque()
         self._denied: Denied | None = None
@@ -313,4 +312,5 @@ def _environment(lease: Lease) -> dict[str, str]:
         "QUORATE_FENCE": str(lease.fence),
         "QUORATE_ACTION": lease.action,
         "QUORATE_RESOURCE": lease.resource,
+        **traces.variables(),
     }

@@ -65,6 +65,7 @@ class Lease(_message.Message):
     TRUST_EDGE_FIELD_NUMBER: _builtins.int
     PARENTS_FIELD_NUMBER: _builtins.int
     STAGE_FIELD_NUMBER: _builtins.int
+    ACQUIRED_AT_MS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     executor: _builtins.str
     """SPIFFE ID"""
@@ -80,6 +81,8 @@ class Lease(_message.Message):
     """"<truster>/<edge id>", empty within one domain"""
     stage: _builtins.str
     """how far the work has come, by what was reported: authorized, started, ..."""
+    acquired_at_ms: _builtins.int
+    """ledger time"""
     @_builtins.property
     def parents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """the leases that the work came from"""
@@ -97,10 +100,11 @@ class Lease(_message.Message):
         trust_edge: _builtins.str = ...,
         parents: _abc.Iterable[_builtins.str] | None = ...,
         stage: _builtins.str = ...,
+        acquired_at_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "executor", b"executor", "expires_at_ms", b"expires_at_ms", "fence", b"fence", "grant", b"grant", "id", b"id", "parents", b"parents", "resource", b"resource", "stage", b"stage", "trust_edge", b"trust_edge"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acquired_at_ms", b"acquired_at_ms", "action", b"action", "executor", b"executor", "expires_at_ms", b"expires_at_ms", "fence", b"fence", "grant", b"grant", "id", b"id", "parents", b"parents", "resource", b"resource", "stage", b"stage", "trust_edge", b"trust_edge"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

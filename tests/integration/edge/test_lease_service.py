@@ -58,6 +58,7 @@ async def test_a_lease_s_whole_life(edge, lease) -> None:
     assert granted.lease.executor == EXECUTOR
     assert granted.lease.fence == granted.outcome.ledger_index
     assert granted.lease.grant == f"{DOMAIN}/g"
+    assert granted.lease.expires_at_ms - granted.lease.acquired_at_ms == 5_000
     edge.grant()
     checked = await lease.Check(
         lease_pb2.CheckRequest(lease_id=granted.lease.id, action=ACTION, resource=RESOURCE)

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -148,6 +149,7 @@ class FakeNode:
     faults: list[str] = field(default_factory=list)
     requests: list[Any] = field(default_factory=list)
     knows_outcomes: bool = True
+    knows_indexes: bool = True
     reached: list[int] = field(default_factory=list)
     bound_ms: int | None = None
     open: list[list[governance_pb2.OpenNode]] = field(default_factory=list)
@@ -158,6 +160,7 @@ class FakeNode:
     check_delay_s: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
     address: str = ""
+    socket: str = ""
 
     def __post_init__(self) -> None:
         self.log_key = load_signing_key(self.organisation.config.keys.log)
@@ -340,6 +343,14 @@ class _Leases(lease_pb2_grpc.LeaseServiceServicer):
         }
         return self._propose("lease.acquire", body, request, lease_pb2.AcquireResponse, context)
 
+    def Renew(self, request: Any, context: Any) -> Any:  # noqa: N802
+        body = {
+            "executor": next(iter(context.auth_context()["peer_spiffe_id"])).decode(),
+            "lease": request.lease_id,
+            "ttl_ms": request.ttl_ms,
+        }
+        return self._propose("lease.renew", body, request, lease_pb2.RenewResponse, context)
+
     def Release(self, request: Any, context: Any) -> Any:  # noqa: N802
         body = {
             "executor": next(iter(context.auth_context()["peer_spiffe_id"])).decode(),
@@ -392,8 +403,18 @@ class _Leases(lease_pb2_grpc.LeaseServiceServicer):
             return lease_pb2.CheckResponse(
                 verdict=decision_pb2.VERDICT_DENY, reason=decision_pb2.REASON_UNKNOWN_LEASE
             )
+        if self.node.knows_indexes and len(self.node.entries) <= request.minimum_index:
+            return lease_pb2.CheckResponse(
+                verdict=decision_pb2.VERDICT_DENY,
+                reason=decision_pb2.REASON_BEHIND,
+                thing=str(len(self.node.entries)),
+                position=self.node.position,
+            )
         return lease_pb2.CheckResponse(
-            verdict=decision_pb2.VERDICT_PERMIT, ttl_ms=self.node.permit_ttl_ms, fence=lease.fence
+            verdict=decision_pb2.VERDICT_PERMIT,
+            ttl_ms=self.node.permit_ttl_ms,
+            fence=lease.fence,
+            position=self.node.position,
         )
 
     def Watch(self, requests: Any, context: Any) -> Any:  # noqa: N802
@@ -408,8 +429,9 @@ class _Leases(lease_pb2_grpc.LeaseServiceServicer):
 class Serving:
     """Starts nodes, and stops them all at the end."""
 
-    def __init__(self, federation: Federation) -> None:
+    def __init__(self, federation: Federation, sockets: str) -> None:
         self._federation = federation
+        self._sockets = sockets
         self._servers: list[grpc.Server] = []
 
     def start(self, domain: str = DOMAINS[0]) -> FakeNode:
@@ -426,6 +448,8 @@ class Serving:
             require_client_auth=True,
         )
         port = server.add_secure_port("127.0.0.1:0", credentials)
+        node.socket = f"{self._sockets}/{len(self._servers)}.sock"
+        server.add_secure_port(f"unix:{node.socket}", credentials)
         server.start()
         self._servers.append(server)
         node.address = f"127.0.0.1:{port}"
@@ -444,9 +468,10 @@ class Serving:
 
 @pytest.fixture
 def serving(federation: Federation) -> Iterator[Serving]:
-    made = Serving(federation)
-    yield made
-    made.stop()
+    with tempfile.TemporaryDirectory() as sockets:  # short, because a unix socket's path is
+        made = Serving(federation, sockets)
+        yield made
+        made.stop()
 
 
 @pytest.fixture

@@ -71,6 +71,25 @@ def test_a_denied_check_exits_3(client: Any) -> None:
     assert ran.json["fence"] is None
 
 
+@pytest.mark.parametrize("option", ["--minimum-index", "--at-least"])
+def test_a_check_can_be_of_a_ledger_that_holds_an_entry(
+    client: Any, node: Any, option: str
+) -> None:
+    acquired = client("acquire", ACTION, RESOURCE).json
+    lease, index = acquired["lease"]["id"], acquired["ledger_index"]
+    ran = client("check", lease, option, index)
+    assert ran.exit_code == 0, ran.stderr
+    assert ran.json["ledger_size"] == index + 1
+    ran = client("check", lease, option, index + 1)
+    assert ran.exit_code == 3
+    assert (ran.json["reason"], ran.json["thing"]) == ("BEHIND", str(index + 1))
+    assert ran.json["ledger_size"] == index + 1
+    node.knows_indexes = False
+    ran = client("check", lease, option, index + 1)
+    assert (ran.exit_code, ran.json["reason"]) == (3, "MALFORMED_ANSWER")
+    assert client("check", lease, option, -1).exit_code == 2
+
+
 @pytest.mark.parametrize("ttl_ms", [0, -5])
 def test_a_permit_without_life_is_a_denial(client: Any, node: Any, ttl_ms: int) -> None:
     lease = client("acquire", ACTION, RESOURCE).json["lease"]["id"]

@@ -126,8 +126,7 @@ def test_what_is_held_later_is_watched_on_the_same_stream(world: World) -> None:
 def test_a_held_lease_is_renewed(world: World) -> None:
     quiet(world)
     life_ms = 60_000
-    expires_at_ms = world.clock.wall_ns // 1_000_000 + life_ms
-    world.node.then("Acquire", granted(expires_at_ms=expires_at_ms))
+    world.node.then("Acquire", granted(acquired_at_ms=1_000, expires_at_ms=1_000 + life_ms))
     world.node.then("Release", released())
     world.node.then("Check", permit())
     renewed = threading.Event()
@@ -135,7 +134,7 @@ def test_a_held_lease_is_renewed(world: World) -> None:
     def renew(request: Any, _context: Any) -> Any:
         assert (request.lease_id, request.ttl_ms) == ("lease-7", 60_000), "as it was wished"
         renewed.set()
-        return granted(lease_pb2.RenewResponse, expires_at_ms=expires_at_ms + life_ms)
+        return granted(lease_pb2.RenewResponse, expires_at_ms=1_000 + 2 * life_ms)
 
     world.node.then("Renew", renew)
     answers(world, permit())
@@ -146,7 +145,7 @@ def test_a_held_lease_is_renewed(world: World) -> None:
 
 def test_a_lease_that_is_not_to_be_renewed_is_not(world: World) -> None:
     quiet(world)
-    world.node.then("Acquire", granted(expires_at_ms=world.clock.wall_ns // 1_000_000 + 1_000))
+    world.node.then("Acquire", granted(acquired_at_ms=1_000, expires_at_ms=2_000))
     world.node.then("Release", released())
     world.node.then("Check", permit())
     asked = answers(world, permit())
@@ -164,11 +163,11 @@ def test_a_lease_that_is_not_to_be_renewed_is_not(world: World) -> None:
 def test_leases_that_are_due_together_are_renewed_together(world: World) -> None:
     quiet(world)
     count, life_ms = 4, 60_000
-    expires_at_ms = world.clock.wall_ns // 1_000_000 + life_ms
+    times = {"acquired_at_ms": 1_000, "expires_at_ms": 1_000 + life_ms}
     ids = [f"lease-{7 + n}" for n in range(count)]
     world.node.then(
         "Acquire",
-        *(granted(id=i, fence=7 + n, expires_at_ms=expires_at_ms) for n, i in enumerate(ids)),
+        *(granted(id=i, fence=7 + n, **times) for n, i in enumerate(ids)),
     )
     world.node.then("Check", *(permit(fence=7 + n) for n in range(count)))
     answers(world, *(permit(fence=7 + n) for n in range(count)))

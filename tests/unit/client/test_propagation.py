@@ -30,7 +30,7 @@ from quorate.client import (
     LeasePool,
     coming_from,
     current_lineage,
-    lineage,
+    traces,
 )
 from quorate.client.asgi import LeaseMiddleware
 from quorate.client.interceptors import (
@@ -247,7 +247,7 @@ def test_names_of_other_traces_fit_the_metadata_of_a_call(monkeypatch: pytest.Mo
     def inject(headers: dict[str, str]) -> None:
         headers["X-Amzn-Trace-Id"] = "Root=1-2-3"
 
-    monkeypatch.setattr(lineage, "_inject", inject)
+    monkeypatch.setattr(traces, "inject", inject)
     received = Received()
     with serving({"Unary": received.unary}) as address, dialled(address) as channel:
         method(channel, "Unary")(b"", metadata=carried(()))

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.client.conftest import ACTION, EXECUTOR, MS, RESOURCE, FakeClock, permit
 
-from quorate.client.calls import Calls, LeaseFacts, Question
+from quorate.client.calls import Calls, Question
 from quorate.client.decisions import ClientReason, Denied, DeniedError, Permit
+from quorate.client.facts import LeaseFacts
 from quorate.client.slot import PermitSlot
 from quorate.client.upkeep import Holder, Upkeep
 from quorate.client.watching import WatchEvent, WatchNotice
@@ -44,7 +45,9 @@ class Scene:
 
     def lease(self, name: str = "lease-7", *, life_ms: int = 60_000) -> LeaseFacts:
         expires_at_ms = self.clock.wall_ns // MS + life_ms
-        return LeaseFacts(name, EXECUTOR, ACTION, RESOURCE, 7, expires_at_ms, "g", "", 0, ())
+        until_ns = self.clock.boot_ns + life_ms * MS
+        said = (name, EXECUTOR, ACTION, RESOURCE, 7, expires_at_ms, "g", "", 0, ())
+        return LeaseFacts(*said, life_ms=max(0, life_ms), until_ns=until_ns)
 
     def hold(self, name: str = "lease-7", *, renew: bool = False, **lease: int) -> Holder:
         slot = self.slots.setdefault(name, PermitSlot(self.clock))
@@ -330,7 +333,7 @@ def test_a_renewal_that_failed_is_tried_again_later_and_stops_nobody(scene: Scen
     assert scene.upkeep.due_renewals() == [held]
 
 
-def test_a_wall_clock_that_is_wrong_makes_no_storm_of_renewals(scene: Scene) -> None:
+def test_a_lease_that_should_be_over_makes_no_storm_of_renewals(scene: Scene) -> None:
     scene.hold(renew=True, life_ms=-3_600_000)
     scene.clock.advance(500)
     assert not scene.upkeep.due_renewals()

@@ -23,6 +23,10 @@ GOOD: list[tuple[Callable[[str], object], list[str]]] = [
     (ids.check_origin, ["quorate.example/federation-1", "q"]),
     (ids.check_nonce, ["0" * 16, "f" * 64]),
     (ids.check_address, ["127.0.0.1:7401", "node.bank.example:1", "[::1]:65535"]),
+    (
+        ids.check_lease_address,
+        ["127.0.0.1:7403", "unix:/s", "unix:/a//b", "unix:///run/a b/lease:1.sock"],
+    ),
     (patterns.check_action_pattern, ["*", "payments.*", "payments.transfer", "a.b.*"]),
     (patterns.check_resource_pattern, ["//b/*", "//b/a/*", "//b/a"]),
 ]
@@ -55,6 +59,7 @@ BAD: list[tuple[Callable[[str], object], list[str]]] = [
     (ids.check_origin, ["", "a b", "/x", "a/", "a+b", "a\nb", "a/.."]),
     (ids.check_nonce, ["0" * 15, "f" * 65, "F" * 16, "g" * 16]),
     (ids.check_address, ["host", "host:", "host:0", "host:65536", ":1", "a b:1", "::1:1"]),
+    (ids.check_lease_address, ["host", "unix:", "unix:s", "unix:///", "unix:/a/", "unix:/a#b"]),
     (patterns.check_action_pattern, ["", ".*", "**", "*.a", "a*", "a.*.b", "a.*.*", "a.**"]),
     (
         patterns.check_resource_pattern,

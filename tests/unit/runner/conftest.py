@@ -71,7 +71,9 @@ class Exec:
             [*started, *arguments],
             pass_fds=(its.fileno(),),
             cwd=directory,
-            env=clean_environment({"NO_COLOR": "1", "HERE": str(directory)}),
+            env=clean_environment(
+                {"NO_COLOR": "1", "HERE": str(directory), **script.get("environment", {})}
+            ),
             text=True,
             **popen,
         )

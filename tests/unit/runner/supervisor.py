@@ -4,10 +4,12 @@
 
 FD is a line to the test. It hears of every step of the run, and says what the gate is to tell.
 SCRIPT is JSON: `acquire`, `hold`, `act`: the reason with which it is denied; `deny_at_act`: told on
-the eve of the start; `life_ms` of the lease; `means`: cgroup or walk; `permit_ms`: permits end so
-long after each look, until they are told to be lost; `until_ns`: when the only permit ends;
-`events`: what becomes of reports: tell, hang or refuse; `slack_ms`: how long an init is waited for
-that does not do as it is told; `sleeps_into`: a time namespace for the init (`sleeping_init`).
+the eve of the start; `life_ms` of the lease; `wall_clock_wrong_by_ms`: ahead of ledger time;
+`means`: cgroup or walk; `permit_ms`: permits end so long after each look, until they are told to
+be lost; `until_ns`: when the only permit ends; `events`: what becomes of reports: tell, hang or
+refuse; `slack_ms`: how long an init is waited for that does not do as it is told; `sleeps_into`: a
+time namespace for the init (`sleeping_init`); `trace`: headers of a request, whose trace the run
+belongs to; `environment`: more of it.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from quorate.client import (
     Reason,
     Reported,
     SystemClock,
+    traces,
 )
 from quorate.runner import contained, descendants, leased
 from quorate.runner.contained import Contained
@@ -62,7 +65,9 @@ class Gate:
         self.others = {each.key for each in descendants.of(os.getpid())}
         self.until_ns = script.get("until_ns", boottime_ns() + HOUR_NS)
         self.permit_ms = script.get("permit_ms", 0)
-        self.expires_at_ms = time.time_ns() // NS_PER_MS + script.get("life_ms", 600_000)
+        self.life_ms = self.ttl_ms = script.get("life_ms", 600_000)
+        wrong_by_ms = script.get("wall_clock_wrong_by_ms", 0)
+        self.expires_at_ms = time.time_ns() // NS_PER_MS - wrong_by_ms + self.life_ms
         self.answer: Permit | Denied = denied("INQUORATE")
         self.on_change: Callable[[Permit | Denied], None] | None = None
 
@@ -185,7 +190,8 @@ def run(fd: int, script: dict[str, Any], arguments: list[str]) -> None:
         os.environ |= {"SLEEP_INTO": script["sleeps_into"], "PYTHONPATH": PATH}
     module.load_config = lambda client: client
     sys.argv = ["quorate", *arguments]
-    sys.exit(main())
+    with traces.continuing(script.get("trace", {})):
+        sys.exit(main())
 
 
 if __name__ == "__main__":

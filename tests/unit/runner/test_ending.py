@@ -67,6 +67,31 @@ def test_the_command_is_told_its_lease(start: Start) -> None:
     ]
 
 
+OWN = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+INHERITED = f"00-{'a' * 32}-{'b' * 16}-01"
+IN_ENVIRONMENT = {"TRACEPARENT": INHERITED, "TRACESTATE": "a=1", "BAGGAGE": "c=3"}
+
+
+@walk_is_enough
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ({}, ["unset", "unset", "unset"]),
+        ({"environment": IN_ENVIRONMENT}, [INHERITED, "a=1", "c=3"]),
+        ({"trace": {"traceparent": OWN, "tracestate": "b=2"}}, [OWN, "b=2", ""]),
+        # Nothing of one trace goes with the name of another.
+        ({"trace": {"traceparent": OWN}, "environment": IN_ENVIRONMENT}, [OWN, "", ""]),
+    ],
+)
+def test_the_command_belongs_to_the_trace_of_who_runs_it(
+    start: Start, script: dict[str, Any], expected: list[str]
+) -> None:
+    names = ("TRACEPARENT", "TRACESTATE", "BAGGAGE")
+    say = "".join(f'echo "${{{name}-unset}}";' for name in names)
+    code, out, _ = start(shell(say), **script).end()
+    assert (code, out.splitlines()) == (0, expected)
+
+
 @walk_is_enough
 @pytest.mark.parametrize("script", [{"acquire": "NO_GRANT"}, {"hold": "INQUORATE"}])
 def test_without_lease_or_permit_nothing_is_started(

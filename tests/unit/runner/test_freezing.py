@@ -188,15 +188,20 @@ def test_it_is_asked_anew_each_time_that_it_stands_still(start: Start) -> None:
 
 
 @walk_is_enough
-def test_it_stands_still_no_longer_than_the_lease_was_given_for(start: Start) -> None:
-    run = start(family("stubborn"), "--freeze", "--grace", "0s", life_ms=2_000)
+@pytest.mark.parametrize("wrong_by_ms", [-3_600_000, 0, 3_600_000])
+def test_it_stands_still_no_longer_than_the_lease_was_given_for(
+    start: Start, wrong_by_ms: int
+) -> None:
+    """Whatever the wall clock shows."""
+    script = {"life_ms": 2_000, "wall_clock_wrong_by_ms": wrong_by_ms}
+    run = start(family("stubborn"), "--freeze", "--grace", "0s", **script)
     pids = run.pids(*MEMBERS)
     began_ns = boottime_ns()
     run.deny("INQUORATE")
     code, _, error = run.end()
     assert code == 3
     assert "stopped: INQUORATE (bank.example/thing) - it stood still" in error
-    assert boottime_ns() - began_ns >= 1_000 * NS_PER_MS
+    assert boottime_ns() - began_ns >= 2_000 * NS_PER_MS
     gone(*pids)
 
 

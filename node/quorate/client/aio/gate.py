@@ -20,10 +20,11 @@ from quorate.client import wire
 from quorate.client.aio.keeping import AsyncKeeping
 from quorate.client.aio.leases import AsyncLease
 from quorate.client.aio.watch import AsyncWatch
-from quorate.client.calls import Ask, Calls, LeaseFacts, ResultT, Steps
+from quorate.client.calls import Ask, Calls, ResultT, Steps
 from quorate.client.clock import Clock, SystemClock
 from quorate.client.config import ClientConfig, load_config
 from quorate.client.decisions import Denied, DeniedError, Permit, Released, Reported
+from quorate.client.facts import LeaseFacts
 from quorate.client.lineage import under
 from quorate.client.slot import PermitSlot
 from quorate.client.telling import Story
@@ -125,10 +126,20 @@ class AsyncGate:
         )
         return granted if isinstance(granted, Denied) else self._lease(granted)
 
-    async def ask(self, lease: AsyncLease, *, is_handed: bool) -> Permit | Denied:
+    async def check(
+        self, lease: AsyncLease, *, minimum_index: int | None = None
+    ) -> Permit | Denied:
+        """May this lease be acted on now? The same as `lease.check()`."""
+        return await lease.check(minimum_index=minimum_index)
+
+    async def ask(
+        self, lease: AsyncLease, *, is_handed: bool, minimum_index: int = 0
+    ) -> Permit | Denied:
         """Asks the node, whatever is cached. is_handed: false within `lease.act`, which knows when
         the permit is used no more."""
-        return await self._take(self._calls.check(lease, lease.slot, is_handed=is_handed))
+        return await self._take(
+            self._calls.check(lease, lease.slot, is_handed=is_handed, minimum_index=minimum_index)
+        )
 
     async def renew(
         self,

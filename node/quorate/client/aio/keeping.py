@@ -13,8 +13,9 @@ from typing import Any, Final
 
 from quorate.client import wire
 from quorate.client.aio.watch import AsyncWatch
-from quorate.client.calls import Calls, LeaseFacts, Question
+from quorate.client.calls import Calls, Question
 from quorate.client.decisions import ClientReason, Denied, Permit
+from quorate.client.facts import LeaseFacts
 from quorate.client.slot import PermitSlot
 from quorate.client.upkeep import Held, Holder, Told, Upkeep
 from quorate.client.watching import WatchTalk

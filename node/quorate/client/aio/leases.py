@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Protocol
 
-from quorate.client.calls import LeaseFacts
 from quorate.client.decisions import Denied, DeniedError, Permit, Released, Reported
+from quorate.client.facts import LeaseFacts
 from quorate.client.slot import PermitSlot
 from quorate.client.telling import Story
 
@@ -23,7 +23,9 @@ _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 class AsyncLeaseKeeper(Protocol):
     """What a lease needs of its gate."""
 
-    async def ask(self, lease: AsyncLease, *, is_handed: bool) -> Permit | Denied: ...
+    async def ask(
+        self, lease: AsyncLease, *, is_handed: bool, minimum_index: int = ...
+    ) -> Permit | Denied: ...
 
     def hold(
         self, lease: AsyncLease, *, renew: bool = True
@@ -51,24 +53,31 @@ class AsyncLease(LeaseFacts):
         there nearly always is one."""
         return self.slot.cached()
 
-    async def check(self) -> Permit | Denied:
+    async def check(self, *, minimum_index: int | None = None) -> Permit | Denied:
         """May the act go ahead now? A permit that is still good answers without asking; else the
-        node is asked, and its permit counts from just before the question left."""
+        node is asked, and its permit counts from just before the question left. minimum_index: as
+        for `Lease.check`."""
+        if minimum_index is not None:
+            kept = self.slot.cached_of(minimum_index)
+            return kept or await self.keeper.ask(self, is_handed=True, minimum_index=minimum_index)
         return self.slot.cached() or await self.keeper.ask(self, is_handed=True)
 
-    async def require(self) -> Permit:
+    async def require(self, *, minimum_index: int | None = None) -> Permit:
         """A permit, to be had before each act. Raises DeniedError when there is none."""
-        answer = await self.check()
+        answer = await self.check(minimum_index=minimum_index)
         if isinstance(answer, Denied):
             raise DeniedError(answer)
         return answer
 
     @asynccontextmanager
-    async def act(self) -> AsyncIterator[Permit]:
+    async def act(self, *, minimum_index: int | None = None) -> AsyncIterator[Permit]:
         """A permit for the act that is the block, and for nothing else. Raises DeniedError when
-        there is none. Stops nothing: a block that takes long belongs into `hold`."""
+        there is none. Stops nothing: a block that takes long belongs into `hold`. minimum_index:
+        as for `check`."""
         with self.slot.acting():
-            answer = self.slot.cached_for_act() or await self.keeper.ask(self, is_handed=False)
+            answer = self.slot.cached_for_act(minimum_index or 0) or await self.keeper.ask(
+                self, is_handed=False, minimum_index=minimum_index or 0
+            )
             if isinstance(answer, Denied):
                 raise DeniedError(answer)
             yield answer
