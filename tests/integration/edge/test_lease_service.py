@@ -230,7 +230,7 @@ async def test_a_batch_is_answered_in_order(edge, lease) -> None:
     ]
     assert ("check", "permit", "") in edge.metrics.counted
     assert ("check", "deny", "UNKNOWN_LEASE") in edge.metrics.counted
-    assert ("denied", "Check", "UNKNOWN_LEASE") in edge.metrics.counted
+    assert ("denied", "CheckBatch", "UNKNOWN_LEASE") in edge.metrics.counted
 
 
 async def test_another_executor_s_lease_is_not_one_s_own(edge, dial, pki) -> None:
