@@ -45,6 +45,9 @@ MAX_QUEUED_NOTICES: Final = 1_024
 POLL_MS: Final = 25
 """How often the authority word is looked at while somebody watches: nobody tells an edge that the
 word was cleared before its deadline, or written again."""
+FORGET_MS: Final = 1_000
+"""How often permits that are over are let go of, also while nothing else happens: they are counted
+for whoever looks at the metrics."""
 
 assert MAX_QUEUED_NOTICES >= MAX_LEASES_PER_WATCH, "the first notices fit"
 
@@ -222,10 +225,10 @@ class WatchHub:
             pass
         self._stirred.clear()
 
-    def _wait_s(self) -> float | None:
-        """Until when nothing needs to be looked at, unless something stirs; None: for ever."""
+    def _wait_s(self) -> float:
+        """Until when nothing needs to be looked at, unless something stirs."""
         now_ns = self._clock.boottime_ns()
-        due = []
+        due = [now_ns + FORGET_MS * 1_000_000]
         if self._leases:
             due.append(now_ns + POLL_MS * 1_000_000)
             if isinstance(self._authority, AuthorityRecord):
@@ -235,10 +238,10 @@ class WatchHub:
         drained_ns = self.ledger.next_ns(now_ns)
         if drained_ns is not None:
             due.append(drained_ns)
-        waits = [max(0, min(due) - now_ns) / _NS_PER_S] if due else []
+        wait_s = max(0, min(due) - now_ns) / _NS_PER_S
         if self._has_news:
-            waits.append(max(0.0, self._rested_s - _loop_s()))
-        return min(waits, default=None)
+            wait_s = min(wait_s, max(0.0, self._rested_s - _loop_s()))
+        return wait_s
 
     @property
     def _has_news(self) -> bool:

@@ -16,6 +16,7 @@ from quorate.core import ids
 from quorate.core.outcome import Deny, Reason
 from quorate.core.state import StateView
 from quorate.lease.check import CheckQuery
+from quorate.lease.outstanding import Holder
 from quorate.lease.word import AuthorityRecord
 from quorate.testing.builders import acquire_body
 from quorate.testing.checks import ACTION, EXECUTOR, RESOURCE, make_world
@@ -308,3 +309,24 @@ async def test_a_store_that_cannot_be_read_is_asked_again_until_it_can(
             bench.world.grant()
             assert await told(watcher) == (Event.AUTHORITY_LOST, Reason.INTERNAL)
         assert await told(watcher) == (Event.RESTORED, None), "though nothing has happened"
+
+
+# -- permits in use -------------------------------------------------------------------------------
+
+
+async def test_what_is_over_is_counted_no_more_though_nothing_happens(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger is quiet, nobody watches, and nobody asks for another permit."""
+    monkeypatch.setattr(watch_module, "FORGET_MS", 10)
+    permits = bench.hub.ledger.permits
+    async with bench.running():
+        await asyncio.sleep(0.1)
+        holder = Holder(bench.world.lease_id, EXECUTOR, "s" * 16)
+        now_ns = bench.world.clock.boottime_ns()
+        bench.hub.ledger.permitted(holder, (), bench.hub.ledger.size, 1_000, now_ns)
+        await asyncio.sleep(0.1)
+        assert permits.count == 1
+        bench.world.clock.advance_ms(3_600_000)
+        await asyncio.sleep(0.1)
+        assert permits.count == 0
