@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from quorate.api.notices import Event, Notice, Watcher, notice_of
+from quorate.api.notices import Event, Notice, Watcher, change, notice_of
 from quorate.core.effects import Effect, is_stopped, things_of
-from quorate.core.outcome import Deny
+from quorate.core.outcome import Decision, Deny, Permit
 from quorate.core.records import Kind
 from quorate.core.state import StateView
 from quorate.lease.check import Checked, CheckQuery, Position
@@ -23,55 +23,60 @@ from quorate.lease.check import Checked, CheckQuery, Position
 class Course:
     """How one lease came to stand as it does: which of the things that it relies on are stopped.
 
-    is_good: as it was told last, or evaluated, whether the node has authority or not.
+    is_good: as it was told last, or evaluated, whether the node has authority or not. is_over: it
+    is not good for a reason that no entry says, as time is.
     """
 
     def __init__(self, stopped: set[str], *, is_good: bool) -> None:
         self.stopped = stopped
         self.is_good = is_good
-        self._restored: Notice | None = None
+        self.is_over = False
 
     def settle(self, *, is_good: bool) -> None:
-        """The lease was evaluated."""
-        self.is_good, self._restored = is_good, None
+        """It was evaluated, by a node that has authority."""
+        self.is_good = is_good
+        self.is_over = not is_good and not self.stopped
 
-    def take(self, query: CheckQuery, effect: Effect) -> Iterator[Notice]:
-        """What to tell of an entry's effect. That a lease is good again is told only when another
-        entry stops it: else it is for whoever evaluates it, because time may have ended it."""
+    def take(self, query: CheckQuery, effect: Effect, expires_at: int) -> Notice | None:
+        """What to tell of an entry's effect. expires_at: ledger time from which on the lease is
+        over, whatever is let go on."""
         at = Position(effect.index + 1, effect.ledger_time)
         if effect.reason is None:
             was_stopped = bool(self.stopped)
             self.stopped.discard(effect.thing)
-            if was_stopped and not self.stopped and not self.is_good:
-                self._restored = notice_of(query, Event.RESTORED, None, at)
-            return
+            is_over = self.is_over or effect.ledger_time >= expires_at
+            if self.is_good or self.stopped or not was_stopped or is_over:
+                return None
+            self.is_good = True
+            return notice_of(query, Event.RESTORED, None, at)
         self.stopped.add(effect.thing)
-        if self._restored is not None:
-            yield self._restored
-            self._restored, self.is_good = None, True
-        if self.is_good:
-            denial = Deny(effect.reason, effect.thing.partition(":")[2])
-            yield notice_of(query, Event.INTERRUPTED, denial, at)
-            self.is_good = False
+        if not self.is_good:
+            return None
+        self.is_good = False
+        denial = Deny(effect.reason, effect.thing.partition(":")[2])
+        return notice_of(query, Event.INTERRUPTED, denial, at)
 
 
 @dataclass(slots=True, eq=False)
 class Watched:
     """One lease of one executor, with all who watch it.
 
-    last: how it was evaluated, or told, last; None before that.
+    last: how it stands by what was told last; None before anything was. lost: why the node denies
+    everything, as was told after that; None when it does not.
     things: what an entry can name that changes how it stands; nothing for another's lease.
     acquired_index: of the entry that made it; below 0 when that was in a former ledger, None when
-    there is no such lease.
+    there is no such lease. expires_at: ledger time.
     expires_ns: the boot time of its expiry that is being waited for, as it stands in the hub's list
     of expiries; 0 when it does not.
     """
 
     query: CheckQuery
     course: Course
-    last: Checked | None = None
+    last: Decision | None = None
+    lost: Deny | None = None
     things: tuple[str, ...] = ()
     acquired_index: int | None = None
+    expires_at: int = 0
     watchers: set[Watcher] = field(default_factory=set)
     expires_ns: int = 0
 
@@ -85,12 +90,26 @@ class Watched:
             watcher.offer(notice)
 
     def take(self, effect: Effect) -> None:
-        for notice in self.course.take(self.query, effect):
+        """An entry did this, to what the lease relies on."""
+        notice = self.course.take(self.query, effect, self.expires_at)
+        if notice is None:
+            return
+        self.tell(notice)
+        self.last = notice.denial or Permit()
+        if notice.denial is None:
+            self.lost = None  # whoever evaluates it next says so again, if it is still so
+
+    def settle(self, checked: Checked) -> None:
+        """It was evaluated, where the ledger is by now."""
+        notice = change(self.query, self.lost or self.last, checked)
+        decision = checked.decision
+        if checked.is_of_node and isinstance(decision, Deny):
+            self.lost = decision
+        else:
+            self.last, self.lost = decision, None
+            self.course.settle(is_good=isinstance(decision, Permit))
+        if notice is not None:
             self.tell(notice)
-            # While the node has no authority, that is what everybody was told before, and is told
-            # the end of.
-            if notice.denial is not None and not (self.last and self.last.is_of_node):
-                self.last = Checked(notice.denial, notice.at)
 
     def replay(self, after_size: int, missed: Iterable[Effect]) -> Iterator[Notice]:
         """What a watcher would have been told, had it watched since the ledger had `after_size`
@@ -110,7 +129,9 @@ class Watched:
             stopped |= self.course.stopped - first.keys()
         course = Course(stopped, is_good=not stopped)
         for effect in effects:
-            yield from course.take(self.query, effect)
+            notice = course.take(self.query, effect, self.expires_at)
+            if notice is not None:
+                yield notice
 
 
 def _lets_go_on(effect: Effect) -> bool:
@@ -155,15 +176,16 @@ class WatchedLeases:
         self._read_lease(watched, view)
         course = watched.course
         course.stopped = {each for each in watched.things if view is None or is_stopped(view, each)}
-        if watched.last is None or watched.last.is_of_node:
+        if watched.last is None or watched.lost is not None:
             course.is_good = not course.stopped
 
     def take(self, effect: Effect, view: StateView) -> Sequence[CheckQuery]:
         """An entry did this. Returns what it may have changed. view: of a state with the entry."""
         touched = list(self._by_thing.get(effect.thing, ()))
         for watched in touched:
-            if watched.acquired_index is None:
-                # It comes to be. The entries after this one may stop what it relies on.
+            if effect.thing == watched.thing and effect.reason is None:
+                # It comes to be, and the entries after this one may stop what it relies on; or it
+                # lasts longer.
                 self._read_lease(watched, view)
                 watched.course.stopped &= set(watched.things)
             if watched.things:
@@ -180,6 +202,7 @@ class WatchedLeases:
             self._rely_on(watched, ())
         else:
             watched.acquired_index = lease.fence - view.federation().fence_base
+            watched.expires_at = lease.expires_at
             self._rely_on(watched, things_of(lease))
 
     def _rely_on(self, watched: Watched, things: tuple[str, ...]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from quorate.api.errors import NotReadyError, TooManyError
-from quorate.core.outcome import Deny
+from quorate.core.outcome import Decision, Deny
 from quorate.lease.check import Checked, CheckQuery, Position
 
 
@@ -106,14 +106,14 @@ def first(query: CheckQuery, checked: Checked) -> Notice:
     return notice_of(query, Event.ACTIVE, None, checked.at)
 
 
-def change(query: CheckQuery, before: Checked, now: Checked) -> Notice | None:
-    """What to tell whoever was told `before`; None when nothing has changed."""
+def change(query: CheckQuery, before: Decision | None, now: Checked) -> Notice | None:
+    """What to tell whoever was told `before`, if anything; None when nothing has changed."""
     decision = now.decision
     if not isinstance(decision, Deny):
-        if not isinstance(before.decision, Deny):
+        if not isinstance(before, Deny):
             return None
         return notice_of(query, Event.RESTORED, None, now.at)
-    if decision == before.decision:
+    if decision == before:
         return None
     event = Event.AUTHORITY_LOST if now.is_of_node else Event.INTERRUPTED
     return notice_of(query, event, decision, now.at)

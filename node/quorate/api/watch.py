@@ -25,11 +25,11 @@ from sortedcontainers import SortedList
 
 from quorate.api.courses import Watched
 from quorate.api.errors import NotReadyError, OutOfRangeError, TooManyError, Violation
-from quorate.api.notices import Notice, Watcher, change, first
+from quorate.api.notices import Notice, Watcher, first
 from quorate.api.tracking import LEASES_PER_TURN, Track
 from quorate.core.effects import Effect
 from quorate.core.limits import MAX_LEASES_PER_WATCH
-from quorate.core.outcome import Deny, Permit, Reason
+from quorate.core.outcome import Deny, Reason
 from quorate.lease.check import NOWHERE, Checked, CheckQuery, LeaseChecker
 from quorate.lease.clock import Clock
 from quorate.lease.following import FollowedSource
@@ -303,19 +303,13 @@ class WatchHub:
 
     def _settle(self, watched: Watched, checked: Checked) -> None:
         """Takes in how a lease stands, and tells its watchers if that is news."""
-        before, watched.last = watched.last, checked
-        if not checked.is_of_node:
-            watched.course.settle(is_good=isinstance(checked.decision, Permit))
+        watched.settle(checked)
         self._track.touched.pop(watched.query, None)
         self._await_expiry(watched, checked.expires_ns)
-        denial = checked.decision if checked.is_of_node else None
-        if denial == _denial(self._authority):
+        if watched.lost == _denial(self._authority):
             self._unsettled.discard(watched.query)
         else:
             self._unsettled.add(watched.query)
-        notice = None if before is None else change(watched.query, before, checked)
-        if notice is not None:
-            watched.tell(notice)
 
     def _await_expiry(self, watched: Watched, expires_ns: int) -> None:
         query = watched.query

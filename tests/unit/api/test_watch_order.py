@@ -66,6 +66,7 @@ async def test_a_watch_goes_on_from_lost_authority(bench: Bench) -> None:
         async with bench.hub.watch(EXECUTOR, lease, after_size=last) as watcher:
             assert await all_told(watcher) == [
                 (Event.INTERRUPTED, SUSPENDED, before + 1),
+                (Event.RESTORED, None, before + 2),
                 (Event.ACTIVE, None, before + 2),
             ]
 
@@ -76,9 +77,9 @@ async def test_a_first_report_without_authority_says_how_far_the_ledger_is(bench
         assert await all_told(watcher) == [(Event.INTERRUPTED, Reason.INQUORATE, size(bench))]
 
 
-async def test_what_the_ledger_stops_is_told_without_authority_too(bench: Bench) -> None:
+async def test_what_the_ledger_does_is_told_without_authority_too(bench: Bench) -> None:
     """Entry by entry, as with it: else who breaks off and goes on would hear more than who stays.
-    That the node denies everything is said once."""
+    And good by the ledger is not permitted by the node."""
     before = size(bench)
     async with bench.hub.watch(EXECUTOR, (bench.world.lease_id,)) as watcher, bench.running():
         await all_told(watcher)
@@ -86,7 +87,11 @@ async def test_what_the_ledger_stops_is_told_without_authority_too(bench: Bench)
         assert [event for event, _, _ in await all_told(watcher)] == [Event.AUTHORITY_LOST]
         flap(bench)
         bench.hub.moved()
-        assert await all_told(watcher) == [(Event.INTERRUPTED, SUSPENDED, before + 1)]
+        assert await all_told(watcher) == [
+            (Event.INTERRUPTED, SUSPENDED, before + 1),
+            (Event.RESTORED, None, before + 2),
+            (Event.AUTHORITY_LOST, Reason.INQUORATE, before + 2),
+        ]
         bench.world.grant()
         assert await all_told(watcher) == [(Event.RESTORED, None, before + 2)]
 
@@ -168,6 +173,7 @@ async def test_a_lease_hears_nothing_that_is_older_than_itself(bench: Bench) -> 
         async with bench.hub.watch(EXECUTOR, (lease,), after_size=before) as watcher:
             assert await all_told(watcher) == [
                 (Event.INTERRUPTED, SUSPENDED, before + 4),
+                (Event.RESTORED, None, before + 5),
                 (Event.ACTIVE, None, before + 5),
             ]
 
@@ -188,6 +194,23 @@ async def test_a_lease_that_comes_to_be_is_stopped_by_the_next_entry(bench: Benc
             (Event.INTERRUPTED, SUSPENDED, before + 4),
             (Event.RESTORED, None, before + 5),
         ]
+
+
+async def test_a_lease_that_is_over_is_not_restored_by_the_ledger() -> None:
+    bench = Bench(make_world(ttl_ms=1_000))
+    before = size(bench)
+    async with bench.hub.watch(EXECUTOR, (bench.world.lease_id,)) as watcher, bench.running():
+        await told(watcher)
+        bench.world.clock.advance_ms(1_000)
+        bench.world.ledger.now += 1_000
+        assert await told(watcher) == (Event.INTERRUPTED, Reason.LEASE_EXPIRED)
+        for _ in range(2):
+            flap(bench)
+        bench.hub.moved()
+        assert Event.RESTORED not in {event for event, _, _ in await all_told(watcher)}
+        lease = (bench.world.lease_id,)
+        async with bench.hub.watch(EXECUTOR, lease, after_size=before) as again:
+            assert Event.RESTORED not in {event for event, _, _ in await all_told(again)}
 
 
 async def test_of_the_lease_of_another_nothing_is_told_but_that(bench: Bench) -> None:
@@ -224,7 +247,7 @@ async def test_of_several_leases_all_is_told_in_the_order_of_the_ledger(bench: B
         flap(bench)
         async with bench.hub.watch(EXECUTOR, (one, two), after_size=before + 1) as watcher:
             sizes = [at for _, _, at in await all_told(watcher)]
-            assert sizes == [before + 2, before + 2, before + 3, before + 3]
+            assert sizes == [before + 2] * 2 + [before + 3] * 4
 
 
 async def test_more_than_may_wait_unread_is_not_replayed(
@@ -235,14 +258,14 @@ async def test_more_than_may_wait_unread_is_not_replayed(
     for _ in range(2):
         flap(bench)
     async with bench.running():
-        monkeypatch.setattr(watch_module, "MAX_QUEUED_NOTICES", 3)
+        monkeypatch.setattr(watch_module, "MAX_QUEUED_NOTICES", 4)
         with pytest.raises(OutOfRangeError, match="begin with 0"):
             async with bench.hub.watch(EXECUTOR, lease, after_size=before):
                 pass
         assert not bench.hub._watchers
-        monkeypatch.setattr(watch_module, "MAX_QUEUED_NOTICES", 4)
+        monkeypatch.setattr(watch_module, "MAX_QUEUED_NOTICES", 5)
         async with bench.hub.watch(EXECUTOR, lease, after_size=before) as watcher:
-            assert len(await all_told(watcher)) == 4
+            assert len(await all_told(watcher)) == 5
 
 
 # -- why a node has no authority ------------------------------------------------------------------
