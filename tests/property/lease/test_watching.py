@@ -134,8 +134,10 @@ class Scene:
             case "grant.suspend" | "grant.reinstate":
                 ledger.run("bank.example", what, {"grant": "g"})
 
-    async def look(self) -> None:
-        self.hub.moved()
+    async def look(self, *, is_told: bool = True) -> None:
+        """is_told: that the ledger has moved; else it looks for another reason."""
+        if is_told:
+            self.hub.moved()
         self.hub._rested_s = 0
         await self.hub._look()
 
@@ -184,8 +186,8 @@ class Scene:
             match step:
                 case ("entry", what, which):
                     self.entry(what, which)
-                case ("look",):
-                    await self.look()
+                case ("look", is_told):
+                    await self.look(is_told=is_told)
                 case ("authority", has):
                     self.world.record = None
                     if has:
@@ -258,7 +260,7 @@ entries = st.tuples(st.sampled_from(WHAT), st.integers(0, MOST_LEASES))
 readers = st.integers(0, 3)
 steps = st.one_of(
     entries.map(lambda entry: ("entry", *entry)),
-    st.tuples(st.just("look")),
+    st.tuples(st.just("look"), st.booleans()),
     st.tuples(st.just("authority"), st.booleans()),
     st.tuples(st.just("join"), readers, st.integers(0, MOST_LEASES), st.integers(0, 40)),
     st.tuples(st.just("add")),
