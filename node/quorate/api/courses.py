@@ -111,22 +111,19 @@ class Watched:
         if notice is not None:
             self.tell(notice)
 
-    def replay(self, after_size: int, missed: Iterable[Effect]) -> Iterator[Notice]:
-        """What a watcher would have been told, had it watched since the ledger had `after_size`
-        entries. missed: what the entries from there on did, up to where this course is."""
+    def replay(self, missed: Iterable[Effect]) -> Iterator[Notice]:
+        """What a watcher would have been told, had it watched meanwhile. missed: what all entries
+        did from some place on, up to where this course is."""
         begins = self.acquired_index
         if begins is None:
             return
         own = set(self.things)
         effects = [each for each in missed if each.thing in own and each.index > begins]
-        stopped: set[str] = set()  # a lease is granted only when nothing is
-        if after_size > begins:
-            first = {effect.thing: effect for effect in reversed(effects)}
-            # What an entry let go on was stopped before, and what none named still stands as it
-            # did. Of what was stopped the other is assumed: only a revocation can follow on a
-            # suspension.
-            stopped = {thing for thing, effect in first.items() if _lets_go_on(effect)}
-            stopped |= self.course.stopped - first.keys()
+        first = {effect.thing: effect for effect in reversed(effects)}
+        # What an entry let go on was stopped before, and what none named still stands as it did. Of
+        # what was stopped the other is assumed: only a revocation can follow on a suspension.
+        stopped = {thing for thing, effect in first.items() if _lets_go_on(effect)}
+        stopped |= self.course.stopped - first.keys()
         course = Course(stopped, is_good=not stopped)
         for effect in effects:
             notice = course.take(self.query, effect, self.expires_at)

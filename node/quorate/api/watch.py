@@ -136,7 +136,7 @@ class WatchHub:
         for query, checked in zip(queries, answers, strict=True):
             watched = self._leases[query]
             self._settle(watched, checked)  # tells those who watch it already
-            told += watched.replay(after_size, missed) if after_size else ()
+            told += watched.replay(missed) if after_size else ()
             watched.watchers.add(watcher)
         if len(told) + len(queries) > MAX_QUEUED_NOTICES:
             raise OutOfRangeError(
