@@ -113,6 +113,15 @@ class Scene:
         self.leases = [self.world.lease_id]
         self.readers: dict[int, Plain | Library] = {}
         self.watchers: dict[int, tuple[Watcher, AsyncExitStack]] = {}
+        self.surprise: tuple[int, list[tuple[str, int]]] = (0, [])
+        self.world.before_open = self.before_open
+
+    def before_open(self) -> None:
+        """The core process commits whenever it likes: between any two looks at the ledger."""
+        left, written = self.surprise
+        self.surprise = (left - 1, written) if left else (0, [])
+        for what, which in () if left else written:
+            self.entry(what, which)
 
     @property
     def size(self) -> int:
@@ -210,8 +219,11 @@ class Scene:
                     await self.read(number, most)
                 case ("leave", number):
                     await self.leave(number)
+                case ("surprise", after_looks, entries):
+                    self.surprise = after_looks, entries
                 case ("race", number, entries):
                     await self.race(number, entries)
+        self.surprise = (0, [])
         self.world.grant()
         for number in self.readers:
             await self.join(number, 0, 0)
@@ -280,6 +292,7 @@ steps = st.one_of(
     st.tuples(st.just("read"), readers, st.integers(1, 4)),
     st.tuples(st.just("read"), readers, st.integers(1, 4)),
     st.tuples(st.just("leave"), readers),
+    st.tuples(st.just("surprise"), st.integers(0, 5), st.lists(entries, min_size=1, max_size=3)),
     st.tuples(st.just("race"), readers, st.lists(entries, max_size=4)),
 )
 

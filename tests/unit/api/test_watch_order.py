@@ -19,7 +19,7 @@ from quorate.lease.check import CheckQuery
 from quorate.lease.outstanding import Holder
 from quorate.lease.word import AuthorityRecord
 from quorate.testing.builders import acquire_body
-from quorate.testing.checks import ACTION, EXECUTOR, RESOURCE, make_world
+from quorate.testing.checks import ACTION, EXECUTOR, RESOURCE, make_world, nothing
 
 NODE = "spiffe://bank.example/node/1"
 SUSPENDED = Reason.EXECUTOR_SUSPENDED
@@ -154,6 +154,30 @@ async def test_a_watch_that_another_edge_told_of_more_goes_on(bench: Bench) -> N
         lease = (bench.world.lease_id,)
         async with bench.hub.watch(EXECUTOR, lease, after_size=now) as watcher:
             assert await all_told(watcher) == [(Event.ACTIVE, None, now)]
+
+
+@pytest.mark.parametrize("looks", range(3))
+async def test_what_is_committed_while_a_watch_begins_is_told_once(
+    bench: Bench, looks: int
+) -> None:
+    """The core process commits between any two looks at its ledger."""
+    before, left = size(bench), looks
+
+    def commit() -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            bench.world.before_open = nothing
+            flap(bench)
+
+    bench.world.before_open = commit
+    lease = (bench.world.lease_id,)
+    async with bench.hub.watch(EXECUTOR, lease, after_size=before) as watcher:
+        assert await all_told(watcher) == [
+            (Event.INTERRUPTED, SUSPENDED, before + 1),
+            (Event.RESTORED, None, before + 2),
+            (Event.ACTIVE, None, before + 2),
+        ]
 
 
 # -- a lease's own beginning ----------------------------------------------------------------------
