@@ -1,5 +1,5 @@
-"""Ten thousand watched leases at one edge: what they cost in memory, and how long it takes until
-each of their holders has heard of a revocation that hits them all.
+"""Ten thousand watched leases at one edge: what they cost in memory, what a Watch call costs more,
+and how long it takes until each of their holders has heard of a revocation that hits them all.
 
 One client process hears all of it, in Python; it needs more time for a notice than the edge does.
 So the edge's own CPU time is told beside the moments at which notices were heard.
@@ -36,14 +36,22 @@ def many_watchers(federation: Federation, pace: Pace, count: int = WATCHED) -> d
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as client:
-        pace.tell(f"acquiring {count} leases")
         _said(client)
         [edge] = federation.edge_pids()
+        pace.tell("watching some leases, in one call and in many")
+        alone_kib = _resident_kib(edge)
+        _go_on(client)
+        _said(client)
+        one_kib = _resident_kib(edge)
+        _go_on(client)
+        calls = int(_said(client)["calls"])
+        many_kib = _resident_kib(edge)
+        pace.tell(f"acquiring {count} leases")
+        _go_on(client)
+        _said(client)
         before_kib, cpu_s = _resident_kib(edge), cpu_seconds([edge])
         pace.tell(f"watching {count} leases")
-        assert client.stdin is not None
-        client.stdin.write("watch\n")
-        client.stdin.flush()
+        _go_on(client)
         _said(client)
         watched_kib, watched_s = _resident_kib(edge), cpu_seconds([edge])
         pace.tell("suspending the executor of all of them")
@@ -54,11 +62,17 @@ def many_watchers(federation: Federation, pace: Pace, count: int = WATCHED) -> d
             raise RuntimeError("the revocation was not enforced in time")
         told = _said(client)
         fanned_s = cpu_seconds([edge])
+        assert client.stdin is not None
         client.stdin.close()
         client.wait(30)
     operator.order("executor.reinstate", who)
     name = f"{count:,} watched leases"
     return {
+        f"{calls} watched leases: KiB of the edge in one call": float(one_kib - alone_kib),
+        f"{calls} watched leases: KiB of the edge for each call, in a call each": (
+            many_kib - one_kib
+        )
+        / (calls - 1),
         f"{name}: KiB of the edge for each": (watched_kib - before_kib) / count,
         f"{name}: us of the edge's CPU to begin with each": (watched_s - cpu_s) / count * 1e6,
         f"{name}: us of the edge's CPU to tell each": (fanned_s - watched_s) / count * 1e6,
@@ -66,6 +80,12 @@ def many_watchers(federation: Federation, pace: Pace, count: int = WATCHED) -> d
         f"{name}: ms to the median notice": _since(began_ns, told["median_ns"]),
         f"{name}: ms to the last notice": _since(began_ns, told["last_ns"]),
     }
+
+
+def _go_on(client: subprocess.Popen[str]) -> None:
+    assert client.stdin is not None
+    client.stdin.write("\n")
+    client.stdin.flush()
 
 
 def _said(client: subprocess.Popen[str]) -> dict[str, Any]:

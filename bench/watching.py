@@ -1,8 +1,10 @@
 """An executor that watches many leases, in a process of its own: `python -m bench.watching`.
 
-Acquires them, says so, and waits for a line; watches them all, says when it has heard of each, and
-waits for a revocation; says when it has heard that of each. Lines of JSON; moments are of the boot
-clock, nanoseconds, which is one for all processes of a machine.
+Acquires some, one after the other, says so, and waits for a line; watches them in one call, says so
+and waits, then in a call for each, says so and waits, and lets them go. Acquires the rest, says so,
+and waits for a line; watches them all, says when it has heard of each, and waits for a revocation;
+says when it has heard that of each. Lines of JSON; moments are of the boot clock, nanoseconds,
+which is one for all processes of a machine.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from pathlib import Path
 import grpc
 import uvloop
 
+from quorate.api.watch import MAX_WATCHERS_PER_EXECUTOR
 from quorate.chaos.probe import boottime_ns
 from quorate.client.config import load_config
 from quorate.client.wire import open_aio_channel
@@ -25,6 +28,8 @@ from quorate.v1 import decision_pb2, lease_pb2, lease_pb2_grpc
 
 FLIGHT = 64
 _TTL_MS = 600_000
+_LET_GO_S = 2.0
+"""For the edge to hear that calls were cancelled: until then they count among what one may have."""
 
 
 def _say(**fields: object) -> None:
@@ -32,11 +37,12 @@ def _say(**fields: object) -> None:
 
 
 async def acquire(
-    stub: lease_pb2_grpc.LeaseServiceAsyncStub, resources: Sequence[str], count: int
+    stub: lease_pb2_grpc.LeaseServiceAsyncStub, resources: Sequence[str], some: range, flight: int
 ) -> list[str]:
-    """The leases' ids. Raises RuntimeError when one is denied."""
+    """The ids of leases with these numbers, `flight` at once. Raises RuntimeError when one is
+    denied."""
     leases: list[str] = []
-    left = iter(range(count))
+    left = iter(some)
 
     async def one_caller() -> None:
         for number in left:
@@ -50,7 +56,7 @@ async def acquire(
                 raise RuntimeError(f"denied: {decision_pb2.Reason.Name(answer.reason)}")
             leases.append(answer.lease.id)
 
-    await asyncio.gather(*(one_caller() for _ in range(FLIGHT)))
+    await asyncio.gather(*(one_caller() for _ in range(flight)))
     return leases
 
 
@@ -91,11 +97,37 @@ async def watch(connection: grpc.aio.Channel, leases: list[str]) -> None:
         call.cancel()
 
 
+async def watch_some(stub: lease_pb2_grpc.LeaseServiceAsyncStub, leases: list[str]) -> None:
+    """Watches so few leases that each can have a call of its own: in one call, then in as many."""
+    for each_call in (len(leases), 1):
+        parts = [leases[at : at + each_call] for at in range(0, len(leases), each_call)]
+        calls = [stub.Watch(iter([lease_pb2.WatchRequest(lease_ids=part)])) for part in parts]
+        for call, part in zip(calls, parts, strict=True):
+            for _ in part:
+                await call.read()
+        _say(calls=len(calls))
+        await _line()
+        for call in calls:
+            call.cancel()
+        await asyncio.sleep(_LET_GO_S)
+
+
+async def _line() -> None:
+    await asyncio.to_thread(sys.stdin.readline)
+
+
 async def run(client: Path, resources: Sequence[str], count: int) -> None:
     connection = open_aio_channel(load_config(client))
-    leases = await acquire(lease_pb2_grpc.LeaseServiceStub(connection), resources, count)
+    stub: lease_pb2_grpc.LeaseServiceAsyncStub = lease_pb2_grpc.LeaseServiceStub(connection)
+    few = MAX_WATCHERS_PER_EXECUTOR
+    # One at a time: what many at once leave free in the edge would be what the watches then take.
+    leases = await acquire(stub, resources, range(few), 1)
     _say(acquired=len(leases))
-    await asyncio.to_thread(sys.stdin.readline)
+    await _line()
+    await watch_some(stub, leases)
+    leases += await acquire(stub, resources, range(few, count), FLIGHT)
+    _say(acquired=len(leases))
+    await _line()
     await watch(connection, leases)
     await connection.close(None)
 

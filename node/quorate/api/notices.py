@@ -1,27 +1,19 @@
-"""What watchers of leases are told: notices, the queue of each watcher, and the course of a lease.
+"""What watchers of leases are told: notices, and the queue of each watcher.
 
-Owns what a notice says, how many a watcher may leave unread, and which notices the entries of the
-ledger call for. Who watches what is `quorate.api.watch`'s.
+Owns what a notice says, and how many a watcher may leave unread. Which notices the entries of the
+ledger call for is `quorate.api.courses`', who watches what `quorate.api.watch`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
 
 from quorate.api.errors import NotReadyError, TooManyError
-from quorate.core.effects import Effect
-from quorate.core.outcome import Deny, Reason
-from quorate.core.records import Kind
+from quorate.core.outcome import Decision, Deny
 from quorate.lease.check import Checked, CheckQuery, Position
-
-_AUTHORITY_REASONS: Final = frozenset(
-    {Reason.INQUORATE, Reason.CLOCK_STEP, Reason.STORAGE_FULL, Reason.QUARANTINED}
-)
 
 
 class Event(Enum):
@@ -33,7 +25,12 @@ class Event(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One thing that happened to one lease; `denial` is set when it is not good."""
+    """One thing that happened to one lease; `denial` is set when it is not good.
+
+    at: of all that the ledger did to the lease until it had so many entries, its watcher was told
+    before. So a watch that goes on from there loses nothing; and in the notices of one watcher it
+    never falls.
+    """
 
     lease_id: str
     event: Event
@@ -102,57 +99,6 @@ def notice_of(query: CheckQuery, event: Event, denial: Deny | None, at: Position
     return Notice(query.lease_id, event, denial, at)
 
 
-class Course:
-    """How one lease came to stand as it does: which of the things that it relies on are stopped.
-
-    is_good: as it was told last, or evaluated.
-    """
-
-    def __init__(self, stopped: set[str], *, is_good: bool) -> None:
-        self.stopped = stopped
-        self.is_good = is_good
-        self._restored: Notice | None = None
-
-    def settle(self, *, is_good: bool) -> None:
-        """The lease was evaluated."""
-        self.is_good, self._restored = is_good, None
-
-    def take(self, query: CheckQuery, effect: Effect) -> Iterator[Notice]:
-        """What to tell of an entry's effect. That a lease is good again is told only when another
-        entry stops it: else it is for whoever evaluates it, because time may have ended it."""
-        at = Position(effect.index + 1, effect.ledger_time)
-        if effect.reason is None:
-            was_stopped = bool(self.stopped)
-            self.stopped.discard(effect.thing)
-            if was_stopped and not self.stopped and not self.is_good:
-                self._restored = notice_of(query, Event.RESTORED, None, at)
-            return
-        self.stopped.add(effect.thing)
-        if self._restored is not None:
-            yield self._restored
-            self._restored, self.is_good = None, True
-        if self.is_good:
-            denial = Deny(effect.reason, effect.thing.partition(":")[2])
-            yield notice_of(query, Event.INTERRUPTED, denial, at)
-            self.is_good = False
-
-
-def replay(query: CheckQuery, things: Iterable[str], missed: Iterable[Effect]) -> Iterator[Notice]:
-    """What a watcher would have been told of this lease, had it watched meanwhile."""
-    own = set(things)
-    effects = [effect for effect in missed if effect.thing in own]
-    first = {effect.thing: effect for effect in reversed(effects)}
-    # What an entry let go on was stopped before; of what it stopped, the other is assumed.
-    stopped = {thing for thing, effect in first.items() if _lets_go_on(effect)}
-    course = Course(stopped, is_good=not stopped)
-    for effect in effects:
-        yield from course.take(query, effect)
-
-
-def _lets_go_on(effect: Effect) -> bool:
-    return effect.reason is None and not effect.thing.startswith(f"{Kind.LEASE}:")
-
-
 def first(query: CheckQuery, checked: Checked) -> Notice:
     decision = checked.decision
     if isinstance(decision, Deny):
@@ -160,19 +106,14 @@ def first(query: CheckQuery, checked: Checked) -> Notice:
     return notice_of(query, Event.ACTIVE, None, checked.at)
 
 
-def change(query: CheckQuery, before: Checked, now: Checked) -> Notice | None:
-    """What to tell whoever was told `before`; None when nothing has changed."""
+def change(query: CheckQuery, before: Decision | None, now: Checked) -> Notice | None:
+    """What to tell whoever was told `before`, if anything; None when nothing has changed."""
     decision = now.decision
     if not isinstance(decision, Deny):
-        if not isinstance(before.decision, Deny):
+        if not isinstance(before, Deny):
             return None
         return notice_of(query, Event.RESTORED, None, now.at)
-    if decision == before.decision:
+    if decision == before:
         return None
-    event = Event.AUTHORITY_LOST if lacks_authority(now) else Event.INTERRUPTED
+    event = Event.AUTHORITY_LOST if now.is_of_node else Event.INTERRUPTED
     return notice_of(query, event, decision, now.at)
-
-
-def lacks_authority(checked: Checked) -> bool:
-    """Whether it is the node that denies, whatever the lease."""
-    return isinstance(checked.decision, Deny) and checked.decision.reason in _AUTHORITY_REASONS

@@ -8,34 +8,31 @@ and never a permit.
 
 The ledger is followed entry by entry (`quorate.lease.following`), so that a lease which was stopped
 and let go on between two looks is told of as both; and so that a watch can be taken up again from
-where another one ended. Movements that come while leases are being looked at are taken together.
+where another one ended. Whatever is told is told at the hub's own place in the ledger: an
+evaluation may be of a newer state, and then the entries up to it are followed, and told, before it
+is. Movements that come while leases are being looked at are taken together.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Final, NoReturn
 
 from sortedcontainers import SortedList
 
-from quorate.api.errors import (
-    NotReadyError,
-    OutOfRangeError,
-    TooManyError,
-    Violation,
-)
-from quorate.api.notices import Course, Notice, Watcher, change, first, lacks_authority, replay
-from quorate.core.effects import Effect, effect_of, is_stopped, things_of
+from quorate.api.courses import Watched
+from quorate.api.errors import NotReadyError, OutOfRangeError, TooManyError, Violation
+from quorate.api.notices import Notice, Watcher, first
+from quorate.api.tracking import LEASES_PER_TURN, Track
+from quorate.core.effects import Effect
 from quorate.core.limits import MAX_LEASES_PER_WATCH
-from quorate.core.outcome import Deny, Permit, Reason
-from quorate.core.state import StateView
-from quorate.lease.check import Checked, CheckQuery, LeaseChecker
+from quorate.core.outcome import Deny, Reason
+from quorate.lease.check import NOWHERE, Checked, CheckQuery, LeaseChecker
 from quorate.lease.clock import Clock
-from quorate.lease.following import MAX_BEHIND, MAX_FOLLOWED, EdgeLedger, FollowedSource
+from quorate.lease.following import FollowedSource
 from quorate.lease.outstanding import Holder
 from quorate.lease.word import AuthorityRecord
 from quorate.telemetry import Metrics
@@ -45,41 +42,16 @@ MAX_WATCHERS: Final = 4_096
 MAX_WATCHERS_PER_EXECUTOR: Final = 64
 MAX_QUEUED_NOTICES: Final = 1_024
 """Of one watcher; whoever lets more pile up is cut off, and asks again."""
-LEASES_PER_TURN: Final = 64
-"""Evaluated without letting the process's other calls in between."""
 POLL_MS: Final = 25
 """How often the authority word is looked at while somebody watches: nobody tells an edge that the
 word was cleared before its deadline, or written again."""
+FORGET_MS: Final = 1_000
+"""How often permits that are over are let go of, also while nothing else happens: they are counted
+for whoever looks at the metrics."""
 
 assert MAX_QUEUED_NOTICES >= MAX_LEASES_PER_WATCH, "the first notices fit"
 
 _NS_PER_S: Final = 1_000_000_000
-
-
-@dataclass(slots=True, eq=False)
-class _Watched:
-    """One lease of one executor, with all who watch it.
-
-    last: what they were told last. things: what an entry can name that changes how it stands.
-    expires_ns: the boot time of its expiry that is being waited for, as it stands in the hub's list
-    of expiries; 0 when it does not.
-    """
-
-    query: CheckQuery
-    last: Checked
-    course: Course
-    things: tuple[str, ...] = ()
-    watchers: set[Watcher] = field(default_factory=set)
-    expires_ns: int = 0
-
-    @property
-    def thing(self) -> str:
-        """The lease itself, as what an entry can name."""
-        return f"lease:{self.query.lease_id}"
-
-    def tell(self, notice: Notice) -> None:
-        for watcher in self.watchers:
-            watcher.offer(notice)
 
 
 class WatchHub:
@@ -94,13 +66,13 @@ class WatchHub:
         metrics: Metrics,
     ) -> None:
         """source: the node's store; None while there is none."""
-        self.ledger = EdgeLedger()
+        self._track = Track(source, clock)
+        self.ledger = self._track.ledger
+        self._leases = self._track.leases
         self._checker = checker
         self._source = source
         self._clock = clock
         self._metrics = metrics
-        self._watched: dict[CheckQuery, _Watched] = {}
-        self._by_thing: dict[str, dict[_Watched, None]] = {}
         self._expiries: SortedList[tuple[int, str, str]] = SortedList()
         self._watchers: set[Watcher] = set()
         self._calls: dict[str, int] = {}
@@ -110,7 +82,6 @@ class WatchHub:
         self._rested_s = 0.0
         self._drained = 0
         self._drained_more = asyncio.Event()
-        self._followed_more = asyncio.Event()
         self._authority: AuthorityRecord | Deny = Deny(Reason.INQUORATE)
         # What was decided under another authority than the hub last saw: authority came or went in
         # between, or the state is behind the word. Asked again at the next look, until they agree.
@@ -154,16 +125,26 @@ class WatchHub:
                 f"more than {MAX_LEASES_PER_WATCH} leases in one Watch call",
                 limit="MAX_LEASES_PER_WATCH",
             )
-        missed = await self._missed(after_size) if after_size else []
+        await self._track.catch_up()
+        missed = await self._track.missed(after_size) if after_size else []
         # From here to the end nothing else runs: nothing is told twice, and nothing is missed.
         watcher.queries.update(fresh)
-        for query, checked in zip(queries, self._checker.check_all(queries), strict=True):
-            watched = self._watched.get(query) or self._begin(query, checked)
+        missed += self._track.begin(query for query in queries if query not in self._leases)
+        answers, followed = self._check(queries)
+        missed += followed
+        told: list[Notice] = []
+        for query, checked in zip(queries, answers, strict=True):
+            watched = self._leases[query]
             self._settle(watched, checked)  # tells those who watch it already
-            for notice in replay(query, watched.things, missed):
-                watcher.offer(notice)
+            told += watched.replay(missed) if after_size else ()
             watched.watchers.add(watcher)
-            watcher.offer(first(query, checked))
+        if len(told) + len(queries) > MAX_QUEUED_NOTICES:
+            raise OutOfRangeError(
+                Violation("after_size", f"more than {MAX_QUEUED_NOTICES} notices; begin with 0")
+            )
+        told.sort(key=lambda notice: notice.at.ledger_size)
+        for notice in (*told, *map(first, queries, answers)):
+            watcher.offer(notice)
         self._stirred.set()
 
     def forget(self, watcher: Watcher, lease_ids: Iterable[str]) -> None:
@@ -171,15 +152,15 @@ class WatchHub:
         for lease_id in list(lease_ids):
             query = CheckQuery(lease_id, watcher.executor)
             watcher.queries.discard(query)
-            watched = self._watched.get(query)
+            watched = self._leases.get(query)
             if watched is None:
                 continue
             watched.watchers.discard(watcher)
             if not watched.watchers:
                 self._await_expiry(watched, 0)
                 self._unsettled.discard(query)
-                self._rely_on(watched, ())
-                del self._watched[query]
+                self._track.touched.pop(query, None)
+                self._leases.end(watched)
 
     def acknowledge(self, watcher: Watcher, lease_id: str, ledger_size: int) -> None:
         """Its process uses no permit for this lease that was decided on a smaller ledger. Of what
@@ -192,6 +173,10 @@ class WatchHub:
         holder = Holder(lease_id, watcher.executor, watcher.session)
         self.ledger.permits.acknowledged(holder, known)
         self._stirred.set()  # `run` tells what is drained, once for many of them
+
+    async def followed(self, ledger_index: int, within_s: float) -> None:
+        """Returns when the entry at this index was followed, or when the time is up."""
+        await self._track.followed(ledger_index, within_s)
 
     def moved(self) -> None:
         """The node's state has moved on."""
@@ -224,63 +209,6 @@ class WatchHub:
             del self._calls[executor]
         self._metrics.watchers_changed(-1)
 
-    def _begin(self, query: CheckQuery, checked: Checked) -> _Watched:
-        course = Course(set(), is_good=isinstance(checked.decision, Permit))
-        watched = self._watched[query] = _Watched(query, checked, course)
-        self._read_things([watched])
-        return watched
-
-    def _read_things(self, some: Sequence[_Watched]) -> None:
-        """What leases rely on, and how each of it stands at the end of what was followed."""
-        source = self._source()
-        if source is None:
-            for watched in some:
-                self._rely_on(watched, (watched.thing,))
-            return
-        with source.read() as snapshot:
-            view = StateView(snapshot.state)
-            for watched in some:
-                lease = view.lease(watched.query.lease_id)
-                if lease is not None and lease.executor == watched.query.executor:
-                    things = things_of(lease)
-                else:
-                    things = (watched.thing,)
-                watched.course.stopped = {thing for thing in things if is_stopped(view, thing)}
-                self._rely_on(watched, things)
-
-    def _rely_on(self, watched: _Watched, things: tuple[str, ...]) -> None:
-        for thing in watched.things:
-            relying = self._by_thing[thing]
-            del relying[watched]
-            if not relying:
-                del self._by_thing[thing]
-        watched.things = things
-        for thing in things:
-            self._by_thing.setdefault(thing, {})[watched] = None
-
-    async def _missed(self, after_size: int) -> list[Effect]:
-        """What entries did since the ledger had `after_size` of them, up to what was followed."""
-        effects: list[Effect] = []
-        size = after_size
-        while size != self.ledger.size:
-            behind = self.ledger.size - size
-            source = self._source()
-            if source is None or behind < 0:
-                raise OutOfRangeError(
-                    Violation("after_size", f"this node has followed {self.ledger.size} entries")
-                )
-            if behind > MAX_BEHIND:
-                raise OutOfRangeError(
-                    Violation("after_size", f"more than {MAX_BEHIND} entries ago; begin with 0")
-                )
-            with source.read() as snapshot:
-                entries = snapshot.ledger_entries(size, min(MAX_FOLLOWED, behind))
-            found = (effect_of(index, entry) for index, entry in enumerate(entries, start=size))
-            effects += [effect for effect in found if effect is not None]
-            size += len(entries)
-            await asyncio.sleep(0)
-        return effects
-
     # -- looking again ------------------------------------------------------------------------
 
     async def run(self) -> NoReturn:
@@ -297,11 +225,11 @@ class WatchHub:
             pass
         self._stirred.clear()
 
-    def _wait_s(self) -> float | None:
-        """Until when nothing needs to be looked at, unless something stirs; None: for ever."""
+    def _wait_s(self) -> float:
+        """Until when nothing needs to be looked at, unless something stirs."""
         now_ns = self._clock.boottime_ns()
-        due = []
-        if self._watched:
+        due = [now_ns + FORGET_MS * 1_000_000]
+        if self._leases:
             due.append(now_ns + POLL_MS * 1_000_000)
             if isinstance(self._authority, AuthorityRecord):
                 due.append(self._authority.deadline_ns)
@@ -310,10 +238,14 @@ class WatchHub:
         drained_ns = self.ledger.next_ns(now_ns)
         if drained_ns is not None:
             due.append(drained_ns)
-        waits = [max(0, min(due) - now_ns) / _NS_PER_S] if due else []
-        if self._moved:
-            waits.append(max(0.0, self._rested_s - _loop_s()))
-        return min(waits, default=None)
+        wait_s = max(0, min(due) - now_ns) / _NS_PER_S
+        if self._has_news:
+            wait_s = min(wait_s, max(0.0, self._rested_s - _loop_s()))
+        return wait_s
+
+    @property
+    def _has_news(self) -> bool:
+        return self._moved or self._track.has_news
 
     async def _look(self) -> None:
         """Follows the ledger, and looks again at what its entries name, or at all that is watched
@@ -321,66 +253,41 @@ class WatchHub:
         before, self._authority = self._authority, self._checker.authority()
         is_all = _denial(before) != _denial(self._authority)
         started_s = _loop_s()
-        moved = self._moved and started_s >= self._rested_s
+        has_news = self._has_news and started_s >= self._rested_s
         queries: list[CheckQuery] = []
-        if moved:
+        if has_news:
             self._moved = False
-            touched = await self._follow()
-            if touched is None:
-                is_all = True
-            else:
-                queries += touched
+            await self._track.catch_up()
+            is_all = await self._track.see_again() or is_all
+            queries += self._track.touched
+            self._track.touched.clear()
         self._tell_drained()
         queries += [*self._unsettled, *self._expired()]
         if is_all:
-            queries = list(self._watched)
+            queries = list(self._leases)
         queries = list(dict.fromkeys(queries))
         for start in range(0, len(queries), LEASES_PER_TURN):
             if start:
                 await asyncio.sleep(0)
                 if _denial(self._checker.authority()) != _denial(self._authority):
                     # To begin again at once: the rest would hear of it too late.
-                    self._unsettled.update(query for query in queries if query in self._watched)
+                    self._unsettled.update(query for query in queries if query in self._leases)
                     return
             self._evaluate(queries[start : start + LEASES_PER_TURN])
-        if moved:
+        if has_news:
             # However often the ledger moves, watching takes at most half of the process.
             ended_s = _loop_s()
             self._rested_s = ended_s + (ended_s - started_s)
 
-    async def _follow(self) -> list[CheckQuery] | None:
-        """Takes in the entries since the last time. Returns what they may have changed; None:
-        perhaps everything."""
-        touched: dict[CheckQuery, None] = {}
-        is_blind = False
-        while (source := self._source()) is not None:
-            with source.read() as snapshot:
-                step = self.ledger.follow(snapshot, self._clock.boottime_ns())
-            is_blind = is_blind or step.is_blind
-            for effect in step.effects:
-                for watched in self._by_thing.get(effect.thing, ()):
-                    self._take_in(watched, effect)
-                    touched[watched.query] = None
-            followed_more, self._followed_more = self._followed_more, asyncio.Event()
-            followed_more.set()
-            if not step.has_more:
-                break
-            await asyncio.sleep(0)
-        again = list(self._watched if is_blind else touched)
-        for start in range(0, len(again), LEASES_PER_TURN):
-            if start:
-                await asyncio.sleep(0)
-            some = again[start : start + LEASES_PER_TURN]
-            # Some may have lost their last watcher meanwhile.
-            self._read_things([self._watched[query] for query in some if query in self._watched])
-        return None if is_blind else again
+    # -- evaluating ---------------------------------------------------------------------------
 
-    @staticmethod
-    def _take_in(watched: _Watched, effect: Effect) -> None:
-        for notice in watched.course.take(watched.query, effect):
-            watched.tell(notice)
-            if isinstance(denial := notice.denial, Deny):
-                watched.last = Checked(denial, notice.at)
+    def _check(self, queries: Sequence[CheckQuery]) -> tuple[list[Checked], list[Effect]]:
+        """How leases stand, once all that led to it is told; and what was followed for that."""
+        answers = self._checker.check_all(queries)
+        followed = self._track.go_to(max((each.at.ledger_size for each in answers), default=0))
+        # A denial without a look at the state is true of what was told until now.
+        at = self.ledger.at
+        return [replace(each, at=at) if each.at == NOWHERE else each for each in answers], followed
 
     def _expired(self) -> list[CheckQuery]:
         now_ns = self._clock.boottime_ns()
@@ -389,40 +296,28 @@ class WatchHub:
 
     def _evaluate(self, queries: Sequence[CheckQuery]) -> None:
         # Some may have lost their last watcher while this look was letting others in.
-        queries = [query for query in queries if query in self._watched]
-        for query, checked in zip(queries, self._checker.check_all(queries), strict=True):
-            self._settle(self._watched[query], checked)
+        queries = [query for query in queries if query in self._leases]
+        answers, _ = self._check(queries)
+        for query, checked in zip(queries, answers, strict=True):
+            self._settle(self._leases[query], checked)
 
-    def _settle(self, watched: _Watched, checked: Checked) -> None:
+    def _settle(self, watched: Watched, checked: Checked) -> None:
         """Takes in how a lease stands, and tells its watchers if that is news."""
-        notice = change(watched.query, watched.last, checked)
-        watched.last = checked
-        watched.course.settle(is_good=isinstance(checked.decision, Permit))
+        watched.settle(checked)
+        self._track.touched.pop(watched.query, None)
         self._await_expiry(watched, checked.expires_ns)
-        denial = checked.decision if lacks_authority(checked) else None
-        if denial == _denial(self._authority):
+        if watched.lost == _denial(self._authority):
             self._unsettled.discard(watched.query)
         else:
             self._unsettled.add(watched.query)
-        if notice is not None:
-            watched.tell(notice)
 
-    def _await_expiry(self, watched: _Watched, expires_ns: int) -> None:
+    def _await_expiry(self, watched: Watched, expires_ns: int) -> None:
         query = watched.query
         if watched.expires_ns:
             self._expiries.remove((watched.expires_ns, query.lease_id, query.executor))
         if expires_ns:
             self._expiries.add((expires_ns, query.lease_id, query.executor))
         watched.expires_ns = expires_ns
-
-    # -- how far the ledger is followed --------------------------------------------------------
-
-    async def followed(self, ledger_index: int, within_s: float) -> None:
-        """Returns when the entry at this index was followed, or when the time is up."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(within_s):
-                while self.ledger.size <= ledger_index:
-                    await self._followed_more.wait()
 
     # -- what is drained -----------------------------------------------------------------------
 

@@ -295,16 +295,29 @@ def watch(
         bool,
         typer.Option("--until-interrupted", help="Exit 3 as soon as one of them is not good."),
     ] = False,
+    after_size: Annotated[
+        int,
+        typer.Option(
+            "--after-size",
+            metavar="SIZE",
+            min=0,
+            show_default=False,
+            help="Tell first what happened since the ledger had so many entries.",
+        ),
+    ] = 0,
     address: LeaseAddressOption = "",
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Tell at once when leases stop, or resume, being good. Runs until Ctrl-C.
 
-    When the node is lost it exits 5: then nothing may be acted on.
+    When the node is lost it exits 5: then nothing may be acted on. A later watch goes on with the
+    ledger_size of the last notice; of several leases with one less, because one entry can concern
+    them all.
     """
+    request = lease_pb2.WatchRequest(lease_ids=leases, after_size=after_size)
     with Connection(executor_target(client, address, lease=True)) as connection:
         try:
-            for notice in connection.leases.Watch(iter([lease_pb2.WatchRequest(lease_ids=leases)])):
+            for notice in connection.leases.Watch(iter([request])):
                 good = notice.event in (
                     lease_pb2.WATCH_EVENT_ACTIVE,
                     lease_pb2.WATCH_EVENT_RESTORED,

@@ -30,6 +30,7 @@ class ClientReason(StrEnum):
     UNKNOWN_REASON = "UNKNOWN_REASON"  # denied by the node, for a reason this client does not know
     OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"  # the node does not know what the ledger decided
     INTERRUPTED = "INTERRUPTED"  # the lease was interrupted while the answer was on its way
+    MISSED = "MISSED"  # the watch broke, and the node cannot tell any more what happened meanwhile
     NOT_ACCEPTED = "NOT_ACCEPTED"  # the node does not accept this executor's certificate
     INVALID_REQUEST = "INVALID_REQUEST"  # the node found the request malformed
     NODE_FAILED = "NODE_FAILED"  # the node answered with an error of its own

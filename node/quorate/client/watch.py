@@ -17,7 +17,6 @@ from quorate.client.watching import (
     Pauses,
     WatchNotice,
     WatchTalk,
-    reason_of_end,
 )
 from quorate.v1 import lease_pb2, lease_pb2_grpc
 
@@ -29,7 +28,8 @@ class _Cancellable(Protocol):
 class Watch:
     """An iterator of notices that ends when it, or its gate, is closed. For one thread.
 
-    A broken stream is told as AUTHORITY_LOST for every lease, once, and opened again.
+    A broken stream is told as AUTHORITY_LOST for every lease, once, and opened again; then what
+    happened meanwhile is told.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Watch:
             except wire.FAILURES as error:
                 ended = error
             finally:  # also when nobody listens any more
-                lost = self._talk.broken(reason_of_end(ended))
+                lost = self._talk.broken(ended)
             if self._over() or not isinstance(ended, (grpc.RpcError, type(None))):
                 return
             yield from lost

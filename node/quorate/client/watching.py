@@ -3,6 +3,10 @@
 Owns the notices, what they do to cached permits, and the requests of one watch, without any input
 or output. Notices can only take permits away: a restored lease is asked for anew, so a lost or late
 notice costs speed and never safety.
+
+A stream that broke is followed by another, which goes on where the one before was read to: what
+happened in between is told, as if it had been heard at once. Where the node cannot tell it any more
+(OUT_OF_RANGE), that is told instead, as lost authority, and the next stream begins anew.
 """
 
 from __future__ import annotations
@@ -14,6 +18,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
+
+import grpc
 
 from quorate.client import wire
 from quorate.client.decisions import AnyReason, ClientReason
@@ -37,6 +43,8 @@ class WatchEvent(StrEnum):
 
 
 _GOOD: Final = frozenset({WatchEvent.ACTIVE, WatchEvent.RESTORED})
+_OF_ENTRIES: Final = frozenset({WatchEvent.INTERRUPTED, WatchEvent.RESTORED})
+"""What is told again of an entry whose other notices were perhaps not read."""
 _EVENT_OF_WIRE: Final = {
     lease_pb2.WATCH_EVENT_ACTIVE: WatchEvent.ACTIVE,
     lease_pb2.WATCH_EVENT_INTERRUPTED: WatchEvent.INTERRUPTED,
@@ -73,6 +81,9 @@ class WatchTalk:
         self._lock = threading.RLock()
         self._slots = dict(slots or {})
         self._send: Send | None = None
+        self._heard: dict[str, WatchNotice] = {}
+        """Of each lease, the newest notice that says where in the ledger it is."""
+        self._repeats: dict[str, WatchNotice] = {}
         self._told_lost = False
         self._is_over = False
         assert len(self._slots) <= MAX_LEASES_PER_WATCH
@@ -90,6 +101,8 @@ class WatchTalk:
     def forget(self, lease_id: str) -> None:
         """Watches it no more. The stream stays, for what is still to be acknowledged on it."""
         with self._lock:
+            self._heard.pop(lease_id, None)
+            self._repeats.pop(lease_id, None)
             if self._slots.pop(lease_id, None) is not None and self._send is not None:
                 self._send(lease_pb2.WatchRequest(forget_lease_ids=[lease_id]))
 
@@ -101,41 +114,80 @@ class WatchTalk:
                 self._is_over = True
                 return False
             self._send = send
-            send(lease_pb2.WatchRequest(lease_ids=list(self._slots), session=self._session))
+            known = [each for each in self._slots if each in self._heard]
+            fresh = [each for each in self._slots if each not in self._heard]
+            first = lease_pb2.WatchRequest(
+                lease_ids=known or fresh, after_size=self._go_on(), session=self._session
+            )
+            send(first)
+            if known and fresh:  # what was before they were watched is nothing to them
+                send(lease_pb2.WatchRequest(lease_ids=fresh))
             return True
+
+    def _go_on(self) -> int:
+        """From which size of the ledger the next stream goes on; 0: it begins. A node tells of all
+        leases in the order of the ledger, so that all before the newest notice was read; of what
+        the same entry did to other leases perhaps not, and then it is told again."""
+        newest = max((each.ledger_size for each in self._heard.values()), default=0)
+        told = {lease: each for lease, each in self._heard.items() if each.ledger_size == newest}
+        is_whole = len(told) == len(self._heard)
+        self._repeats = {} if is_whole else told
+        return newest if is_whole else max(1, newest - 1)
 
     def heard(self, answer: lease_pb2.WatchResponse) -> WatchNotice | None:
         """Takes permits away if it must. None: of a lease that is not watched any more."""
         with self._lock:
             slot = self._slots.get(answer.lease_id)
             send = self._send
-        if slot is None or send is None:
+            if slot is None or send is None:
+                return None
+            self._told_lost = False
+            notice = _notice_of(answer)
+            is_repeat = self._repeats.pop(notice.lease_id, None) == notice
+            if notice.ledger_size:
+                self._heard[notice.lease_id] = notice
+        if is_repeat and notice.event in _OF_ENTRIES:
             return None
-        self._told_lost = False
-        event = _EVENT_OF_WIRE.get(answer.event)
-        reason: AnyReason | None = None
-        if event is None:  # unspecified, or of a newer node: taken as the worst
-            event, reason = WatchEvent.AUTHORITY_LOST, ClientReason.MALFORMED_ANSWER
-        elif answer.reason != decision_pb2.REASON_UNSPECIFIED:
-            reason = wire.reason_of(answer.reason)
-        if event not in _GOOD:
+        if notice.event not in _GOOD:
             unused = lease_pb2.Acknowledgement(lease_id=answer.lease_id, size=answer.position.size)
             slot.interrupted(lambda: send(lease_pb2.WatchRequest(acknowledgements=[unused])))
-        return WatchNotice(answer.lease_id, event, reason, answer.thing, answer.position.size)
+        return notice
 
-    def broken(self, reason: AnyReason) -> list[WatchNotice]:
-        """The stream is over. Every permit goes; a notice for each. Nothing of that when it was so
-        already and nothing was heard since: permits of that time were had without a watch."""
+    def broken(self, error: Exception | None) -> list[WatchNotice]:
+        """The stream is over, because of this; None: the node ended it. Every permit goes; a notice
+        for each. Nothing of that when it was so already and nothing was heard since: permits of
+        that time were had without a watch. But where something may have been missed, it is told:
+        an interruption may be among it."""
         with self._lock:
             self._send = None
             slots = dict(self._slots)
-        if self._told_lost:
+            is_missed = bool(self._heard) and _cannot_go_on(error)
+            if is_missed:
+                self._heard.clear()
+        if self._told_lost and not is_missed:
             return []
         self._told_lost = True
         for slot in slots.values():
             slot.drop()
         event = WatchEvent.AUTHORITY_LOST
-        return [WatchNotice(each, event, reason, is_silence=True) for each in slots]
+        reason = ClientReason.MISSED if is_missed else reason_of_end(error)
+        return [WatchNotice(each, event, reason, is_silence=not is_missed) for each in slots]
+
+
+def _notice_of(answer: lease_pb2.WatchResponse) -> WatchNotice:
+    event = _EVENT_OF_WIRE.get(answer.event)
+    reason: AnyReason | None = None
+    if event is None:  # unspecified, or of a newer node: taken as the worst
+        event, reason = WatchEvent.AUTHORITY_LOST, ClientReason.MALFORMED_ANSWER
+    elif answer.reason != decision_pb2.REASON_UNSPECIFIED:
+        reason = wire.reason_of(answer.reason)
+    return WatchNotice(answer.lease_id, event, reason, answer.thing, answer.position.size)
+
+
+def _cannot_go_on(error: Exception | None) -> bool:
+    if not isinstance(error, (grpc.Call, grpc.aio.AioRpcError)):
+        return False
+    return error.code() is grpc.StatusCode.OUT_OF_RANGE
 
 
 class Pauses:

@@ -108,6 +108,8 @@ class Checked:
     at: the state decided on; NOWHERE when none was read.
     expires_ns: boot time at which the lease's own expiry ends a permit; 0 for a denial. The
         authority's deadline is not part of it.
+    is_of_node: it is the node that denies, whatever the lease: it holds no authority, or cannot
+        tell. Any reason can stand there, as the authority word can carry any.
     """
 
     decision: Decision
@@ -115,9 +117,11 @@ class Checked:
     ttl_ms: int = 0
     fence: int = 0
     expires_ns: int = 0
+    is_of_node: bool = False
 
     def __post_init__(self) -> None:
         assert isinstance(self.decision, Permit) == (self.ttl_ms > 0)
+        assert not (self.is_of_node and self.ttl_ms), "only a denial is the node's"
 
 
 class LeaseChecker:
@@ -251,7 +255,7 @@ def _latest_ms(record: AuthorityRecord, now: _Now, at: Position) -> int:
 
 
 def _same(deny: Deny, queries: Sequence[CheckQuery], at: Position = NOWHERE) -> list[Checked]:
-    return [Checked(deny, at)] * len(queries)
+    return [Checked(deny, at, is_of_node=True)] * len(queries)
 
 
 def _answer(
@@ -267,5 +271,5 @@ def _answer(
     authority_ms = (record.deadline_ns - now.boottime_ns) // _NS_PER_MS
     ttl_ms = min(authority_ms, lease_ms, record.max_permit_ttl_ms)
     if ttl_ms <= 0:  # less than a millisecond of authority left: nothing that could be used
-        return Checked(Deny(Reason.INQUORATE), at)
+        return Checked(Deny(Reason.INQUORATE), at, is_of_node=True)
     return Checked(decision, at, ttl_ms, lease.fence, expiry_ns(record, lease.expires_at))

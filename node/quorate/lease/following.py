@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from quorate.core.effects import Effect, effect_of
 from quorate.core.state import StateView
-from quorate.lease.check import SnapshotReader
+from quorate.lease.check import Position, SnapshotReader
 from quorate.lease.outstanding import Holder, OutstandingPermits
 
 MAX_FOLLOWED: Final = 256
@@ -53,8 +53,8 @@ class EdgeLedger:
     """One edge's place in the ledger, from its start on."""
 
     def __init__(self) -> None:
-        self.size = 0
-        """Entries that were followed."""
+        self.at = Position(0, 0)
+        """The entries that were followed, and the newest ledger time that is known of them."""
         self.permits = OutstandingPermits()
         self._has_begun = False
         self._silent_until_ns = 0
@@ -62,9 +62,17 @@ class EdgeLedger:
         self._marks: deque[tuple[int, int]] = deque()
         self._drained = 0
 
-    def follow(self, snapshot: FollowedSnapshot, now_ns: int) -> Followed:
-        """Reads on in a snapshot that is not older than the one before. Raises MalformedError and
-        StorageError for a ledger that cannot be read."""
+    @property
+    def size(self) -> int:
+        """How many entries were followed."""
+        return self.at.ledger_size
+
+    def follow(self, snapshot: FollowedSnapshot, now_ns: int, until: int | None = None) -> Followed:
+        """Reads on in a snapshot that is not older than the one before. until: no further than to
+        so many entries; but whoever begins, or lacks too many, is at the snapshot's end at once.
+
+        Raises MalformedError and StorageError for a ledger that cannot be read.
+        """
         if not self._has_begun:
             self._begin(snapshot, now_ns)
             return Followed(is_blind=True)
@@ -74,7 +82,8 @@ class EdgeLedger:
             self.permits.stopped_all(self.size)
             self._reach(snapshot.ledger_size, snapshot)
             return Followed(is_blind=True)
-        entries = snapshot.ledger_entries(self.size, MAX_FOLLOWED)
+        end = snapshot.ledger_size if until is None else min(until, snapshot.ledger_size)
+        entries = snapshot.ledger_entries(self.size, min(MAX_FOLLOWED, max(0, end - self.size)))
         effects = []
         for index, entry in enumerate(entries, start=self.size):
             effect = effect_of(index, entry)
@@ -82,8 +91,10 @@ class EdgeLedger:
                 effects.append(effect)
                 if effect.reason is not None:
                     self.permits.stopped(effect.thing, index)
+        if effects:
+            self.at = Position(self.size, effects[-1].ledger_time)
         self._reach(self.size + len(entries), snapshot)
-        return Followed(tuple(effects), has_more=self.size < snapshot.ledger_size)
+        return Followed(tuple(effects), has_more=self.size < end)
 
     def permitted(
         self,
@@ -125,9 +136,10 @@ class EdgeLedger:
         self._reach(snapshot.ledger_size, snapshot)
 
     def _reach(self, size: int, snapshot: FollowedSnapshot) -> None:
-        self.size = size
         if size < snapshot.ledger_size:
+            self.at = Position(size, self.at.ledger_time_ms)
             return
+        self.at = Position(size, StateView(snapshot.state).ledger_time())
         if self._marks and self._marks[-1][0] == size:
             self._marks.pop()  # entries of the log that are none of the ledger
         self._marks.append((size, snapshot.applied_index))

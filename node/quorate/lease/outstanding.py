@@ -61,11 +61,19 @@ class OutstandingPermits:
         self._by_thing: dict[str, dict[Holder, None]] = {}
         self._stopped: dict[Holder, _Stopped] = {}
         self._untold: _Stopped | None = None
+        self._untold_count = 0
         self._order: deque[tuple[int, Holder, _Held]] = deque()
 
     def __len__(self) -> int:
         """How many holders are told apart."""
         return len(self._held) + len(self._stopped)
+
+    @property
+    def count(self) -> int:
+        """How many holders there are, or permits where holders are not told apart; of those that
+        have expired too, until `forget_expired`. Another thread may ask: it reads three numbers,
+        each of them whole."""
+        return len(self._held) + len(self._stopped) + self._untold_count
 
     def given(
         self,
@@ -77,13 +85,14 @@ class OutstandingPermits:
     ) -> None:
         """A permit was decided on a ledger of this size. things: what it relies on, less the lease
         itself. expires_ns: when no executor uses it any more, whatever its clock."""
-        self._forget_expired(now_ns)
+        self._forget_held(now_ns)
         held = self._held.get(holder)
         if held is not None:
             held.expires_ns = max(held.expires_ns, expires_ns)
             return
         if len(self) >= self._limit:
             self._untold = _merged(self._untold, ledger_size, expires_ns)
+            self._untold_count += 1
             return
         relied_on = tuple(dict.fromkeys((*things, holder.lease)))
         held = self._held[holder] = _Held(ledger_size, expires_ns, relied_on)
@@ -119,13 +128,17 @@ class OutstandingPermits:
 
     def drained_size(self, size: int, now_ns: int) -> int:
         """The largest size of the ledger, at most `size`, such that all its entries are drained."""
-        self._forget_expired(now_ns)
+        self.forget_expired(now_ns)
+        return min([size, *(each.index for each in self._blocking())])
+
+    def forget_expired(self, now_ns: int) -> None:
+        """Lets go of all that is over. Nothing else needs it, but whoever counts."""
+        self._forget_held(now_ns)
         over = [holder for holder, each in self._stopped.items() if each.expires_ns <= now_ns]
         for holder in over:
             del self._stopped[holder]
         if self._untold is not None and self._untold.expires_ns <= now_ns:
-            self._untold = None
-        return min([size, *(each.index for each in self._blocking())])
+            self._untold, self._untold_count = None, 0
 
     def next_ns(self) -> int | None:
         """When `drained_size` can next grow by time alone; None: it waits for nothing."""
@@ -145,7 +158,7 @@ class OutstandingPermits:
             if not holders:
                 del self._by_thing[thing]
 
-    def _forget_expired(self, now_ns: int) -> None:
+    def _forget_held(self, now_ns: int) -> None:
         """Of what nothing has stopped. Each holder stands in the queue once, so that this costs
         little for each permit."""
         order = self._order

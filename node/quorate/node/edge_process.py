@@ -115,7 +115,7 @@ async def serve(
         stack.push_async_callback(journal.flush)  # when nobody is denied any more; core goes later
         hub = WatchHub(checker, lambda: store.environment, clock, metrics)
         metrics.observe_edge(
-            functools.partial(_authority_ms, checker, clock), lambda: len(hub.ledger.permits)
+            functools.partial(_authority_ms, checker, clock), lambda: hub.ledger.permits.count
         )
         service = LeaseService(
             checker=checker,

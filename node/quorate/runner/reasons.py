@@ -33,6 +33,7 @@ PASSING: Final[frozenset[AnyReason]] = frozenset(
         ClientReason.UNKNOWN_REASON,
         ClientReason.OUTCOME_UNKNOWN,
         ClientReason.INTERRUPTED,
+        ClientReason.MISSED,
         ClientReason.NOT_ACCEPTED,
         ClientReason.NODE_FAILED,
     }

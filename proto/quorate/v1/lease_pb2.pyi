@@ -34,7 +34,7 @@ class _WatchEventEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WatchEvent
     WATCH_EVENT_AUTHORITY_LOST: _WatchEvent.ValueType  # 3
     """the node denies everything; stop"""
     WATCH_EVENT_RESTORED: _WatchEvent.ValueType  # 4
-    """the node has authority again, and the lease is good"""
+    """the lease is good again; ask"""
 
 class WatchEvent(_WatchEvent, metaclass=_WatchEventEnumTypeWrapper): ...
 
@@ -46,7 +46,7 @@ WATCH_EVENT_INTERRUPTED: WatchEvent.ValueType  # 2
 WATCH_EVENT_AUTHORITY_LOST: WatchEvent.ValueType  # 3
 """the node denies everything; stop"""
 WATCH_EVENT_RESTORED: WatchEvent.ValueType  # 4
-"""the node has authority again, and the lease is good"""
+"""the lease is good again; ask"""
 Global___WatchEvent: _TypeAlias = WatchEvent  # noqa: Y015
 
 @_typing.final
@@ -560,7 +560,9 @@ class WatchRequest(_message.Message):
     ACKNOWLEDGEMENTS_FIELD_NUMBER: _builtins.int
     after_size: _builtins.int
     """In the first request: tell first what happened to them since the ledger had this many entries,
-    and only then how they stand; 0: how they stand.
+    and only then how they stand; 0: how they stand. To go on where another watch ended: the size of
+    the last notice that was read, or, of several leases, one less, because one entry can concern
+    them all. OUT_OF_RANGE: that cannot be told; begin with 0, something may have been missed.
     """
     session: _builtins.str
     """as in CheckRequest; in the first request"""
@@ -632,7 +634,9 @@ class WatchResponse(_message.Message):
     reason: _decision_pb2.Reason.ValueType
     thing: _builtins.str
     @_builtins.property
-    def position(self) -> _decision_pb2.LedgerPosition: ...
+    def position(self) -> _decision_pb2.LedgerPosition:
+        """how far the ledger was told of; never falls within a call"""
+
     def __init__(
         self,
         *,

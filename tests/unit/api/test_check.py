@@ -183,7 +183,7 @@ def test_a_state_behind_the_word_denies(world: World) -> None:
 def test_without_a_store_everything_is_denied(world: World) -> None:
     checker = LeaseChecker(Word(world), lambda: None, world.clock, BOOT)
     assert checker.check(CheckQuery(world.lease_id, EXECUTOR)) == Checked(
-        Deny(Reason.INQUORATE), NOWHERE
+        Deny(Reason.INQUORATE), NOWHERE, is_of_node=True
     )
 
 

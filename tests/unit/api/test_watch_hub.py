@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
+from quorate.api import tracking
 from quorate.api import watch as watch_module
 from quorate.api.errors import NotReadyError, OutOfRangeError, TooManyError
 from quorate.api.notices import Event, Notice, Watcher
@@ -183,6 +184,7 @@ async def test_authority_lost_and_back_with_the_lease_gone_is_an_interruption(
             assert await told(watcher) == (Event.AUTHORITY_LOST, Reason.INQUORATE)
             bench.world.revoke_executor()
             bench.hub.moved()
+            assert await told(watcher) == (Event.INTERRUPTED, Reason.EXECUTOR_REVOKED)
             assert await nothing_told(watcher)
             bench.world.grant()
             assert await told(watcher) == (Event.INTERRUPTED, Reason.EXECUTOR_REVOKED)
@@ -259,16 +261,16 @@ async def test_authority_lost_while_many_are_evaluated_is_told_to_all(
 async def test_what_many_rely_on_is_read_with_room_for_others_in_between(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch_module, "LEASES_PER_TURN", 5)
+    monkeypatch.setattr(tracking, "LEASES_PER_TURN", 5)
     monkeypatch.setattr(following, "MAX_BEHIND", 0)  # so that all are looked at
     ids = tuple(f"{number:032x}" for number in range(20))
     turns, read = 0, list[tuple[int, int]]()
     async with bench.hub.watch(EXECUTOR, ids), bench.running():
         await asyncio.sleep(0.1)
-        original = bench.hub._read_things
+        original = bench.hub._track.read_things
         monkeypatch.setattr(
-            bench.hub,
-            "_read_things",
+            bench.hub._track,
+            "read_things",
             lambda some: (read.append((turns, len(some))), original(some)),
         )
         bench.world.ledger.run("bank.example", "executor.register", {"executor": OTHER})
@@ -343,8 +345,9 @@ async def test_watchers_are_bounded_and_leave_nothing_behind(
         with pytest.raises(TooManyError, match="more than 2"):
             await stack.enter_async_context(bench.hub.watch(EXECUTOR, (MISSING,)))
         await stack.enter_async_context(bench.hub.watch(other, (MISSING,)))
-    kept = {name: value for name, value in vars(bench.hub).items() if isinstance(value, dict | set)}
-    assert kept
+    held = vars(bench.hub) | vars(bench.hub._track) | vars(bench.hub._leases)
+    kept = {name: value for name, value in held.items() if isinstance(value, dict | set)}
+    assert len(kept) > 5
     assert not any(kept.values()), kept
     assert len(bench.hub._expiries) == 0
 
@@ -451,10 +454,12 @@ async def test_a_watch_goes_on_where_another_ended(bench: Bench) -> None:
         async with bench.hub.watch(EXECUTOR, lease, after_size=size) as watcher:
             assert await all_told(watcher) == [
                 (Event.INTERRUPTED, Reason.EXECUTOR_SUSPENDED, size + 1),
+                (Event.RESTORED, None, size + 2),
                 (Event.ACTIVE, None, size + 2),
             ]
         async with bench.hub.watch(EXECUTOR, lease, after_size=size + 1) as watcher:
-            assert await all_told(watcher) == [(Event.ACTIVE, None, size + 2)]
+            events = [event for event, _, _ in await all_told(watcher)]
+            assert events == [Event.RESTORED, Event.ACTIVE]
         async with bench.hub.watch(EXECUTOR, lease, after_size=size + 2) as watcher:
             bench.world.govern_executor("suspend")
             bench.hub.moved()
@@ -473,7 +478,7 @@ async def test_what_cannot_be_told_from_there_is_refused(
         with pytest.raises(OutOfRangeError, match="has followed"):
             async with bench.hub.watch(EXECUTOR, (MISSING,), after_size=size + 1):
                 pass
-        monkeypatch.setattr(watch_module, "MAX_BEHIND", 1)
+        monkeypatch.setattr(tracking, "MAX_BEHIND", 1)
         with pytest.raises(OutOfRangeError, match="begin with 0"):
             async with bench.hub.watch(EXECUTOR, (MISSING,), after_size=size - 2):
                 pass

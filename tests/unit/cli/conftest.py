@@ -419,6 +419,7 @@ class _Leases(lease_pb2_grpc.LeaseServiceServicer):
 
     def Watch(self, requests: Any, context: Any) -> Any:  # noqa: N802
         request = next(requests)
+        self.node.requests.append(request)
         for event, reason in (
             (lease_pb2.WATCH_EVENT_ACTIVE, decision_pb2.REASON_UNSPECIFIED),
             (lease_pb2.WATCH_EVENT_INTERRUPTED, decision_pb2.REASON_GRANT_REVOKED),

@@ -173,6 +173,13 @@ def test_a_watch_tells_each_event_on_a_line(client: Any) -> None:
     assert ran.exit_code == 5  # the node ended the watch: nothing may be acted on
 
 
+def test_a_watch_goes_on_where_another_ended(client: Any, node: Any) -> None:
+    client("watch", "a" * 32)
+    client("watch", "a" * 32, "--after-size", "30")
+    assert [each.after_size for each in node.requests] == [0, 30]
+    assert client("watch", "a" * 32, "--after-size", "-1").exit_code == 2
+
+
 def test_a_watch_can_end_with_the_lease(client: Any) -> None:
     ran = client("watch", "a" * 32, "--until-interrupted")
     assert ran.exit_code == 3

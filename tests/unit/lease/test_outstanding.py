@@ -150,3 +150,17 @@ def test_when_nobody_knows_what_was_stopped_everything_has_to_be_over():
     permits.acknowledged(ONE, 9_999)
     assert permits.drained_size(9_999, 99 * MS) == 6
     assert permits.drained_size(9_999, 100 * MS) == 9_999
+
+
+def test_all_that_may_be_in_use_is_counted_until_it_is_over():
+    permits = OutstandingPermits(limit=2)
+    given(permits, size=5, until_ms=100)
+    given(permits, TWO, size=5, until_ms=200)
+    permits.stopped(TWO.lease, 5)
+    assert permits.count == 2
+    for number in (3, 4):
+        given(permits, Holder(f"{number}" * 32, AGENT, ""), size=6, until_ms=300)
+    assert permits.count == 4, "two of them are not told apart"
+    for at_ms, left in ((99, 4), (100, 3), (200, 2), (299, 2), (300, 0)):
+        permits.forget_expired(at_ms * MS)
+        assert permits.count == left, at_ms

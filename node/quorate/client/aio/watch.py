@@ -13,7 +13,7 @@ from typing import Any, Self
 import grpc
 
 from quorate.client import wire
-from quorate.client.watching import Pauses, WatchNotice, WatchTalk, reason_of_end
+from quorate.client.watching import Pauses, WatchNotice, WatchTalk
 from quorate.v1 import lease_pb2
 
 _WAITING = 16
@@ -23,7 +23,8 @@ _WAITING = 16
 class AsyncWatch:
     """An iterator of notices that ends when it, or its gate, is closed. For the tasks of one loop.
 
-    A broken stream is told as AUTHORITY_LOST for every lease, once, and opened again. The stream
+    A broken stream is told as AUTHORITY_LOST for every lease, once, and opened again; then what
+    happened meanwhile is told. The stream
     is opened by the first wait for a notice.
     """
 
@@ -84,7 +85,7 @@ class AsyncWatch:
                 if not self._gate_closed.is_set():
                     raise
             finally:
-                lost = self._talk.broken(reason_of_end(ended))
+                lost = self._talk.broken(ended)
             if self._over() or not isinstance(ended, (grpc.RpcError, type(None))):
                 return
             for notice in lost:

@@ -1,0 +1,213 @@
+"""How watched leases come to stand as they do: what each relies on, and what entries do to that.
+
+Owns the leases that one edge watches for its executors, by lease and by the things that an entry
+can name, and which notices the entries of the ledger call for. Whoever owns this feeds it every
+entry in order, and lets a lease in, or evaluates it, only where the entries up to there were fed:
+then all that is told is told in the order of the ledger, to whoever joined when. Whether a lease is
+good at a moment is the check path's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from quorate.api.notices import Event, Notice, Watcher, change, notice_of
+from quorate.core.effects import Effect, is_stopped, things_of
+from quorate.core.outcome import Decision, Deny, Permit
+from quorate.core.records import Kind
+from quorate.core.state import StateView
+from quorate.lease.check import Checked, CheckQuery, Position
+
+
+class Course:
+    """How one lease came to stand as it does: which of the things that it relies on are stopped.
+
+    is_good: as it was told last, or evaluated, whether the node has authority or not. is_over: it
+    is not good for a reason that no entry says, as time is.
+    """
+
+    def __init__(self, stopped: set[str], *, is_good: bool) -> None:
+        self.stopped = stopped
+        self.is_good = is_good
+        self.is_over = False
+
+    def settle(self, *, is_good: bool) -> None:
+        """It was evaluated, by a node that has authority."""
+        self.is_good = is_good
+        self.is_over = not is_good and not self.stopped
+
+    def take(self, query: CheckQuery, effect: Effect, expires_at: int) -> Notice | None:
+        """What to tell of an entry's effect. expires_at: ledger time from which on the lease is
+        over, whatever is let go on."""
+        at = Position(effect.index + 1, effect.ledger_time)
+        if effect.reason is None:
+            was_stopped = bool(self.stopped)
+            self.stopped.discard(effect.thing)
+            is_over = self.is_over or effect.ledger_time >= expires_at
+            if self.is_good or self.stopped or not was_stopped or is_over:
+                return None
+            self.is_good = True
+            return notice_of(query, Event.RESTORED, None, at)
+        self.stopped.add(effect.thing)
+        if not self.is_good:
+            return None
+        self.is_good = False
+        denial = Deny(effect.reason, effect.thing.partition(":")[2])
+        return notice_of(query, Event.INTERRUPTED, denial, at)
+
+
+@dataclass(slots=True, eq=False)
+class Watched:
+    """One lease of one executor, with all who watch it.
+
+    last: how it stands by what was told last; None before anything was. lost: why the node denies
+    everything, as was told after that; None when it does not.
+    things: what an entry can name that changes how it stands; nothing for another's lease.
+    acquired_index: of the entry that made it; below 0 when that was in a former ledger, None when
+    there is no such lease. expires_at: ledger time.
+    expires_ns: the boot time of its expiry that is being waited for, as it stands in the hub's list
+    of expiries; 0 when it does not.
+    """
+
+    query: CheckQuery
+    course: Course
+    last: Decision | None = None
+    lost: Deny | None = None
+    things: tuple[str, ...] = ()
+    acquired_index: int | None = None
+    expires_at: int = 0
+    watchers: set[Watcher] = field(default_factory=set)
+    expires_ns: int = 0
+
+    @property
+    def thing(self) -> str:
+        """The lease itself, as what an entry can name."""
+        return f"{Kind.LEASE}:{self.query.lease_id}"
+
+    def tell(self, notice: Notice) -> None:
+        for watcher in self.watchers:
+            watcher.offer(notice)
+
+    def take(self, effect: Effect) -> None:
+        """An entry did this, to what the lease relies on."""
+        notice = self.course.take(self.query, effect, self.expires_at)
+        if notice is None:
+            return
+        self.tell(notice)
+        self.last = notice.denial or Permit()
+        if notice.denial is None:
+            self.lost = None  # whoever evaluates it next says so again, if it is still so
+
+    def settle(self, checked: Checked) -> None:
+        """It was evaluated, where the ledger is by now."""
+        notice = change(self.query, self.lost or self.last, checked)
+        decision = checked.decision
+        if checked.is_of_node and isinstance(decision, Deny):
+            self.lost = decision
+        else:
+            self.last, self.lost = decision, None
+            self.course.settle(is_good=isinstance(decision, Permit))
+        if notice is not None:
+            self.tell(notice)
+
+    def replay(self, missed: Iterable[Effect]) -> Iterator[Notice]:
+        """What a watcher would have been told, had it watched meanwhile. missed: what all entries
+        did from some place on, up to where this course is."""
+        begins = self.acquired_index
+        if begins is None:
+            return
+        own = set(self.things)
+        effects = [each for each in missed if each.thing in own and each.index > begins]
+        first = {effect.thing: effect for effect in reversed(effects)}
+        # What an entry let go on was stopped before, and what none named still stands as it did. Of
+        # what was stopped the other is assumed: only a revocation can follow on a suspension.
+        stopped = {thing for thing, effect in first.items() if _lets_go_on(effect)}
+        stopped |= self.course.stopped - first.keys()
+        course = Course(stopped, is_good=not stopped)
+        for effect in effects:
+            notice = course.take(self.query, effect, self.expires_at)
+            if notice is not None:
+                yield notice
+
+
+def _lets_go_on(effect: Effect) -> bool:
+    return effect.reason is None and not effect.thing.startswith(f"{Kind.LEASE}:")
+
+
+class WatchedLeases:
+    """All that is watched."""
+
+    def __init__(self) -> None:
+        self._all: dict[CheckQuery, Watched] = {}
+        self._by_thing: dict[str, dict[Watched, None]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._all)
+
+    def __iter__(self) -> Iterator[CheckQuery]:
+        return iter(self._all)
+
+    def __contains__(self, query: CheckQuery) -> bool:
+        return query in self._all
+
+    def __getitem__(self, query: CheckQuery) -> Watched:
+        return self._all[query]
+
+    def get(self, query: CheckQuery) -> Watched | None:
+        return self._all.get(query)
+
+    def begin(self, query: CheckQuery, view: StateView | None) -> Watched:
+        """Takes a lease in. view: of the state up to which entries were fed; None: there is no
+        state yet."""
+        watched = self._all[query] = Watched(query, Course(set(), is_good=True))
+        self.read(watched, view)
+        return watched
+
+    def end(self, watched: Watched) -> None:
+        self._rely_on(watched, ())
+        del self._all[watched.query]
+
+    def read(self, watched: Watched, view: StateView | None) -> None:
+        """Reads anew what a lease relies on, and how each of it stands; as `begin` otherwise."""
+        self._read_lease(watched, view)
+        course = watched.course
+        course.stopped = {each for each in watched.things if view is None or is_stopped(view, each)}
+        if watched.last is None or watched.lost is not None:
+            course.is_good = not course.stopped
+
+    def take(self, effect: Effect, view: StateView) -> Sequence[CheckQuery]:
+        """An entry did this. Returns what it may have changed. view: of a state with the entry."""
+        touched = list(self._by_thing.get(effect.thing, ()))
+        for watched in touched:
+            if effect.thing == watched.thing and effect.reason is None:
+                # It comes to be, and the entries after this one may stop what it relies on; or it
+                # lasts longer.
+                self._read_lease(watched, view)
+                watched.course.stopped &= set(watched.things)
+            if watched.things:
+                watched.take(effect)
+        return [watched.query for watched in touched]
+
+    def _read_lease(self, watched: Watched, view: StateView | None) -> None:
+        query = watched.query
+        lease = None if view is None else view.lease(query.lease_id)
+        watched.acquired_index = None
+        if view is None or lease is None:
+            self._rely_on(watched, (watched.thing,))
+        elif lease.executor != query.executor:
+            self._rely_on(watched, ())
+        else:
+            watched.acquired_index = lease.fence - view.federation().fence_base
+            watched.expires_at = lease.expires_at
+            self._rely_on(watched, things_of(lease))
+
+    def _rely_on(self, watched: Watched, things: tuple[str, ...]) -> None:
+        for thing in watched.things:
+            relying = self._by_thing[thing]
+            del relying[watched]
+            if not relying:
+                del self._by_thing[thing]
+        watched.things = things
+        for thing in things:
+            self._by_thing.setdefault(thing, {})[watched] = None

@@ -1,0 +1,164 @@
+"""An edge's place in the ledger, with the leases that it watches.
+
+Owns that every entry is told to the leases that it concerns, once and in order, and what has to be
+looked at again because of it. What a lease is told is `quorate.api.courses`', how the ledger is
+read `quorate.lease.following`'s, and whether a lease is good the check path's.
+
+A *place* is a size of the ledger: of all entries up to there, those who watch were told. The ledger
+is caught up with in steps, with room for others in between; the little that has come since is
+followed at once where a lease is let in, or evaluated, which must not be ahead of its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from quorate.api.courses import WatchedLeases
+from quorate.api.errors import OutOfRangeError, Violation
+from quorate.core.effects import Effect, effect_of
+from quorate.core.state import StateView
+from quorate.lease.check import CheckQuery
+from quorate.lease.clock import Clock
+from quorate.lease.following import (
+    MAX_BEHIND,
+    MAX_FOLLOWED,
+    EdgeLedger,
+    Followed,
+    FollowedSnapshot,
+    FollowedSource,
+)
+
+LEASES_PER_TURN: Final = 64
+"""Looked at without letting the process's other calls in between."""
+
+
+class Track:
+    """The leases that are watched, and up to where they were told of the ledger."""
+
+    def __init__(self, source: Callable[[], FollowedSource | None], clock: Clock) -> None:
+        """source: the node's store; None while there is none."""
+        self.ledger = EdgeLedger()
+        self.leases = WatchedLeases()
+        self.touched: dict[CheckQuery, None] = {}
+        """What entries that were followed may have changed, and nobody has looked at since."""
+        self.is_blind = False
+        """There were entries that nobody has read: perhaps they have changed everything."""
+        self._source = source
+        self._clock = clock
+        self._went_on = asyncio.Event()
+
+    @property
+    def has_news(self) -> bool:
+        return self.is_blind or bool(self.touched)
+
+    async def catch_up(self) -> None:
+        """Follows the ledger to its end, with room for others in between."""
+        while (source := self._source()) is not None:
+            with source.read() as snapshot:
+                step = self._step(snapshot)
+            if not step.has_more:
+                break
+            await asyncio.sleep(0)
+
+    def go_to(self, size: int) -> list[Effect]:
+        """Follows the ledger until it has so many entries, at once. Returns what they did."""
+        source = self._source()
+        if source is None or size <= self.ledger.size:
+            return []
+        with source.read() as snapshot:
+            return self._follow(snapshot, size)
+
+    def begin(self, queries: Iterable[CheckQuery]) -> list[Effect]:
+        """Takes leases in, as they stand at the place where this then is. Returns what was
+        followed to there."""
+        source = self._source()
+        if source is None:
+            for query in queries:
+                self.leases.begin(query, None)
+            return []
+        with source.read() as snapshot:
+            followed = self._follow(snapshot)
+            view = StateView(snapshot.state)
+            for query in queries:
+                self.leases.begin(query, view)
+        return followed
+
+    async def see_again(self) -> bool:
+        """After entries that nobody has read: reads what all leases rely on. Returns whether there
+        were such."""
+        if not self.is_blind:
+            return False
+        self.is_blind = False
+        queries = list(self.leases)
+        for start in range(0, len(queries), LEASES_PER_TURN):
+            if start:
+                await asyncio.sleep(0)
+            self.read_things(queries[start : start + LEASES_PER_TURN])
+        return True
+
+    def read_things(self, queries: Sequence[CheckQuery]) -> None:
+        source = self._source()
+        if source is None:
+            return
+        with source.read() as snapshot:
+            self._follow(snapshot)
+            view = StateView(snapshot.state)
+            for query in queries:
+                # Some may have lost their last watcher meanwhile.
+                if (watched := self.leases.get(query)) is not None:
+                    self.leases.read(watched, view)
+
+    async def missed(self, after_size: int) -> list[Effect]:
+        """What entries did since the ledger had `after_size` of them, up to this place. Raises
+        OutOfRangeError when they are too many, or are not here yet."""
+        effects: list[Effect] = []
+        size = after_size
+        while size != self.ledger.size:
+            behind = self.ledger.size - size
+            source = self._source()
+            if source is None or behind < 0:
+                raise OutOfRangeError(
+                    Violation("after_size", f"this node has followed {self.ledger.size} entries")
+                )
+            if behind > MAX_BEHIND:
+                raise OutOfRangeError(
+                    Violation("after_size", f"more than {MAX_BEHIND} entries ago; begin with 0")
+                )
+            with source.read() as snapshot:
+                entries = snapshot.ledger_entries(size, min(MAX_FOLLOWED, behind))
+            found = (effect_of(index, entry) for index, entry in enumerate(entries, start=size))
+            effects += [effect for effect in found if effect is not None]
+            size += len(entries)
+            await asyncio.sleep(0)
+        return effects
+
+    async def followed(self, ledger_index: int, within_s: float) -> None:
+        """Returns when the entry at this index was followed, or when the time is up."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while self.ledger.size <= ledger_index:
+                    await self._went_on.wait()
+
+    def _follow(self, snapshot: FollowedSnapshot, until: int | None = None) -> list[Effect]:
+        """To the end of a snapshot, or until the ledger has so many entries, at once."""
+        effects: list[Effect] = []
+        has_more = True
+        while has_more:
+            step = self._step(snapshot, until)
+            effects += step.effects
+            has_more = step.has_more
+        return effects
+
+    def _step(self, snapshot: FollowedSnapshot, until: int | None = None) -> Followed:
+        """Takes in some entries, and tells what they did."""
+        step = self.ledger.follow(snapshot, self._clock.boottime_ns(), until)
+        self.is_blind = self.is_blind or step.is_blind
+        view = StateView(snapshot.state)
+        for effect in step.effects:
+            self.touched.update(dict.fromkeys(self.leases.take(effect, view)))
+        went_on, self._went_on = self._went_on, asyncio.Event()
+        went_on.set()
+        return step
