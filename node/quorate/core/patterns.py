@@ -1,11 +1,12 @@
 """Patterns over actions and resources: exact, or a prefix that ends in a wildcard.
 
-Owns their syntax and matching. A pattern that is not valid matches nothing but itself.
+Owns their syntax, matching, and which is within which. A pattern that is not valid matches nothing
+but itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from quorate.core import ids
@@ -52,6 +53,27 @@ def covers(actions: Iterable[str], resources: Iterable[str], action: str, resour
     return any(action_matches(pattern, action) for pattern in actions) and any(
         resource_matches(pattern, resource) for pattern in resources
     )
+
+
+def is_within(pattern: str, wider: str) -> bool:
+    """Whether `wider` matches every name that `pattern` matches. Both are valid, and both of
+    actions or both of resources.
+
+    Exact, but for an action pattern so long that no name of MAX_ID_CHARS fits it. What starts with
+    a prefix begins like it however it goes on, so a wildcard is judged by its text alone.
+    """
+    if not wider.endswith("*"):
+        return pattern == wider
+    return pattern.startswith(wider[:-1])
+
+
+def first_outside(patterns: Iterable[str], wider: Collection[str]) -> str | None:
+    """The first of `patterns` that matches a name which none of `wider` does; None: all are within.
+
+    One at a time is enough: as many as MAX_PATTERNS do not match everything below a prefix between
+    them unless one does alone.
+    """
+    return next((each for each in patterns if not any(is_within(each, one) for one in wider)), None)
 
 
 def _matches(pattern: str, value: str, wildcard: str) -> bool:
