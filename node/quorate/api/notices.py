@@ -16,7 +16,7 @@ from typing import Final
 from quorate.api.errors import NotReadyError, TooManyError
 from quorate.core.effects import Effect
 from quorate.core.outcome import Deny, Reason
-from quorate.core.records import Kind
+from quorate.core.records import Kind, Lease
 from quorate.lease.check import Checked, CheckQuery, Position
 
 _AUTHORITY_REASONS: Final = frozenset(
@@ -105,11 +105,12 @@ def notice_of(query: CheckQuery, event: Event, denial: Deny | None, at: Position
 class Course:
     """How one lease came to stand as it does: which of the things that it relies on are stopped.
 
-    is_good: as it was told last, or evaluated.
+    is_good: as it was told last, or evaluated. lease: None while there is none, or it is another's.
     """
 
-    def __init__(self, stopped: set[str], *, is_good: bool) -> None:
+    def __init__(self, stopped: set[str], *, is_good: bool, lease: Lease | None = None) -> None:
         self.stopped = stopped
+        self.lease = lease
         self.is_good = is_good
         self._restored: Notice | None = None
 
@@ -120,6 +121,8 @@ class Course:
     def take(self, query: CheckQuery, effect: Effect) -> Iterator[Notice]:
         """What to tell of an entry's effect. That a lease is good again is told only when another
         entry stops it: else it is for whoever evaluates it, because time may have ended it."""
+        if self.lease is not None and effect.spares(self.lease):
+            return
         at = Position(effect.index + 1, effect.ledger_time)
         if effect.reason is None:
             was_stopped = bool(self.stopped)
@@ -137,14 +140,16 @@ class Course:
             self.is_good = False
 
 
-def replay(query: CheckQuery, things: Iterable[str], missed: Iterable[Effect]) -> Iterator[Notice]:
+def replay(
+    query: CheckQuery, things: Iterable[str], missed: Iterable[Effect], lease: Lease | None = None
+) -> Iterator[Notice]:
     """What a watcher would have been told of this lease, had it watched meanwhile."""
     own = set(things)
     effects = [effect for effect in missed if effect.thing in own]
     first = {effect.thing: effect for effect in reversed(effects)}
     # What an entry let go on was stopped before; of what it stopped, the other is assumed.
     stopped = {thing for thing, effect in first.items() if _lets_go_on(effect)}
-    course = Course(stopped, is_good=not stopped)
+    course = Course(stopped, is_good=not stopped, lease=lease)
     for effect in effects:
         yield from course.take(query, effect)
 

@@ -160,7 +160,7 @@ class WatchHub:
         for query, checked in zip(queries, self._checker.check_all(queries), strict=True):
             watched = self._watched.get(query) or self._begin(query, checked)
             self._settle(watched, checked)  # tells those who watch it already
-            for notice in replay(query, watched.things, missed):
+            for notice in replay(query, watched.things, missed, watched.course.lease):
                 watcher.offer(notice)
             watched.watchers.add(watcher)
             watcher.offer(first(query, checked))
@@ -241,11 +241,11 @@ class WatchHub:
             view = StateView(snapshot.state)
             for watched in some:
                 lease = view.lease(watched.query.lease_id)
-                if lease is not None and lease.executor == watched.query.executor:
-                    things = things_of(lease)
-                else:
-                    things = (watched.thing,)
-                watched.course.stopped = {thing for thing in things if is_stopped(view, thing)}
+                if lease is not None and lease.executor != watched.query.executor:
+                    lease = None
+                things = (watched.thing,) if lease is None else things_of(lease)
+                stopped = {thing for thing in things if is_stopped(view, thing, lease)}
+                watched.course.lease, watched.course.stopped = lease, stopped
                 self._rely_on(watched, things)
 
     def _rely_on(self, watched: _Watched, things: tuple[str, ...]) -> None:

@@ -7,7 +7,7 @@ but itself.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Final
+from typing import Final, Protocol
 
 from quorate.core import ids
 from quorate.core.errors import MalformedError
@@ -15,6 +15,16 @@ from quorate.core.errors import MalformedError
 ANY_ACTION: Final = "*"
 _ACTION_WILDCARD: Final = ".*"
 _RESOURCE_WILDCARD: Final = "/*"
+
+
+class Scope(Protocol):
+    """What a pair of lists lets somebody do: each of these actions on each of these resources."""
+
+    @property
+    def actions(self) -> tuple[str, ...]: ...
+
+    @property
+    def resources(self) -> tuple[str, ...]: ...
 
 
 def check_action_pattern(text: str) -> None:
@@ -74,6 +84,14 @@ def first_outside(patterns: Iterable[str], wider: Collection[str]) -> str | None
     them unless one does alone.
     """
     return next((each for each in patterns if not any(is_within(each, one) for one in wider)), None)
+
+
+def scope_outside(scope: Scope, wider: Scope) -> str | None:
+    """The first pattern of `scope` by which it covers what `wider` does not; None: there is none.
+    No list is empty."""
+    return first_outside(scope.actions, wider.actions) or first_outside(
+        scope.resources, wider.resources
+    )
 
 
 def _matches(pattern: str, value: str, wildcard: str) -> bool:

@@ -80,7 +80,7 @@ class EdgeLedger:
             effect = effect_of(index, entry)
             if effect is not None:
                 effects.append(effect)
-                if effect.reason is not None:
+                if effect.reason is not None:  # also permits that it spares: their lives are short
                     self.permits.stopped(effect.thing, index)
         self._reach(self.size + len(entries), snapshot)
         return Followed(tuple(effects), has_more=self.size < snapshot.ledger_size)
