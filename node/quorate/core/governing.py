@@ -91,8 +91,8 @@ def open_trust(turn: Turn, body: OpenTrust) -> Verdict:
 
 
 def narrow_trust(turn: Turn, body: NarrowTrust) -> Verdict:
-    """Leaves something out of what the edge is for. What it is for can never grow again: whoever
-    wants that opens another, and leases that were given under this one stay denied."""
+    """Leaves something out of what the edge is for. That can never grow again: whoever wants more
+    opens another, and a lease that was left out stays denied."""
     edge = turn.view.trust_edge(turn.domain.id, body.edge)
     if edge is None:
         return Deny(Reason.NOT_FOUND, f"{turn.domain.id}/{body.edge}")
