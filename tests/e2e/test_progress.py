@@ -1,5 +1,5 @@
 """A node is stopped and cannot hear of a revocation: the others say that it is open and until when
-at the latest, and so it is.
+at the latest, and so it is. What a narrowing leaves out ends as soon, and nothing else does.
 
 The bounds are exact, with no allowance for a slow machine: the caller's, the nodes' and the probe's
 clock are one, and the bound counts from when the caller has the answer.
@@ -7,6 +7,7 @@ clock are one, and the bound counts from when the caller has the answer.
 
 from __future__ import annotations
 
+import queue
 import secrets
 import signal
 from collections.abc import Iterator
@@ -15,9 +16,10 @@ from dataclasses import dataclass
 import pytest
 
 from quorate.chaos.cluster import Cluster
-from quorate.chaos.crew import Crew, Probing
+from quorate.chaos.crew import ACTION, ACTIONS, Crew, Probing, Worker
 from quorate.chaos.probe import NS_PER_MS, boottime_ns
 from quorate.chaos.processes import wait_until
+from quorate.client import Denied, Gate, Lease, Reason, WatchEvent, WatchNotice
 from quorate.v1 import governance_pb2
 
 pytestmark = pytest.mark.cluster
@@ -124,3 +126,79 @@ def test_when_all_are_well_nothing_is_promised_for_later(cluster: Cluster, doome
     permits = doomed.probing.journal.permits()
     assert max(asked.sent_ns for asked in permits) <= at
     assert max(asked.good_until_ns for asked in permits) <= at + answer.bound_ms * NS_PER_MS
+
+
+@pytest.fixture
+def second(cluster: Cluster) -> Iterator[Worker]:
+    """Another executor of the first organisation."""
+    home = cluster.domains[0]
+    worker = Worker(home, cluster.issue_executor(home, f"agent/second-{secrets.token_hex(4)}"))
+    cluster.operator(home).order("executor.register", {"executor": worker.id})
+    yield worker
+    worker.close()
+
+
+def test_a_narrowed_edge_ends_what_it_leaves_out_and_nothing_else(
+    cluster: Cluster, crew: Crew, second: Worker
+):
+    home, owner = cluster.domains[:2]
+    first, operator = crew.workers[home], cluster.operator(owner)
+    name = f"a-narrow-{secrets.token_hex(4)}"  # before those that are there already
+    scope = {"actions": [ACTIONS], "resources": [f"//{owner}/{name}/*"]}
+    operator.order("trust.open", {"edge": name, "trustee": home} | scope)
+    told: queue.Queue[tuple[int, WatchNotice]] = queue.Queue()
+    with Gate.open(first.client) as leaving, Gate.open(second.client) as staying:
+        leases = []
+        for gate, worker, book in ((leaving, first, "out"), (staying, second, "in")):
+            crew.grant(owner, f"{name}-{book}", worker, f"{name}/*")
+            lease = gate.acquire(ACTION, f"//{owner}/{name}/{book}")
+            assert isinstance(lease, Lease), lease
+            assert lease.trust_edge == f"{owner}/{name}"
+            leases.append(lease)
+        out, kept = leases
+        watches = [
+            gate.on_change([lease], lambda notice: told.put((boottime_ns(), notice)))
+            for gate, lease in ((leaving, out), (staying, kept))
+        ]
+        probing = crew.probe(home, out.id)
+        wait_until("permits", lambda: bool(probing.journal.permits()), WORK_S)
+        kept.require()
+
+        narrower = {"edge": name, "actions": [ACTION], "resources": [kept.resource]}
+        request = governance_pb2.RevokeRequest(
+            envelope=operator.sign("trust.narrow", narrower), wait=DRAINED, timeout_ms=TIMEOUT_MS
+        )
+        answers = [
+            (boottime_ns(), progress.so_far)
+            for progress in operator.governance.RevokeWithProgress(
+                request, timeout=TIMEOUT_MS / 500
+            )
+        ]
+        index = answers[0][1].outcome.ledger_index
+        assert answers[-1][1].reached == DRAINED
+        assert answers[-1][1].bound_ms == 0
+        kept.require()
+
+        # Who is left out is told of the entry, and acts no longer than was promised.
+        wait_until("a denial", lambda: bool(probing.journal.denials("NO_TRUST")), WORK_S)
+        used_ns = max(asked.good_until_ns for asked in probing.journal.permits())
+        for at, each in answers:
+            assert used_ns <= at + each.bound_ms * NS_PER_MS
+        assert isinstance(out.check(), Denied)
+        heard: list[tuple[int, WatchNotice]] = []
+        while not any(notice.event is WatchEvent.INTERRUPTED for _, notice in heard):
+            heard.append(told.get(timeout=WORK_S))
+        at, notice = heard[-1]
+        assert (notice.lease_id, notice.reason) == (out.id, Reason.NO_TRUST)
+        assert (notice.thing, notice.ledger_size) == (f"{owner}/{name}", index + 1)
+        assert at <= answers[0][0] + (answers[0][1].bound_ms + HEARD_MS) * NS_PER_MS
+        # The other goes on, and is told nothing.
+        kept.require()
+        for watch in watches:
+            watch.close()
+    interrupted = {each.lease_id for _, each in heard if each.event is WatchEvent.INTERRUPTED}
+    while not told.empty():
+        _, each = told.get()
+        interrupted |= {each.lease_id} if each.event is WatchEvent.INTERRUPTED else set()
+    assert interrupted == {out.id}
+    assert probing.process.stop() == 0

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from quorate.api.notices import Event, Notice, Watcher, change, notice_of
 from quorate.core.effects import Effect, is_stopped, things_of
 from quorate.core.outcome import Decision, Deny, Permit
-from quorate.core.records import Kind
+from quorate.core.records import Kind, Lease
 from quorate.core.state import StateView
 from quorate.lease.check import Checked, CheckQuery, Position
 
@@ -64,6 +64,7 @@ class Watched:
     last: how it stands by what was told last; None before anything was. lost: why the node denies
     everything, as was told after that; None when it does not.
     things: what an entry can name that changes how it stands; nothing for another's lease.
+    lease: None while there is none, or it is another's.
     acquired_index: of the entry that made it; below 0 when that was in a former ledger, None when
     there is no such lease. expires_at: ledger time.
     expires_ns: the boot time of its expiry that is being waited for, as it stands in the hub's list
@@ -75,6 +76,7 @@ class Watched:
     last: Decision | None = None
     lost: Deny | None = None
     things: tuple[str, ...] = ()
+    lease: Lease | None = None
     acquired_index: int | None = None
     expires_at: int = 0
     watchers: set[Watcher] = field(default_factory=set)
@@ -89,8 +91,14 @@ class Watched:
         for watcher in self.watchers:
             watcher.offer(notice)
 
+    def concerns(self, effect: Effect) -> bool:
+        """Whether this, done to something that the lease relies on, changes anything for it."""
+        return self.lease is None or not effect.spares(self.lease)
+
     def take(self, effect: Effect) -> None:
         """An entry did this, to what the lease relies on."""
+        if not self.concerns(effect):
+            return
         notice = self.course.take(self.query, effect, self.expires_at)
         if notice is None:
             return
@@ -118,7 +126,11 @@ class Watched:
         if begins is None:
             return
         own = set(self.things)
-        effects = [each for each in missed if each.thing in own and each.index > begins]
+        effects = [
+            each
+            for each in missed
+            if each.thing in own and each.index > begins and self.concerns(each)
+        ]
         first = {effect.thing: effect for effect in reversed(effects)}
         # What an entry let go on was stopped before, and what none named still stands as it did. Of
         # what was stopped the other is assumed: only a revocation can follow on a suspension.
@@ -171,8 +183,10 @@ class WatchedLeases:
     def read(self, watched: Watched, view: StateView | None) -> None:
         """Reads anew what a lease relies on, and how each of it stands; as `begin` otherwise."""
         self._read_lease(watched, view)
-        course = watched.course
-        course.stopped = {each for each in watched.things if view is None or is_stopped(view, each)}
+        course, lease = watched.course, watched.lease
+        course.stopped = {
+            each for each in watched.things if view is None or is_stopped(view, each, lease)
+        }
         if watched.last is None or watched.lost is not None:
             course.is_good = not course.stopped
 
@@ -192,12 +206,13 @@ class WatchedLeases:
     def _read_lease(self, watched: Watched, view: StateView | None) -> None:
         query = watched.query
         lease = None if view is None else view.lease(query.lease_id)
-        watched.acquired_index = None
+        watched.acquired_index, watched.lease = None, None
         if view is None or lease is None:
             self._rely_on(watched, (watched.thing,))
         elif lease.executor != query.executor:
             self._rely_on(watched, ())
         else:
+            watched.lease = lease
             watched.acquired_index = lease.fence - view.federation().fence_base
             watched.expires_at = lease.expires_at
             self._rely_on(watched, things_of(lease))

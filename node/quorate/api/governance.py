@@ -38,13 +38,19 @@ NARROWING: Final = frozenset(
     {
         Verb.EXECUTOR_SUSPEND,
         Verb.EXECUTOR_REVOKE,
+        Verb.TRUST_NARROW,
         Verb.TRUST_CLOSE,
         Verb.GRANT_SUSPEND,
         Verb.GRANT_REVOKE,
         Verb.DOMAIN_SUSPEND,
     }
 )
-"""What Revoke takes. Only of these does it mean something that no node decides otherwise."""
+"""What Revoke takes. Only of these does it mean something that no node decides otherwise.
+
+Retiring a node is none of them: it stops what one node says, whatever that relies on; a level is of
+what relies on one thing, whichever node says it. Edges hold DRAINED back for permits by thing, and
+none relies on a node: it would be said while those of the retired node are in use. The node gives
+up its authority with the entry, and stays a member until that has lapsed for certain."""
 
 DEFAULT_PAGE_RECORDS: Final = 100
 MAX_PAGE_BYTES: Final = MAX_MESSAGE_BYTES * 3 // 4

@@ -51,6 +51,26 @@ def open_edge(
     govern(org, "trust.open", body, timeout_ms=timeout, output=output, address=address)
 
 
+@app.command("narrow")
+def narrow(
+    edge: EdgeArgument,
+    *,
+    org: OrgOption,
+    actions: ActionsOption,
+    resources: ResourcesOption,
+    wait: WaitOption = Wait.ENFORCED,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Trust with less than now: with these actions on these resources, and nothing else.
+
+    All of it must be covered already. Every lease beyond it ends; the others go on.
+    """
+    body = {"edge": edge, "actions": actions, "resources": resources}
+    govern(org, "trust.narrow", body, timeout_ms=timeout, output=output, address=address, wait=wait)
+
+
 @app.command("close")
 def close(
     edge: EdgeArgument,

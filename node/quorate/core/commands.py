@@ -38,6 +38,7 @@ class Verb(StrEnum):
     EXECUTOR_REINSTATE = "executor.reinstate"
     EXECUTOR_REVOKE = "executor.revoke"
     TRUST_OPEN = "trust.open"
+    TRUST_NARROW = "trust.narrow"
     TRUST_CLOSE = "trust.close"
     GRANT_ISSUE = "grant.issue"
     GRANT_SUSPEND = "grant.suspend"
@@ -70,6 +71,15 @@ class GovernExecutor:
 class OpenTrust:
     edge: str
     trustee: str
+    actions: tuple[str, ...]
+    resources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NarrowTrust:
+    """actions, resources: all that the edge is still for."""
+
+    edge: str
     actions: tuple[str, ...]
     resources: tuple[str, ...]
 
@@ -167,6 +177,7 @@ DomainBody = (
     RegisterExecutor
     | GovernExecutor
     | OpenTrust
+    | NarrowTrust
     | CloseTrust
     | IssueGrant
     | GovernGrant
@@ -254,6 +265,14 @@ def _open_trust(body: Fields) -> Body:
     return OpenTrust(
         edge=body.text("edge", ids.check_name),
         trustee=body.text("trustee", ids.check_domain),
+        actions=body.texts("actions", patterns.check_action_pattern, MAX_PATTERNS),
+        resources=body.texts("resources", patterns.check_resource_pattern, MAX_PATTERNS),
+    )
+
+
+def _narrow_trust(body: Fields) -> Body:
+    return NarrowTrust(
+        edge=body.text("edge", ids.check_name),
         actions=body.texts("actions", patterns.check_action_pattern, MAX_PATTERNS),
         resources=body.texts("resources", patterns.check_resource_pattern, MAX_PATTERNS),
     )
@@ -362,6 +381,7 @@ _BODIES: Final = MappingProxyType(
         Verb.EXECUTOR_REINSTATE: _govern_executor(Act.REINSTATE),
         Verb.EXECUTOR_REVOKE: _govern_executor(Act.REVOKE),
         Verb.TRUST_OPEN: _open_trust,
+        Verb.TRUST_NARROW: _narrow_trust,
         Verb.TRUST_CLOSE: _close_trust,
         Verb.GRANT_ISSUE: _issue_grant,
         Verb.GRANT_SUSPEND: _govern_grant(Act.SUSPEND),

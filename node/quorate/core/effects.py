@@ -1,8 +1,8 @@
 """What an entry of the ledger means for leases that are held.
 
 Owns the one question that whoever follows the ledger asks of each entry: which thing, that leases
-rely on, did it stop or let go on? Whether a lease holds at a moment is `quorate.core.decision`'s:
-time ends leases and grants too, and no entry says so.
+rely on, did it stop or let go on, and for which of them? Whether a lease holds at a moment is
+`quorate.core.decision`'s: time ends leases and grants too, and no entry says so.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from quorate.core import codec
-from quorate.core.commands import Verb
+from quorate.core import codec, dsse
+from quorate.core.commands import NarrowTrust, Verb, parse_command
+from quorate.core.errors import MalformedError
 from quorate.core.outcome import Reason
+from quorate.core.patterns import Scope, covers
 from quorate.core.records import (
     Domain,
     Executor,
@@ -36,12 +38,19 @@ class Effect:
     thing: `<kind>:<id>`, as in `Lease.depends_on`; `lease:<id>` for a lease itself.
     reason: why what relies on the thing is denied from here on; None when it is good again, or,
         for a lease, is there, or lasts longer.
+    but_for: what goes on all the same of what relies on the thing; None: nothing does.
     """
 
     index: int
     ledger_time: int
     thing: str
     reason: Reason | None
+    but_for: Scope | None = None
+
+    def spares(self, lease: Lease) -> bool:
+        """Whether it changes nothing for this lease, which relies on the thing. What an edge does
+        not cover any more it never covers again, so that this is settled with the entry."""
+        return self.but_for is not None and _is_covered(lease, self.but_for)
 
 
 _EFFECTS: Final = MappingProxyType(
@@ -49,6 +58,7 @@ _EFFECTS: Final = MappingProxyType(
         Verb.EXECUTOR_SUSPEND: (Kind.EXECUTOR, Reason.EXECUTOR_SUSPENDED),
         Verb.EXECUTOR_REINSTATE: (Kind.EXECUTOR, None),
         Verb.EXECUTOR_REVOKE: (Kind.EXECUTOR, Reason.EXECUTOR_REVOKED),
+        Verb.TRUST_NARROW: (Kind.TRUST, Reason.NO_TRUST),
         Verb.TRUST_CLOSE: (Kind.TRUST, Reason.NO_TRUST),
         Verb.GRANT_SUSPEND: (Kind.GRANT, Reason.GRANT_SUSPENDED),
         Verb.GRANT_REINSTATE: (Kind.GRANT, None),
@@ -92,7 +102,17 @@ def effect_of(index: int, entry: bytes) -> Effect | None:
     if kind not in _BY_NAME or row.text("decision") != "accepted":
         return None
     of, reason = _BY_NAME[kind]
-    return Effect(index, row.number("time"), f"{of}:{row.text('thing')}", reason)
+    but_for = _left_by(row) if kind == Verb.TRUST_NARROW else None
+    return Effect(index, row.number("time"), f"{of}:{row.text('thing')}", reason, but_for)
+
+
+def _left_by(entry: Row) -> Scope:
+    """What a narrowing has left: it stands in the command alone. Raises MalformedError."""
+    envelope = dsse.from_json(entry.nested("command"), "command")
+    body = parse_command(envelope.payload).body
+    if not isinstance(body, NarrowTrust):
+        raise MalformedError("is no narrowing", field="command")
+    return body
 
 
 def things_of(lease: Lease) -> tuple[str, ...]:
@@ -100,9 +120,9 @@ def things_of(lease: Lease) -> tuple[str, ...]:
     return (*lease.depends_on, f"{Kind.LEASE}:{lease.id}")
 
 
-def is_stopped(view: StateView, thing: str) -> bool:
-    """Whether what relies on this thing is denied by what entries have said of it. Raises
-    StorageError."""
+def is_stopped(view: StateView, thing: str, lease: Lease | None) -> bool:
+    """Whether this lease, which relies on the thing, is denied by what entries have said of it.
+    lease: None when the thing is a lease, or there is none. Raises StorageError."""
     kind, _, name = thing.partition(":")
     if kind == Kind.LEASE:
         lease = view.lease(name)
@@ -114,12 +134,18 @@ def is_stopped(view: StateView, thing: str) -> bool:
         case Kind.EXECUTOR:
             record = view.executor(name)
         case Kind.TRUST:
-            record = view.trust_edge(*_split(name))
+            record = edge = view.trust_edge(*_split(name))
+            if edge is not None and lease is not None and not _is_covered(lease, edge):
+                return True
         case Kind.GRANT:
             record = view.grant(*_split(name))
         case _:
             raise AssertionError(f"nothing relies on {thing}")
     return record is None or record.status is not Status.ACTIVE
+
+
+def _is_covered(lease: Lease, scope: Scope) -> bool:
+    return covers(scope.actions, scope.resources, lease.action, lease.resource)
 
 
 def _split(name: str) -> tuple[str, str]:

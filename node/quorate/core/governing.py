@@ -18,6 +18,7 @@ from quorate.core.commands import (
     GovernExecutor,
     GovernGrant,
     IssueGrant,
+    NarrowTrust,
     OpenTrust,
     RegisterExecutor,
 )
@@ -28,7 +29,7 @@ from quorate.core.limits import (
     MAX_GRANTS_PER_EXECUTOR_AND_ISSUER,
 )
 from quorate.core.outcome import Deny, Reason
-from quorate.core.patterns import pattern_owner
+from quorate.core.patterns import pattern_owner, scope_outside
 from quorate.core.records import Executor, Grant, Node, TrustEdge
 from quorate.core.status import Act, Status, follow
 from quorate.core.turn import Done, Turn, Verdict
@@ -86,6 +87,24 @@ def open_trust(turn: Turn, body: OpenTrust) -> Verdict:
     if _reached(turn.view.trust_between(truster, body.trustee), MAX_EDGES_PER_PAIR):
         return Deny(Reason.LIMIT_EXCEEDED, edge.id)
     state.save_edge(turn.store, edge)
+    return Done.named(edge.id)
+
+
+def narrow_trust(turn: Turn, body: NarrowTrust) -> Verdict:
+    """Leaves something out of what the edge is for. That can never grow again: whoever wants more
+    opens another, and a lease that was left out stays denied."""
+    edge = turn.view.trust_edge(turn.domain.id, body.edge)
+    if edge is None:
+        return Deny(Reason.NOT_FOUND, f"{turn.domain.id}/{body.edge}")
+    if edge.status is Status.REVOKED:
+        return Deny(Reason.FINAL, edge.id)
+    outside = scope_outside(body, edge)
+    if outside is not None:
+        return Deny(Reason.WIDENS, outside)
+    if scope_outside(edge, body) is None:  # as for whatever else is so already
+        return Deny(Reason.ILLEGAL_TRANSITION, edge.id)
+    narrowed = replace(edge, actions=body.actions, resources=body.resources, changed=turn.seq)
+    state.save_edge(turn.store, narrowed)
     return Done.named(edge.id)
 
 

@@ -23,7 +23,7 @@ from quorate.core.limits import (
     MAX_NODES_PER_DOMAIN,
 )
 from quorate.core.lineage import Stage
-from quorate.core.patterns import covers, pattern_owner
+from quorate.core.patterns import covers, pattern_owner, scope_outside
 from quorate.core.records import Domain, Executor, Grant, Lease, LeaseStatus, Node, TrustEdge
 from quorate.core.state import StateView
 from quorate.core.status import Status
@@ -64,7 +64,8 @@ def check_step(before: StateView, after: StateView) -> list[str]:
 
 
 def check_final(before: StateView, after: StateView) -> Iterator[str]:
-    """What of the things that domains govern did not stay, though it is final. One thing at a time:
+    """What of the things that domains govern did not stay, though it is final, or grew, though it
+    only narrows. One thing at a time:
     there may be more than memory holds."""
     pairs: Iterator[tuple[Governed, Governed | None]] = chain(
         _paired(before.domains(), after.domains()),
@@ -78,6 +79,8 @@ def check_final(before: StateView, after: StateView) -> Iterator[str]:
             yield f"{old.kind} {old.id} is gone"
         elif old.status is Status.REVOKED and new != old:
             yield f"{old.kind} {old.id} was revoked, and has changed"
+        elif isinstance(old, TrustEdge) and isinstance(new, TrustEdge) and not _narrows(old, new):
+            yield f"trust {old.id} is for another domain, or for more"
         elif isinstance(old, Node) and isinstance(new, Node) and _identity(old) != _identity(new):
             yield f"node {old.id} has other keys or another address"
 
@@ -134,6 +137,11 @@ def _check_keys(view: StateView, domains: Iterable[Domain], nodes: Iterable[Node
     for key, owner in used:
         if view.key_owner(key) != owner:
             yield f"the key {key} of {owner} is not on file as its own"
+
+
+def _narrows(old: TrustEdge, new: TrustEdge) -> bool:
+    """Whether an edge can have become this one: it leads to the same domain, for no more."""
+    return old.trustee == new.trustee and scope_outside(new, old) is None
 
 
 def _identity(node: Node) -> tuple[str, ...]:

@@ -1,12 +1,13 @@
 """Patterns over actions and resources: exact, or a prefix that ends in a wildcard.
 
-Owns their syntax and matching. A pattern that is not valid matches nothing but itself.
+Owns their syntax, matching, and which is within which. A pattern that is not valid matches nothing
+but itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Collection, Iterable
+from typing import Final, Protocol
 
 from quorate.core import ids
 from quorate.core.errors import MalformedError
@@ -14,6 +15,16 @@ from quorate.core.errors import MalformedError
 ANY_ACTION: Final = "*"
 _ACTION_WILDCARD: Final = ".*"
 _RESOURCE_WILDCARD: Final = "/*"
+
+
+class Scope(Protocol):
+    """What a pair of lists lets somebody do: each of these actions on each of these resources."""
+
+    @property
+    def actions(self) -> tuple[str, ...]: ...
+
+    @property
+    def resources(self) -> tuple[str, ...]: ...
 
 
 def check_action_pattern(text: str) -> None:
@@ -51,6 +62,35 @@ def covers(actions: Iterable[str], resources: Iterable[str], action: str, resour
     """Whether one of `actions` matches the action and one of `resources` the resource."""
     return any(action_matches(pattern, action) for pattern in actions) and any(
         resource_matches(pattern, resource) for pattern in resources
+    )
+
+
+def is_within(pattern: str, wider: str) -> bool:
+    """Whether `wider` matches every name that `pattern` matches. Both are valid, and both of
+    actions or both of resources.
+
+    Exact, but for an action pattern so long that no name of MAX_ID_CHARS fits it. What starts with
+    a prefix begins like it however it goes on, so a wildcard is judged by its text alone.
+    """
+    if not wider.endswith("*"):
+        return pattern == wider
+    return pattern.startswith(wider[:-1])
+
+
+def first_outside(patterns: Iterable[str], wider: Collection[str]) -> str | None:
+    """The first of `patterns` that matches a name which none of `wider` does; None: all are within.
+
+    One at a time is enough: as many as MAX_PATTERNS do not match everything below a prefix between
+    them unless one does alone.
+    """
+    return next((each for each in patterns if not any(is_within(each, one) for one in wider)), None)
+
+
+def scope_outside(scope: Scope, wider: Scope) -> str | None:
+    """The first pattern of `scope` by which it covers what `wider` does not; None: there is none.
+    No list is empty."""
+    return first_outside(scope.actions, wider.actions) or first_outside(
+        scope.resources, wider.resources
     )
 
 

@@ -43,6 +43,7 @@ _HANDLERS: Final = MappingProxyType[Verb, Callable[[Turn, Any], Verdict]](
         Verb.EXECUTOR_REINSTATE: governing.govern_executor,
         Verb.EXECUTOR_REVOKE: governing.govern_executor,
         Verb.TRUST_OPEN: governing.open_trust,
+        Verb.TRUST_NARROW: governing.narrow_trust,
         Verb.TRUST_CLOSE: governing.close_trust,
         Verb.GRANT_ISSUE: governing.issue_grant,
         Verb.GRANT_SUSPEND: governing.govern_grant,

@@ -76,7 +76,7 @@ def read_node(state: Reader, ident: str) -> Node | None:
 def check_successor(before: StateView, after: StateView) -> None:
     """Raises MalformedError unless `after`, which is sound, can be what became of `before`: the
     same federation, no earlier; every domain and node has the keys that it had; what was revoked,
-    closed or retired stays so."""
+    closed or retired stays so, and no edge is for more than it was."""
     then, now = before.federation(), after.federation()
     same = ("origin", "genesis_hash", "created", "parameters", "fence_base")
     for name in same:

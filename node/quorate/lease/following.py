@@ -89,7 +89,7 @@ class EdgeLedger:
             effect = effect_of(index, entry)
             if effect is not None:
                 effects.append(effect)
-                if effect.reason is not None:
+                if effect.reason is not None:  # also permits that it spares: their lives are short
                     self.permits.stopped(effect.thing, index)
         if effects:
             self.at = Position(self.size, effects[-1].ledger_time)

@@ -266,6 +266,13 @@ def trust_body(
     return body | changes
 
 
+def narrow_body(
+    edge: str, resources: Sequence[str], actions: Sequence[str] = ("*",)
+) -> dict[str, object]:
+    """The body of a `trust.narrow`."""
+    return {"edge": edge, "actions": list(actions), "resources": list(resources)}
+
+
 def node_body(
     node: str, peer_address: str = "127.0.0.1:7499", role: str = "observer", **changes: object
 ) -> dict[str, object]:

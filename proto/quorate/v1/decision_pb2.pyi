@@ -88,6 +88,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """the issuer is a node that was retired"""
     REASON_OUT_OF_ORDER: _Reason.ValueType  # 26
     """it does not follow what was reported before"""
+    REASON_WIDENS: _Reason.ValueType  # 27
+    """what may only narrow would let through what is not let through now"""
     REASON_UNKNOWN_EXECUTOR: _Reason.ValueType  # 30
     """Who asks, and for what."""
     REASON_EXECUTOR_SUSPENDED: _Reason.ValueType  # 31
@@ -162,6 +164,8 @@ REASON_NODE_RETIRED: Reason.ValueType  # 25
 """the issuer is a node that was retired"""
 REASON_OUT_OF_ORDER: Reason.ValueType  # 26
 """it does not follow what was reported before"""
+REASON_WIDENS: Reason.ValueType  # 27
+"""what may only narrow would let through what is not let through now"""
 REASON_UNKNOWN_EXECUTOR: Reason.ValueType  # 30
 """Who asks, and for what."""
 REASON_EXECUTOR_SUSPENDED: Reason.ValueType  # 31

@@ -152,7 +152,7 @@ class RevokeRequest(_message.Message):
     WAIT_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     envelope: _builtins.bytes
-    """a narrowing command: revoke, suspend, close"""
+    """a narrowing command: revoke, suspend, narrow, close"""
     wait: Global___WaitLevel.ValueType
     timeout_ms: _builtins.int
     def __init__(

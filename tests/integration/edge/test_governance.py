@@ -18,7 +18,7 @@ from quorate.core.limits import MAX_ENVELOPE_BYTES, MAX_MESSAGE_BYTES
 from quorate.lease.bounds import Bound
 from quorate.proofs import merkle
 from quorate.telemetry import Metrics
-from quorate.testing.builders import grant_body
+from quorate.testing.builders import grant_body, narrow_body, trust_body
 from quorate.v1 import (
     decision_pb2,
     governance_pb2,
@@ -194,6 +194,28 @@ async def test_revoke_tells_the_level_that_was_reached_in_time(
     assert measured == (["drained"] if level is Level.DRAINED else []), "what was not reached"
 
 
+async def test_a_narrowing_of_trust_is_waited_for_like_a_revocation(core, governance) -> None:
+    clinic, all_of_it = "clinic.example", [f"//{DOMAIN}/*"]
+    assert core.run(DOMAIN, "trust.open", trust_body("edge", clinic, all_of_it)).outcome.accepted
+    core.bound = Bound(1_400, 900)
+
+    def narrow(*resources: str) -> governance_pb2.RevokeRequest:
+        body = narrow_body("edge", resources)
+        return governance_pb2.RevokeRequest(
+            envelope=core.federation.command(DOMAIN, "trust.narrow", body),
+            wait=governance_pb2.WAIT_LEVEL_DRAINED,
+        )
+
+    answer = await governance.Revoke(narrow(f"//{DOMAIN}/accounts/*"))
+    assert answer.outcome.accepted
+    assert (answer.reached, answer.bound_ms) == (governance_pb2.WAIT_LEVEL_DRAINED, 1_400)
+    widens = await governance.Revoke(narrow(*all_of_it))
+    assert widens.outcome.reason == decision_pb2.REASON_WIDENS
+    assert widens.outcome.thing == all_of_it[0]
+    assert widens.reached == governance_pb2.WAIT_LEVEL_UNSPECIFIED
+    assert not widens.HasField("bound_ms")
+
+
 async def test_a_revocation_that_was_not_executed_has_reached_nothing(core, governance) -> None:
     gone = core.federation.command(
         DOMAIN, "executor.revoke", {"executor": f"spiffe://{DOMAIN}/agent/nobody"}
@@ -231,9 +253,13 @@ async def test_revoke_tells_what_is_promised(core, governance) -> None:
         ("executor.reinstate", {"executor": EXECUTOR}),
         ("grant.issue", grant_body("h", EXECUTOR, [f"//{DOMAIN}/a/*"])),
         ("domain.reinstate", {"domain": DOMAIN}),
+        ("trust.open", trust_body("e", "clinic.example", [f"//{DOMAIN}/a/*"])),
+        ("node.retire", {"node": f"spiffe://{DOMAIN}/node/1"}),
     ],
 )
-async def test_revoke_takes_nothing_that_widens(core, governance, kind, body) -> None:
+async def test_revoke_takes_what_stops_something_that_leases_rely_on(
+    core, governance, kind, body
+) -> None:
     core.fate = "fail"
     envelope = core.federation.command(DOMAIN, kind, body)
     error = await refused(governance.Revoke(governance_pb2.RevokeRequest(envelope=envelope)))

@@ -20,6 +20,8 @@ from quorate.core.commands import is_node, parse_command
 from quorate.core.decision import DecisionRequest, check_lease, decide
 from quorate.core.limits import MAX_ENTRY_BYTES, MAX_LEASE_TTL_MS
 from quorate.core.outcome import Deny, Outcome, Permit, Reason
+from quorate.core.patterns import covers
+from quorate.core.records import TrustEdge
 from quorate.core.state import LeaseStatus, StateView
 from quorate.core.store import MemoryStore
 from quorate.core.transitions import Applied
@@ -69,6 +71,7 @@ def governing(draw: st.DrawFn) -> Step:
             ["executor.register", "trust.open", "grant.issue"] * 4
             + [f"{what}.{act}" for what in ("executor", "grant") for act in ("suspend", "revoke")]
             + ["executor.reinstate", "grant.reinstate", "trust.close"]
+            + ["trust.narrow"] * 3
             + ["domain.suspend", "domain.reinstate"]
             + ["node.add"] * 4
             + ["node.promote", "node.demote", "node.retire"] * 2
@@ -86,7 +89,7 @@ def governing(draw: st.DrawFn) -> Step:
         body = {"edge": draw(names)}
     elif subject == "node":
         return _step(draw, issuer, kind, draw(membership(act, issuer)))
-    if act in ("open", "issue"):
+    if act in ("open", "issue", "narrow"):
         body |= {"actions": draw(action_patterns), "resources": draw(patterns_of(issuer))}
     if act == "open":
         body |= {"trustee": draw(domains)}
@@ -186,6 +189,16 @@ def substance(store: MemoryStore) -> list[tuple[bytes, bytes]]:
     return [(key, value) for key, value in store.items() if key[:1] not in b"Tcx"]
 
 
+def acts_under(edge: TrustEdge) -> set[tuple[str, str]]:
+    """What an edge is for, of all that is ever asked for here."""
+    return {
+        (action, resource)
+        for action in ACTIONS
+        for resource in RESOURCES
+        if covers(edge.actions, edge.resources, action, resource)
+    }
+
+
 # -- the machine ---------------------------------------------------------------------------------
 
 
@@ -224,6 +237,7 @@ class GovernanceMachine(RuleBasedStateMachine):
         if not outcome.accepted or outcome.duplicate:
             assert substance(ledger.store) == substance(before)
         assert invariants.check_step(StateView(before), ledger.view) == []
+        self.edges_never_grow(StateView(before))
         self.node_commands(envelope, StateView(before), outcome)
         if outcome.duplicate:
             assert replace(outcome, duplicate=False) == self.executed[outcome.command_id]
@@ -233,6 +247,14 @@ class GovernanceMachine(RuleBasedStateMachine):
                 assert envelope not in self.accepted, "executed twice"
                 self.accepted.add(envelope)
         return applied
+
+    def edges_never_grow(self, before: StateView) -> None:
+        """Who is covered after was covered before."""
+        for edge in before.trust_edges():
+            later = self.ledger.view.trust_edge(edge.truster, edge.edge)
+            assert later is not None
+            assert acts_under(later) <= acts_under(edge)
+            assert later.trustee == edge.trustee
 
     def node_commands(self, envelope: bytes, before: StateView, outcome: Outcome) -> None:
         """Who is no node of the federation obtains nothing new in the name of one."""
@@ -322,8 +344,12 @@ class GovernanceMachine(RuleBasedStateMachine):
                 if f"{record.kind}:{record.id}" in lease.depends_on
             ]
             assert len(statuses) == len(lease.depends_on)
+            owner, _, name = lease.trust_edge.partition("/")
+            edge = view.trust_edge(owner, name)
+            assert (edge is None) == (lease.trust_edge == "")
             expected = (
                 set(statuses) == {"active"}
+                and (edge is None or acts_under(edge) >= {(lease.action, lease.resource)})
                 and lease.status is LeaseStatus.ACTIVE
                 and now < lease.expires_at
             )

@@ -8,6 +8,8 @@ from typing import Any
 
 from tests.simulation.mutants.mutant import Patch, mutant
 
+from quorate.core.effects import Effect
+from quorate.lease import following
 from quorate.lease.authority import Authority, AuthorityHolder, Grant
 from quorate.lease.bounds import Bound, Bounds, Known
 from quorate.lease.confirm import Confirm, ConfirmReply, ConfirmRounds, Leadership
@@ -217,6 +219,18 @@ def permits_that_nothing_stops(patch: Patch) -> None:
     patch.setattr(OutstandingPermits, "stopped", lambda _self, _thing, _index: None)
 
 
+@mutant("trust", 24, "drained")
+def narrowings_that_drain_at_once(patch: Patch) -> None:
+    """An edge takes an edge of trust that was narrowed for one that stops nothing."""
+    original = following.effect_of
+
+    def effect_of(index: int, entry: bytes) -> Effect | None:
+        effect = original(index, entry)
+        return None if effect is None or effect.but_for is not None else effect
+
+    patch.setattr(following, "effect_of", effect_of)
+
+
 @mutant("mixed", 16, "drained")
 def permits_by_the_lease_alone(patch: Patch) -> None:
     """Of what a permit relies on, an edge notes the lease only."""
@@ -260,6 +274,7 @@ MUTANTS = (
     draining_that_takes_no_time,
     draining_by_half,
     permits_that_nothing_stops,
+    narrowings_that_drain_at_once,
     permits_by_the_lease_alone,
     permits_that_no_promise_counts,
 )

@@ -7,10 +7,13 @@ from typing import Any
 
 from tests.simulation.mutants.mutant import Patch, mutant
 
-from quorate.core import codec, decision, leasing, state, transitions
+from quorate.core import codec, decision, governing, leasing, state, transitions
+from quorate.core.commands import NarrowTrust
 from quorate.core.dsse import Envelope
 from quorate.core.outcome import Deny, Permit, Reason
+from quorate.core.patterns import Scope
 from quorate.core.records import Lease
+from quorate.core.status import Status
 from quorate.core.turn import Turn
 from quorate.lease import check
 from quorate.lease.check import Checked, LeaseChecker
@@ -110,6 +113,29 @@ def leases_that_never_end(patch: Patch) -> None:
 def edges_of_trust_that_stay_open(patch: Patch) -> None:
     """A lease holds when the edge of trust under which it was given is closed."""
     patch.setattr(decision, "_edge_holds", lambda *_: True)
+
+
+@mutant("trust", 16, "I2")
+def scopes_that_nobody_looks_at_again(patch: Patch) -> None:
+    """A lease holds whatever the edge of trust under which it was given was narrowed to."""
+
+    def edge_holds(view: Any, lease: Lease, truster: str, trustee: str) -> bool:
+        if truster == trustee:
+            return lease.trust_edge == ""
+        edge = view.trust_edge(*decision._split(lease.trust_edge))
+        return edge is not None and edge.status is Status.ACTIVE
+
+    patch.setattr(decision, "_edge_holds", edge_holds)
+
+
+@mutant("trust", 12, "what is final stays", "I2")
+def narrowings_that_widen(patch: Patch) -> None:
+    """A narrowing is executed whatever the edge of trust is for now."""
+
+    def scope_outside(scope: Scope, wider: Scope) -> str | None:
+        return None if isinstance(scope, NarrowTrust) else "everything"
+
+    patch.setattr(governing, "scope_outside", scope_outside)
 
 
 @mutant("short", 20, "I2")
@@ -220,6 +246,8 @@ MUTANTS = (
     deadlines_by_the_wall_clock,
     leases_that_never_end,
     edges_of_trust_that_stay_open,
+    scopes_that_nobody_looks_at_again,
+    narrowings_that_widen,
     grants_that_nobody_looks_at,
     executors_that_nobody_looks_at,
     signatures_that_nobody_reads,

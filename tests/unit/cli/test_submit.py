@@ -57,6 +57,7 @@ def test_the_whole_way_of_governing(govern: Any, node: Any) -> None:
         ("executor", "reinstate", "agent/payments"),
         ("domain", "suspend"),
         ("domain", "reinstate"),
+        ("trust", "narrow", "clinic", "--action", "payments.read", *scope[2:]),
         ("grant", "revoke", "payroll"),
         ("trust", "close", "clinic"),
         ("executor", "revoke", "agent/payments"),
@@ -66,6 +67,12 @@ def test_the_whole_way_of_governing(govern: Any, node: Any) -> None:
     grant = node.view.grant("bank.example", "payroll")
     assert (grant.status, grant.max_uses, grant.max_lease_ttl_ms) == ("revoked", 3, 3_600_000)
     assert grant.resources == ("//bank.example/accounts/*",)
+    edge = node.view.trust_edge("bank.example", "clinic")
+    assert (edge.status, edge.actions, edge.resources) == (
+        "revoked",
+        ("payments.read",),
+        ("//bank.example/accounts/*",),
+    )
 
 
 def test_a_denial_is_a_result_and_exits_3(govern: Any, node: Any) -> None:
@@ -168,6 +175,19 @@ def test_a_narrowing_waits_for_its_level(govern: Any, node: Any, level: str) -> 
     assert ran.exit_code == 0
     assert ran.json["reached"] == level
     assert isinstance(node.requests[-1], governance_pb2.RevokeRequest)
+
+
+@pytest.mark.parametrize("level", ["committed", "enforced", "drained"])
+def test_a_narrowed_edge_waits_for_its_level(govern: Any, node: Any, level: str) -> None:
+    actions = ("--action", "payments.read", "--action", "payments.list")
+    resources = ("--resource", "//bank.example/accounts/*")
+    opened = ("--trustee", "clinic.example", "--action", "*", *resources)
+    assert govern("trust", "open", "clinic", *opened).exit_code == 0
+    ran = govern("trust", "narrow", "clinic", *actions, *resources, "--wait", level)
+    assert (ran.exit_code, ran.json["reached"]) == (0, level)
+    assert isinstance(node.requests[-1], governance_pb2.RevokeRequest)
+    ran = govern("trust", "narrow", "clinic", *opened[2:])
+    assert (ran.exit_code, ran.json["reason"], ran.json["thing"]) == (3, "WIDENS", "*")
 
 
 def test_what_is_promised_is_part_of_the_result(govern: Any, node: Any) -> None:

@@ -13,7 +13,7 @@ from quorate.core.limits import MAX_CONCURRENT_LEASES, MAX_LEASE_TTL_MS
 from quorate.core.outcome import Decision, Deny, Permit, Reason
 from quorate.core.state import Lease, LeaseStatus, StateView, Status
 from quorate.core.store import MemoryStore
-from quorate.testing.builders import CREATED_MS, grant_body, trust_body
+from quorate.testing.builders import CREATED_MS, grant_body, narrow_body, trust_body
 
 BANK, CLINIC = "bank.example", "clinic.example"
 AGENT = "spiffe://clinic.example/agent/claims"
@@ -341,6 +341,8 @@ NARROWINGS: list[tuple[str, str, dict[str, Any], Reason]] = [
     (CLINIC, "executor.revoke", {"executor": AGENT}, Reason.EXECUTOR_REVOKED),
     (CLINIC, "domain.suspend", {"domain": CLINIC}, Reason.DOMAIN_SUSPENDED),
     (BANK, "domain.suspend", {"domain": BANK}, Reason.DOMAIN_SUSPENDED),
+    (BANK, "trust.narrow", narrow_body("edge", ["//bank.example/accounts/8"]), Reason.NO_TRUST),
+    (BANK, "trust.narrow", narrow_body("edge", [RESOURCE], ["payments.write"]), Reason.NO_TRUST),
     (BANK, "trust.close", {"edge": "edge"}, Reason.NO_TRUST),
     (BANK, "grant.suspend", {"grant": "grant"}, Reason.GRANT_SUSPENDED),
     (BANK, "grant.revoke", {"grant": "grant"}, Reason.GRANT_REVOKED),
@@ -363,6 +365,33 @@ def test_a_lease_falls_with_each_thing_that_it_depends_on(
         assert checked(trusted, lease.id) is None
     assert trusted.lease_act("release", lease.id).accepted
     assert checked(trusted, lease.id) is Reason.LEASE_RELEASED
+
+
+def test_a_lease_goes_on_within_a_narrower_edge(trusted: Any) -> None:
+    lease = lease_of(trusted.acquire())
+    for resources, actions in (
+        (["//bank.example/accounts/*", "//bank.example/books/*"], ["*"]),
+        ([RESOURCE, "//bank.example/books/*"], ["payments.*"]),
+        ([RESOURCE], [ACTION]),
+    ):
+        trusted.must(BANK, "trust.narrow", narrow_body("edge", resources, actions))
+        assert checked(trusted, lease.id) is None
+        assert trusted.lease_act("renew", lease.id, ttl_ms=0).accepted
+    assert trusted.acquire().accepted
+    assert trusted.acquire(action="payments.write").reason is Reason.NO_TRUST
+    assert trusted.lease_act("release", lease.id).accepted
+
+
+def test_what_a_narrower_edge_does_not_cover_is_denied_by_its_name(trusted: Any) -> None:
+    lease = lease_of(trusted.acquire())
+    trusted.must(BANK, "trust.narrow", narrow_body("edge", ["//bank.example/books/*"]))
+    decision, _ = check_lease(trusted.view, lease.id, AGENT, "", "", trusted.now)
+    assert decision == Deny(Reason.NO_TRUST, f"{BANK}/edge")
+    child = trusted.acquire(parents=[lease.id])
+    assert not child.accepted
+    trusted.must(BANK, "trust.open", trust_body("spare", CLINIC, ["//bank.example/*"]))
+    assert trusted.acquire(parents=[lease.id]).reason is Reason.BROKEN_LINEAGE
+    assert trusted.acquire().accepted, "under another edge, as anew"
 
 
 def test_renewing_sets_the_end_anew(trusted: Any) -> None:

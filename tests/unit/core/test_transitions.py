@@ -26,7 +26,15 @@ from quorate.core.state import Status, list_records, record_json
 from quorate.core.store import MemoryStore
 from quorate.core.transitions import Applied
 from quorate.proofs.signing import sign_envelope
-from quorate.testing.builders import CREATED_MS, Ledger, grant_body, key_for, node_body, trust_body
+from quorate.testing.builders import (
+    CREATED_MS,
+    Ledger,
+    grant_body,
+    key_for,
+    narrow_body,
+    node_body,
+    trust_body,
+)
 
 BANK, CLINIC = "bank.example", "clinic.example"
 AGENT = "spiffe://clinic.example/agent/claims"
@@ -149,6 +157,8 @@ PAYLOADS: list[tuple[dict[str, Any], str]] = [
         {"type": "trust.open", "body": trust_body("e", BANK, OWN, actions=["a", "A"])},
         "body.actions[1]",
     ),
+    ({"type": "trust.narrow", "body": narrow_body("E", OWN)}, "body.edge"),
+    ({"type": "trust.narrow", "body": narrow_body("e", OWN, ["a*"])}, "body.actions[0]"),
     (
         {"type": "grant.issue", "body": grant_body("g", AGENT, OWN, max_lease_ttl_ms=0)},
         "body.max_lease_ttl_ms",
@@ -248,6 +258,7 @@ def test_domains_and_nodes_give_their_own_commands_only(trusted: Any, verb: Verb
     bodies: dict[str, dict[str, Any]] = {
         "executor": {"executor": AGENT},
         "trust.open": trust_body("e2", BANK, ["//clinic.example/*"]),
+        "trust.narrow": narrow_body("edge", OWN),
         "trust.close": {"edge": "edge"},
         "grant.issue": grant_body("g2", AGENT, ["//clinic.example/*"]),
         "grant": {"grant": "grant"},
@@ -440,13 +451,15 @@ def test_what_is_revoked_is_never_made_again(trusted: Any) -> None:
     trusted.must(CLINIC, "executor.revoke", {"executor": AGENT})
     for issuer, kind, body in again:
         assert trusted.do(issuer, kind, body).reason is Reason.FINAL
-    assert trusted.do(BANK, "trust.close", {"edge": "edge"}).reason is Reason.FINAL
+    for kind, body in (("close", {"edge": "edge"}), ("narrow", narrow_body("edge", OWN))):
+        assert trusted.do(BANK, f"trust.{kind}", body).reason is Reason.FINAL
 
 
 def test_what_does_not_exist_cannot_be_governed(world: Any) -> None:
     for issuer, kind, body in (
         (CLINIC, "executor.revoke", {"executor": AGENT}),
         (BANK, "trust.close", {"edge": "edge"}),
+        (BANK, "trust.narrow", narrow_body("edge", OWN)),
         (BANK, "grant.revoke", {"grant": "grant"}),
     ):
         assert world.do(issuer, kind, body).reason is Reason.NOT_FOUND
@@ -465,6 +478,7 @@ def test_a_domain_governs_what_is_its_own(trusted: Any) -> None:
     ):
         assert trusted.do(issuer, kind, body).reason is Reason.NOT_AUTHORIZED, kind
     # Names are the issuer's own: another's grant of that name is simply not there.
+    assert trusted.do(CLINIC, "trust.narrow", narrow_body("edge", OWN)).reason is Reason.NOT_FOUND
     assert trusted.do(CLINIC, "grant.revoke", {"grant": "grant"}).reason is Reason.NOT_FOUND
     assert state_of(trusted) == before
 
@@ -483,6 +497,7 @@ def test_a_suspended_domain_narrows_and_does_not_widen(trusted: Any) -> None:
         assert trusted.do(BANK, kind, body).reason is Reason.DOMAIN_SUSPENDED, kind
     trusted.must(BANK, "grant.suspend", {"grant": "grant"})
     trusted.must(BANK, "grant.revoke", {"grant": "other"})
+    trusted.must(BANK, "trust.narrow", narrow_body("edge", ["//bank.example/accounts/*"]))
     trusted.must(BANK, "trust.close", {"edge": "edge"})
     assert trusted.do(BANK, "domain.suspend", {"domain": BANK}).reason is Reason.ILLEGAL_TRANSITION
     trusted.must(BANK, "domain.reinstate", {"domain": BANK})

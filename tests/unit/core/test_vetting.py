@@ -347,6 +347,18 @@ def test_what_was_revoked_is_not_brought_back(lived: World) -> None:
             check_successor(StateView(before), lived.view)
 
 
+def test_no_edge_is_for_more_than_it_was(lived: World) -> None:
+    edge = next(each for each in lived.view.trust_edges() if each.status is Status.ACTIVE)
+    narrower = copied(lived.store)
+    state.save_edge(narrower, replace(edge, resources=("//bank.example/accounts/*",)))
+    check_successor(lived.view, StateView(narrower))
+    wider = copied(lived.store)
+    state.save_edge(wider, replace(edge, trustee=BANK))
+    for before, after in ((narrower, lived.store), (lived.store, wider)):
+        with pytest.raises(MalformedError, match="for another domain, or for more"):
+            check_successor(StateView(before), StateView(after))
+
+
 def test_a_state_that_cannot_have_become_of_it_does_not_follow(lived: World) -> None:
     federation, before = lived.view.federation(), StateView(copied(lived.store))
     node, retired = lived.view.node(NODE), lived.view.node(RETIRED)

@@ -6,7 +6,8 @@ Owns the checks that see what nobody in the federation can see: all machines at 
   and no permit, however long an executor holds it, outlives that bound either;
 - I2: once anybody has been told that a Raft index is enforced, no node permits on an older state;
   once a caller was told that a revocation is enforced, no node permits what relies on the thing
-  revoked, and once it was told drained, no executor holds such a permit;
+  revoked, and once it was told drained, no executor holds such a permit; what a narrowing leaves
+  out of an edge is such a thing, by itself;
 - nobody acts on what was revoked later than the caller was promised (`quorate.lease.bounds`);
 - no permit outlives its lease by more than that, in ledger time;
 - what is told to be enforced is committed, and never falls while a process lives.
@@ -26,6 +27,7 @@ from quorate.core.records import Parameters
 from quorate.core.state import StateView
 from quorate.lease.bounds import Bounds
 from quorate.lease.word import AuthorityRecord
+from quorate.testing.simulation.scopes import parts_of
 from quorate.testing.simulation.world import NS_PER_MS, World, require
 
 if TYPE_CHECKING:
@@ -174,7 +176,7 @@ class AuthorityPromises:
             f"{granted.applied_index} < {self.watermark}",
         )
         self._check_lease(granted)
-        for thing in granted.depends_on:
+        for thing in (*granted.depends_on, *parts_of(granted.depends_on, granted.resource)):
             self._check_thing(granted, thing)
 
     def _check_lease(self, granted: Granted) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from quorate.core.effects import Effect
 from quorate.core.outcome import Permit, Reason
+from quorate.core.state import StateView
 from quorate.lease.check import Checked, CheckQuery, LeaseChecker
 from quorate.lease.following import EdgeLedger
 from quorate.lease.outstanding import Holder as PermitHolder
@@ -50,6 +51,7 @@ class Granted:
 
     machine: Machine
     lease_id: str
+    resource: str
     depends_on: tuple[str, ...]
     applied_index: int
     sent: int
@@ -76,10 +78,11 @@ class CheckWatcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """An executor with its lease."""
+    """An executor with its lease, and what that is on."""
 
     executor: str
     lease_id: str
+    resource: str = ""
 
 
 class Edge:
@@ -176,6 +179,7 @@ class Edge:
         granted = Granted(
             machine=self.machine,
             lease_id=holder.lease_id,
+            resource=holder.resource,
             depends_on=checked.decision.depends_on,
             applied_index=reading.applied_index,
             sent=sent,
@@ -243,10 +247,20 @@ class Edge:
         """Some of those who hold a permit watch its lease: they give it up, and say so."""
         for holder, held in self._permits.items():
             things = held[0].depends_on if held else ()
-            if effect.thing in (*things, holder.lease) and self._chance.random() < _SHARE_WATCHING:
+            is_named = effect.thing in (*things, holder.lease)
+            if not is_named or self._is_spared(holder, effect):
+                continue
+            if self._chance.random() < _SHARE_WATCHING:
                 delay = self._chance.randrange(_WAY_NS)
                 hear = partial(self._give_up, holder, effect.index + 1, self._generation)
                 self._world.after(delay, hear)
+
+    def _is_spared(self, holder: PermitHolder, effect: Effect) -> bool:
+        """Whether its lease goes on, so that nobody tells it anything."""
+        assert self._environment is not None, "it follows the ledger"
+        with self._environment.read() as snapshot:
+            lease = StateView(snapshot.state).lease(holder.lease_id)
+        return lease is not None and effect.spares(lease)
 
     def _give_up(self, holder: PermitHolder, size: int, generation: int) -> None:
         """An executor hears, and goes by none of its permits from here on."""

@@ -50,16 +50,18 @@ class Profile:
 
     sizes: how many organisations, each as likely as it is often in the list.
     fault_every_s: mean time between faults; 0: none.
+    narrow_every_s: the same of narrowings of trust; each run has one of these.
     roughness: the share of frames with which the network does what no transport does.
     lag_ms: after how long a node gets to what has arrived, and takes in all of it at once.
     log_tail: how many applied entries a log keeps.
-    membership: how often members change, as a factor.
+    membership: how often members change, as a factor. trust: how often domains trust others.
     some_faults: each run has a choice of the faults only, so that rare ones come together.
     """
 
     sizes: tuple[int, ...] = (3, 3, 3, 3, 5, 5, 2, 1)
     seconds: tuple[float, float] = (40.0, 80.0)
     fault_every_s: tuple[float, float] = (0.4, 4.0)
+    narrow_every_s: tuple[float, ...] = (0.0, 3.0, 8.0)
     wish_every_s: tuple[float, float] = (0.15, 0.6)
     check_every_s: float = 0.25
     delay_ms: tuple[tuple[float, float], ...] = ((0.2, 2.0), (1.0, 20.0), (5.0, 90.0))
@@ -67,6 +69,7 @@ class Profile:
     lag_ms: tuple[float, ...] = (0.0, 1.0, 3.0, 8.0)
     log_tail: tuple[int, ...] = (2, 10, 50, 10_000)
     membership: tuple[float, ...] = (0.0, 1.0, 4.0)
+    trust: float = 1.0
     some_faults: bool = True
     faults: tuple[str, ...] = tuple(FAULTS)
 
@@ -96,15 +99,23 @@ PROFILES: Final = {
         some_faults=False,
         faults=("lose disk", "restore disk", "crash", "isolate", "partition"),
     ),
+    "trust": Profile(
+        sizes=(2, 3, 3),
+        narrow_every_s=(0.5, 2.0),
+        wish_every_s=(0.1, 0.3),
+        check_every_s=0.1,
+        membership=(0.0,),
+        trust=6.0,
+    ),
     "short": Profile(seconds=(10.0, 15.0), fault_every_s=(0.2, 1.0)),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One thing that is to happen. at: nanoseconds of true time. kind: `wish ...` or a fault.
-    who: numbers of machines, -1 for whoever leads then. span: how long it lasts, nanoseconds.
-    draw: the seed of whatever else has to be drawn when it happens."""
+    """One thing that is to happen. at: nanoseconds of true time. kind: `wish ...`, `narrow trust`
+    or a fault. who: numbers of machines, -1 for whoever leads then. span: how long it lasts,
+    nanoseconds. draw: the seed of whatever else has to be drawn when it happens."""
 
     at: int
     kind: str
@@ -147,14 +158,13 @@ class Plan:
 
 def make_plan(seed: int, profile: Profile) -> Plan:
     """The plan of a seed."""
-    chance = random.Random(  # noqa: S311 - a simulation's chance, no secret
-        hashlib.sha256(f"{seed}/plan".encode()).digest()
-    )
+    chance = _stream(seed, "plan")
     size = chance.choice(profile.sizes)
     length = int(chance.uniform(*profile.seconds) * NS_PER_S)
     events = [
         *_wishes(chance, length, profile),
         *_faults(chance, length, profile, size),
+        *_narrowings(seed, length, profile),
     ]
     return Plan(
         seed=seed,
@@ -170,6 +180,24 @@ def make_plan(seed: int, profile: Profile) -> Plan:
     )
 
 
+def _stream(seed: int, name: str) -> random.Random:
+    return random.Random(  # noqa: S311 - a simulation's chance, no secret
+        hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    )
+
+
+def _narrowings(seed: int, length: int, profile: Profile) -> list[Planned]:
+    """Drawn by themselves: all else that a seed means is what it was without them."""
+    chance = _stream(seed, "narrowings")
+    every_s = chance.choice(profile.narrow_every_s)
+    planned: list[Planned] = []
+    at = 4 * NS_PER_S  # by then somebody should trust somebody
+    while every_s and at < length:
+        planned.append(Planned(at, "narrow trust", draw=chance.getrandbits(63)))
+        at += int(chance.expovariate(1 / every_s) * NS_PER_S)
+    return planned
+
+
 def _wishes(chance: random.Random, length: int, profile: Profile) -> list[Planned]:
     planned = []
     every_s = chance.uniform(*profile.wish_every_s)
@@ -177,6 +205,7 @@ def _wishes(chance: random.Random, length: int, profile: Profile) -> list[Planne
     weights = [
         weight * (membership if kind in ABOUT_MEMBERS else 1) for kind, weight in WISHES.items()
     ]
+    weights[list(WISHES).index("trust")] *= profile.trust
     at = NS_PER_S  # by then somebody should lead
     while at < length:
         kind = chance.choices(list(WISHES), weights=weights)[0]

@@ -95,6 +95,8 @@ class Run:
         kind, _, what = event.kind.partition(" ")
         if kind == "wish":
             self.federation.workload.wish(what, self.world.stream(f"wish {event.draw}"))
+        elif event.kind == "narrow trust":
+            self.federation.workload.narrow_trust(self.world.stream(f"narrow {event.draw}"))
         else:
             self.federation.faults.happen(event)
 

@@ -41,6 +41,7 @@ EXPECTED: Final = (
     "revocation enforced without a member",
     "revocation drained",
     "not enforced in time",
+    "edge narrowed",
     "event in the ledger",
     "denials in the ledger",
     "report refused",

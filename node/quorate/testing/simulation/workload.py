@@ -30,6 +30,7 @@ from quorate.testing.simulation.calls import Call, Calls
 from quorate.testing.simulation.edge import Edge, Holder
 from quorate.testing.simulation.machine import Machine
 from quorate.testing.simulation.reports import Reports
+from quorate.testing.simulation.scopes import ACTION, narrowing, resource_of
 
 _LIFETIME_MS: Final = 120_000
 _FAR_MS: Final = 10 * 365 * 86_400_000
@@ -196,14 +197,14 @@ class Workload:
         if call is not None and call.is_done:
             renewal.step, renewal.call = min(renewal.step + 1, len(_RENEWAL)), None
         if renewal.step == len(_RENEWAL):
-            body = acquire_body(renewal.executor, "act.now", f"//{name}/thing")
+            body = acquire_body(renewal.executor, ACTION, resource_of(name, renewal.executor))
             call = self._lease_order(domain, "lease.acquire", body, chance, machine)
             renewal.call = call
             if call is None:
                 domain.renewal = None
             else:
                 call.on_accepted = lambda outcome: domain.holders.append(
-                    Holder(renewal.executor, str(outcome.result["lease"]))
+                    _holder(renewal.executor, outcome)
                 )
             return
         kind = _RENEWAL[renewal.step]
@@ -337,6 +338,19 @@ class Workload:
 
         call.on_accepted = accepted
 
+    def narrow_trust(self, chance: random.Random) -> None:
+        """Leaves something out of an edge, and may wait until that holds everywhere."""
+        edges = [(each, name) for each in self._domains.values() for name, _ in each.trusted]
+        if not edges:
+            return
+        domain, name = chance.choice(edges)
+        body, part = narrowing(domain.name, name, chance)
+        level = chance.choice((Level.COMMITTED, Level.ENFORCED, Level.DRAINED, Level.DRAINED))
+        call = self._order(
+            domain, "trust.narrow", body, chance, revokes=part, is_final=True, level=level
+        )
+        call.on_accepted = lambda _: self._sometimes.update(("edge narrowed",))
+
     def _reinstate(self, domain: _Domain, chance: random.Random) -> None:
         if not domain.suspended:
             self._narrow(domain, "suspend", chance)
@@ -432,16 +446,14 @@ class Workload:
         owner, executor = chance.choice(granted[-6:])
         body = acquire_body(
             executor,
-            "act.now",
-            f"//{owner}/thing",
+            ACTION,
+            resource_of(owner, executor),
             chance.choice((0, 0, 5_000)),
             self._parents(chance),
         )
         call = self._lease_order(domain, "lease.acquire", body, chance)
         if call is not None:
-            call.on_accepted = lambda outcome: domain.holders.append(
-                Holder(executor, str(outcome.result["lease"]))
-            )
+            call.on_accepted = lambda outcome: domain.holders.append(_holder(executor, outcome))
         return call
 
     def _report(self, domain: _Domain, chance: random.Random) -> None:
@@ -523,6 +535,10 @@ class Workload:
         )
         machine = chance.choice(self._all_machines())
         self._calls.force(machine, envelope)
+
+
+def _holder(executor: str, outcome: Outcome) -> Holder:
+    return Holder(executor, str(outcome.result["lease"]), str(outcome.result["resource"]))
 
 
 def _nonce(chance: random.Random) -> str:
