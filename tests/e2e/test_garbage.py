@@ -200,13 +200,6 @@ def lease_cases() -> dict[str, tuple[str, object, tuple[str, ...]]]:
             pb.CheckBatchRequest(checks=[pb.CheckRequest(lease_id=each) for each in many]),
             ("checks",),
         ),
-        "one of many": (
-            "CheckBatch",
-            pb.CheckBatchRequest(
-                checks=[pb.CheckRequest(lease_id=LEASE_ID), pb.CheckRequest(lease_id="z")]
-            ),
-            ("checks[1].lease_id",),
-        ),
         "renew": ("Renew", pb.RenewRequest(lease_id="x", ttl_ms=2**62), ("lease_id", "ttl_ms")),
         "release": ("Release", pb.ReleaseRequest(), ("lease_id",)),
         "watch nothing": ("Watch", pb.WatchRequest(), ("lease_ids",)),
@@ -233,6 +226,17 @@ def test_malformed_lease_requests_name_their_fields(
 
     found = refused(call)
     assert (found.code, found.fields) == (INVALID, fields)
+
+
+def test_one_check_of_many_that_is_none_is_denied_by_itself(crew: Crew) -> None:
+    checks = [lease_pb2.CheckRequest(lease_id=LEASE_ID), lease_pb2.CheckRequest(lease_id="z")]
+    stub = crew.workers[BANK].leases
+    answer = stub.CheckBatch(lease_pb2.CheckBatchRequest(checks=checks), timeout=CALL_TIMEOUT_S)
+    assert [each.verdict for each in answer.results] == [decision_pb2.VERDICT_DENY] * 2
+    assert [decision_pb2.Reason.Name(each.reason) for each in answer.results] == [
+        "REASON_UNKNOWN_LEASE",
+        "REASON_MALFORMED_REQUEST",
+    ]
 
 
 def enveloped(payload: bytes, payload_type: str) -> bytes:
