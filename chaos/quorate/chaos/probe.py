@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing import Final
 
 import grpc
 
+from quorate.chaos.stopping import Stopping
 from quorate.client import wire
 from quorate.client.config import load_config
 from quorate.core.limits import DEFAULT_MAX_PERMIT_TTL_MS
@@ -103,7 +103,7 @@ class ProbeJournal:
         return [a for a in self.since(moment_ns) if a.is_denial and a.reason == reason]
 
 
-def ask_for_ever(client: Path, lease_id: str, stopping: threading.Event) -> Iterator[Asked]:
+def ask_for_ever(client: Path, lease_id: str, stopping: Stopping) -> Iterator[Asked]:
     """Asks whether the lease may be acted on, until `stopping` is set."""
     with wire.open_channel(load_config(client)) as channel:
         stub = lease_pb2_grpc.LeaseServiceStub(channel)
@@ -129,9 +129,8 @@ def ask_for_ever(client: Path, lease_id: str, stopping: threading.Event) -> Iter
 
 def main(client: str, lease_id: str, journal: str) -> int:
     """Runs until SIGTERM or SIGINT."""
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+    stopping = Stopping()
+    stopping.by(signal.SIGTERM, signal.SIGINT)
     with Path(journal).open("a", buffering=1) as lines:
         for asked in ask_for_ever(Path(client), lease_id, stopping):
             lines.write(asked.line())

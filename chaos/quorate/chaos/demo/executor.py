@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import signal
 import sys
-import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 from quorate.chaos.demo.book import Book
 from quorate.chaos.demo.journal import Did, Event, JournalWriter, boottime_ns
+from quorate.chaos.stopping import Stopping
 from quorate.client import (
     ClientReason,
     Denied,
@@ -93,7 +93,7 @@ class Executor:
         self._gate = gate
         self._journal = journal
         self._refusals = 0
-        self.stopping = threading.Event()
+        self.stopping = Stopping()
 
     def run(self) -> None:
         """Probes, then moves records under two leases, taken anew when one is lost."""
@@ -236,8 +236,7 @@ def main(plan_file: str) -> int:
         Gate.open(Path(plan.client), max_permit_ttl_ms=plan.max_permit_ttl_ms) as gate,
     ):
         executor = Executor(plan, gate, journal)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: executor.stopping.set())
+        executor.stopping.by(signal.SIGTERM, signal.SIGINT)
         executor.run()
     return 0
 
