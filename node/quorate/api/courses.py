@@ -11,13 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+from typing import Final
 
+from quorate.api.errors import OutOfRangeError, Violation
 from quorate.api.notices import Event, Notice, Watcher, change, notice_of
 from quorate.core.effects import Effect, is_stopped, things_of
 from quorate.core.outcome import Decision, Deny, Permit
 from quorate.core.records import Kind, Lease
 from quorate.core.state import StateView
 from quorate.lease.check import Checked, CheckQuery, Position
+
+EFFECTS_A_NOTICE: Final = 8
+"""So many effects on what leases rely on may come to one notice, when missed ones are told."""
 
 
 class Course:
@@ -119,18 +125,13 @@ class Watched:
         if notice is not None:
             self.tell(notice)
 
-    def replay(self, missed: Iterable[Effect]) -> Iterator[Notice]:
-        """What a watcher would have been told, had it watched meanwhile. missed: what all entries
-        did from some place on, up to where this course is."""
+    def replay(self, effects: Sequence[Effect]) -> Iterator[Notice]:
+        """What a watcher would have been told, had it watched meanwhile. effects: of the entries
+        from some place on, up to where this course is, what they did to what it relies on."""
         begins = self.acquired_index
         if begins is None:
             return
-        own = set(self.things)
-        effects = [
-            each
-            for each in missed
-            if each.thing in own and each.index > begins and self.concerns(each)
-        ]
+        effects = [each for each in effects if each.index > begins and self.concerns(each)]
         first = {effect.thing: effect for effect in reversed(effects)}
         # What an entry let go on was stopped before, and what none named still stands as it did. Of
         # what was stopped the other is assumed: only a revocation can follow on a suspension.
@@ -141,6 +142,35 @@ class Watched:
             notice = course.take(self.query, effect, self.expires_at)
             if notice is not None:
                 yield notice
+
+
+class Replay:
+    """What a watcher has missed, of one lease after the other; so much of it at most, for nothing
+    else runs meanwhile."""
+
+    def __init__(self, missed: Iterable[Effect], most: int) -> None:
+        """missed: what all entries did from some place on. most: notices, of all leases."""
+        self._by_thing: dict[str, list[Effect]] = {}
+        for effect in missed:
+            self._by_thing.setdefault(effect.thing, []).append(effect)
+        self._room = most
+        self._effects_left = EFFECTS_A_NOTICE * most
+
+    def of(self, watched: Watched) -> list[Notice]:
+        """Raises OutOfRangeError when it is too much with this lease."""
+        own = [self._by_thing[thing] for thing in watched.things if thing in self._by_thing]
+        self._effects_left -= sum(map(len, own))
+        if self._effects_left < 0:
+            raise self._too_much()
+        told = list(watched.replay(sorted(chain(*own), key=lambda effect: effect.index)))
+        self._room -= len(told)
+        if self._room < 0:
+            raise self._too_much()
+        return told
+
+    @staticmethod
+    def _too_much() -> OutOfRangeError:
+        return OutOfRangeError(Violation("after_size", "too much has happened; begin with 0"))
 
 
 def _lets_go_on(effect: Effect) -> bool:

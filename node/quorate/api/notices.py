@@ -51,6 +51,7 @@ class Watcher:
         self._limit = limit
         self._queue: deque[Notice] = deque()
         self._wake = asyncio.Event()
+        self._taken = asyncio.Event()
         self._overflowed = False
         self._closed = False
         self._failed: BaseException | None = None
@@ -60,9 +61,21 @@ class Watcher:
         if len(self._queue) >= self._limit:
             self._overflowed = True
             self._queue.clear()
+            self._taken.set()
         if not self._overflowed:
             self._queue.append(notice)
         self._wake.set()
+
+    @property
+    def room(self) -> int:
+        """How many notices more it may leave unread."""
+        return self._limit - len(self._queue)
+
+    async def room_for(self, count: int) -> None:
+        """Returns when so many notices more would fit, or when none is wanted any more."""
+        while self.room < count and not (self._overflowed or self._closed):
+            self._taken.clear()
+            await self._taken.wait()
 
     def stopped_hearing(self, hearing: asyncio.Task[None]) -> None:
         """The caller says no more. When that is because what it said last was wrong, or could not
@@ -74,6 +87,7 @@ class Watcher:
     def close(self) -> None:
         """The process stops serving."""
         self._closed = True
+        self._taken.set()
         self._wake.set()
 
     async def next(self) -> Notice:
@@ -88,6 +102,7 @@ class Watcher:
                     limit="MAX_QUEUED_NOTICES",
                 )
             if self._queue:
+                self._taken.set()
                 return self._queue.popleft()
             if self._closed:
                 raise NotReadyError("the node is stopping")

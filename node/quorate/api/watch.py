@@ -23,8 +23,8 @@ from typing import Final, NoReturn
 
 from sortedcontainers import SortedList
 
-from quorate.api.courses import Watched
-from quorate.api.errors import NotReadyError, OutOfRangeError, TooManyError, Violation
+from quorate.api.courses import Replay, Watched
+from quorate.api.errors import NotReadyError, TooManyError
 from quorate.api.notices import Notice, Watcher, first
 from quorate.api.tracking import LEASES_PER_TURN, Track
 from quorate.core.effects import Effect
@@ -125,6 +125,7 @@ class WatchHub:
                 f"more than {MAX_LEASES_PER_WATCH} leases in one Watch call",
                 limit="MAX_LEASES_PER_WATCH",
             )
+        await watcher.room_for(len(queries))
         await self._track.catch_up()
         missed = await self._track.missed(after_size) if after_size else []
         # From here to the end nothing else runs: nothing is told twice, and nothing is missed.
@@ -133,15 +134,12 @@ class WatchHub:
         answers, followed = self._check(queries)
         missed += followed
         told: list[Notice] = []
+        replay = Replay(missed, watcher.room - len(queries)) if after_size else None
         for query, checked in zip(queries, answers, strict=True):
             watched = self._leases[query]
             self._settle(watched, checked)  # tells those who watch it already
-            told += watched.replay(missed) if after_size else ()
+            told += replay.of(watched) if replay else ()
             watched.watchers.add(watcher)
-        if len(told) + len(queries) > MAX_QUEUED_NOTICES:
-            raise OutOfRangeError(
-                Violation("after_size", f"more than {MAX_QUEUED_NOTICES} notices; begin with 0")
-            )
         told.sort(key=lambda notice: notice.at.ledger_size)
         for notice in (*told, *map(first, queries, answers)):
             watcher.offer(notice)

@@ -301,6 +301,7 @@ def watch(
             "--after-size",
             metavar="SIZE",
             min=0,
+            max=MAX_INTEGER,
             show_default=False,
             help="Tell first what happened since the ledger had so many entries.",
         ),

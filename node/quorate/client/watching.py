@@ -85,6 +85,8 @@ class WatchTalk:
         """Of each lease, the newest notice that says where in the ledger it is."""
         self._repeats: dict[str, WatchNotice] = {}
         self._told_lost = False
+        self._has_read = self._got_on = False
+        """Of the present stream: whether anything was heard, and anything that was new."""
         self._is_over = False
         assert len(self._slots) <= MAX_LEASES_PER_WATCH
 
@@ -114,6 +116,7 @@ class WatchTalk:
                 self._is_over = True
                 return False
             self._send = send
+            self._has_read = self._got_on = False
             known = [each for each in self._slots if each in self._heard]
             fresh = [each for each in self._slots if each not in self._heard]
             first = lease_pb2.WatchRequest(
@@ -144,6 +147,7 @@ class WatchTalk:
             self._told_lost = False
             notice = _notice_of(answer)
             is_repeat = self._repeats.pop(notice.lease_id, None) == notice
+            self._has_read, self._got_on = True, self._got_on or not is_repeat
             if notice.ledger_size:
                 self._heard[notice.lease_id] = notice
         if is_repeat and notice.event in _OF_ENTRIES:
@@ -161,7 +165,9 @@ class WatchTalk:
         with self._lock:
             self._send = None
             slots = dict(self._slots)
-            is_missed = bool(self._heard) and _cannot_go_on(error)
+            # Cut off again and again at the same place, it would never hear the rest.
+            is_stuck = self._has_read and not self._got_on and _is_cut_off(error)
+            is_missed = bool(self._heard) and (is_stuck or _cannot_go_on(error))
             if is_missed:
                 self._heard.clear()
         if self._told_lost and not is_missed:
@@ -185,9 +191,15 @@ def _notice_of(answer: lease_pb2.WatchResponse) -> WatchNotice:
 
 
 def _cannot_go_on(error: Exception | None) -> bool:
-    if not isinstance(error, (grpc.Call, grpc.aio.AioRpcError)):
-        return False
-    return error.code() is grpc.StatusCode.OUT_OF_RANGE
+    return _code_of(error) is grpc.StatusCode.OUT_OF_RANGE
+
+
+def _is_cut_off(error: Exception | None) -> bool:
+    return _code_of(error) is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def _code_of(error: Exception | None) -> grpc.StatusCode | None:
+    return error.code() if isinstance(error, (grpc.Call, grpc.aio.AioRpcError)) else None
 
 
 class Pauses:

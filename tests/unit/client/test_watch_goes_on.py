@@ -212,3 +212,32 @@ def test_who_says_nothing_of_the_ledger_is_not_gone_on_from() -> None:
     talk = talk_of("a")
     hear(talk, ("a", ACTIVE, 4), ("a", lease_pb2.WATCH_EVENT_AUTHORITY_LOST, 0))
     assert hear(talk)[0] == 4
+
+
+def test_a_watch_that_is_cut_off_at_one_place_again_and_again_begins_anew() -> None:
+    cut_off = grpc.aio.AioRpcError(
+        grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.aio.Metadata(), grpc.aio.Metadata()
+    )
+    talk = WatchTalk("s" * 16, {each: PermitSlot(FakeClock()) for each in "ab"})
+    said: list[lease_pb2.WatchRequest] = []
+
+    def hear(lease: str, event: lease_pb2.WatchEvent.ValueType, size: int) -> None:
+        talk.heard(lease_pb2.WatchResponse(lease_id=lease, event=event, position=at(size)))
+
+    assert talk.begin(said.append)
+    for lease in "ab":
+        hear(lease, ACTIVE, 3)
+    hear("a", INTERRUPTED, 5)
+    assert ClientReason.MISSED not in {each.reason for each in talk.broken(cut_off)}
+    assert talk.begin(said.append)
+    talk.broken(cut_off)  # nothing was read: perhaps there are too many calls
+    assert talk.begin(said.append)
+    hear("a", INTERRUPTED, 5)  # again
+    missed = talk.broken(cut_off)
+    assert [(each.lease_id, each.reason) for each in missed] == [
+        ("a", ClientReason.MISSED),
+        ("b", ClientReason.MISSED),
+    ]
+    assert talk.begin(said.append)
+    firsts = [each.after_size for each in said if each.session]
+    assert firsts == [0, 4, 4, 0]
