@@ -29,6 +29,7 @@ from quorate.core.errors import ConfigurationError, QuorateError, StorageDamaged
 from quorate.core.genesis import Genesis
 from quorate.core.ids import SpiffeId
 from quorate.core.outcome import Deny
+from quorate.core.state import StateView
 from quorate.lease.check import LeaseChecker
 from quorate.lease.clock import SystemClock, boot_id
 from quorate.lease.word import AuthorityWord
@@ -77,6 +78,7 @@ class EdgeStore:
         )
         try:
             environment.verify_identity(self._genesis_hash, self._node_id)
+            _require_genesis(environment)
         except BaseException:
             environment.close()
             raise
@@ -86,6 +88,16 @@ class EdgeStore:
         if self.environment is not None:
             self.environment.close()
             self.environment = None
+
+
+def _require_genesis(environment: Environment) -> None:
+    """Raises ConfigurationError for a store that the core process is in the middle of making: what
+    has an owner, and no state yet, is not damaged."""
+    with environment.read() as snapshot:
+        if not StateView(snapshot.state).installed():
+            raise ConfigurationError(
+                "the store holds no federation yet", hint="start the node's core process first"
+            )
 
 
 async def serve(

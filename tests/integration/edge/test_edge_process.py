@@ -21,6 +21,7 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from quorate.chaos.processes import wait_until
 from quorate.core import codec, dsse
 from quorate.core.genesis import build_genesis_payload
 from quorate.core.outcome import Reason
@@ -104,6 +105,10 @@ class Node:
 
     def make_store(self) -> None:
         """What the core process does first."""
+        self.begin_store()
+        self.install_genesis()
+
+    def begin_store(self) -> None:
         genesis = self.federation.parsed_genesis()
         environment = Environment.open(
             self.config.node.data_dir / "ledger",
@@ -112,9 +117,12 @@ class Node:
         self.closing.callback(environment.close)
         self.environment = environment
         environment.initialise(genesis.hash, NODE)
-        turn = environment.turn
-        turn.append_ledger(install_genesis(turn.state, genesis))
-        environment.commit()
+
+    def install_genesis(self) -> None:
+        assert self.environment is not None
+        turn = self.environment.turn
+        turn.append_ledger(install_genesis(turn.state, self.federation.parsed_genesis()))
+        self.environment.commit()
 
     def run(self, issuer: str, kind: str, body: dict[str, object]) -> dict[str, object]:
         assert self.environment is not None
@@ -268,6 +276,25 @@ async def test_an_edge_from_first_start_to_last(node: Node) -> None:
     assert await asyncio.to_thread(edge.wait, 10) == exit_codes.OK
     assert "Traceback" not in CANCELLED_CALL.sub("", node.log())
     assert "denied without a quorum" in node.log()
+
+
+async def test_an_edge_waits_for_a_store_that_is_whole(node: Node) -> None:
+    """The core makes it in two steps, and may end in between."""
+    node.begin_store()
+    edge = node.start_edge()
+    async with node.channel() as channel:
+        stub = lease_pb2_grpc.LeaseServiceStub(channel)
+        assert not await serving(channel)
+        waits = "the store holds no federation yet"
+        await asyncio.to_thread(wait_until, "its log", lambda: waits in node.log(), 30)
+        answer = await stub.Check(lease_pb2.CheckRequest(lease_id="0" * 32))
+        assert (answer.verdict, answer.reason) == (DENY, decision_pb2.REASON_INQUORATE)
+        node.install_genesis()
+        await until_serving(channel)
+        node.grant()
+        watch = stub.Watch(iter([lease_pb2.WatchRequest(lease_ids=[node.make_lease()])]))
+        assert (await watch.read()).event == lease_pb2.WATCH_EVENT_ACTIVE
+    assert edge.poll() is None
 
 
 async def test_a_stopped_edge_wakes_up_to_the_truth(node: Node) -> None:
