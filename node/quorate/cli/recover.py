@@ -50,7 +50,16 @@ def summary(
         found = summarise(load_config(config), tell)
     write_public(file, found.to_bytes())
     value = {"file": str(file), **asdict(found)}
-    show(output, value, lambda on: on.print(facts(value.items())))
+
+    def people(on: Console) -> None:
+        on.print(facts(value.items()))
+        if found.ledger_size == 0:
+            on.print(
+                "[bold yellow]There is no store here.[/] Check node.data_dir, and that its disk is "
+                "mounted: the store may hold what the others lack, or make a quorum."
+            )
+
+    show(output, value, people)
 
 
 @app.command("propose")

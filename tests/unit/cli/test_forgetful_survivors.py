@@ -141,6 +141,17 @@ def test_a_store_that_is_gone_has_forgotten_and_one_that_never_was_has_not(left:
     assert (ran.exit_code, "2 of 3 voters are left" in ran.error["message"]) == (1, True)
 
 
+def test_a_summary_of_no_store_asks_whether_it_is_only_elsewhere(left: Left) -> None:
+    arguments = ("federation", "recover", "summary")
+    config = ("--config", left.root / LOST / "node.toml")
+    assert "mounted" not in left.run(*arguments, left.root / "there", *config).stdout
+    shutil.rmtree(store_path(left.config(LOST)))
+    ran = left.run(*arguments, left.root / "gone", *config)
+    assert ran.exit_code == 0, ran.stderr
+    assert "node.data_dir" in ran.stdout
+    assert "mounted" in ran.stdout
+
+
 def test_people_are_told_what_may_be_lost(left: Left) -> None:
     only_the_bank_votes(left)
     node(left, BANK, "backup", left.root / "copy")
