@@ -272,6 +272,79 @@ def test_two_of_five_go_on_when_three_are_lost(tmp_path: Path) -> None:
         wait_until("a third voter", lambda: voters(federation, BANK) == expected, WHOLE_S)
 
 
+def test_the_only_voter_goes_on_from_a_backup(tmp_path: Path) -> None:
+    with Cluster(tmp_path / "federation", (BANK,)) as federation:
+        federation.prepare()
+        federation.start()
+        federation.wait_ready(timeout_s=WHOLE_S)
+        executor = register(federation, BANK)
+        fence = acquire(federation)
+        config = str(federation.members[BANK].directory / "node.toml")
+        federation.cli("node", "backup", "backups/bank-1", "--config", config)
+        since = register(federation, BANK)
+        federation.stop(BANK)
+        runbook = Runbook(federation)
+        told = runbook.follow("survivors on probation")
+        runbook.close()
+        assert any("is not in this ledger is lost" in " ".join(each.split()) for each in told)
+        goes_on(federation, [BANK], fence)
+        operator = federation.operator(BANK)
+        record = operator.record(governance_pb2.KIND_EXECUTOR, executor)
+        assert record["status"] == "active"
+        operator.order("executor.register", {"executor": since})  # it was lost: nobody knows it
+
+
+def test_two_of_three_that_were_begun_again_go_on(tmp_path: Path) -> None:
+    with Cluster(tmp_path / "federation") as federation:
+        federation.prepare()
+        federation.start()
+        federation.wait_ready(timeout_s=WHOLE_S)
+        executor = register(federation, BANK)
+        fence = acquire(federation)
+        for domain in (BANK, CLINIC, FREIGHT):
+            federation.stop(domain)
+        config = {
+            domain: ("--config", str(federation.members[domain].directory / "node.toml"))
+            for domain in (BANK, CLINIC, FREIGHT)
+        }
+        for domain in (CLINIC, FREIGHT):
+            federation.cli("node", "rejoin", "--replace", *config[domain])
+        federation.start()
+        wait_until("three nodes", lambda: all(map(federation.status_or_none, config)), WHOLE_S)
+        assert federation.status(CLINIC).probation
+        assert not federation.status(BANK).has_authority
+        for domain in (BANK, CLINIC, FREIGHT):
+            federation.stop(domain)
+        given = []
+        for domain in (CLINIC, FREIGHT):
+            given += ["--survivor", f"{domain}.json"]
+            recover(federation, "summary", f"{domain}.json", *config[domain])
+        recover(federation, "propose", "r", "--origin", RECOVERED, *given, *config[BANK])
+        for domain in (BANK, CLINIC, FREIGHT):
+            recover(federation, "sign", str(federation.members[domain].organisation), "r", "--yes")
+        for domain in (BANK, CLINIC, FREIGHT):
+            recover(federation, "install", "r", *config[domain])
+        federation.start()
+        goes_on(federation, [BANK, CLINIC, FREIGHT], fence)
+        record = federation.operator(CLINIC).record(governance_pb2.KIND_EXECUTOR, executor)
+        assert record["status"] == "active"
+
+
+def recover(federation: Cluster, *arguments: str) -> None:
+    federation.cli("federation", "recover", *arguments)
+
+
+def goes_on(federation: Cluster, domains: list[str], fence: int) -> None:
+    """The new ledger has a quorum, nobody in it is on probation, and leases are given."""
+    federation.wait_ready(domains, timeout_s=WHOLE_S)
+    federation.origin = RECOVERED
+    for domain in domains:
+        status = federation.status(domain)
+        assert (status.origin, status.probation) == (RECOVERED, False)
+    assert voters(federation, BANK) == sorted(f"spiffe://{each}/node/1" for each in domains)
+    assert acquire(federation) > fence + 2**32
+
+
 def acquire(federation: Cluster) -> int:
     """A lease of a new executor of the bank; returns its fence."""
     operator = federation.operator(BANK)

@@ -24,6 +24,7 @@ from quorate.testing.builders import Federation
 from quorate.v1 import peer_pb2 as pb
 
 DOMAIN = "bank.example"
+STRANGER = "spiffe://clinic.example/node/1"
 LIMIT_S = 20.0
 
 
@@ -100,6 +101,20 @@ async def test_a_loop_that_is_ended_leaves_no_authority_behind(lone: Lone) -> No
     record = lone.word.read()
     assert record is not None
     assert record.reason is Reason.INQUORATE, "long before the deadline"
+
+
+async def test_a_stream_waits_while_the_inbox_is_full(lone: Lone) -> None:
+    message = pb.PeerMessage()
+    message.propose.payload = bytes(1024 * 1024)
+    await lone.loop.messages(STRANGER, [message] * 32)
+    waiting = asyncio.create_task(lone.loop.messages(STRANGER, [message]))
+    done, _ = await asyncio.wait([waiting], timeout=0.1)
+    assert not done, "before a turn has taken in what is there"
+    running = await lone.with_authority()
+    await asyncio.wait_for(waiting, LIMIT_S)
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
 
 
 async def test_a_loop_that_fails_leaves_no_authority_behind(

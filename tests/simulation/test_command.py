@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from quorate.chaos.simulate import seeds_of
 from quorate.cli.chaos import app
 from quorate.core.errors import ConfigurationError
-from quorate.testing.simulation import run
+from quorate.testing.simulation import fleet, run
 
 IMPATIENT = "tests.simulation.test_command:nobody_waits"
 
@@ -72,6 +72,34 @@ def test_a_broken_promise_ends_with_1_and_names_the_command_that_shows_it() -> N
     assert again in out
     assert again in err
     assert "whole again in time" in err
+
+
+def test_a_range_that_has_shown_too_little_ends_with_6_when_all_is_required() -> None:
+    """Nothing happens in a calm federation that its promises could break at."""
+    calm = ("--profile", "calm", "--seeds", "1-1", "--output", "json")
+    code, out, _ = sim(*calm, "--require-all")
+    assert code == 6
+    summary = json.loads(out)
+    assert summary["failed"] == []
+    assert {"core killed in a turn", "disk lost", "snapshot installed"} <= set(summary["never"])
+    assert not {"accepted", "permit", "leader elected"} & set(summary["never"])
+    assert sim(*calm)[0] == 0
+
+
+def test_a_range_that_has_shown_everything_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "EXPECTED", ("accepted", "permit"))
+    assert sim("--seeds", "7-7", "--require-all")[0] == 0
+
+
+def test_a_broken_promise_is_told_before_what_was_never_seen() -> None:
+    assert sim("--seeds", "7-7", "--patches", IMPATIENT, "--require-all")[0] == 1
+
+
+@pytest.mark.parametrize("one", ["--replay", "--shrink"])
+def test_one_run_is_no_range(one: str) -> None:
+    done = CliRunner().invoke(app, ["sim", one, "7", "--require-all"])
+    assert done.exit_code == 2
+    assert "range of seeds" in done.output
 
 
 def test_a_replay_shows_every_event() -> None:

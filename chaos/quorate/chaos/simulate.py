@@ -26,7 +26,7 @@ from quorate.testing.simulation.shrink import shrink
 from quorate.testing.simulation.trace import Trace
 from quorate.testing.simulation.worker import load_patches, to_json
 
-HELD, BROKEN = 0, 1
+HELD, BROKEN, UNSEEN = 0, 1, 6
 _FRESH_SEEDS_BELOW = 2**32
 _SHOWN_EVENTS = 40
 
@@ -53,8 +53,17 @@ def replay_command(seed: int, profile: str, patches: str = "") -> str:
     return f"quorate chaos sim --profile {profile} --replay {seed}{broken}"
 
 
-def run_seeds(*, seeds: str, jobs: int | None, profile: str, output: str, patches: str = "") -> int:
-    """Runs seeds, shows what they have shown, and returns the exit code."""
+def run_seeds(
+    *,
+    seeds: str,
+    jobs: int | None,
+    profile: str,
+    output: str,
+    patches: str = "",
+    require_all: bool = False,
+) -> int:
+    """Runs seeds, shows what they have shown, and returns the exit code. require_all: promises that
+    nothing has tried have not held; `sometimes.EXPECTED` lists what has to have happened."""
     wanted = seeds_of(seeds)
     console = Console(stderr=True, highlight=False)
     console.print(
@@ -66,7 +75,9 @@ def run_seeds(*, seeds: str, jobs: int | None, profile: str, output: str, patche
         sys.stdout.write(json.dumps(summary.to_json()) + "\n")
     else:
         _show(summary, profile, patches, len(wanted))
-    return BROKEN if summary.failed else HELD
+    if summary.failed:
+        return BROKEN
+    return UNSEEN if require_all and summary.never else HELD
 
 
 async def _run(

@@ -103,16 +103,25 @@ def sim(
         str,
         typer.Option("--patches", metavar="MODULE:FUNCTION", help="Break a part on purpose."),
     ] = "",
+    require_all: Annotated[
+        bool,
+        typer.Option(
+            "--require-all", help="Also fail when some of what has to happen in a range never did."
+        ),
+    ] = False,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Simulate whole federations, one for each seed, and hold them to every promise.
 
-    Exits 0 if all held, 1 if one was broken.
+    Exits 0 if all held, 1 if one was broken, 6 if `--require-all` is given and something never
+    happened.
     """
     module = importlib.import_module("quorate.chaos.simulate")
     if profile not in module.PROFILES:
         names = ", ".join(module.PROFILES)
         raise typer.BadParameter(f"{profile} is none of: {names}", param_hint="--profile")
+    if require_all and (plan, replay, shrink) != (None, None, None):
+        raise typer.BadParameter("is about a range of seeds", param_hint="--require-all")
     if plan is not None:
         code = module.replay(module.read_plan(plan), output=output.value, patches=patches)
     elif replay is not None:
@@ -128,6 +137,11 @@ def sim(
         )
     else:
         code = module.run_seeds(
-            seeds=seeds, jobs=jobs, profile=profile, output=output.value, patches=patches
+            seeds=seeds,
+            jobs=jobs,
+            profile=profile,
+            output=output.value,
+            patches=patches,
+            require_all=require_all,
         )
     raise typer.Exit(int(code))

@@ -24,7 +24,7 @@ from quorate.node import recover
 from quorate.node.config import load_config
 from quorate.node.identity import replace_public, write_public
 from quorate.node.organisation import Organisation, read_genesis
-from quorate.node.survivors import read_summary, summarise
+from quorate.node.survivors import Summary, read_summary, summarise
 from quorate.proofs.signing import SigningKey
 
 app = typer.Typer(
@@ -50,7 +50,16 @@ def summary(
         found = summarise(load_config(config), tell)
     write_public(file, found.to_bytes())
     value = {"file": str(file), **asdict(found)}
-    show(output, value, lambda on: on.print(facts(value.items())))
+
+    def people(on: Console) -> None:
+        on.print(facts(value.items()))
+        if found.ledger_size == 0:
+            on.print(
+                "[bold yellow]There is no store here.[/] Check node.data_dir, and that its disk is "
+                "mounted: the store may hold what the others lack, or make a quorum."
+            )
+
+    show(output, value, people)
 
 
 @app.command("propose")
@@ -79,11 +88,13 @@ def propose(
     """
     others = [read_summary(path) for path in survivors or ()]
     with progress(output) as tell, damage():
-        recovery = recover.propose(load_config(config), directory, origin, others, tell)
-    value = {"directory": str(directory), **_summary(recovery, ())}
+        recovery, own = recover.propose(load_config(config), directory, origin, others, tell)
+    logs = [asdict(each) for each in (own, *others)]
+    value = {"directory": str(directory), "logs": logs, **_summary(recovery, ())}
 
     def people(on: Console) -> None:
         _review(on, recovery, ())
+        on.print(facts([("goes furthest", own.node), *(_log_of(each) for each in (own, *others))]))
         on.print(
             f"Next: every survivor runs `quorate federation recover sign ORGDIR {directory}`.",
             style="dim",
@@ -230,6 +241,7 @@ def _summary(recovery: Recovery, signed: tuple[str, ...]) -> dict[str, object]:
         "fence_base": recovery.fence_base,
         "survivors": list(recovery.survivors),
         "nodes": list(recovery.nodes),
+        "on_probation": list(recovery.on_probation),
         "signed": list(signed),
     }
 
@@ -255,7 +267,20 @@ def _review(on: Console, recovery: Recovery, signed: tuple[str, ...]) -> None:
         survives = item.domain in recovery.survivors
         on.print(f"[bold]{escape(item.domain)}[/] {'goes on' if survives else 'is lost'}")
         shown = [("node", item.node.id), ("governance key id", dsse.key_id(item.governance_key))]
+        if item.domain in recovery.on_probation:
+            shown += [("probation", "its store was restored or begun again, or is gone")]
         if survives:
             shown += [("peer address", item.node.peer_address)]
             shown += [("signed", "yes" if item.domain in signed else "no")]
         on.print(facts(shown))
+    if recovery.on_probation:
+        on.print(
+            "[bold yellow]Some of those who go on may have forgotten entries.[/] What was "
+            "acknowledged and is not in this ledger is lost, revocations among it: decide it again "
+            "afterwards."
+        )
+
+
+def _log_of(each: Summary) -> tuple[str, str]:
+    reach = f"entry {each.log_index} of term {each.log_term}, {each.ledger_size} in the ledger"
+    return each.domain, f"{reach}, on probation" if each.probation else reach

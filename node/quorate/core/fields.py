@@ -60,6 +60,12 @@ class Fields:
             raise MalformedError(f"must be within {least} and {most}", field=self.at(name))
         return value
 
+    def truth(self, name: str) -> bool:
+        value = self.take(name)
+        if not isinstance(value, bool):
+            raise MalformedError("must be true or false", field=self.at(name))
+        return value
+
     def texts(self, name: str, check: Callable[[str], object], most: int) -> tuple[str, ...]:
         """A list of one or more different strings."""
         value = self.take(name)

@@ -36,6 +36,7 @@ FENCE_MARGIN: Final = 2**32
 """How many entries may have been lost with the quorum: the new ledger's fences begin beyond them
 all. Entries have 200 bytes at the least, so that no disk of today holds so many."""
 
+_PROBATION: Final = "probation"
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -73,17 +74,24 @@ class Recovery(Genesis):
 
     descriptors: all domains of the state, each with its last voter, or the node that it goes on
     with. survivors: the domains that go on, and have signed. fence_base: what the fences of the new
-    ledger are counted from.
+    ledger are counted from. on_probation: those of the survivors whose node may have forgotten what
+    it promised, so that it is one of no quorum.
     """
 
     former: Former
     survivors: tuple[str, ...]
     fence_base: int
+    on_probation: tuple[str, ...] = ()
 
     @property
     def nodes(self) -> tuple[str, ...]:
         """The nodes that go on: one for each surviving domain."""
         return tuple(d.node.id for d in self.descriptors if d.domain in self.survivors)
+
+    @property
+    def forgetful_nodes(self) -> tuple[str, ...]:
+        """Those of `nodes` that may have forgotten what they promised."""
+        return tuple(d.node.id for d in self.descriptors if d.domain in self.on_probation)
 
 
 def state_hash(pairs: Iterable[tuple[bytes, bytes]]) -> str:
@@ -106,10 +114,11 @@ def build_recovery_payload(
     former: Former,
     descriptors: Sequence[Descriptor],
     survivors: Iterable[str],
+    on_probation: Iterable[str] = (),
 ) -> bytes:
     """What every surviving domain signs. The domains may come in any order. Raises
     MalformedError."""
-    goes_on = set(survivors)
+    goes_on, forgetful = set(survivors), set(on_probation)
     payload = codec.encode(
         {
             "v": PROTOCOL_VERSION,
@@ -126,6 +135,7 @@ def build_recovery_payload(
                     "cosigner_key": item.cosigner_key.hex(),
                     "ca_certificate": item.ca_certificate,
                     "node": item.node.to_json(),
+                    **({_PROBATION: True} if item.domain in forgetful else {}),
                 }
                 for item in sorted(descriptors, key=lambda item: item.domain)
             ],
@@ -182,8 +192,9 @@ def _read(envelope: dsse.Envelope, digest: bytes) -> Recovery:
     items = fields.objects("domains", 1, MAX_DOMAINS)
     fields.done()
     read = [_read_domain(Fields(item, f"domains[{n}]"), envelope) for n, item in enumerate(items)]
-    descriptors = tuple(descriptor for descriptor, _ in read)
-    survivors = tuple(descriptor.domain for descriptor, survives in read if survives)
+    descriptors = tuple(descriptor for descriptor, _, _ in read)
+    survivors = tuple(descriptor.domain for descriptor, survives, _ in read if survives)
+    forgetful = tuple(descriptor.domain for descriptor, _, is_forgetful in read if is_forgetful)
     check_together(descriptors, "domains")
     if not survivors:
         raise MalformedError("nobody goes on", field="domains")
@@ -192,7 +203,16 @@ def _read(envelope: dsse.Envelope, digest: bytes) -> Recovery:
     if fence_base < former.ledger_size + FENCE_MARGIN:
         raise MalformedError("must be beyond every fence of before", field="fence_base")
     return Recovery(
-        origin, created, parameters, descriptors, envelope, digest, former, survivors, fence_base
+        origin=origin,
+        created=created,
+        parameters=parameters,
+        descriptors=descriptors,
+        envelope=envelope,
+        hash=digest,
+        former=former,
+        survivors=survivors,
+        fence_base=fence_base,
+        on_probation=forgetful,
     )
 
 
@@ -210,11 +230,13 @@ def _read_former(fields: Fields) -> Former:
     return former
 
 
-def _read_domain(fields: Fields, envelope: dsse.Envelope) -> tuple[Descriptor, bool]:
+def _read_domain(fields: Fields, envelope: dsse.Envelope) -> tuple[Descriptor, bool, bool]:
+    """The domain, whether it survives, and whether its node may have forgotten promises."""
     domain = fields.text("domain", ids.check_domain)
-    survives = fields.take("survives")
-    if not isinstance(survives, bool):
-        raise MalformedError("must be true or false", field=fields.at("survives"))
+    survives = fields.truth("survives")
+    is_forgetful = fields.has(_PROBATION)
+    if is_forgetful and not (fields.truth(_PROBATION) and survives):
+        raise MalformedError("is true, of a survivor, or left out", field=fields.at(_PROBATION))
     descriptor = Descriptor(
         domain=domain,
         governance_key=read_key(fields, "governance_key"),
@@ -226,7 +248,7 @@ def _read_domain(fields: Fields, envelope: dsse.Envelope) -> tuple[Descriptor, b
     fields.done()
     if ids.SpiffeId.parse(descriptor.node.id).trust_domain != domain:
         raise MalformedError(f"must be a node of {domain}", field=fields.at("node.id"))
-    return descriptor, survives
+    return descriptor, survives, is_forgetful
 
 
 def _check_hash(text: str) -> None:

@@ -1,8 +1,12 @@
 """Whether a node answers at its address.
 
 Owns one question, asked over TLS: is there anybody at the peer address of a node who holds that
-node's certificate? Nothing is said to it beyond the handshake. In doubt the answer is yes: who asks
-wants to know that a node is gone.
+node's certificate? Nothing is said to it beyond the handshake. Who asks wants to know that a node
+is gone. So whoever takes the connection, and does not show that it is somebody else, is there: one
+that hangs, or says something else than TLS. But a name that cannot be resolved, and a connection
+that is refused or not made in time, are taken for a machine that is gone: one that is switched off
+gives exactly that, and so does one that only this machine cannot reach. The answer is worth what
+the network between is worth; docs/recovery.md says where to ask.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ def answers(config: NodeConfig, node_id: str, address: str, ca_certificate: str)
     """Whether the node `node_id` is there, as seen from the machine of the node of `config`.
 
     address: where its domain says that it listens; the configuration's `peers` win over it. False:
-    nobody is there, or somebody else.
+    somebody else is there, or nobody as far as can be seen from here.
     """
     host, _, port = config.peers.get(node_id, address).rpartition(":")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

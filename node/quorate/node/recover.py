@@ -7,9 +7,11 @@ a new store with the base's state and a ledger that begins with the document. Ea
 would let two histories live. Does not own the document (`quorate.core.recovery`) nor what is
 carried over (`quorate.core.recovering`).
 
-Of all logs that are left, the one with the latest term, and of those the longest, holds every
-committed entry that any of them holds (Raft, 5.4.1 and the log matching property). All of it is
-executed, committed or not: nobody can tell any more, and a revocation must not be lost.
+Of all logs that are left, the one with the latest term, and of those the longest, holds what is
+committed of the others (Raft, 5.4.1 and the log matching property), but for one case, which is
+refused (`survivors.refuse_other_ledgers`). All of it is executed, committed or not: nobody can tell
+any more, and a revocation must not be lost. That a store was restored does not change which log
+goes furthest: a backup is a log as it once was.
 """
 
 from __future__ import annotations
@@ -42,7 +44,14 @@ from quorate.node.machine import LedgerMachine
 from quorate.node.organisation import read_genesis
 from quorate.node.store import DATA_FILE, has_store, leave_mark, mark_path, store_path
 from quorate.node.store_care import Tell, incoming, opened, put_in_place
-from quorate.node.survivors import Summary, refuse_answers, refuse_quorum, summary_of
+from quorate.node.survivors import (
+    Summary,
+    check_survivors,
+    refuse_answers,
+    refuse_other_ledgers,
+    refuse_quorum,
+    summary_of,
+)
 from quorate.proofs import merkle
 from quorate.proofs.signing import sign_envelope
 from quorate.storage import Environment, Progress, Snapshot
@@ -59,8 +68,9 @@ _ENTRIES_PER_TURN: Final = 512
 
 def propose(
     config: NodeConfig, out: Path, origin: str, others: Sequence[Summary], tell: Tell
-) -> Recovery:
+) -> tuple[Recovery, Summary]:
     """Makes the new directory `out` with the base and the document, for every survivor to sign.
+    Returns the document, and how far this node's own store goes.
 
     origin: the new ledger's. others: the summaries of all other nodes that survive. Raises
     ConfigurationError when this is not the node to propose, or the quorum is not lost, and
@@ -71,7 +81,7 @@ def propose(
         raise ConfigurationError(f"{out} is there already", hint="name a directory that is not")
     with hold_all(config.node.data_dir):
         survivors = [summary_of(config, genesis, tell), *others]
-        _check_survivors(survivors)
+        check_survivors(survivors, genesis)
         try:
             out.mkdir(mode=0o700, parents=True)
             with opened(store_path(config), config, tell) as environment:
@@ -87,30 +97,7 @@ def propose(
         except BaseException:
             shutil.rmtree(out, ignore_errors=True)
             raise
-    return read_draft(out / DOCUMENT)[0]
-
-
-def _check_survivors(survivors: Sequence[Summary]) -> None:
-    own = survivors[0]
-    if own.log_index == 0:
-        raise ConfigurationError(
-            f"{own.node} has no store to go on with", hint="propose where there is one"
-        )
-    for other in survivors[1:]:
-        if (other.origin, other.genesis_hash) != (own.origin, own.genesis_hash):
-            raise ConfigurationError(f"{other.node} is of another federation: {other.origin}")
-        if other.reach > own.reach:
-            raise ConfigurationError(
-                f"the log of {other.node} goes further than that of {own.node}: "
-                f"term {other.log_term}, entry {other.log_index}",
-                hint="propose on the machine of that node",
-            )
-    domains = [each.domain for each in survivors]
-    if len(set(domains)) < len(domains):
-        raise ConfigurationError(
-            "two summaries are of one organisation",
-            hint="each organisation goes on with one node, and adds others later",
-        )
+    return read_draft(out / DOCUMENT)[0], survivors[0]
 
 
 def _finish_log(base: Environment, tell: Tell) -> None:
@@ -138,8 +125,9 @@ def _document(
     for name in sorted(names):
         if name not in nodes or nodes[name].retired:
             raise ConfigurationError(f"{name} is no member of {federation.origin}", hint=_HINT)
-    refuse_quorum(base, names)
+    refuse_quorum(base, names, {each.node for each in survivors if each.probation})
     refuse_answers(config, base, names)
+    refuse_other_ledgers(base, survivors)
     index, term = base.log_last()
     descriptors = [_descriptor(view, domain.id, names) for domain in view.domains()]
     try:
@@ -159,6 +147,7 @@ def _document(
             ),
             descriptors=descriptors,
             survivors={each.domain for each in survivors},
+            on_probation={each.domain for each in survivors if each.probation},
         )
     except MalformedError as error:
         raise ConfigurationError(f"no recovery document can be made: {error}") from error
@@ -264,7 +253,7 @@ def _make(config: NodeConfig, base_path: Path, place: Path, recovery: Recovery, 
             tell(step)
         with base.read() as snapshot:
             _check_base(snapshot, recovery)
-            refuse_quorum(snapshot, recovery.nodes)
+            refuse_quorum(snapshot, recovery.nodes, recovery.forgetful_nodes)
             refuse_answers(config, snapshot, recovery.nodes)
             _check_own(config, snapshot, recovery, tell)
             _found(fresh, snapshot, recovery, config.node.id, tell)
@@ -319,17 +308,25 @@ def _check_base(base: Snapshot, recovery: Recovery) -> None:
 
 
 def _check_own(config: NodeConfig, base: Snapshot, recovery: Recovery, tell: Tell) -> None:
-    """What this node holds must be the beginning of what the base holds."""
+    """What this node holds must be the beginning of what the base holds. And who was left out of
+    the count of the quorum, as on probation, must not have been readmitted since."""
     if not has_store(config):
         return
     with opened(store_path(config), config, tell) as own:
         own.verify_identity(bytes.fromhex(recovery.former.genesis_hash), config.node.id)
         with own.read() as snapshot:
             (index, term), size = snapshot.log_last(), snapshot.ledger_size
+            is_on_probation = bool(snapshot.probation())
             is_beyond = (term, index) > (recovery.former.log_term, recovery.former.log_index)
             is_prefix = size <= base.ledger_size and (
                 size == 0 or merkle.root(base, size) == snapshot.root()
             )
+    if config.node.id in recovery.forgetful_nodes and not is_on_probation:
+        raise ConfigurationError(
+            f"{config.node.id} is not on probation any more, as the document says: others have "
+            "readmitted it, and they may be a quorum",
+            hint="do not go on: start the nodes, and see `quorate status`",
+        )
     if is_beyond or not is_prefix:
         raise ConfigurationError(
             f"{config.node.id} holds what the base does not: term {term}, entry {index}, "
@@ -355,7 +352,8 @@ def _found(
     except MalformedError as error:
         raise ConfigurationError(f"the recovery document cannot be used: {error}") from error
     turn.append_ledger(leaf)
-    index, term = recovery.former.log_index + 1, recovery.former.log_term + 1
+    # Behind the entry that every log begins with, too: a base that was begun again has no log yet.
+    index, term = max(recovery.former.log_index, 1) + 1, recovery.former.log_term + 1
     turn.log_reset(index, term)
     turn.put_configuration(index, Configuration(tuple(sorted(recovery.nodes))).encode())
     turn.set_applied(index)

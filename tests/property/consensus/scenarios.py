@@ -1,7 +1,8 @@
 """Clusters in trouble that a majority has nothing to do with: nobody may notice.
 
 Each scenario is a function of a seed that raises when the majority was disturbed. They are tests by
-themselves, and they are what deliberate breaks of pre-vote and stickiness are shown to.
+themselves, and they are what deliberate breaks of pre-vote and stickiness are shown to
+(`test_disturbing_mutants`).
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from tests.simulation.mutants.mutant import Patch, mutant
 
@@ -96,6 +97,38 @@ def truncation_without_conflict(patch: Patch) -> None:
         return replace(found, truncate_from=beyond if beyond <= log.last_index() else None)
 
     patch.setattr(engine, "fit_append", fit)
+
+
+@mutant("short", 3, "leader append-only", quick=True)
+def leaders_that_take_something_back(patch: Patch) -> None:
+    """A leader takes the last entry of its log back in its next turn, if it is not committed."""
+    original, had = Engine.tick, WeakKeyDictionary[Any, tuple[int, int]]()
+
+    def tick(self: Any) -> None:
+        last = self.journal.last_index()
+        if self.is_leader and self.commit_index < last and had.get(self) == (self.term, last):
+            self.journal.truncate_from(last)
+        original(self)
+        if self.is_leader:
+            had[self] = self.term, self.journal.last_index()
+
+    patch.setattr(Engine, "tick", tick)
+
+
+@mutant("short", 3, "leader append-only", quick=True)
+def leaders_that_write_again_what_they_have(patch: Patch) -> None:
+    """A leader removes the last entry of its log and appends the same."""
+    original = Engine.tick
+
+    def tick(self: Any) -> None:
+        last = self.journal.last_index()
+        if self.is_leader and self.commit_index < last and last > self.journal.first_index():
+            command, _, term = self.journal[-1]
+            self.journal.truncate_from(last)
+            self.journal.add(command, last, term)
+        original(self)
+
+    patch.setattr(Engine, "tick", tick)
 
 
 @mutant("short", 20)
@@ -222,6 +255,8 @@ MUTANTS = (
     votes_counted_per_message,
     votes_of_an_older_election,
     truncation_without_conflict,
+    leaders_that_take_something_back,
+    leaders_that_write_again_what_they_have,
     conflicting_entries_that_stay,
     whatever_precedes_is_accepted,
     the_log_goes_before_it_is_applied,

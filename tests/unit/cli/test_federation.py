@@ -7,126 +7,28 @@ import shutil
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.cli.left import AGENT, BANK, CLINIC, LOST, MAP_BYTES, NEW, TERM, Left, make_left
 
-from quorate.consensus.configuration import COMMAND, CONFIGURATION, Configuration
+from quorate.consensus.configuration import Configuration
 from quorate.core import codec
-from quorate.core.state import StateView
 from quorate.core.status import Status
 from quorate.node import certificates, recover
 from quorate.node.config import NodeConfig
 from quorate.node.locks import NODE_LOCK, hold
-from quorate.node.machine import LedgerMachine
-from quorate.node.organisation import Organisation, read_genesis
+from quorate.node.organisation import read_genesis
 from quorate.node.store import mark_path, open_environment, store_path
-from quorate.proofs.commands import build_command
 from quorate.storage import Environment
-
-BANK, CLINIC, LOST = "bank.example", "clinic.example", "logistics.example"
-NEW = "quorate.example/recovered-1"
-TERM = 7
-AGENT = f"spiffe://{BANK}/agent/payments"
-MAP_BYTES = 8 * 1024 * 1024
-
-
-@dataclass
-class Left:
-    """What is left of the federation. commands: what its log holds, in order."""
-
-    root: Path
-    run: Callable[..., Any]
-    commands: list[bytes]
-
-    def org(self, domain: str) -> Organisation:
-        return Organisation.load(self.root / domain)
-
-    def config(self, domain: str) -> NodeConfig:
-        return self.org(domain).config
-
-    def recover(self, *arguments: object, domain: str = "") -> Any:
-        config = ("--config", self.root / domain / "node.toml") if domain else ()
-        return self.run("federation", "recover", *arguments, *config, "-o", "json")
-
-    def grow(self, domain: str, entries: int, executed: int, term: int = TERM) -> None:
-        """A store whose log has so many of the commands, the first `executed` of them executed."""
-        config = self.config(domain)
-        environment = open_environment(config, read_genesis(config.node.genesis))
-        turn, machine = environment.turn, LedgerMachine(environment)
-        voters = [self.config(each).node.id for each in (BANK, CLINIC, LOST)]
-        voters += [f"spiffe://{name}.example/node/1" for name in ("gone", "lost")]
-        configuration = Configuration(tuple(sorted(voters))).encode()
-        turn.log_append(1, 0, CONFIGURATION + configuration)
-        turn.put_configuration(1, configuration)
-        turn.set_applied(1)
-        for index, command in enumerate(self.commands[:entries], start=2):
-            turn.log_append(index, term, COMMAND + command)
-            if index - 1 <= executed:
-                machine.apply(index, command)
-                turn.set_applied(index)
-        turn.set_term_and_vote(term, config.node.id)
-        environment.commit()
-        environment.close()
-
-    def propose(self, directory: Path) -> Any:
-        """By the bank, with the clinic."""
-        summary = self.root / f"summary-{time.monotonic_ns()}.json"
-        assert self.recover("summary", summary, domain=CLINIC).exit_code == 0
-        made = ("--origin", NEW, "--survivor", summary)
-        return self.recover("propose", directory, *made, domain=BANK)
-
-    def agreed(self) -> Path:
-        """A recovery that both survivors have signed."""
-        directory = self.root / "recovery"
-        ran = self.propose(directory)
-        assert ran.exit_code == 0, ran.stderr
-        for domain in (BANK, CLINIC):
-            ran = self.recover("sign", self.root / domain, directory, "--yes")
-            assert ran.exit_code == 0, ran.stderr
-        return directory
-
-    @contextmanager
-    def view(self, domain: str) -> Iterator[tuple[Any, StateView]]:
-        """Snapshot and state of a node's store."""
-        with ExitStack() as stack:
-            path = store_path(self.config(domain))
-            environment = Environment.open(path, map_size_bytes=MAP_BYTES)
-            stack.callback(environment.close)
-            snapshot = stack.enter_context(environment.read())
-            yield snapshot, StateView(snapshot.state)
 
 
 @pytest.fixture
 def left(federation: Any, run: Any) -> Left:
-    for domain in (BANK, CLINIC, LOST):
-        file = federation.org(domain) / "node.toml"
-        text = file.read_text().replace("# [storage]", f"[storage]\nmap_size_bytes = {MAP_BYTES}")
-        file.write_text(text)
-    made = Left(federation.root, run, [])
-    created = federation.genesis.created
-    key = made.org(BANK).governance_key()
-    wanted = [("executor.register", AGENT), ("executor.suspend", AGENT)]
-    wanted += [("executor.register", f"{AGENT}-2"), ("executor.revoke", AGENT)]
-    for number, (kind, executor) in enumerate(wanted):
-        envelope = build_command(
-            origin=federation.genesis.origin,
-            issuer=BANK,
-            command_type=kind,
-            body={"executor": executor},
-            nonce=f"{number:032x}",
-            not_after=created + 3_600_000,
-            key=key,
-        )
-        made.commands.append(codec.stamp(created + number, envelope))
-    made.grow(BANK, entries=4, executed=3)
-    made.grow(CLINIC, entries=3, executed=2)
-    return made
+    return make_left(federation, run)
 
 
 # -- proposing -------------------------------------------------------------------------------
@@ -159,9 +61,7 @@ def test_only_the_node_whose_log_goes_furthest_proposes(left: Left, tmp_path: Pa
 
 
 def test_a_later_term_goes_further_than_a_longer_log(left: Left, tmp_path: Path) -> None:
-    shutil.rmtree(left.config(CLINIC).node.data_dir)
-    for mark in (left.root / CLINIC / "node").glob("*.mark"):
-        mark.unlink()
+    left.never_ran(CLINIC)
     left.grow(CLINIC, entries=2, executed=2, term=TERM + 1)
     ran = left.propose(tmp_path / "r")
     assert (ran.exit_code, "goes further" in ran.error["message"]) == (1, True)
@@ -520,9 +420,7 @@ def test_another_base_is_not_installed(left: Left) -> None:
 
 def fork(left: Left, commands: Sequence[bytes]) -> None:
     """The clinic's store turns out to hold something else."""
-    shutil.rmtree(left.config(CLINIC).node.data_dir)
-    for mark in (left.root / CLINIC / "node").glob("*.mark"):
-        mark.unlink()
+    left.never_ran(CLINIC)
     left.commands = list(commands)
     left.grow(CLINIC, entries=len(commands), executed=len(commands))
 
@@ -543,9 +441,7 @@ def test_who_begins_empty_in_the_new_ledger_is_on_probation(left: Left) -> None:
     """Or those who survive could start without what is carried over, and agree on that."""
     installed(left)
     config = left.config(CLINIC)
-    shutil.rmtree(config.node.data_dir)
-    for mark in (left.root / CLINIC / "node").glob("*.mark"):
-        mark.unlink()
+    left.never_ran(CLINIC)
     open_environment(config, read_genesis(config.node.genesis)).close()
     with left.view(CLINIC) as (snapshot, _):
         assert len(snapshot.probation()) == 32

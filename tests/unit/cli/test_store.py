@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.syncs import Steps
 
 from quorate.core.errors import StorageDamagedError
 from quorate.node.config import NodeConfig, load_config
@@ -182,6 +183,15 @@ def test_what_is_restored_is_what_was_copied_and_on_probation(
     assert len(token(config)) == 32
     assert modes(store)["data.mdb"] == 0o600
     assert modes(copy) == {"data.mdb": 0o600}
+
+
+def test_what_is_restored_is_durable_before_it_has_its_name(
+    node: Any, store: Path, copy: Path, config: NodeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(store)
+    steps = Steps(monkeypatch)
+    assert node("restore", copy).exit_code == 0
+    steps.assert_put_in_place(store, "data.mdb")
 
 
 def test_a_store_that_is_there_is_moved_aside_and_only_when_told(

@@ -162,6 +162,27 @@ async def test_a_greeting_that_is_none_is_no_link(greeting, reason):
     assert handler.seen == []
 
 
+@pytest.mark.parametrize(
+    ("count", "size_bytes"), [(16_385, 1), (17, 1024 * 1024 - 64)], ids=["messages", "bytes"]
+)
+async def test_a_queue_beyond_its_limit_ends_the_link_and_takes_no_more(count, size_bytes):
+    """A peer that reads nothing costs this node so much memory, and no more."""
+    handler = Handler()
+    link = Link(ME, PEER, handler, Book())
+    conversation = asyncio.create_task(link._converse(Call(never, never)))
+    await handler.up.wait()
+    message = pb.PeerMessage()
+    message.propose.payload = bytes(size_bytes)
+    link.send([message] * (count - 1))
+    assert not link._overflowed
+    link.send([message])
+    assert link._overflowed
+    link.send([message] * count)
+    assert len(link._queue) == count
+    assert await asyncio.wait_for(conversation, 5) == "the peer is too slow: its queue is full"
+    assert handler.seen == ["connected", "disconnected"]
+
+
 async def test_acknowledgements_of_what_was_sent_end_nothing():
     """Of the newest frame, of an older one, and of the same again."""
     handler = Handler()

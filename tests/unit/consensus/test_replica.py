@@ -7,7 +7,7 @@ import random
 import pytest
 
 from quorate.consensus import PeerError, RaftSettings, Replica, SafetyViolationError
-from quorate.consensus.configuration import Configuration
+from quorate.consensus.configuration import COMMAND, Configuration
 from quorate.consensus.limits import (
     MAX_COMMAND_BYTES,
     MAX_PENDING_BYTES,
@@ -352,6 +352,24 @@ def test_hazard_11_what_is_applied_is_applied_once() -> None:
     node.turn(("b", append(1, 1, 0, 1, 1, commit=3)))
     node.turn(("b", append(1, 1, 0, 1, 1, commit=3)))
     assert node.applied == [(2, b"2"), (3, b"3")]
+
+
+@pytest.mark.parametrize("is_cached", [True, False])
+def test_a_turn_applies_a_bounded_number_of_bytes(is_cached: bool) -> None:
+    """A node that catches up answers in between: what is applied by a turn is 4 MiB at most."""
+    node, payload = following(), bytes(16 * 1024)
+    entries = tuple(Entry(index, 1, COMMAND + payload) for index in range(2, 302))
+    node.turn(("b", AppendRequest(1, 1, 0, 1, entries)))
+    if not is_cached:
+        node = Node("b", "c", store=node.store)
+    node.turn(("b", heartbeat(1, 301, 1, commit=301)))
+    done = [len(node.applied)]
+    while len(node.applied) < len(entries):
+        node.turn()
+        done.append(len(node.applied) - sum(done))
+        assert done[-1] > 0
+    assert max(done) * len(payload) <= 4 * 1024 * 1024
+    assert len(done) == 2, "and no less than it can"
 
 
 def test_who_is_no_voter_counts_for_nothing() -> None:

@@ -129,6 +129,30 @@ def test_every_word_is_signed_for(ledger: Ledger) -> None:
         parse_recovery(dsse.Envelope(changed, dsse.RECOVERY_TYPE, keep).to_bytes())
 
 
+def test_a_document_says_who_may_have_forgotten_promises(ledger: Ledger) -> None:
+    recovery = recovery_of(ledger, BANK, CLINIC, on_probation=(CLINIC,))
+    assert recovery.on_probation == (CLINIC,)
+    assert recovery.forgetful_nodes == (ledger.federation[CLINIC].node,)
+    assert recovery_of(ledger, BANK, CLINIC).forgetful_nodes == ()
+    assert b"probation" not in payload(ledger, BANK, CLINIC), "one spelling of nobody"
+
+
+@pytest.mark.parametrize("probation", [b"false", b"1", b'""'])
+def test_probation_is_true_or_left_out(ledger: Ledger, probation: bytes) -> None:
+    whole = payload(ledger, BANK, CLINIC, on_probation=(CLINIC,))
+    changed = whole.replace(b'"probation":true', b'"probation":' + probation)
+    assert changed != whole
+    with pytest.raises(MalformedError) as refused:
+        parse_recovery(signed(ledger, changed, BANK, CLINIC))
+    assert refused.value.field == "domains[1].probation"
+
+
+def test_only_who_survives_can_be_on_probation(ledger: Ledger) -> None:
+    with pytest.raises(MalformedError) as refused:
+        payload(ledger, BANK, CLINIC, on_probation=(PORT,))
+    assert refused.value.field == "domains[2].probation"
+
+
 @pytest.mark.parametrize(
     ("field", "changes"),
     [

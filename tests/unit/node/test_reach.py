@@ -1,4 +1,5 @@
-"""Who counts as lost before a recovery: nobody of whom it can be doubted."""
+"""Who counts as lost before a recovery: not who takes a connection, unless it is somebody else. But
+who is off cannot be told from who cannot be reached."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from quorate.node import reach
 from quorate.node.certificates import KeyPair, issue_node, make_ca
 from quorate.node.reach import answers
 
@@ -135,3 +137,25 @@ def test_nobody_is_not_the_node(config: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
     assert not answers(config, NODE, address, CLINIC.certificate.decode())
+
+
+def test_who_takes_no_connection_in_time_is_lost(
+    config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that is switched off answers nothing, and neither does one behind a cut."""
+    monkeypatch.setattr(reach, "TIMEOUT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, ExitStack() as full:
+        where = server.getsockname()
+        for _ in range(4):  # as many as wait to be accepted; the kernel drops what comes beyond
+            waiting = full.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(where)
+        assert not answers(config, NODE, f"127.0.0.1:{where[1]}", CLINIC.certificate.decode())
+
+
+def test_a_name_that_nobody_has_is_nobodys(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_args: object, **_options: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    assert not answers(config, NODE, "clinic.invalid:7401", CLINIC.certificate.decode())

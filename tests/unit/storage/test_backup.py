@@ -6,6 +6,7 @@ import subprocess
 
 import lmdb
 import pytest
+from tests.syncs import Steps
 
 from quorate.core.errors import (
     ConfigurationError,
@@ -88,6 +89,12 @@ def test_a_copy_is_private_and_nothing_is_left_beside_it(filled, to):
     assert stat.S_IMODE((to / layout.DATA_FILE).stat().st_mode) == 0o600
     assert [file.name for file in to.parent.iterdir()] == [to.name]
     list(pages.check_file(to / layout.DATA_FILE))
+
+
+def test_a_copy_is_durable_before_it_has_its_name(filled, to, monkeypatch):
+    steps = Steps(monkeypatch)
+    filled.backup(to)
+    steps.assert_put_in_place(to, layout.DATA_FILE)
 
 
 def test_progress_is_told_and_may_end_it(filled, to):

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 class _Seen:
     """What a machine has shown so far. `held`: up to here its disk holds the committed log.
     `configured`: where the newest configuration of its log lies, 0 when it is compacted. `token`:
-    of the probation that its disk began with. `term_before`: the last turn."""
+    of the probation that its disk began with. `term_before`: the last turn. `led`: in which term it
+    led at the end of the last turn, and up to where its log went; None: it did not lead."""
 
     term: int = 0
     term_before: int = 0
@@ -35,7 +36,7 @@ class _Seen:
     held: int = 0
     configured: int = 0
     token: str = ""
-    was_leader: bool = False
+    led: tuple[int, int] | None = None
     voters: tuple[str, ...] = ()
     replica: object = None
     disk: object = None
@@ -79,7 +80,7 @@ class RaftPromises:
         seen.replica = machine.running.replica
         seen.commit = machine.running.replica.commit_index
         seen.voters = machine.running.replica.voters
-        seen.was_leader = False
+        seen.led = None
         self._check_configuration(machine, seen, 0)
 
     def settled(self, machine: Machine, wrote: bool) -> bool:
@@ -97,6 +98,7 @@ class RaftPromises:
             self._check_configuration(machine, seen, lowest)
         require(shadow.term == replica.term, "the term is durable", machine.name, replica.term)
         self._check_leader(machine, seen)
+        self._check_append_only(machine, seen, shadow, lowest)
         if replica.is_leader:
             self._check_matches(machine, shadow)
         if machine.is_forgetful and not machine.running.is_on_probation:
@@ -176,6 +178,23 @@ class RaftPromises:
             f"that at {seen.configured}",
         )
 
+    def _check_append_only(
+        self, machine: Machine, seen: _Seen, shadow: Shadow, lowest: int | None
+    ) -> None:
+        """Figure 3: for as long as it leads, a leader neither removes nor replaces what it has in
+        its log, be it by the same again. What is compacted at the front is not meant. lowest: from
+        where on the log has changed in this turn."""
+        replica = machine.running.replica
+        if replica.is_leader and seen.led is not None and seen.led[0] == replica.term:
+            last = seen.led[1]
+            require(
+                shadow.last_index >= last and (lowest is None or lowest > last),
+                "leader append-only",
+                machine.name,
+                f"term {replica.term}: {last} entries, now {shadow.last_index}, from {lowest} on",
+            )
+        seen.led = (replica.term, shadow.last_index) if replica.is_leader else None
+
     def _check_readmitted(self, machine: Machine, seen: _Seen) -> None:
         """A probation ends by a committed configuration that names its own token."""
         committed = self.committed[: machine.running.replica.commit_index]
@@ -192,8 +211,7 @@ class RaftPromises:
     def _check_leader(self, machine: Machine, seen: _Seen) -> None:
         replica = machine.running.replica
         if not replica.is_leader:
-            if seen.was_leader:
-                seen.was_leader = False
+            if seen.led is not None:
                 self._sometimes["leader stepped down"] += 1
             return
         term = replica.term
@@ -210,7 +228,6 @@ class RaftPromises:
                     machine.name,
                     f"term {term}, index {index}",
                 )
-        seen.was_leader = True
         first = self.leaders.setdefault(term, machine.node_id)
         require(first == machine.node_id, "election safety", term, first, machine.node_id)
 
