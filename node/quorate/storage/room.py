@@ -1,6 +1,6 @@
-"""Whether a write failed for want of room, where LMDB does not say so.
+"""How much room there is, and whether a write failed for want of it where LMDB does not say so.
 
-Owns one question. A file system that fills up takes a write in part before it refuses one, and of
+A file system that fills up takes a write in part before it refuses one, and of
 a write that was taken in part LMDB says EIO (mdb_page_flush: "short write, filesystem full?"), as
 it does of a device that fails. The first must cost one turn, the second ends the store's use.
 """
@@ -30,6 +30,12 @@ def was_short_write(env: lmdb.Environment, error: lmdb.Error) -> bool:
     in doubt answered with no: the store is then stopped, which is the safe side.
     """
     return error.code == errno.EIO and not _has_room(Path(env.path())) and _goes_on(env)
+
+
+def free_bytes(directory: Path) -> int:
+    """What the file system has left for this process."""
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize
 
 
 def _has_room(directory: Path) -> bool:
