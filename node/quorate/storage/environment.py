@@ -182,6 +182,8 @@ class Environment:
         except lmdb.Error as error:
             txn.abort()  # LMDB has done so already; this tells the binding
             self._turn.end()
+            if not room.goes_on(self._lmdb):
+                raise self._health.condemn(f"the store failed: {error}") from error
             if room.was_short_write(self._lmdb, error):
                 raise StorageFullError(
                     f"the disk is full (a write was cut short: {error})"
