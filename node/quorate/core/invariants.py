@@ -1,8 +1,8 @@
 """What must hold of every state, whatever commands made it.
 
-Owns the checks that tests, the simulator and chaos run; of a running node, only who is sent a state
-depends on one of them (`check_final`). Looks at everything, so it takes as long as the state is
-large.
+Owns the checks that tests, the simulator and chaos run. They look at everything, so that they take
+as long as the state is large; a running node, which is sent a state, depends on what one thing
+must be held to alone (`what_did_not_stay`).
 """
 
 from __future__ import annotations
@@ -24,11 +24,18 @@ from quorate.core.limits import (
 )
 from quorate.core.lineage import Stage
 from quorate.core.patterns import covers, pattern_owner, scope_outside
-from quorate.core.records import Domain, Executor, Grant, Lease, LeaseStatus, Node, TrustEdge
+from quorate.core.records import (
+    Domain,
+    Governed,
+    Grant,
+    Lease,
+    LeaseStatus,
+    Node,
+    TrustEdge,
+)
 from quorate.core.state import StateView
 from quorate.core.status import Status
 
-Governed = Domain | Node | Executor | TrustEdge | Grant
 G = TypeVar("G", bound=Governed)
 
 
@@ -75,14 +82,23 @@ def check_final(before: StateView, after: StateView) -> Iterator[str]:
         _paired(before.grants(), after.grants()),
     )
     for old, new in pairs:
-        if new is None:
-            yield f"{old.kind} {old.id} is gone"
-        elif old.status is Status.REVOKED and new != old:
-            yield f"{old.kind} {old.id} was revoked, and has changed"
-        elif isinstance(old, TrustEdge) and isinstance(new, TrustEdge) and not _narrows(old, new):
-            yield f"trust {old.id} is for another domain, or for more"
-        elif isinstance(old, Node) and isinstance(new, Node) and _identity(old) != _identity(new):
-            yield f"node {old.id} has other keys or another address"
+        problem = what_did_not_stay(old, new)
+        if problem:
+            yield problem
+
+
+def what_did_not_stay(old: Governed, new: Governed | None) -> str:
+    """What is final of one thing, or only shrinks, and did not stay so; empty: nothing. new: what
+    has become of it."""
+    if new is None:
+        return f"{old.kind} {old.id} is gone"
+    if old.status is Status.REVOKED and new != old:
+        return f"{old.kind} {old.id} was revoked, and has changed"
+    if isinstance(old, TrustEdge) and isinstance(new, TrustEdge) and not _narrows(old, new):
+        return f"trust {old.id} is for another domain, or for more"
+    if isinstance(old, Node) and isinstance(new, Node) and _identity(old) != _identity(new):
+        return f"node {old.id} has other keys or another address"
+    return ""
 
 
 def _paired(before: Iterable[G], after: Iterable[G]) -> Iterator[tuple[G, G | None]]:

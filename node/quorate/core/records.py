@@ -393,7 +393,8 @@ class Lease(_Record):
         )
 
 
-Stored = Domain | Node | Executor | TrustEdge | Grant | Lease
+Governed = Domain | Node | Executor | TrustEdge | Grant
+Stored = Governed | Lease
 Record = Federation | Stored
 
 

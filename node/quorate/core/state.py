@@ -20,6 +20,7 @@ from quorate.core.records import (
     Domain,
     Executor,
     Federation,
+    Governed,
     Grant,
     Kind,
     Lease,
@@ -218,6 +219,13 @@ class StateView:
         if record is None:
             raise StorageDamagedError(f"an index names what does not exist: {key!r}")
         return record
+
+
+def parse_governed(kind: Kind, data: bytes) -> Governed:
+    """The record of something that domains govern. Raises StorageDamagedError."""
+    record = _parse(PARSERS[kind], data, kind, keep=False)
+    assert not isinstance(record, Lease), "no domain governs a lease"
+    return record
 
 
 def record_json(view: StateView, kind: str, ident: str) -> bytes | None:

@@ -3,8 +3,9 @@
 Owns the look at every pair, once, in order of key: each is a record as it would have been written,
 or a count or an entry of an index that the records call for, and what a record refers to is there.
 A state that passes holds nothing that stops who reads it or executes commands on it. Does not own
-whether it is the true one: a record that is well formed and false passes. Pure, and in steps: the
-caller says how many pairs it has time for.
+whether it is the true one: a record that is well formed and false passes; nor whether it can have
+become of the state that is here (`quorate.core.succession`). Pure, and in steps: the caller says
+how many pairs it has time for.
 
 An index agrees with its records when each record has its entry, and there are as many entries as
 that: no entry is looked up backwards.
@@ -18,7 +19,7 @@ from dataclasses import fields
 from itertools import islice
 from typing import Final
 
-from quorate.core import codec, dsse, ids, invariants, keys, patterns
+from quorate.core import codec, dsse, ids, keys, patterns
 from quorate.core.errors import MalformedError
 from quorate.core.genesis import check_certificate
 from quorate.core.limits import (
@@ -44,7 +45,6 @@ from quorate.core.records import (
     Remembered,
     TrustEdge,
 )
-from quorate.core.state import StateView
 from quorate.core.status import Status
 from quorate.core.store import Reader
 
@@ -71,32 +71,6 @@ def read_node(state: Reader, ident: str) -> Node | None:
     _check_node(node)
     _require(node.id == ident, f"a node lies where {ident} should")
     return node
-
-
-def check_successor(before: StateView, after: StateView) -> None:
-    """Raises MalformedError unless `after`, which is sound, can be what became of `before`: the
-    same federation, no earlier; every domain and node has the keys that it had; what was revoked,
-    closed or retired stays so, and no edge is for more than it was."""
-    then, now = before.federation(), after.federation()
-    same = ("origin", "genesis_hash", "created", "parameters", "fence_base")
-    for name in same:
-        _require(getattr(then, name) == getattr(now, name), f"the federation has another {name}")
-    _require(then.ledger_time <= now.ledger_time, "its time is before this node's")
-    for domain in before.domains():
-        later = after.domain(domain.id)
-        _require(later is not None, f"{domain.id} is no domain of it")
-        for name in ("governance_key", "cosigner_key", "ca_certificate"):
-            is_same = getattr(domain, name) == getattr(later, name)
-            _require(is_same, f"{domain.id} has another {name}")
-    for old in before.nodes():
-        new = after.node(old.id)
-        _require(new is not None, f"{old.id} is no node of it")
-        assert new is not None
-        for name in ("domain", "signing_key", "log_key"):
-            _require(getattr(old, name) == getattr(new, name), f"{old.id} has another {name}")
-        _require(new.retired or not old.retired, f"{old.id} was retired")
-    problem = next(invariants.check_final(before, after), None)
-    _require(problem is None, problem or "")
 
 
 class Vetting:

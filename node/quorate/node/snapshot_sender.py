@@ -2,7 +2,8 @@
 
 Owns which snapshots are open, for whom, and for how long: each is a read transaction of the store,
 and while it is open LMDB uses none of its pages again, and the log is kept from its index on. So
-there are few, and each ends when nobody pulls from it, or when whoever pulls gets no further.
+there are few, and each ends when nobody pulls from it, or when whoever pulls gets no further. One
+whose follower is away is kept a while longer, as long as it costs nobody anything.
 """
 
 from __future__ import annotations
@@ -21,8 +22,14 @@ log = structlog.get_logger(__name__)
 
 MAX_SENDING: Final = 2
 """Snapshots that a leader holds open at once, each for one follower; others wait their turn."""
+AWAY_S: Final = 60.0
+"""A snapshot that nobody pulls from for this long is given up: whoever was away for less goes on
+where it was."""
 IDLE_S: Final = 10.0
-"""A snapshot that nobody pulls from for this long is given up."""
+"""It is after this, when another follower waits for its place, or when the store has filled up
+meanwhile."""
+_FILLING_UP: Final = 0.5
+"""The share of the room which there was at the offer that is left of a store that fills up."""
 MAX_STALLED_S: Final = 600.0
 """As is one from which nothing new was pulled for this long, however often the same part was."""
 WANTED_S: Final = 2.0
@@ -36,12 +43,14 @@ _BEGIN: Final[_Place] = (False, b"", 0)
 
 @dataclass(slots=True)
 class _Sending:
-    """reached: where the furthest part ends that was sent, of those that followed one another."""
+    """reached: where the furthest part ends that was sent, of those that followed one another.
+    room_bytes: how far the store could grow when this was offered."""
 
     snapshot: Snapshot
     offer: SnapshotOffer
     used_at: float
     advanced_at: float
+    room_bytes: int
     reached: _Place = _BEGIN
 
 
@@ -73,7 +82,8 @@ class SnapshotSender:
         snapshot = self._environment.read_aside()  # for as long as the follower needs
         snapshot.__enter__()
         offer = self._describe(snapshot, term)
-        self._sending[peer] = _Sending(snapshot, offer, self._clock(), self._clock())
+        now, room_bytes = self._clock(), self._environment.room_bytes()
+        self._sending[peer] = _Sending(snapshot, offer, now, now, room_bytes)
         log.info("snapshot.offered", peer=peer, index=offer.index, entries=offer.ledger_size)
         return offer
 
@@ -157,13 +167,30 @@ class SnapshotSender:
         """Gives up what nobody pulls any more. installed: (peer, index) -> whether it has it."""
         now = self._clock()
         for peer, sending in list(self._sending.items()):
-            is_idle = now - sending.used_at > IDLE_S
             if installed(peer, sending.offer.index):
                 self._given_up_at.pop(peer, None)
                 self._end(peer)
-            elif is_idle or now - sending.advanced_at > MAX_STALLED_S:
+            elif now - sending.advanced_at > MAX_STALLED_S or self._is_idle(sending):
                 self._given_up_at[peer] = now
                 self._end(peer)
+
+    def _is_idle(self, sending: _Sending) -> bool:
+        """Whether nobody pulls from it for longer than may be."""
+        idle_s = self._clock() - sending.used_at
+        if idle_s <= IDLE_S:
+            return False
+        room_bytes = self._environment.room_bytes()
+        is_filling_up = room_bytes < _FILLING_UP * sending.room_bytes
+        return idle_s > AWAY_S or is_filling_up or self._is_in_the_way()
+
+    def _is_in_the_way(self) -> bool:
+        """Whether somebody waits for one to end."""
+        now = self._clock()
+        waits = any(
+            now - at < WANTED_S and each not in self._sending
+            for each, at in self._wanted_at.items()
+        )
+        return waits and len(self._sending) >= MAX_SENDING
 
     def close(self) -> None:
         """Gives up everything: this node leads no longer, or ends."""

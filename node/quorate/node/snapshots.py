@@ -8,9 +8,10 @@ one (`quorate.consensus.followers`).
 
 What is received is used only if its ledger continues this node's own (the Merkle root over both is
 the one in the sender's signed checkpoint), if its state is the one that was announced, if every
-record of that can be one (`quorate.core.vetting`), and if it can have become of this node's state.
-Else the sender is refused, what was received is given up, and the node goes on with what it has.
-The state itself rests on the sender's word, as its log does.
+record of that can be one (`quorate.core.vetting`), and if it can have become of this node's state
+(`quorate.core.succession`). The last two are looked at in steps, beforehand: to install is a
+matter of a few bytes. Else the sender is refused, what was received is given up, and the node goes
+on with what it has. The state itself rests on the sender's word, as its log does.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from quorate.core import dsse
 from quorate.core.errors import MalformedError, StorageFullError
 from quorate.core.records import Node
 from quorate.core.state import StateView
-from quorate.core.vetting import Vetting, check_successor, read_node
+from quorate.core.succession import Succession
+from quorate.core.vetting import Vetting, read_node
 from quorate.node.snapshot_sender import SnapshotSender
 from quorate.proofs.checkpoint import Checkpoint, open_checkpoint
 from quorate.storage import Environment
@@ -45,7 +47,7 @@ log = structlog.get_logger(__name__)
 MAX_DISCARDED: Final = 1024
 """Entries of the ledger that one turn takes back."""
 MAX_VETTED: Final = 500
-"""Pairs of the state that one turn looks at: some 15 ms."""
+"""Pairs of the state that one turn looks at, or things that it compares: some 15 ms."""
 PULL_AGAIN_S: Final = 1.0
 """A pull without an answer, or without one that can be, is sent again after this."""
 NO_ROOM_S: Final = 5.0
@@ -79,6 +81,9 @@ class SnapshotReceiver:
         self._has_asked = False
         self._vetting: Vetting | None = None
         self._is_vetted = False
+        self._succession: Succession | None = None
+        self._compared_at = -1  # the applied index of the state that it is compared with
+        self._is_compared = False
         self._problem = ""  # of what is staged; it is refused in a turn of its own
         self._is_tidy = False
         self._not_before = float("-inf")
@@ -204,24 +209,46 @@ class SnapshotReceiver:
     @property
     def is_vetting(self) -> bool:
         """Whether there is a state to be looked at, and more of it."""
-        if self._offer is None or self._is_vetted or self._problem:
+        if self._offer is None or self._is_good or self._problem:
             return False
         staged = self._environment.turn.staged()
         return staged is not None and staged.is_state_complete
 
+    @property
+    def _is_good(self) -> bool:
+        """Whether the state was looked at, and compared with the one that this node has now."""
+        is_newest = self._compared_at == self._environment.turn.applied_index
+        return self._is_vetted and self._is_compared and is_newest
+
     def vet(self) -> None:
-        """Looks at the next part of a state that has come in whole, while the ledger still does."""
+        """Looks at the next part of a state that has come in whole, while the ledger still does:
+        first by itself, then beside the state that this node has."""
         if not self.is_vetting:
             return
         if self._vetting is None:
             self._vetting = Vetting(self._environment.turn.staged_state)
         try:
-            self._is_vetted = self._vetting.step(MAX_VETTED)
+            if self._is_vetted:
+                self._compare()
+            else:
+                self._is_vetted = self._vetting.step(MAX_VETTED)
         except MalformedError as error:
-            self._problem = f"a snapshot whose state cannot be one: {error}"
+            which = "that does not follow from here" if self._is_vetted else "whose state is none"
+            self._problem = f"a snapshot {which}: {error}"
+
+    def _compare(self) -> None:
+        """What was compared with a state that has changed since is compared anew. Each time, this
+        node has executed at least an entry more; when that of the snapshot is among them, the
+        snapshot is overtaken. So it ends, with the one or the other."""
+        turn = self._environment.turn
+        if self._succession is None or self._compared_at != turn.applied_index:
+            self._succession = Succession(turn.present_state, turn.staged_state)
+            self._compared_at = turn.applied_index
+        self._is_compared = self._succession.step(MAX_VETTED)
 
     def _vet_anew(self) -> None:
         self._vetting, self._is_vetted, self._problem = None, False, ""
+        self._succession, self._compared_at, self._is_compared = None, -1, False
 
     def is_complete(self) -> bool:
         """Whether everything is here and was looked at, or enough to know that it will not do; once
@@ -232,7 +259,7 @@ class SnapshotReceiver:
         staged = self._environment.turn.staged()
         if staged is None or staged.index != offer.index:
             return False
-        return bool(self._problem) or (staged.is_complete and self._is_vetted)
+        return bool(self._problem) or (staged.is_complete and self._is_good)
 
     def is_overtaken(self, replica: Replica) -> bool:
         """Whether the log has brought meanwhile what the snapshot would."""
@@ -246,6 +273,7 @@ class SnapshotReceiver:
         offer, peer = self._offer, self._from
         assert offer is not None
         assert peer is not None
+        assert self.is_complete(), "nothing has changed since it was looked at"
         try:
             if self._problem:
                 raise PeerError(self._problem)
@@ -269,11 +297,6 @@ class SnapshotReceiver:
         if turn.staged_state_digest().encode() != offer.state_digest:
             raise PeerError("a snapshot whose state is not the one that was announced")
         view = StateView(turn.staged_state)
-        try:
-            with self._environment.read() as snapshot:
-                check_successor(StateView(snapshot.state), view)
-        except MalformedError as error:
-            raise PeerError(f"a snapshot that does not follow from here: {error}") from error
         own, sender = view.node(self._node_id), view.node(peer)
         if own is not None and (own.signing_key, own.log_key) != self._own_keys:
             raise PeerError("a snapshot in which this node has another key")

@@ -23,11 +23,10 @@ from quorate.core.errors import (
     StorageError,
     StorageFullError,
 )
-from quorate.storage import backup, bystander, enforced, layout, pages, verification
+from quorate.storage import backup, bystander, enforced, layout, pages, room, verification
 from quorate.storage.health import Health, is_full
 from quorate.storage.layout import Databases, Table, number
 from quorate.storage.progress import Progress
-from quorate.storage.room import was_short_write
 from quorate.storage.snapshot import Snapshot
 from quorate.storage.turn import Turn
 
@@ -183,7 +182,9 @@ class Environment:
         except lmdb.Error as error:
             txn.abort()  # LMDB has done so already; this tells the binding
             self._turn.end()
-            if was_short_write(self._lmdb, error):
+            if not room.goes_on(self._lmdb):
+                raise self._health.condemn(f"the store failed: {error}") from error
+            if room.was_short_write(self._lmdb, error):
                 raise StorageFullError(
                     f"the disk is full (a write was cut short: {error})"
                 ) from error
@@ -195,6 +196,15 @@ class Environment:
     def abort(self) -> None:
         """Gives up the turn: whatever it wrote is as if it had never been."""
         self._turn.end()
+
+    def room_bytes(self) -> int:
+        """By how much the file can grow yet: the rest of the map, or of the disk. There may be free
+        pages in it beside."""
+        self._health.check()
+        info = self._lmdb.info()
+        page_bytes = self._lmdb.stat()["psize"]
+        rest_bytes = info["map_size"] - (info["last_pgno"] + 1) * page_bytes
+        return max(0, min(rest_bytes, room.free_bytes(self._path)))
 
     # -- whether it holds together --------------------------------------------------------------
 

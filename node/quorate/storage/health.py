@@ -1,7 +1,9 @@
 """What a failure of LMDB means: full, or damaged.
 
 Owns the mapping to typed errors, and the rule that a damaged environment is not used again: after
-a failed fsync nobody knows what is on the disk, and a second fsync that succeeds proves nothing.
+a failed fsync nobody knows what is on the disk, and a second fsync that succeeds proves nothing of
+what was written before the first. (`quorate.storage.room` has the one failure that may be such a
+fsync and is not taken for damage, and why nothing is then believed of it.)
 """
 
 from __future__ import annotations

@@ -146,6 +146,12 @@ class Receiving(Writes):
         """The state as far as it is staged, to be looked at before it is used."""
         return StateReader(self, is_staged=True)
 
+    @property
+    def present_state(self) -> Reader:
+        """The state that the staged one is to replace, to be held against it. To look at it begins
+        no write transaction."""
+        return StateReader(self)
+
     def staged_state_digest(self) -> StateDigest:
         """The digest of the state as far as it is staged."""
         return self._digest_of(self._idle_slot())

@@ -6,11 +6,23 @@ from collections.abc import Sequence
 
 import pytest
 
+from quorate.core import keys
 from quorate.core.outcome import Outcome
-from quorate.testing.builders import Federation, Ledger, acquire_body, grant_body, trust_body
+from quorate.core.store import MemoryStore
+from quorate.testing.builders import (
+    Federation,
+    Ledger,
+    acquire_body,
+    grant_body,
+    node_body,
+    trust_body,
+)
 
 BANK = "bank.example"
 CLINIC = "clinic.example"
+NODE = f"spiffe://{BANK}/node/1"
+SECOND = f"spiffe://{BANK}/node/2"
+RETIRED = f"spiffe://{BANK}/node/3"
 
 
 class World(Ledger):
@@ -62,4 +74,42 @@ def world() -> World:
 def trusted() -> World:
     world = World()
     world.setup()
+    return world
+
+
+def copied(store: MemoryStore) -> MemoryStore:
+    copy = MemoryStore()
+    for key, value in store.items():
+        copy.put(key, value)
+    return copy
+
+
+@pytest.fixture
+def lived(trusted: World) -> World:
+    """Something of every kind, in every condition."""
+    world = trusted
+    first, second = (str(world.acquire().result["id"]) for _ in range(2))
+    world.acquire(ttl_ms=1)
+    world.lease_act("release", first)
+    world.lease_act("renew", second, ttl_ms=100)
+    world.now += 1_000
+    world.acquire()
+    other = world.clinic.executor("other")
+    world.must(CLINIC, "executor.register", {"executor": other})
+    world.must(BANK, "grant.issue", grant_body("revoked", other, ["//bank.example/*"]))
+    world.must(BANK, "grant.revoke", {"grant": "revoked"})
+    world.must(BANK, "grant.issue", grant_body("one", world.agent, ["//bank.example/x"]))
+    world.must(CLINIC, "executor.suspend", {"executor": other})
+    world.must(BANK, "trust.open", trust_body("closed", CLINIC, ["//bank.example/*"]))
+    world.must(BANK, "trust.close", {"edge": "closed"})
+    world.must(BANK, "node.add", node_body(SECOND))
+    world.must(BANK, "node.add", node_body(RETIRED, "127.0.0.1:7777"))
+    world.must(BANK, "node.retire", {"node": RETIRED})
+    assert not world.do(BANK, "grant.revoke", {"grant": "nothing"}).accepted
+    held = world.acquire(parents=[str(world.acquire().result["id"])])
+    event = {"kind": "event", "lease": held.result["id"], "executor": world.agent}
+    event |= {"type": "started", "attributes": {}, "at": world.now}
+    world.must(world.clinic.node, "lineage.append", {"after": "", "records": [event]})
+    assert {key[:1] for key, _ in world.store.items()} >= set(keys.RECORDS.values())
+    assert len({key[:1] for key, _ in world.store.items()}) == 20, "all that there are"
     return world

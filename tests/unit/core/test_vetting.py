@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.unit.core.conftest import BANK, CLINIC, World
+from tests.unit.core.conftest import BANK, CLINIC, NODE, SECOND, World, copied
 
 from quorate.core import codec, keys, state
 from quorate.core.errors import MalformedError, StorageDamagedError
@@ -16,59 +15,16 @@ from quorate.core.invariants import check
 from quorate.core.limits import MAX_EVENTS_PER_LEASE
 from quorate.core.lineage import Stage
 from quorate.core.records import Kind, Lease, LeaseStatus, Node, Role, Stored
-from quorate.core.state import StateView
 from quorate.core.status import Status
 from quorate.core.store import MemoryStore
-from quorate.core.vetting import Vetting, check_successor, read_node
-from quorate.testing.builders import grant_body, key_for, node_body, trust_body
-
-NODE = f"spiffe://{BANK}/node/1"
-SECOND = f"spiffe://{BANK}/node/2"
-RETIRED = f"spiffe://{BANK}/node/3"
+from quorate.core.vetting import Vetting, read_node
+from quorate.testing.builders import key_for
 
 
 def vet(store: Any, most: int = 1_000) -> None:
     vetting = Vetting(store)
     while not vetting.step(most):
         pass
-
-
-def copied(store: MemoryStore) -> MemoryStore:
-    copy = MemoryStore()
-    for key, value in store.items():
-        copy.put(key, value)
-    return copy
-
-
-@pytest.fixture
-def lived(trusted: World) -> World:
-    """Something of every kind, in every condition."""
-    world = trusted
-    first, second = (str(world.acquire().result["id"]) for _ in range(2))
-    world.acquire(ttl_ms=1)
-    world.lease_act("release", first)
-    world.lease_act("renew", second, ttl_ms=100)
-    world.now += 1_000
-    world.acquire()
-    other = world.clinic.executor("other")
-    world.must(CLINIC, "executor.register", {"executor": other})
-    world.must(BANK, "grant.issue", grant_body("revoked", other, ["//bank.example/*"]))
-    world.must(BANK, "grant.revoke", {"grant": "revoked"})
-    world.must(BANK, "grant.issue", grant_body("one", world.agent, ["//bank.example/x"]))
-    world.must(CLINIC, "executor.suspend", {"executor": other})
-    world.must(BANK, "trust.open", trust_body("closed", CLINIC, ["//bank.example/*"]))
-    world.must(BANK, "trust.close", {"edge": "closed"})
-    world.must(BANK, "node.add", node_body(SECOND))
-    world.must(BANK, "node.add", node_body(RETIRED, "127.0.0.1:7777"))
-    world.must(BANK, "node.retire", {"node": RETIRED})
-    assert not world.do(BANK, "grant.revoke", {"grant": "nothing"}).accepted
-    held = world.acquire(parents=[str(world.acquire().result["id"])])
-    event = {"kind": "event", "lease": held.result["id"], "executor": world.agent}
-    event |= {"type": "started", "attributes": {}, "at": world.now}
-    world.must(world.clinic.node, "lineage.append", {"after": "", "records": [event]})
-    assert {key[:1] for key, _ in world.store.items()} >= set(keys.RECORDS.values())
-    assert len({key[:1] for key, _ in world.store.items()}) == 20, "all that there are"
-    return world
 
 
 @pytest.mark.parametrize("most", [1, 2, 7, 1_000])
@@ -320,85 +276,3 @@ def test_the_sender_is_read_before_the_rest(lived: World) -> None:
         lived.store.put(key, odd)
         with pytest.raises(MalformedError):
             read_node(lived.store, NODE)
-
-
-# -- what it can have become of ------------------------------------------------------------------
-
-
-def test_a_later_state_of_the_same_federation_follows(lived: World) -> None:
-    genesis = World().view
-    check_successor(genesis, lived.view)
-    check_successor(lived.view, lived.view)
-
-
-def test_what_was_revoked_is_not_brought_back(lived: World) -> None:
-    executor = next(each for each in lived.view.executors() if each.status is Status.ACTIVE)
-    edge = next(each for each in lived.view.trust_edges() if each.status is Status.ACTIVE)
-    grant = next(each for each in lived.view.grants() if each.status is Status.ACTIVE)
-    for revoke in (
-        lambda s: state.save_executor(s, replace(executor, status=Status.REVOKED)),
-        lambda s: state.save_edge(s, replace(edge, status=Status.REVOKED)),
-        lambda s: state.save_grant(s, replace(grant, status=Status.REVOKED), 0),
-    ):
-        before = copied(lived.store)
-        revoke(before)
-        check_successor(lived.view, StateView(before))
-        with pytest.raises(MalformedError, match="was revoked, and has changed"):
-            check_successor(StateView(before), lived.view)
-
-
-def test_no_edge_is_for_more_than_it_was(lived: World) -> None:
-    edge = next(each for each in lived.view.trust_edges() if each.status is Status.ACTIVE)
-    narrower = copied(lived.store)
-    state.save_edge(narrower, replace(edge, resources=("//bank.example/accounts/*",)))
-    check_successor(lived.view, StateView(narrower))
-    wider = copied(lived.store)
-    state.save_edge(wider, replace(edge, trustee=BANK))
-    for before, after in ((narrower, lived.store), (lived.store, wider)):
-        with pytest.raises(MalformedError, match="for another domain, or for more"):
-            check_successor(StateView(before), StateView(after))
-
-
-def test_a_state_that_cannot_have_become_of_it_does_not_follow(lived: World) -> None:
-    federation, before = lived.view.federation(), StateView(copied(lived.store))
-    node, retired = lived.view.node(NODE), lived.view.node(RETIRED)
-    assert node is not None
-    assert retired is not None
-    domain = before.domains()[0]
-    executor = next(before.executors())
-    for change in (
-        lambda s: state.save_federation(s, replace(federation, origin="other.example/1")),
-        lambda s: state.save_federation(s, replace(federation, genesis_hash="0" * 64)),
-        lambda s: state.save_federation(s, replace(federation, fence_base=1)),
-        lambda s: state.save_federation(
-            s, replace(federation, parameters=replace(federation.parameters, rho_ppm=1))
-        ),
-        lambda s: state.save_ledger_time(s, federation.ledger_time - 1),
-        lambda s: state.save_node(s, replace(node, log_key=key_for("another").public.hex())),
-        lambda s: state.save_node(s, replace(node, signing_key=key_for("x").public.hex())),
-        lambda s: state.save_node(s, replace(retired, status=Status.ACTIVE)),
-        lambda s: s.delete(keys.RECORDS[Kind.NODE] + NODE.encode()),
-        lambda s: state.save_domain(s, replace(domain, governance_key=key_for("m").public.hex())),
-        lambda s: state.save_domain(s, replace(domain, cosigner_key=key_for("m").public.hex())),
-        lambda s: state.save_domain(s, replace(domain, ca_certificate="another")),
-        lambda s: s.delete(keys.RECORDS[Kind.EXECUTOR] + executor.id.encode()),
-    ):
-        after = copied(lived.store)
-        change(after)
-        with pytest.raises(MalformedError):
-            check_successor(before, StateView(after))
-
-
-def test_how_much_there_is_takes_no_memory(lived: World) -> None:
-    executor = next(lived.view.executors())
-    for number in range(3_000):
-        ident = f"spiffe://{BANK}/agent/number-{number}"
-        state.save_executor(lived.store, replace(executor, executor=ident))
-    lived.store.items()
-    tracemalloc.start()
-    try:
-        check_successor(lived.view, lived.view)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < 100_000, "a tenth of what they take when they are kept"

@@ -118,6 +118,44 @@ def test_a_transfer_goes_on_where_a_link_broke(
     assert len(set(pulled)) >= len(pulled) - 2, "no part but the one under way is sent again"
 
 
+@pytest.mark.parametrize("is_too_long", [False, True], ids=["less than that", "longer"])
+def test_who_is_away_goes_on_where_it_was_for_as_long_as_is_said(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch, is_too_long: bool
+) -> None:
+    """Then the state is begun anew, as it is by then; of the ledger nothing is sent twice."""
+    monkeypatch.setattr(snapshot_sender, "MAX_CHUNK_BYTES", 2_000)
+    monkeypatch.setattr(snapshot_sender, "AWAY_S", 6.0)
+    monkeypatch.setattr(snapshot_sender, "IDLE_S", 1.0)
+    states: list[tuple[int, bytes]] = []
+    entries: list[int] = []
+    on_chunk = SnapshotReceiver.on_chunk
+
+    def watch(receiver: SnapshotReceiver, peer: str, chunk: SnapshotChunk) -> None:
+        if chunk.is_ledger:
+            entries.extend(range(chunk.ledger_from, chunk.ledger_from + len(chunk.entries)))
+        else:
+            states.append((chunk.index, chunk.state_after))
+        on_chunk(receiver, peer, chunk)
+
+    monkeypatch.setattr(SnapshotReceiver, "on_chunk", watch)
+    behind = lagging(nodes)
+    leader = nodes.leader
+    assert leader is not None
+    nodes.isolate()
+    nodes.until(lambda: len(entries) >= 5)
+    begun = {index for index, _ in states}
+    nodes.isolate(behind.node_id)
+    nodes.register(BANK, 30, leader)
+    nodes.run_ms(7_000 if is_too_long else 5_000)
+    assert bool(leader.core._snapshots.sender._sending) == (not is_too_long)
+    assert (leader.log_first() > max(begun)) == is_too_long, "the log is kept no longer either"
+    nodes.isolate()
+    nodes.until(lambda: same(nodes) and behind.word_holds())
+    assert len({index for index, _ in states}) == (2 if is_too_long else 1)
+    assert len(states) == len(set(states)), "no part of one state comes twice"
+    assert len(set(entries)) >= len(entries) - 5, "no part but the one under way"
+
+
 def test_a_chunk_of_small_records_holds_no_more_than_a_peer_takes(
     nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,6 +309,12 @@ class Asking:
         self.sender.tidy(lambda _peer, _index: False)
         return bool(self.sender._sending)
 
+    def is_kept(self, away_s: float) -> bool:
+        """Whether it still is, so much later, of who is away."""
+        self.now += away_s
+        self.sender.tidy(lambda _peer, _index: False)
+        return "it" in self.sender._sending
+
 
 @pytest.fixture
 def asking(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Asking]:
@@ -326,6 +370,60 @@ def test_a_transfer_that_another_leader_began_goes_on(asking: Asking) -> None:
     assert asking.is_open(0.9 * MOST_S)
     asking.pull(True, first=0)
     assert not asking.is_open(0.2 * MOST_S), "but not back"
+
+
+AWAY_S, IDLE_S = snapshot_sender.AWAY_S, snapshot_sender.IDLE_S
+
+
+def test_who_is_away_keeps_its_place_for_a_while_and_no_longer(asking: Asking) -> None:
+    assert asking.is_kept(0.9 * AWAY_S)
+    asking.pull(False)
+    assert asking.is_kept(0.9 * AWAY_S)
+    assert not asking.is_kept(0.2 * AWAY_S)
+    assert asking.sender.floor(10**9) == 10**9, "the log is kept for it no longer"
+
+
+def test_who_is_away_makes_room_for_who_is_here(asking: Asking) -> None:
+    """Two are held open at once."""
+    assert asking.sender.offer("another", 1) is not None
+    asking.pull(False)
+    assert asking.sender.offer("a third", 1) is None
+    assert asking.is_kept(0.9 * IDLE_S), "it may be but slow"
+    asking.now += 0.2 * IDLE_S
+    assert asking.sender.offer("a third", 1) is None
+    assert not asking.is_kept(0.0)
+    assert asking.sender.offer("a third", 1) is not None
+
+
+def test_who_has_had_its_place_is_in_nobodys_way(asking: Asking) -> None:
+    """Also at the very moment at which it gives it back: two were there."""
+    asking.now += 1.1 * IDLE_S
+    assert asking.sender.offer("another", 1) is not None
+    asking.sender._end("another")
+    assert asking.is_kept(0.0)
+
+
+def test_who_is_away_keeps_no_pages_when_the_store_fills_up(
+    asking: Asking, nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert nodes.leader is not None
+    had = asking.sender._sending["it"].room_bytes
+    assert 0 < had < 64 << 20, "what is left of the map"
+    left = had // 2 + 1
+    monkeypatch.setattr(nodes.leader.environment, "room_bytes", lambda: left)
+    assert asking.is_kept(1.1 * IDLE_S)
+    left = had // 2 - 1
+    assert not asking.is_kept(0.0)
+
+
+def test_who_pulls_is_not_given_up_because_the_store_fills_up(
+    asking: Asking, nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transfer that gets on is worth its room: what has none at all gives it up."""
+    assert nodes.leader is not None
+    monkeypatch.setattr(nodes.leader.environment, "room_bytes", lambda: 0)
+    asking.pull(False)
+    assert asking.is_open(0.9 * MOST_S)
 
 
 def test_one_part_a_turn_is_sent_to_whoever_asks_for_many(nodes: Nodes) -> None:

@@ -198,7 +198,8 @@ def test_a_state_is_looked_at_in_steps_while_the_node_answers(
     """And its sender keeps what it sends, however long that takes."""
     monkeypatch.setattr(snapshots, "MAX_VETTED", 1)
     monkeypatch.setattr(snapshots, "PULL_AGAIN_S", 0.05)
-    monkeypatch.setattr(snapshot_sender, "IDLE_S", 0.1)
+    monkeypatch.setattr(snapshot_sender, "AWAY_S", 0.2)
+    monkeypatch.setattr(snapshot_sender, "IDLE_S", 0.2)
     behind, looked = lagging(nodes), 0
     step = Vetting.step
 

@@ -5,7 +5,7 @@ import stat
 import pytest
 
 from quorate.core.errors import ConfigurationError, StorageDamagedError
-from quorate.storage import Environment, layout
+from quorate.storage import Environment, layout, room
 
 MAP_SIZE_BYTES = 16 * 1024 * 1024
 GENESIS = bytes(range(32))
@@ -158,3 +158,15 @@ def test_a_store_that_was_emptied_is_damaged_and_not_new(tmp_path):
     (path / layout.DATA_FILE).write_bytes(b"")
     with pytest.raises(StorageDamagedError, match="is empty"):
         Environment.open(path, map_size_bytes=MAP_SIZE_BYTES)
+
+
+def test_the_room_is_what_the_map_or_the_disk_has_left(environment, path, monkeypatch):
+    began = environment.room_bytes()
+    assert MAP_SIZE_BYTES - 1024 * 1024 < began < MAP_SIZE_BYTES
+    environment.turn.state.put(b"large", bytes(1024 * 1024))
+    environment.commit()
+    left = environment.room_bytes()
+    assert began - 2 * 1024 * 1024 < left < began - 1024 * 1024
+    assert left == MAP_SIZE_BYTES - (path / layout.DATA_FILE).stat().st_size
+    monkeypatch.setattr(room, "free_bytes", lambda _directory: 12_345)
+    assert environment.room_bytes() == 12_345

@@ -244,12 +244,14 @@ def test_an_io_error_with_room_to_spare_is_damage(environment):
     assert not list(environment_directory(environment).glob("room.probe"))
 
 
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_an_environment_that_lmdb_gave_up_is_damaged_however_full_the_disk(
-    environment, monkeypatch
+    environment, monkeypatch, code
 ):
+    """The page that makes a transaction the newest found no room: it may be on the disk or not."""
     monkeypatch.setattr(os, "posix_fallocate", no_room)
-    monkeypatch.setattr("quorate.storage.room._goes_on", lambda _env: False)
-    with failing(environment, "commit", failure(errno.EIO)):
+    monkeypatch.setattr("quorate.storage.room.goes_on", lambda _env: False)
+    with failing(environment, "commit", failure(code)):
         fill(environment, 1)
         with pytest.raises(StorageDamagedError):
             environment.commit()

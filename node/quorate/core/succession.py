@@ -1,0 +1,78 @@
+"""Whether one state can have become of another.
+
+Owns the comparison of two states, a thing at a time: the same federation, no earlier; every domain
+and node with the keys that it had; what was revoked, closed or retired stays so, and no edge of
+trust is for more than it was. Does not own whether the later one is sound (`quorate.core.vetting`).
+Looks at nothing but what domains govern. Pure, and in steps, as the vetting is.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Final
+
+from quorate.core import invariants, keys
+from quorate.core.errors import MalformedError
+from quorate.core.records import Kind, Node
+from quorate.core.state import StateView, parse_governed
+from quorate.core.store import Reader
+
+_OF_FEDERATION: Final = ("origin", "genesis_hash", "created", "parameters", "fence_base")
+_KEPT: Final = {
+    Kind.DOMAIN: ("governance_key", "cosigner_key", "ca_certificate"),
+    Kind.NODE: ("domain", "signing_key", "log_key"),
+}
+"""What nothing changes of a thing that is there."""
+
+
+class Succession:
+    """One comparison of two states, neither of which changes meanwhile: `after`, which is sound,
+    with `before`."""
+
+    def __init__(self, before: Reader, after: Reader) -> None:
+        self._before = before
+        self._after = after
+        self._has_begun = False
+        self._kinds = [Kind.DOMAIN, Kind.NODE, Kind.EXECUTOR, Kind.TRUST, Kind.GRANT]
+        self._next = b""
+
+    def step(self, most: int) -> bool:
+        """Compares the next `most` things of the earlier state, at two reads each; True when it
+        has compared all. Raises MalformedError for a later state that cannot have become of the
+        earlier one, and what the readers raise."""
+        if not self._has_begun:
+            self._compare_federations()
+            self._has_begun = True
+        while self._kinds:
+            kind = self._kinds[0]
+            for key, old in islice(self._before.scan(keys.RECORDS[kind], self._next), most):
+                new = self._after.get(key)
+                if new != old:
+                    self._compare(kind, old, new)
+                self._next = key + b"\x00"
+                most -= 1
+            if most == 0:
+                return False
+            del self._kinds[0]
+            self._next = b""
+        return True
+
+    def _compare_federations(self) -> None:
+        then, now = StateView(self._before).federation(), StateView(self._after).federation()
+        for name in _OF_FEDERATION:
+            if getattr(then, name) != getattr(now, name):
+                raise MalformedError(f"the federation has another {name}")
+        if then.ledger_time > now.ledger_time:
+            raise MalformedError("its time is before this node's")
+
+    def _compare(self, kind: Kind, old_data: bytes, new_data: bytes | None) -> None:
+        old = parse_governed(kind, old_data)
+        new = None if new_data is None else parse_governed(kind, new_data)
+        for name in _KEPT.get(kind, ()):
+            if new is not None and getattr(old, name) != getattr(new, name):
+                raise MalformedError(f"{old.id} has another {name}")
+        if isinstance(old, Node) and isinstance(new, Node) and old.retired and not new.retired:
+            raise MalformedError(f"{old.id} was retired")
+        problem = invariants.what_did_not_stay(old, new)
+        if problem:
+            raise MalformedError(problem)
