@@ -61,6 +61,8 @@ PATIENCE_S: Final = 10.0
 """How long a command that was proposed is waited for before it is proposed anew."""
 RETRY_S: Final = 30.0
 """When to try again what the ledger has denied."""
+RETRY_EXPIRED_S: Final = 1.0
+"""The same, when ledger time had gone on further than this node knew: by now it knows."""
 _BATCH_BYTES: Final = 8 * 1024
 """Records of one command; base64 and the rest make it a third more (MAX_ENVELOPE_BYTES)."""
 
@@ -325,7 +327,8 @@ class Outbox:
         self._flight = None
         if not outcome.accepted and outcome.reason is not Reason.OUT_OF_ORDER:
             log.error("outbox.denied", reason=outcome.reason, thing=outcome.thing)
-            self._retry_s = self._now_s() + RETRY_S
+            is_expired = outcome.reason is Reason.EXPIRED_COMMAND
+            self._retry_s = self._now_s() + (RETRY_EXPIRED_S if is_expired else RETRY_S)
             self._denied += 1
 
     def _flush(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.unit.node.nodes import Node
@@ -21,13 +22,15 @@ from tests.unit.node.reporters import (
     rows,
 )
 
+from quorate.core.commands import Verb
 from quorate.core.errors import StorageDamagedError
 from quorate.core.limits import MAX_RECORDS_PER_COMMAND
 from quorate.core.lineage import NO_HEAD, Denials, EventType, Record, Stage, chained, encoded
 from quorate.core.outcome import Deny, Outcome, Reason
 from quorate.core.state import StateView
 from quorate.node import outbox
-from quorate.node.outbox import PATIENCE_S, RETRY_S, Row, Taken
+from quorate.node.lease_commands import LeaseCommands
+from quorate.node.outbox import PATIENCE_S, RETRY_EXPIRED_S, RETRY_S, Row, Taken
 
 BANK = DOMAINS[0]
 
@@ -491,6 +494,29 @@ def test_a_command_that_was_denied_is_tried_again_later(nodes: Reporters) -> Non
     nodes.run_ms(2_000)
     nodes.until(nodes.emptied)
     assert numbers(node, node.node_id) == [0]
+
+
+def test_a_command_that_was_late_when_time_went_on_is_tried_again_soon(
+    nodes: Reporters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong clock can push ledger time far ahead of what a node knew when it proposed."""
+    domain, node = follower(nodes)
+    build = LeaseCommands.build
+    late = [1_000_000_000]
+
+    def build_late(self: LeaseCommands, verb: Verb, body: Any, nonce: str, time_ms: int) -> bytes:
+        return build(self, verb, body, nonce, time_ms - (late.pop() if late else 0))
+
+    monkeypatch.setattr(LeaseCommands, "build", build_late)
+    found = proposals(node)
+    nodes.say(domain, 0)
+    nodes.until(lambda: found and found[0] in node.outcomes)
+    assert node.outcomes[found[0]].reason is Reason.EXPIRED_COMMAND
+    nodes.run_ms(int(RETRY_EXPIRED_S * 1_000) - 100)
+    assert len(found) == 1, "not at once"
+    nodes.run_ms(500)
+    nodes.until(nodes.emptied)
+    assert (len(found), numbers(node, node.node_id)) == (2, [0])
 
 
 def test_a_command_of_somebody_else_is_no_answer(alone: Reporters) -> None:
