@@ -48,6 +48,9 @@ class Track:
         """There were entries that nobody has read: perhaps they have changed everything."""
         self._source = source
         self._clock = clock
+        self._reading = asyncio.Lock()
+        """Of who reads what was missed: one at a time, so that the edge's other calls come in
+        between two steps of one, and not of all."""
         self._went_on = asyncio.Event()
 
     @property
@@ -114,6 +117,10 @@ class Track:
     async def missed(self, after_size: int) -> list[Effect]:
         """What entries did since the ledger had `after_size` of them, up to this place. Raises
         OutOfRangeError when they are too many, or are not here yet."""
+        async with self._reading:
+            return await self._missed(after_size)
+
+    async def _missed(self, after_size: int) -> list[Effect]:
         effects: list[Effect] = []
         size = after_size
         while size != self.ledger.size:
