@@ -15,7 +15,7 @@ import signal
 import statistics
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from bench.pace import Pace
@@ -24,7 +24,7 @@ from quorate.chaos.crew import ACTION, Crew, Probing
 from quorate.chaos.parts import CORE, part_pid
 from quorate.chaos.probe import NS_PER_MS, boottime_ns
 from quorate.chaos.processes import wait_until
-from quorate.client import Denied, Gate, Lease, Permit
+from quorate.client import Denied, DeniedError, Gate, Lease, Permit
 from quorate.v1 import governance_pb2
 
 OWNER, HOLDER = "clinic.example", "bank.example"
@@ -111,6 +111,7 @@ class Stopping:
     def watched(self) -> list[Spans]:
         """The executor holds its lease and goes by acts: it is told, and tells that they ended."""
         told = Spans("revoke, healthy: holder that watches is told", self._committed_bound_ms)
+        last = Spans("revoke, healthy, holder watches: last act begun", self._committed_bound_ms)
         drained = Spans("revoke, healthy, holder watches: DRAINED told", None)
         self._pace.tell("revocations, watched")
         with Gate.open(self._crew.workers[HOLDER].client) as gate:
@@ -124,7 +125,8 @@ class Stopping:
                 def tell(what: Permit | Denied, news: _News = news) -> None:
                     news.put((boottime_ns(), what))
 
-                with _acting(lease), lease.hold(tell):
+                with _acting(lease) as acts, lease.hold(tell):
+                    wait_until("acts", lambda acts=acts: acts, _SOON_S)  # type: ignore[misc]
                     began_ns = boottime_ns()
                     self._revoke(grant, DRAINED)
                     drained.samples.append(_ms(boottime_ns() - began_ns))
@@ -132,7 +134,8 @@ class Stopping:
                     if not isinstance(what, Denied):
                         raise RuntimeError("told of a permit, not of the revocation")
                     told.samples.append(_ms(at_ns - began_ns))
-        return [told, drained]
+                last.samples.append(_ms(max(0, acts[-1] - began_ns)))
+        return [told, last, drained]
 
     def cut_off(self) -> list[Spans]:
         """The holder's node is cut off, and the others revoke."""
@@ -273,20 +276,23 @@ class Stopping:
 
 
 @contextmanager
-def _acting(lease: Lease) -> Iterator[None]:
-    """Acts follow each other without pause, each for a moment, until the block ends."""
+def _acting(lease: Lease) -> Iterator[list[int]]:
+    """Acts follow each other without pause, each for a moment, until the block ends; when each of
+    them began."""
     done = threading.Event()
+    began: list[int] = []
 
     def act() -> None:
         while not done.wait(0.002):
             if lease.slot.cached_for_act():
-                with lease.act():
-                    pass
+                now_ns = boottime_ns()
+                with suppress(DeniedError), lease.act():
+                    began.append(now_ns)
 
     thread = threading.Thread(target=act, daemon=True)
     thread.start()
     try:
-        yield
+        yield began
     finally:
         done.set()
         thread.join()
