@@ -64,6 +64,7 @@ class Bench:
         self._stack = stack
         self._made: Federation | None = None
         self._client: UnaryClient | None = None
+        self._stops: Stopping | None = None
 
     def consensus(self) -> None:
         with self._etcd("consensus") as peer, Group(self._directory / "group") as group:
@@ -112,8 +113,11 @@ class Bench:
                 self.results.rows[section] = measure(self._federation(), peer, self._pace)
 
     def _stopping(self) -> Stopping:
-        federation = self._federation()
-        return Stopping(federation.cluster, federation.crew, self._pace)
+        """One for both sections: what it revokes has a name of its own each time."""
+        if self._stops is None:
+            federation = self._federation()
+            self._stops = Stopping(federation.cluster, federation.crew, self._pace)
+        return self._stops
 
     def _federation(self) -> Federation:
         if self._made is None:
