@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 
-from quorate.api.errors import NotReadyError, TooManyError
+from quorate.api.errors import ServiceError, TooManyError
 from quorate.core.outcome import Decision, Deny
 from quorate.lease.check import Checked, CheckQuery, Position
 
@@ -53,7 +53,7 @@ class Watcher:
         self._wake = asyncio.Event()
         self._taken = asyncio.Event()
         self._overflowed = False
-        self._closed = False
+        self._ending: ServiceError | None = None
         self._failed: BaseException | None = None
 
     def offer(self, notice: Notice) -> None:
@@ -62,7 +62,7 @@ class Watcher:
             self._overflowed = True
             self._queue.clear()
             self._taken.set()
-        if not self._overflowed:
+        if not self.is_ending:
             self._queue.append(notice)
         self._wake.set()
 
@@ -73,9 +73,14 @@ class Watcher:
 
     async def room_for(self, count: int) -> None:
         """Returns when so many notices more would fit, or when none is wanted any more."""
-        while self.room < count and not (self._overflowed or self._closed):
+        while self.room < count and not self.is_ending:
             self._taken.clear()
             await self._taken.wait()
+
+    @property
+    def is_ending(self) -> bool:
+        """Nothing is queued any more."""
+        return self._overflowed or self._ending is not None
 
     def stopped_hearing(self, hearing: asyncio.Task[None]) -> None:
         """The caller says no more. When that is because what it said last was wrong, or could not
@@ -84,15 +89,15 @@ class Watcher:
             self._failed = error
             self._wake.set()
 
-    def close(self) -> None:
-        """The process stops serving."""
-        self._closed = True
+    def end(self, error: ServiceError) -> None:
+        """Nothing more is told: `next` raises this, once what was queued is told."""
+        self._ending = self._ending or error
         self._taken.set()
         self._wake.set()
 
     async def next(self) -> Notice:
-        """Raises TooManyError for a watcher that was too slow, NotReadyError when serving ends, and
-        what `stopped_hearing` found."""
+        """Raises TooManyError for a watcher that was too slow, and what `end` was called with or
+        `stopped_hearing` found."""
         while True:
             if self._failed is not None:
                 raise self._failed
@@ -104,8 +109,8 @@ class Watcher:
             if self._queue:
                 self._taken.set()
                 return self._queue.popleft()
-            if self._closed:
-                raise NotReadyError("the node is stopping")
+            if self._ending is not None:
+                raise self._ending
             self._wake.clear()
             await self._wake.wait()
 

@@ -38,8 +38,14 @@ LEASES_PER_TURN: Final = 64
 class Track:
     """The leases that are watched, and up to where they were told of the ledger."""
 
-    def __init__(self, source: Callable[[], FollowedSource | None], clock: Clock) -> None:
-        """source: the node's store; None while there is none."""
+    def __init__(
+        self,
+        source: Callable[[], FollowedSource | None],
+        clock: Clock,
+        on_gap: Callable[[OutOfRangeError], None],
+    ) -> None:
+        """source: the node's store; None while there is none. on_gap: told of entries after the
+        first that nobody has read and nobody will, before anything that comes after them."""
         self.ledger = EdgeLedger()
         self.leases = WatchedLeases()
         self.touched: dict[CheckQuery, None] = {}
@@ -48,6 +54,7 @@ class Track:
         """There were entries that nobody has read: perhaps they have changed everything."""
         self._source = source
         self._clock = clock
+        self._on_gap = on_gap
         self._reading = asyncio.Lock()
         """Of who reads what was missed: one at a time, so that the edge's other calls come in
         between two steps of one, and not of all."""
@@ -131,9 +138,7 @@ class Track:
                     Violation("after_size", f"this node has followed {self.ledger.size} entries")
                 )
             if behind > MAX_BEHIND:
-                raise OutOfRangeError(
-                    Violation("after_size", f"more than {MAX_BEHIND} entries ago; begin with 0")
-                )
+                raise _too_many()
             with source.read() as snapshot:
                 entries = snapshot.ledger_entries(size, min(MAX_FOLLOWED, behind))
             found = (effect_of(index, entry) for index, entry in enumerate(entries, start=size))
@@ -161,11 +166,20 @@ class Track:
 
     def _step(self, snapshot: FollowedSnapshot, until: int | None = None) -> Followed:
         """Takes in some entries, and tells what they did."""
+        had_begun = self.ledger.has_begun
         step = self.ledger.follow(snapshot, self._clock.boottime_ns(), until)
         self.is_blind = self.is_blind or step.is_blind
+        if step.is_blind and had_begun:
+            self._on_gap(_too_many())
         view = StateView(snapshot.state)
         for effect in step.effects:
             self.touched.update(dict.fromkeys(self.leases.take(effect, view)))
         went_on, self._went_on = self._went_on, asyncio.Event()
         went_on.set()
         return step
+
+
+def _too_many() -> OutOfRangeError:
+    return OutOfRangeError(
+        Violation("after_size", f"more than {MAX_BEHIND} entries ago; begin with 0")
+    )

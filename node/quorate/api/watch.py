@@ -24,7 +24,7 @@ from typing import Final, NoReturn
 from sortedcontainers import SortedList
 
 from quorate.api.courses import Replay, Watched
-from quorate.api.errors import NotReadyError, TooManyError
+from quorate.api.errors import NotReadyError, OutOfRangeError, TooManyError
 from quorate.api.notices import Notice, Watcher, first
 from quorate.api.tracking import LEASES_PER_TURN, Track
 from quorate.core.effects import Effect
@@ -66,7 +66,7 @@ class WatchHub:
         metrics: Metrics,
     ) -> None:
         """source: the node's store; None while there is none."""
-        self._track = Track(source, clock)
+        self._track = Track(source, clock, self._lost_track)
         self.ledger = self._track.ledger
         self._leases = self._track.leases
         self._checker = checker
@@ -185,7 +185,13 @@ class WatchHub:
         """Ends every watcher, and admits no more."""
         self._closed = True
         for watcher in self._watchers:
-            watcher.close()
+            watcher.end(NotReadyError("the node is stopping"))
+
+    def _lost_track(self, missed: OutOfRangeError) -> None:
+        """There are entries that nobody will be told of: whoever watches begins again."""
+        for watcher in self._watchers:
+            if watcher.queries:
+                watcher.end(missed)
 
     def _admit(self, executor: str) -> None:
         if self._closed:

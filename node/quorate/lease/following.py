@@ -56,7 +56,7 @@ class EdgeLedger:
         self.at = Position(0, 0)
         """The entries that were followed, and the newest ledger time that is known of them."""
         self.permits = OutstandingPermits()
-        self._has_begun = False
+        self.has_begun = False
         self._silent_until_ns = 0
         self._rho_ppm = 0
         self._marks: deque[tuple[int, int]] = deque()
@@ -73,7 +73,7 @@ class EdgeLedger:
 
         Raises MalformedError and StorageError for a ledger that cannot be read.
         """
-        if not self._has_begun:
+        if not self.has_begun:
             self._begin(snapshot, now_ns)
             return Followed(is_blind=True)
         behind = snapshot.ledger_size - self.size
@@ -113,7 +113,7 @@ class EdgeLedger:
 
     def drained_index(self, now_ns: int) -> int:
         """The Raft index up to which everything is drained here. Never falls."""
-        if not self._has_begun or now_ns < self._silent_until_ns:
+        if not self.has_begun or now_ns < self._silent_until_ns:
             return 0
         size = self.permits.drained_size(self.size, now_ns)
         while self._marks and self._marks[0][0] <= size:
@@ -132,7 +132,7 @@ class EdgeLedger:
         self._rho_ppm = parameters.rho_ppm
         lasts_ns = parameters.max_permit_ttl_ms * _NS_PER_MS
         self._silent_until_ns = now_ns + lasts_ns + -(-lasts_ns * 2 * self._rho_ppm // _PPM)
-        self._has_begun = True
+        self.has_begun = True
         self._reach(snapshot.ledger_size, snapshot)
 
     def _reach(self, size: int, snapshot: FollowedSnapshot) -> None:

@@ -12,10 +12,13 @@ from itertools import pairwise
 from typing import Any
 from unittest.mock import patch
 
+import grpc
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quorate.api import convert, tracking
+from quorate.api.errors import OutOfRangeError
 from quorate.api.notices import Notice, Watcher
 from quorate.api.watch import WatchHub
 from quorate.client.slot import PermitSlot
@@ -48,7 +51,8 @@ class Plain:
     lease: str
     after: int
     told: list[Told] = field(default_factory=list)
-    begun: dict[str, int] = field(default_factory=dict)
+    before: list[tuple[int, list[Told]]] = field(default_factory=list)
+    """What was told, and from where on, until something was missed."""
 
     async def open(self, hub: WatchHub, stack: AsyncExitStack, _leases: list[str]) -> Watcher:
         after = self.told[-1][2] if self.told else self.after
@@ -60,8 +64,10 @@ class Plain:
             told_of(notice.lease_id, notice.event.value, notice.at.ledger_size, reason)
         )
 
-    def broke(self) -> None:
-        pass
+    def broke(self, error: Exception | None = None) -> None:
+        if error is not None:
+            self.before.append((self.after, self.told))
+            self.after, self.told = 0, []
 
 
 @dataclass
@@ -69,6 +75,7 @@ class Library:
     """The client's own talk, over all leases that there are; more are added meanwhile."""
 
     told: list[Told] = field(default_factory=list)
+    before: list[tuple[int, list[Told]]] = field(default_factory=list)
     talk: WatchTalk = field(default_factory=lambda: WatchTalk("s" * 16))
     known: set[str] = field(default_factory=set)
 
@@ -98,8 +105,18 @@ class Library:
                 told_of(heard.lease_id, heard.event.value, heard.ledger_size, heard.reason)
             )
 
-    def broke(self) -> None:
-        self.talk.broken(None)
+    def broke(self, error: Exception | None = None) -> None:
+        self.talk.broken(error)
+        if error is not None:
+            self.before.append((0, self.told))
+            self.told = []
+
+
+class OutOfRange(grpc.RpcError, grpc.Call):  # type: ignore[misc]
+    """What a client has of a stream that ends with OUT_OF_RANGE."""
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.OUT_OF_RANGE
 
 
 class Scene:
@@ -166,8 +183,14 @@ class Scene:
         if number not in self.readers:
             lease = self.leases[which % len(self.leases)]
             self.readers[number] = Plain(lease, after % (self.size + 1)) if number else Library()
-        stack = AsyncExitStack()
-        watcher = await self.readers[number].open(self.hub, stack, self.leases)
+        reader = self.readers[number]
+        while True:
+            stack = AsyncExitStack()
+            try:
+                watcher = await reader.open(self.hub, stack, self.leases)
+                break
+            except OutOfRangeError:
+                reader.broke(OutOfRange())
         self.watchers[number] = watcher, stack
 
     async def add(self) -> None:
@@ -181,11 +204,15 @@ class Scene:
         watcher, _ = self.watchers[number]
         for _ in range(min(most, len(watcher._queue))):
             self.readers[number].read(await watcher.next())
+        if watcher.is_ending and not watcher._queue:
+            with pytest.raises(OutOfRangeError):
+                await watcher.next()
+            await self.leave(number, OutOfRange())
 
-    async def leave(self, number: int) -> None:
+    async def leave(self, number: int, error: Exception | None = None) -> None:
         if number in self.watchers:
             _, stack = self.watchers.pop(number)
-            self.readers[number].broke()
+            self.readers[number].broke(error)
             await stack.aclose()
 
     async def race(self, number: int, entries: list[tuple[str, int]]) -> None:
@@ -225,12 +252,14 @@ class Scene:
                     await self.race(number, entries)
         self.surprise = (0, [])
         self.world.grant()
+        for _ in range(2):  # who is cut off the first time begins again
+            for number in self.readers:
+                await self.join(number, 0, 0)
+            await self.look()
+            await self.look()
+            for number in self.readers:
+                await self.read(number, 10_000)
         for number in self.readers:
-            await self.join(number, 0, 0)
-        await self.look()
-        await self.look()
-        for number in self.readers:
-            await self.read(number, 10_000)
             await self.leave(number)
 
     def states(self, lease_id: str) -> dict[int, bool]:
@@ -248,24 +277,27 @@ class Scene:
 
     def check(self) -> None:
         for reader in self.readers.values():
-            sizes = [size for _, _, size, _ in reader.told]
-            assert sizes == sorted(sizes), reader.told
-            if isinstance(reader, Library):
-                for lease in reader.known:
-                    self._check(lease, [each for each in reader.told if each[0] == lease], 0)
-            else:
-                self._check(reader.lease, reader.told, reader.after)
+            leases = reader.known if isinstance(reader, Library) else {reader.lease}
+            after = 0 if isinstance(reader, Library) else reader.after
+            for begun, told in [*reader.before, (after, reader.told)]:
+                sizes = [size for _, _, size, _ in told]
+                assert sizes == sorted(sizes), told
+                is_last = told is reader.told
+                for lease in leases:
+                    own = [each for each in told if each[0] == lease]
+                    assert own or not is_last, "whoever watches is told how it stands"
+                    if own:
+                        self._check(lease, own, begun, self.size if is_last else own[-1][2])
 
-    def _check(self, lease: str, told: list[Told], after: int) -> None:
+    def _check(self, lease: str, told: list[Told], after: int, until: int) -> None:
         states = self.states(lease)
-        assert told, "whoever watches is told how it stands"
         first = told[0][2]
         assert first >= min(states), f"older than the lease: {told}"
         for _, _, size, is_good in told:
             assert is_good is None or is_good == states[size], told
         begins = max(after, min(states)) if after else first
         heard = [states[begins], *(is_good for *_, is_good in told if is_good is not None)]
-        true = [states[size] for size in range(begins, self.size + 1)]
+        true = [states[size] for size in range(begins, until + 1)]
         assert _changes(heard) == _changes(true), told
 
 
@@ -297,9 +329,11 @@ steps = st.one_of(
 )
 
 
-def run(script: Iterable[tuple[Any, ...]]) -> Scene:
+def run(script: Iterable[tuple[Any, ...]], most_behind: int = following.MAX_BEHIND) -> Scene:
     scene = Scene()
     with (
+        patch.object(following, "MAX_BEHIND", most_behind),
+        patch.object(tracking, "MAX_BEHIND", most_behind),
         patch.object(following, "MAX_FOLLOWED", 1),
         patch.object(tracking, "MAX_FOLLOWED", 1),
     ):
@@ -312,3 +346,10 @@ def run(script: Iterable[tuple[Any, ...]]) -> Scene:
 @given(st.lists(steps, min_size=10, max_size=50))
 def test_nothing_is_lost_or_told_twice_or_out_of_order(script):
     run(script)
+
+
+@settings(max_examples=120)
+@given(st.lists(steps, min_size=10, max_size=50), st.integers(1, 6))
+def test_what_an_edge_never_read_is_known_to_be_missed(script, most_behind):
+    """Until there, and again from there on, it is as if there had been nothing else."""
+    run(script, most_behind)

@@ -57,7 +57,7 @@ def test_what_others_rely_on_costs_a_lease_nothing() -> None:
 
 
 async def test_one_at_a_time_reads_what_was_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    track, reading, most = Track(lambda: None, FakeClock()), 0, 0
+    track, reading, most = Track(lambda: None, FakeClock(), lambda _missed: None), 0, 0
 
     async def missed(_track: Track, _after_size: int) -> list[Effect]:
         nonlocal reading, most

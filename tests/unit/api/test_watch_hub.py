@@ -16,7 +16,6 @@ from quorate.api.watch import WatchHub
 from quorate.core import ids
 from quorate.core.limits import MAX_LEASES_PER_WATCH
 from quorate.core.outcome import Deny, Permit, Reason
-from quorate.lease import following
 from quorate.lease.check import NOWHERE, Checked, CheckQuery, LeaseChecker
 from quorate.lease.outstanding import Holder
 from quorate.telemetry import Metrics
@@ -249,8 +248,7 @@ async def test_authority_lost_while_many_are_evaluated_is_told_to_all(
                 return original(queries)
 
             monkeypatch.setattr(bench.checker, "check_all", lapse)
-            monkeypatch.setattr(following, "MAX_BEHIND", 0)  # so that all are looked at
-            bench.world.ledger.run("bank.example", "executor.register", {"executor": OTHER})
+            bench.hub._track.is_blind = True  # so that all are looked at
             bench.hub.moved()
             notices = [await watcher.next() for _ in range(21)]
             assert {notice.event for notice in notices} == {Event.AUTHORITY_LOST}
@@ -262,7 +260,6 @@ async def test_what_many_rely_on_is_read_with_room_for_others_in_between(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tracking, "LEASES_PER_TURN", 5)
-    monkeypatch.setattr(following, "MAX_BEHIND", 0)  # so that all are looked at
     ids = tuple(f"{number:032x}" for number in range(20))
     turns, read = 0, list[tuple[int, int]]()
     async with bench.hub.watch(EXECUTOR, ids), bench.running():
@@ -273,7 +270,7 @@ async def test_what_many_rely_on_is_read_with_room_for_others_in_between(
             "read_things",
             lambda some: (read.append((turns, len(some))), original(some)),
         )
-        bench.world.ledger.run("bank.example", "executor.register", {"executor": OTHER})
+        bench.hub._track.is_blind = True  # so that all are read
         bench.hub.moved()
         async with asyncio.timeout(5):
             while len(read) < 4:
@@ -324,7 +321,8 @@ async def test_a_slow_watcher_is_cut_and_its_queue_given_up() -> None:
 async def test_what_was_queued_is_told_before_the_end() -> None:
     watcher = Watcher(EXECUTOR, "", 3)
     watcher.offer(notice(1))
-    watcher.close()
+    watcher.end(NotReadyError("the node is stopping"))
+    watcher.offer(notice(2))
     assert await watcher.next() == notice(1)
     with pytest.raises(NotReadyError):
         await watcher.next()

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 from tests.unit.api.test_watch_hub import MISSING, OTHER, Bench, all_told, told
 
+from quorate.api import tracking
 from quorate.api import watch as watch_module
 from quorate.api.errors import OutOfRangeError
 from quorate.api.notices import Event
 from quorate.core import ids
 from quorate.core.outcome import Deny, Reason
 from quorate.core.state import StateView
+from quorate.lease import following
 from quorate.lease.check import CheckQuery
 from quorate.lease.outstanding import Holder
 from quorate.lease.word import AuthorityRecord
@@ -45,6 +47,56 @@ def acquire(bench: Bench, nonce: str = "") -> str:
     acquired = bench.world.ledger.run(NODE, "lease.acquire", body, *([nonce] if nonce else []))
     assert acquired.outcome.accepted, acquired.outcome
     return str(acquired.outcome.result["lease"])
+
+
+# -- what nobody has read --------------------------------------------------------------------------
+
+
+async def test_who_watches_over_entries_that_nobody_has_read_is_cut_off(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interruption, undone, may be among them; and whoever went on from what it heard after
+    them would never hear of it."""
+    lease = (bench.world.lease_id,)
+    async with bench.running():
+        async with bench.hub.watch(EXECUTOR, lease) as watcher:
+            await told(watcher)
+            bench.world.govern_executor("suspend")
+            bench.hub.moved()
+            await asyncio.sleep(0.1)
+            at = size(bench)
+            monkeypatch.setattr(following, "MAX_BEHIND", 1)
+            monkeypatch.setattr(tracking, "MAX_BEHIND", 1)
+            bench.world.govern_executor("reinstate")
+            flap(bench)
+            bench.hub.moved()
+            # What was told before them is still heard, and nothing of what came after.
+            assert await told(watcher) == (Event.INTERRUPTED, SUSPENDED)
+            with pytest.raises(OutOfRangeError, match="begin with 0"):
+                await told(watcher)
+        with pytest.raises(OutOfRangeError, match="begin with 0"):
+            async with bench.hub.watch(EXECUTOR, lease, after_size=at):
+                pass
+        async with bench.hub.watch(EXECUTOR, lease) as watcher:
+            assert await told(watcher) == (Event.ACTIVE, None)
+            flap(bench)
+            bench.world.govern_executor("suspend")
+            await bench.hub.add(watcher, (MISSING,))  # this alone goes over them
+            with pytest.raises(OutOfRangeError, match="begin with 0"):
+                await told(watcher)
+
+
+async def test_where_an_edge_begins_there_is_nothing_that_it_has_missed(bench: Bench) -> None:
+    """Before it has a store it denies everything, and nobody was told otherwise."""
+    is_there, source = False, bench.hub._track._source
+    bench.hub._track._source = lambda: source() if is_there else None
+    async with bench.running(), bench.hub.watch(EXECUTOR, (bench.world.lease_id,)) as watcher:
+        await told(watcher)
+        flap(bench)
+        is_there = True
+        bench.world.govern_executor("suspend")
+        bench.hub.moved()
+        assert await told(watcher) == (Event.INTERRUPTED, SUSPENDED)
 
 
 # -- what a notice is true of ---------------------------------------------------------------------
