@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Final
 
-from quorate.api.courses import WatchedLeases
+from quorate.api.courses import Watched, WatchedLeases
 from quorate.api.errors import OutOfRangeError, Violation
 from quorate.core.effects import Effect, effect_of
 from quorate.core.state import StateView
@@ -50,8 +51,8 @@ class Track:
         self.leases = WatchedLeases()
         self.touched: dict[CheckQuery, None] = {}
         """What entries that were followed may have changed, and nobody has looked at since."""
-        self.is_blind = False
-        """There were entries that nobody has read: perhaps they have changed everything."""
+        self.unread: dict[CheckQuery, None] = {}
+        """What they rely on has to be read anew: there were entries that nobody has read."""
         self._source = source
         self._clock = clock
         self._on_gap = on_gap
@@ -62,7 +63,7 @@ class Track:
 
     @property
     def has_news(self) -> bool:
-        return self.is_blind or bool(self.touched)
+        return bool(self.unread) or bool(self.touched)
 
     async def catch_up(self) -> None:
         """Follows the ledger to its end, with room for others in between."""
@@ -82,44 +83,46 @@ class Track:
             return self._follow(snapshot, size)
 
     def begin(self, queries: Iterable[CheckQuery]) -> list[Effect]:
-        """Takes leases in, as they stand at the place where this then is. Returns what was
-        followed to there."""
+        """Takes in those leases that are not yet, as they stand at the place where this then is.
+        Returns what was followed to there."""
         source = self._source()
         if source is None:
             for query in queries:
-                self.leases.begin(query, None)
+                if query not in self.leases:
+                    self.leases.begin(query, None)
             return []
         with source.read() as snapshot:
             followed = self._follow(snapshot)
             view = StateView(snapshot.state)
             for query in queries:
-                self.leases.begin(query, view)
+                if query not in self.leases:
+                    self.leases.begin(query, view)
+                elif query in self.unread:
+                    self._read(query, view)
         return followed
 
     async def see_again(self) -> bool:
         """After entries that nobody has read: reads what all leases rely on. Returns whether there
         were such."""
-        if not self.is_blind:
-            return False
-        self.is_blind = False
-        queries = list(self.leases)
-        for start in range(0, len(queries), LEASES_PER_TURN):
-            if start:
-                await asyncio.sleep(0)
-            self.read_things(queries[start : start + LEASES_PER_TURN])
-        return True
+        were_unread = bool(self.unread)
+        while self.unread and (source := self._source()) is not None:
+            with source.read() as snapshot:
+                self._follow(snapshot)
+                view = StateView(snapshot.state)
+                for query in list(islice(self.unread, LEASES_PER_TURN)):
+                    self._read(query, view)
+            await asyncio.sleep(0)
+        return were_unread
 
-    def read_things(self, queries: Sequence[CheckQuery]) -> None:
-        source = self._source()
-        if source is None:
-            return
-        with source.read() as snapshot:
-            self._follow(snapshot)
-            view = StateView(snapshot.state)
-            for query in queries:
-                # Some may have lost their last watcher meanwhile.
-                if (watched := self.leases.get(query)) is not None:
-                    self.leases.read(watched, view)
+    def end(self, watched: Watched) -> None:
+        """Nobody watches it any more."""
+        self.touched.pop(watched.query, None)
+        self.unread.pop(watched.query, None)
+        self.leases.end(watched)
+
+    def _read(self, query: CheckQuery, view: StateView) -> None:
+        self.leases.read(self.leases[query], view)
+        self.unread.pop(query, None)
 
     async def missed(self, after_size: int) -> list[Effect]:
         """What entries did since the ledger had `after_size` of them, up to this place. Raises
@@ -168,9 +171,10 @@ class Track:
         """Takes in some entries, and tells what they did."""
         had_begun = self.ledger.has_begun
         step = self.ledger.follow(snapshot, self._clock.boottime_ns(), until)
-        self.is_blind = self.is_blind or step.is_blind
-        if step.is_blind and had_begun:
-            self._on_gap(_too_many())
+        if step.is_blind:
+            self.unread.update(dict.fromkeys(self.leases))
+            if had_begun:
+                self._on_gap(_too_many())
         view = StateView(snapshot.state)
         for effect in step.effects:
             self.touched.update(dict.fromkeys(self.leases.take(effect, view)))

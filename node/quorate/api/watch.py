@@ -130,7 +130,7 @@ class WatchHub:
         missed = await self._track.missed(after_size) if after_size else []
         # From here to the end nothing else runs: nothing is told twice, and nothing is missed.
         watcher.queries.update(fresh)
-        missed += self._track.begin(query for query in queries if query not in self._leases)
+        missed += self._track.begin(queries)
         answers, followed = self._check(queries)
         missed += followed
         told: list[Notice] = []
@@ -157,8 +157,7 @@ class WatchHub:
             if not watched.watchers:
                 self._await_expiry(watched, 0)
                 self._unsettled.discard(query)
-                self._track.touched.pop(query, None)
-                self._leases.end(watched)
+                self._track.end(watched)
 
     def acknowledge(self, watcher: Watcher, lease_id: str, ledger_size: int) -> None:
         """Its process uses no permit for this lease that was decided on a smaller ledger. Of what

@@ -15,6 +15,7 @@ import pytest
 from tests.integration.edge.conftest import DOMAIN, EXECUTOR, Edge, Pki
 from tests.integration.edge.test_watching import ACTIVE, AUTHORITY_LOST, INTERRUPTED, Dial
 
+from quorate.api.errors import NotReadyError
 from quorate.api.notices import Event, Watcher
 from quorate.api.watch import MAX_WATCHERS, MAX_WATCHERS_PER_EXECUTOR
 from quorate.client import AsyncGate, Denied, Permit, Reason, WatchNotice
@@ -179,7 +180,7 @@ async def test_a_holder_hears_of_what_happened_while_its_watch_was_broken(
         holding = await gate.keep(lease, news.put_nowait)
         await heard.wait()
         for watcher in edge.hub._watchers:
-            watcher.close()
+            watcher.end(NotReadyError("cut off"))
         for act in ("suspend", "reinstate"):
             edge.core.run(DOMAIN, f"executor.{act}", {"executor": EXECUTOR})
         told = await news.get()

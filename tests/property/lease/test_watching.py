@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 import grpc
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from quorate.api import convert, tracking
@@ -117,6 +117,9 @@ class OutOfRange(grpc.RpcError, grpc.Call):  # type: ignore[misc]
 
     def code(self) -> grpc.StatusCode:
         return grpc.StatusCode.OUT_OF_RANGE
+
+    def details(self) -> str:
+        return "begin with 0"
 
 
 class Scene:
@@ -307,6 +310,7 @@ def _changes(states: list[bool]) -> list[bool]:
 
 
 WHAT = ("executor", "executor", "grant", "grant", "flap", "flap", "both", "acquire", "release")
+EXECUTOR_TURNS = ("executor", 0)
 entries = st.tuples(st.sampled_from(WHAT), st.integers(0, MOST_LEASES))
 readers = st.integers(0, 2)
 steps = st.one_of(
@@ -350,6 +354,11 @@ def test_nothing_is_lost_or_told_twice_or_out_of_order(script):
 
 @settings(max_examples=120)
 @given(st.lists(steps, min_size=10, max_size=50), st.integers(1, 6))
+@example(
+    [("race", 1, [EXECUTOR_TURNS]), *[("entry", *EXECUTOR_TURNS)] * 6, ("read", 0, 1)]
+    + [("entry", *EXECUTOR_TURNS)] * 2,
+    3,
+)  # joined before all was read that others had watched
 def test_what_an_edge_never_read_is_known_to_be_missed(script, most_behind):
     """Until there, and again from there on, it is as if there had been nothing else."""
     run(script, most_behind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -10,12 +11,14 @@ import pytest
 
 from quorate.api import tracking
 from quorate.api import watch as watch_module
+from quorate.api.courses import Watched
 from quorate.api.errors import NotReadyError, OutOfRangeError, TooManyError
 from quorate.api.notices import Event, Notice, Watcher
 from quorate.api.watch import WatchHub
 from quorate.core import ids
 from quorate.core.limits import MAX_LEASES_PER_WATCH
 from quorate.core.outcome import Deny, Permit, Reason
+from quorate.core.state import StateView
 from quorate.lease.check import NOWHERE, Checked, CheckQuery, LeaseChecker
 from quorate.lease.outstanding import Holder
 from quorate.telemetry import Metrics
@@ -248,7 +251,7 @@ async def test_authority_lost_while_many_are_evaluated_is_told_to_all(
                 return original(queries)
 
             monkeypatch.setattr(bench.checker, "check_all", lapse)
-            bench.hub._track.is_blind = True  # so that all are looked at
+            bench.hub._track.unread = dict.fromkeys(bench.hub._leases)  # so that all are looked at
             bench.hub.moved()
             notices = [await watcher.next() for _ in range(21)]
             assert {notice.event for notice in notices} == {Event.AUTHORITY_LOST}
@@ -261,23 +264,23 @@ async def test_what_many_rely_on_is_read_with_room_for_others_in_between(
 ) -> None:
     monkeypatch.setattr(tracking, "LEASES_PER_TURN", 5)
     ids = tuple(f"{number:032x}" for number in range(20))
-    turns, read = 0, list[tuple[int, int]]()
+    turns, read = 0, Counter[int]()
     async with bench.hub.watch(EXECUTOR, ids), bench.running():
         await asyncio.sleep(0.1)
-        original = bench.hub._track.read_things
-        monkeypatch.setattr(
-            bench.hub._track,
-            "read_things",
-            lambda some: (read.append((turns, len(some))), original(some)),
-        )
-        bench.hub._track.is_blind = True  # so that all are read
+        original = bench.hub._leases.read
+
+        def count(watched: Watched, view: StateView | None) -> None:
+            read[turns] += 1
+            original(watched, view)
+
+        monkeypatch.setattr(bench.hub._leases, "read", count)
+        bench.hub._track.unread = dict.fromkeys(bench.hub._leases)  # so that all are read
         bench.hub.moved()
         async with asyncio.timeout(5):
-            while len(read) < 4:
+            while read.total() < len(ids):
                 turns += 1
                 await asyncio.sleep(0)
-    assert [count for _, count in read] == [5, 5, 5, 5]
-    assert len({turn for turn, _ in read}) == 4, "somebody else had a turn between any two"
+    assert list(read.values()) == [5, 5, 5, 5], "somebody else had a turn between any two"
 
 
 async def test_a_watcher_that_joins_tells_the_others_what_it_found(bench: Bench) -> None:
