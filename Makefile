@@ -46,7 +46,10 @@ ifdef PYTEST_ARGS
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 else
 	$(BIN)/python -m pytest tests/e2e  # whole federations: one at a time
-	$(BIN)/python -m pytest --ignore=tests/e2e -n 2 --dist loadfile
+	# A test that does not end is shown with its stacks, and ends its worker: whoever catches
+	# every exception (hypothesis does) would go on with it for ever.
+	$(BIN)/python -m pytest --ignore=tests/e2e -n 2 --dist loadfile \
+		--timeout-method=thread --max-worker-restart=1
 endif
 
 .PHONY: test-long
