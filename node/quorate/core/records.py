@@ -12,9 +12,7 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import ClassVar, Final
 
-from quorate.core.errors import MalformedError
 from quorate.core.lineage import Stage
-from quorate.core.outcome import Outcome, Reason
 from quorate.core.rows import Row
 from quorate.core.status import Status
 
@@ -396,48 +394,6 @@ class Lease(_Record):
 Governed = Domain | Node | Executor | TrustEdge | Grant
 Stored = Governed | Lease
 Record = Federation | Stored
-
-
-@dataclass(frozen=True, slots=True)
-class Remembered:
-    """The outcome of a command that was executed, kept so that it is not executed again.
-
-    fingerprint: of what it asked for, less its nonce and lifetime.
-    not_after: the latest of all its repeats; forgotten after that.
-    """
-
-    outcome: Outcome
-    fingerprint: str
-    not_after: int
-
-    def to_json(self) -> dict[str, object]:
-        return {
-            "fingerprint": self.fingerprint,
-            "not_after": self.not_after,
-            "accepted": self.outcome.accepted,
-            "reason": self.outcome.reason or "",
-            "thing": self.outcome.thing,
-            "index": self.outcome.index,
-            "command_id": self.outcome.command_id,
-            "result": dict(self.outcome.result),
-        }
-
-    @classmethod
-    def from_json(cls, value: object) -> Remembered:
-        row = Row(value)
-        result = row.nested("result")
-        if not isinstance(result, dict):
-            raise MalformedError("must be an object", field="result")
-        accepted = row.flag("accepted")
-        outcome = Outcome(
-            accepted=accepted,
-            reason=None if accepted else row.choice("reason", Reason),
-            thing=row.text("thing"),
-            index=row.number("index"),
-            command_id=row.text("command_id"),
-            result=result,
-        )
-        return cls(outcome, row.text("fingerprint"), row.number("not_after"))
 
 
 PARSERS: Final[dict[Kind, Callable[[object], Stored]]] = {

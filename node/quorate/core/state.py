@@ -28,11 +28,11 @@ from quorate.core.records import (
     Node,
     Parameters,
     Record,
-    Remembered,
     Role,
     Stored,
     TrustEdge,
 )
+from quorate.core.remembered import Remembered
 from quorate.core.status import Status
 from quorate.core.store import Reader, Writer
 
@@ -47,7 +47,6 @@ __all__ = [
     "Node",
     "Parameters",
     "Record",
-    "Remembered",
     "Role",
     "StateView",
     "Status",

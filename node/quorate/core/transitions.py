@@ -30,7 +30,8 @@ from quorate.core.limits import (
     NONCES_FORGOTTEN_PER_COMMAND,
 )
 from quorate.core.outcome import Deny, Outcome, Reason
-from quorate.core.records import Domain, Federation, Node, Remembered, Role
+from quorate.core.records import Domain, Federation, Node, Role
+from quorate.core.remembered import Remembered
 from quorate.core.state import StateView
 from quorate.core.status import Status
 from quorate.core.store import Overlay, Writer

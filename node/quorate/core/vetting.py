@@ -42,9 +42,9 @@ from quorate.core.records import (
     Lease,
     LeaseStatus,
     Node,
-    Remembered,
     TrustEdge,
 )
+from quorate.core.remembered import Remembered
 from quorate.core.status import Status
 from quorate.core.store import Reader
 
