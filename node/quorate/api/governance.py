@@ -22,7 +22,7 @@ from quorate.api.freshness import until_held
 from quorate.api.ports import Core, Level, OpenNode, Proposed, Reach
 from quorate.api.validate import Violations, envelope_and_timeout
 from quorate.core import dsse, ids
-from quorate.core.commands import Command, Verb, parse_command
+from quorate.core.commands import Command, parse_command
 from quorate.core.errors import MalformedError
 from quorate.core.limits import (
     DEFAULT_PROPOSAL_TIMEOUT_MS,
@@ -31,6 +31,7 @@ from quorate.core.limits import (
     MAX_RECORDS_PER_PAGE,
 )
 from quorate.core.state import Kind, StateView, list_records, record_json
+from quorate.core.verbs import Verb
 from quorate.telemetry import Metrics
 from quorate.v1 import governance_pb2, governance_pb2_grpc
 
@@ -43,9 +44,12 @@ NARROWING: Final = frozenset(
         Verb.GRANT_SUSPEND,
         Verb.GRANT_REVOKE,
         Verb.DOMAIN_SUSPEND,
+        Verb.PROPOSAL_OPEN,
+        Verb.BALLOT_CAST,
     }
 )
-"""What Revoke takes. Only of these does it mean something that no node decides otherwise.
+"""What Revoke takes. Only of these does it mean something that no node decides otherwise: of a
+ballot, when it is the one that suspends or expels a domain.
 
 Retiring a node is none of them: it stops what one node says, whatever that relies on; a level is of
 what relies on one thing, whichever node says it. Edges hold DRAINED back for permits by thing, and

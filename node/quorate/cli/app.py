@@ -31,6 +31,7 @@ _GROUPS: Final = {
     "status": "status:status_app",
     "members": "status:members_app",
     "domain": "domain:app",
+    "proposal": "proposal:app",
     "executor": "executor:app",
     "trust": "trust:app",
     "grant": "grant:app",

@@ -19,7 +19,14 @@ from quorate.cli.connection import Connection, operator_target
 from quorate.cli.live import live_line
 from quorate.cli.options import now_ms
 from quorate.cli.output import ExitCode, Output, console, facts, moment, show
-from quorate.cli.submit import QUERY_TIMEOUT_MS, Settled, SignedCommand, Wait, submit
+from quorate.cli.submit import (
+    QUERY_TIMEOUT_MS,
+    Settled,
+    SignedCommand,
+    Wait,
+    result_json,
+    submit,
+)
 from quorate.core import dsse, ids
 from quorate.core.commands import parse_command
 from quorate.core.errors import ConfigurationError, MalformedError
@@ -175,6 +182,12 @@ def _print_settled(console: Console, kind: str, settled: Settled, wait: Wait | N
         ("command", settled.command_id),
         ("took", f"{settled.took_ms:.0f} ms"),
     ]
+    became = result_json(settled.result)
+    if isinstance(became, dict) and "needed" in became:
+        agreed = f"{became['yes']} of {became['needed']} that are needed agree"
+        reason = became.get("reason", "")
+        pairs.insert(0, ("proposal", f"{became['status']} {reason}".rstrip()))
+        pairs.insert(1, ("ballots", agreed))
     if settled.accepted and wait is not None:
         pairs.insert(1, ("holds", settled.reached or "not known"))
         if settled.bound_ms:

@@ -126,7 +126,7 @@ def verify(
     quiet = output is Output.JSON
     with Connection(target) as connection, _progress(quiet=quiet) as progress:
         task = progress.add_task("verifying", total=None)
-        checked, keys = check_ledger(
+        checked, members = check_ledger(
             connection,
             federation,
             timeout,
@@ -136,7 +136,9 @@ def verify(
         if against is not None:
             other = _target_of(against)
             with Connection(other) as second:
-                value["against"] = check_consistency((connection, checked), second, keys, timeout)
+                value["against"] = check_consistency(
+                    (connection, checked), second, members, timeout
+                )
     show(output, value, lambda on: _print_verified(on, target, checked, value.get("against")))
 
 

@@ -1,9 +1,8 @@
 """Verifying a ledger that a node serves, trusting the genesis only.
 
-Owns the order of the checks and what each failure means, and whose keys count: those of the genesis
-and of the nodes that accepted commands, each signed by the node's own domain, have added since. The
-hashing and proof rules are those of `quorate.proofs`. Does not decide anything again: that an
-honest quorum decided rightly follows from its replicas agreeing, not from this.
+Owns the order of the checks and what each failure means. The hashing and proof rules are those of
+`quorate.proofs`. What is about members is decided again (`quorate.cli.ledger_members`), and nothing
+else: that an honest quorum decided rightly follows from its replicas agreeing, not from this.
 """
 
 from __future__ import annotations
@@ -14,8 +13,9 @@ from typing import Any, Final
 
 from quorate.cli.connection import Connection
 from quorate.cli.errors import VerificationError
-from quorate.core import codec, dsse, entries, ids
-from quorate.core.commands import AddNode, Command, RetireNode, parse_command
+from quorate.cli.ledger_members import Members
+from quorate.core import codec, dsse, entries
+from quorate.core.commands import parse_command
 from quorate.core.errors import MalformedError
 from quorate.core.genesis import Genesis
 from quorate.core.limits import MAX_ENTRY_BYTES
@@ -47,59 +47,6 @@ class Checked:
             "inclusion_proofs": self.proofs,
             "command_signatures": self.signatures,
         }
-
-
-class Keys:
-    """Whose signatures count, as far as a ledger has been read."""
-
-    def __init__(self, genesis: Genesis) -> None:
-        self._origin = genesis.origin
-        self._issuers = {item.domain: item.governance_key for item in genesis.descriptors}
-        self._logs: dict[str, bytes] = {}
-        for item in genesis.descriptors:
-            if not isinstance(genesis, Recovery) or item.domain in genesis.survivors:
-                self._add(item.node.id, item.node.signing_key, item.node.log_key)
-
-    def check(self, command: Command, envelope: dsse.Envelope) -> None:
-        """Raises MalformedError unless its issuer, as known by now, has signed the command."""
-        key = self._issuers.get(command.issuer)
-        if key is None or not envelope.verify(key):
-            raise MalformedError(f"accepted, but not signed by {command.issuer}")
-
-    def learn(self, command: Command) -> None:
-        """Takes up what an accepted command says of a node. Raises MalformedError when its issuer
-        had no right to say it: nobody's word counts for another domain's keys."""
-        body = command.body
-        if not isinstance(body, AddNode | RetireNode):
-            return
-        if ids.SpiffeId.parse(body.node).trust_domain != command.issuer:
-            raise MalformedError(f"accepted, but {body.node} is no node of {command.issuer}")
-        if isinstance(body, RetireNode):
-            self._issuers.pop(body.node, None)
-        elif ids.dns_name(body.node) in self._logs:
-            raise MalformedError(f"accepted, but {body.node} was added before")
-        else:
-            keys = bytes.fromhex(body.signing_key), bytes.fromhex(body.log_key)
-            self._add(body.node, *keys)
-
-    def open(self, note: str, connection: Connection) -> Checkpoint:
-        """The checkpoint, if the very node that was asked has signed it. Raises
-        VerificationError."""
-        name = connection.target.server_name
-        key = self._logs.get(name)
-        if key is None:
-            raise VerificationError(
-                f"{name} is no node of {self._origin}, as far as the ledger was read",
-                hint="verify the ledger of a node that is further on, or compare the genesis",
-            )
-        try:
-            return open_checkpoint(note, self._origin, key)
-        except MalformedError as error:
-            raise VerificationError(f"the checkpoint of {name}: {error}") from error
-
-    def _add(self, node: str, signing_key: bytes, log_key: bytes) -> None:
-        self._issuers[node] = signing_key
-        self._logs[ids.dns_name(node)] = log_key
 
 
 class _Tree:
@@ -155,19 +102,19 @@ def check_ledger(
     genesis: Genesis,
     timeout_ms: int,
     progress: Progress,
-) -> tuple[Checked, Keys]:
-    """Verifies the whole ledger of a node. Raises VerificationError. The keys are what the ledger
-    says of members up to its end."""
-    note, keys = _newest_note(connection, timeout_ms), Keys(genesis)
+) -> tuple[Checked, Members]:
+    """Verifies the whole ledger of a node. Raises VerificationError. The members are those
+    that the ledger has made up to its end."""
+    note, members = _newest_note(connection, timeout_ms), Members(genesis)
     size = _claimed_size(note)
     tree, leaves, signatures = _Tree(), [], 0
     for index, data in enumerate(fetch_entries(connection, 0, size, timeout_ms)):
         tree.add(data)
         leaves.append(merkle.leaf_hash(data))
-        signatures += _check_entry(data, index, genesis, keys)
+        signatures += _check_entry(data, index, genesis, members)
         progress(index, 2 * size)
     # Only now: the entries may have added the node that has signed.
-    checkpoint = keys.open(note, connection)
+    checkpoint = _open(note, members, connection)
     root = merkle.root(tree, tree.size)
     if root != checkpoint.root:
         raise VerificationError(
@@ -177,7 +124,22 @@ def check_ledger(
     for index, digest in enumerate(leaves):
         _check_inclusion(connection, checkpoint, index, digest, timeout_ms)
         progress(checkpoint.size + index, 2 * checkpoint.size)
-    return Checked(checkpoint.size, root, len(leaves), signatures), keys
+    return Checked(checkpoint.size, root, len(leaves), signatures), members
+
+
+def _open(note: str, members: Members, connection: Connection) -> Checkpoint:
+    """The checkpoint, if the very node that was asked has signed it. Raises VerificationError."""
+    name = connection.target.server_name
+    key = members.log_key(name)
+    if key is None:
+        raise VerificationError(
+            f"{name} is no node of {members.origin}, as far as the ledger was read",
+            hint="verify the ledger of a node that is further on, or compare the genesis",
+        )
+    try:
+        return open_checkpoint(note, members.origin, key)
+    except MalformedError as error:
+        raise VerificationError(f"the checkpoint of {name}: {error}") from error
 
 
 def _check_inclusion(
@@ -197,7 +159,7 @@ def _check_inclusion(
         raise VerificationError(f"the inclusion proof of entry {index} does not hold")
 
 
-def _check_entry(data: bytes, index: int, genesis: Genesis, keys: Keys) -> int:
+def _check_entry(data: bytes, index: int, genesis: Genesis, members: Members) -> int:
     """Checks one entry's form, and who signed its command. Returns the number of signatures."""
     try:
         entry = codec.decode(data, MAX_ENTRY_BYTES)
@@ -214,34 +176,34 @@ def _check_entry(data: bytes, index: int, genesis: Genesis, keys: Keys) -> int:
             return len(genesis.envelope.signatures)
         if entry.get("decision") != "accepted":
             return 0  # a denied command may be signed by anybody, or be no command at all
-        _check_command(entry, genesis, keys)
+        _check_command(entry, genesis, members)
         return 1
     except MalformedError as error:
         raise VerificationError(f"entry {index}: {error}") from error
 
 
-def _check_command(entry: dict[str, codec.JsonValue], genesis: Genesis, keys: Keys) -> None:
+def _check_command(entry: dict[str, codec.JsonValue], genesis: Genesis, members: Members) -> None:
     envelope = dsse.from_json(entry.get("command"), "command")
     command = parse_command(envelope.payload)
     if command.verb != entry.get("type"):
         raise MalformedError("the command is of another type than the entry says")
     if command.origin != genesis.origin or envelope.payload_type != dsse.COMMAND_TYPE:
         raise MalformedError("the command is not meant for this ledger")
-    keys.check(command, envelope)
-    keys.learn(command)
+    members.check(command, envelope)
+    members.learn(command, entry)
 
 
 def check_consistency(
     first: tuple[Connection, Checked],
     other: Connection,
-    keys: Keys,
+    members: Members,
     timeout_ms: int,
 ) -> dict[str, object]:
     """Proves that one of two nodes' ledgers is the beginning of the other. Raises
     VerificationError: then a member's node has shown two histories."""
     connection, checked = first
     domain = other.target.domain
-    checkpoint = keys.open(_newest_note(other, timeout_ms), other)
+    checkpoint = _open(_newest_note(other, timeout_ms), members, other)
     mine, theirs = (checked.size, checked.root), (checkpoint.size, checkpoint.root)
     (old_size, old_root), (new_size, new_root) = sorted((mine, theirs), key=lambda pair: pair[0])
     # Whoever has the longer tree can prove what it grew from.

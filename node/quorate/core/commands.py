@@ -7,13 +7,13 @@ may be executed is decided by `quorate.core.transitions`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
 from quorate.core import codec, dsse, ids, patterns
+from quorate.core.acts import ACTS, FederationAct, check_act
 from quorate.core.errors import MalformedError
 from quorate.core.fields import Fields
 from quorate.core.limits import (
@@ -28,32 +28,7 @@ from quorate.core.limits import (
 from quorate.core.lineage import Record, check_head, parse_record
 from quorate.core.records import Role
 from quorate.core.status import Act
-
-
-class Verb(StrEnum):
-    """The type of a command, as it stands in its payload."""
-
-    EXECUTOR_REGISTER = "executor.register"
-    EXECUTOR_SUSPEND = "executor.suspend"
-    EXECUTOR_REINSTATE = "executor.reinstate"
-    EXECUTOR_REVOKE = "executor.revoke"
-    TRUST_OPEN = "trust.open"
-    TRUST_NARROW = "trust.narrow"
-    TRUST_CLOSE = "trust.close"
-    GRANT_ISSUE = "grant.issue"
-    GRANT_SUSPEND = "grant.suspend"
-    GRANT_REINSTATE = "grant.reinstate"
-    GRANT_REVOKE = "grant.revoke"
-    DOMAIN_SUSPEND = "domain.suspend"
-    DOMAIN_REINSTATE = "domain.reinstate"
-    NODE_ADD = "node.add"
-    NODE_PROMOTE = "node.promote"
-    NODE_DEMOTE = "node.demote"
-    NODE_RETIRE = "node.retire"
-    LEASE_ACQUIRE = "lease.acquire"
-    LEASE_RENEW = "lease.renew"
-    LEASE_RELEASE = "lease.release"
-    LINEAGE_APPEND = "lineage.append"
+from quorate.core.verbs import Verb
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +115,28 @@ class RetireNode:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenProposal:
+    """act, body: what is to be done when enough domains agree. text: the body as it was signed, in
+    canonical JSON. expires_at: ledger time from which on nobody votes on it."""
+
+    act: Verb
+    body: FederationAct
+    text: str
+    expires_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawProposal:
+    proposal: str
+
+
+@dataclass(frozen=True, slots=True)
+class CastBallot:
+    proposal: str
+    is_yes: bool
+
+
+@dataclass(frozen=True, slots=True)
 class AcquireLease:
     """ttl_ms: the wished lifetime; 0: the longest that there is. parents: the leases that the work
     came from, in ascending order."""
@@ -185,6 +182,10 @@ DomainBody = (
     | AddNode
     | AssignRole
     | RetireNode
+    | FederationAct
+    | OpenProposal
+    | WithdrawProposal
+    | CastBallot
 )
 Body = DomainBody | NodeBody
 
@@ -329,6 +330,31 @@ def _retire_node(body: Fields) -> Body:
     return RetireNode(body.text("node", ids.check_node))
 
 
+def _open_proposal(body: Fields) -> Body:
+    act = Verb(body.text("act", check_act))
+    text = codec.encode(body.peek("body")).decode("utf-8")
+    inner = body.nested("body")
+    proposal = OpenProposal(act, ACTS[act](inner), text, body.integer("expires_at"))
+    inner.done()
+    return proposal
+
+
+def _withdraw_proposal(body: Fields) -> Body:
+    return WithdrawProposal(body.text("proposal", ids.check_proposal_id))
+
+
+def _cast_ballot(body: Fields) -> Body:
+    return CastBallot(
+        proposal=body.text("proposal", ids.check_proposal_id),
+        is_yes=body.text("choice", _check_choice) == "yes",
+    )
+
+
+def _check_choice(text: str) -> None:
+    if text not in {"yes", "no"}:
+        raise MalformedError("must be yes or no")
+
+
 def _acquire_lease(body: Fields) -> Body:
     return AcquireLease(
         executor=body.text("executor", ids.check_executor),
@@ -374,7 +400,7 @@ def _append_lineage(body: Fields) -> Body:
     )
 
 
-_BODIES: Final = MappingProxyType(
+_BODIES: Final[Mapping[Verb, Callable[[Fields], Body]]] = MappingProxyType(
     {
         Verb.EXECUTOR_REGISTER: _register_executor,
         Verb.EXECUTOR_SUSPEND: _govern_executor(Act.SUSPEND),
@@ -389,6 +415,12 @@ _BODIES: Final = MappingProxyType(
         Verb.GRANT_REVOKE: _govern_grant(Act.REVOKE),
         Verb.DOMAIN_SUSPEND: _govern_domain(Act.SUSPEND),
         Verb.DOMAIN_REINSTATE: _govern_domain(Act.REINSTATE),
+        Verb.DOMAIN_ADMIT: ACTS[Verb.DOMAIN_ADMIT],
+        Verb.DOMAIN_EXPEL: ACTS[Verb.DOMAIN_EXPEL],
+        Verb.FEDERATION_SET_THRESHOLDS: ACTS[Verb.FEDERATION_SET_THRESHOLDS],
+        Verb.PROPOSAL_OPEN: _open_proposal,
+        Verb.PROPOSAL_WITHDRAW: _withdraw_proposal,
+        Verb.BALLOT_CAST: _cast_ballot,
         Verb.NODE_ADD: _add_node,
         Verb.NODE_PROMOTE: _assign_role(Role.VOTER),
         Verb.NODE_DEMOTE: _assign_role(Role.OBSERVER),

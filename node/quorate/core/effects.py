@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Final
 
 from quorate.core import codec, dsse
-from quorate.core.commands import NarrowTrust, Verb, parse_command
+from quorate.core.commands import NarrowTrust, parse_command
 from quorate.core.errors import MalformedError
 from quorate.core.outcome import Reason
 from quorate.core.patterns import Scope, covers
@@ -28,6 +28,7 @@ from quorate.core.records import (
 from quorate.core.rows import Row
 from quorate.core.state import StateView
 from quorate.core.status import Status
+from quorate.core.verbs import Verb
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ _EFFECTS: Final = MappingProxyType(
         Verb.GRANT_REVOKE: (Kind.GRANT, Reason.GRANT_REVOKED),
         Verb.DOMAIN_SUSPEND: (Kind.DOMAIN, Reason.DOMAIN_SUSPENDED),
         Verb.DOMAIN_REINSTATE: (Kind.DOMAIN, None),
+        Verb.DOMAIN_EXPEL: (Kind.DOMAIN, Reason.DOMAIN_REVOKED),
         Verb.LEASE_ACQUIRE: (Kind.LEASE, None),
         Verb.LEASE_RENEW: (Kind.LEASE, None),
         Verb.LEASE_RELEASE: (Kind.LEASE, Reason.LEASE_RELEASED),
@@ -83,13 +85,19 @@ _WITHOUT: Final = frozenset(
         Verb.NODE_DEMOTE,
         Verb.NODE_RETIRE,
         Verb.LINEAGE_APPEND,
+        Verb.DOMAIN_ADMIT,
+        Verb.FEDERATION_SET_THRESHOLDS,
+        Verb.PROPOSAL_WITHDRAW,
     }
 )
 
+_VOTES: Final = frozenset({Verb.PROPOSAL_OPEN, Verb.BALLOT_CAST})
+"""What they do is what they have brought to a decision, if they have."""
+
 _BY_NAME: Final = {verb.value: effect for verb, effect in _EFFECTS.items()}
 
-assert not _EFFECTS.keys() & _WITHOUT
-assert _EFFECTS.keys() | _WITHOUT == set(Verb), "a new verb says what it does to leases"
+assert not _EFFECTS.keys() & (_WITHOUT | _VOTES)
+assert _EFFECTS.keys() | _WITHOUT | _VOTES == set(Verb), "a new verb says what it does to leases"
 
 
 def effect_of(index: int, entry: bytes) -> Effect | None:
@@ -98,12 +106,15 @@ def effect_of(index: int, entry: bytes) -> Effect | None:
     Raises MalformedError for bytes that are no entry.
     """
     row = Row(codec.load(entry))
-    kind = row.text("type")
+    kind, done = row.text("type"), row
+    if kind in _VOTES and row.nested("executed") is not None:
+        done = Row(row.nested("executed"))
+        kind = done.text("type")
     if kind not in _BY_NAME or row.text("decision") != "accepted":
         return None
     of, reason = _BY_NAME[kind]
     but_for = _left_by(row) if kind == Verb.TRUST_NARROW else None
-    return Effect(index, row.number("time"), f"{of}:{row.text('thing')}", reason, but_for)
+    return Effect(index, row.number("time"), f"{of}:{done.text('thing')}", reason, but_for)
 
 
 def _left_by(entry: Row) -> Scope:

@@ -22,21 +22,23 @@ POLICY_VERSION: Final = 0
 
 
 def entry(*, origin: str, kind: str, outcome: Outcome, ledger_time: int, command: object) -> bytes:
-    """The leaf that records one outcome. kind: the command's type, or `malformed`."""
-    return codec.encode(
-        {
-            "v": PROTOCOL_VERSION,
-            "origin": origin,
-            "seq": outcome.index,
-            "type": kind,
-            "decision": "accepted" if outcome.accepted else "denied",
-            "reason": outcome.reason or "",
-            "thing": outcome.thing,
-            "policy_version": POLICY_VERSION,
-            "time": ledger_time,
-            "command": command,
-        }
-    )
+    """The leaf that records one outcome. kind: the command's type, or `malformed`. What the command
+    has brought to a decision (`quorate.core.balloting`) stands in it as `executed`."""
+    value = {
+        "v": PROTOCOL_VERSION,
+        "origin": origin,
+        "seq": outcome.index,
+        "type": kind,
+        "decision": "accepted" if outcome.accepted else "denied",
+        "reason": outcome.reason or "",
+        "thing": outcome.thing,
+        "policy_version": POLICY_VERSION,
+        "time": ledger_time,
+        "command": command,
+    }
+    if "executed" in outcome.result:
+        value["executed"] = outcome.result["executed"]
+    return codec.encode(value)
 
 
 def of_envelope(envelope: dsse.Envelope) -> object:

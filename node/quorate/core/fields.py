@@ -39,9 +39,15 @@ class Fields:
         return f"{self._path}.{name}" if self._path else name
 
     def take(self, name: str) -> object:
+        value = self.peek(name)
+        del self._left[name]
+        return value
+
+    def peek(self, name: str) -> object:
+        """What a field holds, which is still to be read."""
         if name not in self._left:
             raise MalformedError("is missing", field=self.at(name))
-        return self._left.pop(name)
+        return self._left[name]
 
     def text(self, name: str, check: Callable[[str], object] | None = None) -> str:
         """A string; `check` raises MalformedError when it is not of its kind."""

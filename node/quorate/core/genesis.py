@@ -188,15 +188,20 @@ def _read_genesis(envelope: dsse.Envelope, digest: bytes) -> Genesis:
     return Genesis(origin, created, parameters, descriptors, envelope, digest)
 
 
-def check_together(descriptors: tuple[Descriptor, ...], field: str = "descriptors") -> None:
-    """What descriptors of several domains must be to each other. Raises MalformedError."""
+def check_together(
+    descriptors: tuple[Descriptor, ...],
+    field: str = "descriptors",
+    present: Sequence[Descriptor] | None = None,
+) -> None:
+    """What descriptors of several domains must be to each other. present: those of them that are
+    still members; None: all. Raises MalformedError."""
     names = [item.domain for item in descriptors]
     if names != sorted(set(names)):
         raise MalformedError("must be sorted by domain, each once", field=field)
     keys = [key for item in descriptors for key in item.keys]
     if len(set(keys)) != len(keys):
         raise MalformedError("a key serves two purposes", field=field)
-    addresses = [item.node.peer_address for item in descriptors]
+    addresses = [item.node.peer_address for item in (present or descriptors)]
     if len(set(addresses)) != len(addresses):
         raise MalformedError("two nodes have one peer address", field=field)
 

@@ -120,6 +120,10 @@ def check_command_id(text: str) -> None:
     _match(_HASH_RE, text, "64 lower-case hex digits")
 
 
+def check_proposal_id(text: str) -> None:
+    _match(_HASH_RE, text, "64 lower-case hex digits")
+
+
 def check_lease_id(text: str) -> None:
     _match(_LEASE_RE, text, "a lease id of 32 lower-case hex digits")
 
@@ -154,6 +158,13 @@ def resource_owner(resource: str) -> str:
 def command_id(issuer: str, nonce: str) -> str:
     """What a command is remembered by: a repeat of it, signed anew or not, has the same."""
     return hashlib.sha256(issuer.encode("utf-8") + b"\x00" + nonce.encode("utf-8")).hexdigest()
+
+
+def proposal_id(command_id: str, act: str, body: str, expires_at: int) -> str:
+    """The id of what a command proposes: a hash of exactly that, so that whoever votes for the id
+    has voted for nothing else. body: of what is proposed, as canonical JSON."""
+    named = "\x00".join((command_id, act, str(expires_at), body))  # no zero byte before the last
+    return hashlib.sha256(named.encode("utf-8")).hexdigest()
 
 
 def lease_id(origin: str, acquired_by: str) -> str:

@@ -21,22 +21,17 @@ from quorate.core.limits import (
     MAX_LEASE_TTL_MS,
     MAX_NODES_EVER_PER_DOMAIN,
     MAX_NODES_PER_DOMAIN,
+    MAX_OPEN_PROPOSALS_PER_DOMAIN,
 )
 from quorate.core.lineage import Stage
 from quorate.core.patterns import covers, pattern_owner, scope_outside
-from quorate.core.records import (
-    Domain,
-    Governed,
-    Grant,
-    Lease,
-    LeaseStatus,
-    Node,
-    TrustEdge,
-)
+from quorate.core.proposals import Proposal, ProposalStatus
+from quorate.core.records import Domain, Grant, Lease, LeaseStatus, Node, TrustEdge
 from quorate.core.state import StateView
 from quorate.core.status import Status
+from quorate.core.stored import Lasting
 
-G = TypeVar("G", bound=Governed)
+G = TypeVar("G", bound=Lasting)
 
 
 def check(view: StateView) -> list[str]:
@@ -47,6 +42,7 @@ def check(view: StateView) -> list[str]:
         *_check_trust(view),
         *_check_grants(view),
         *_check_leases(view),
+        *_check_proposals(view),
     ]
 
 
@@ -74,12 +70,13 @@ def check_final(before: StateView, after: StateView) -> Iterator[str]:
     """What of the things that domains govern did not stay, though it is final, or grew, though it
     only narrows. One thing at a time:
     there may be more than memory holds."""
-    pairs: Iterator[tuple[Governed, Governed | None]] = chain(
+    pairs: Iterator[tuple[Lasting, Lasting | None]] = chain(
         _paired(before.domains(), after.domains()),
         _paired(before.nodes(), after.nodes()),
         _paired(before.executors(), after.executors()),
         _paired(before.trust_edges(), after.trust_edges()),
         _paired(before.grants(), after.grants()),
+        _paired(before.proposals(), after.proposals()),
     )
     for old, new in pairs:
         problem = what_did_not_stay(old, new)
@@ -87,11 +84,13 @@ def check_final(before: StateView, after: StateView) -> Iterator[str]:
             yield problem
 
 
-def what_did_not_stay(old: Governed, new: Governed | None) -> str:
+def what_did_not_stay(old: Lasting, new: Lasting | None) -> str:
     """What is final of one thing, or only shrinks, and did not stay so; empty: nothing. new: what
     has become of it."""
     if new is None:
         return f"{old.kind} {old.id} is gone"
+    if isinstance(old, Proposal):
+        return _what_a_proposal_lost(old, new)
     if old.status is Status.REVOKED and new != old:
         return f"{old.kind} {old.id} was revoked, and has changed"
     if isinstance(old, TrustEdge) and isinstance(new, TrustEdge) and not _narrows(old, new):
@@ -99,6 +98,20 @@ def what_did_not_stay(old: Governed, new: Governed | None) -> str:
     if isinstance(old, Node) and isinstance(new, Node) and _identity(old) != _identity(new):
         return f"node {old.id} has other keys or another address"
     return ""
+
+
+def _what_a_proposal_lost(old: Proposal, new: Lasting) -> str:
+    if old.status is not ProposalStatus.OPEN and new != old:
+        return f"proposal {old.id} was closed, and has changed"
+    if not isinstance(new, Proposal) or _proposed(old) != _proposed(new):
+        return f"proposal {old.id} is for something else"
+    return ""
+
+
+def _proposed(proposal: Proposal) -> tuple[object, ...]:
+    """What of a proposal never changes."""
+    asked = proposal.proposer, proposal.act, proposal.body, proposal.base
+    return *asked, proposal.opened_at, proposal.expires_at
 
 
 def _paired(before: Iterable[G], after: Iterable[G]) -> Iterator[tuple[G, G | None]]:
@@ -132,6 +145,8 @@ def _check_members(view: StateView) -> Iterator[str]:
     for item in domains.values():
         if (item.status is Status.SUSPENDED) != bool(item.suspended_by):
             yield f"domain {item.id} does not know who suspended it"
+        if item.status is Status.REVOKED and any(view.active_nodes(item.id)):
+            yield f"domain {item.id} was expelled, and has nodes"
 
 
 def _check_nodes(view: StateView, domain: str, nodes: Sequence[Node]) -> Iterator[str]:
@@ -237,6 +252,25 @@ def _check_files(view: StateView, executor: str, expected: set[str]) -> Iterator
     for issuer, count in Counter(grant.issuer for grant in live).items():
         if count > MAX_GRANTS_PER_EXECUTOR_AND_ISSUER:
             yield f"{executor} has {count} grants of {issuer}"
+
+
+def _check_proposals(view: StateView) -> Iterator[str]:
+    now, domains = view.ledger_time(), {domain.id for domain in view.domains()}
+    is_open: dict[str, set[str]] = {domain: set() for domain in domains}
+    for proposal in view.proposals():
+        yes, no = {*proposal.yes}, {*proposal.no}
+        if yes & no or not yes | no <= domains:
+            yield f"proposal {proposal.id} has votes of nobody, or two of one"
+        if proposal.status is ProposalStatus.OPEN and not proposal.expired(now):
+            is_open[proposal.proposer].add(proposal.id)
+    for domain, expected in is_open.items():
+        filed = list(view.open_proposals(domain))
+        if not expected <= {proposal.id for proposal in filed}:
+            yield f"open proposals of {domain} are not on file"
+        if any(proposal.status is not ProposalStatus.OPEN for proposal in filed):
+            yield f"proposals of {domain} are closed, and filed as if they were not"
+        if len(filed) > MAX_OPEN_PROPOSALS_PER_DOMAIN:
+            yield f"{domain} has {len(filed)} open proposals"
 
 
 def _check_leases(view: StateView) -> Iterator[str]:

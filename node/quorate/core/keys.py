@@ -12,6 +12,8 @@ ids would make a key longer than a store allows (511 bytes in LMDB), the first a
                       h H(executor) issuer 0 grant              grants that never will again
     L lease id        l H(grant id) expires_at lease id         unreleased leases of a grant
                       n H(grant id)                             how many those are
+    P proposal id     q domain 0 proposal id                    open proposals of a domain
+    V                                     how many have to agree on what
     o node id                             head of what the node has reported, 32 bytes
     c command id      x not_after command id                    outcomes; when to forget them
 """
@@ -38,6 +40,8 @@ SPENT_GRANTS: Final = b"h"
 LEASES_OF_GRANT: Final = b"l"
 LEASE_COUNTS: Final = b"n"
 LINEAGE_HEADS: Final = b"o"
+OPEN_PROPOSALS: Final = b"q"
+THRESHOLDS: Final = b"V"
 
 RECORDS: Final = {
     Kind.DOMAIN: b"D",
@@ -46,6 +50,7 @@ RECORDS: Final = {
     Kind.TRUST: b"R",
     Kind.GRANT: b"G",
     Kind.LEASE: b"L",
+    Kind.PROPOSAL: b"P",
 }
 
 _MAX_KEY_CHARS: Final = MAX_ID_CHARS + 1 + MAX_NAME_CHARS
@@ -124,6 +129,14 @@ def all_leases_of_grant(grant_id: str) -> bytes:
 
 def lease_of_grant(grant_id: str, expires_at: int, lease: str) -> bytes:
     return leases_of_grant(grant_id, expires_at) + lease.encode("ascii")
+
+
+def open_proposals(domain: str) -> bytes:
+    return OPEN_PROPOSALS + domain.encode("ascii") + b"\x00"
+
+
+def open_proposal(domain: str, proposal: str) -> bytes:
+    return open_proposals(domain) + proposal.encode("ascii")
 
 
 def outcome(command_id: str) -> bytes:

@@ -34,6 +34,8 @@ MAX_NODES_PER_DOMAIN: Final = 8
 """Nodes that are not retired; at most one of them votes."""
 MAX_NODES_EVER_PER_DOMAIN: Final = 1_000
 """Retired ones included: an id is never used again, so its record stays."""
+MAX_OPEN_PROPOSALS_PER_DOMAIN: Final = 8
+MAX_PROPOSAL_LIFETIME_MS: Final = 30 * 24 * 60 * 60 * 1000
 MAX_PARENTS: Final = 8
 """Leases that the work under a lease came from."""
 MAX_EVENTS_PER_LEASE: Final = 1_000

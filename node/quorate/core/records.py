@@ -7,7 +7,6 @@ lie (see `quorate.core.state`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import ClassVar, Final
@@ -27,6 +26,7 @@ class Kind(StrEnum):
     TRUST = "trust"
     GRANT = "grant"
     LEASE = "lease"
+    PROPOSAL = "proposal"
 
 
 class Role(StrEnum):
@@ -43,13 +43,17 @@ class LeaseStatus(StrEnum):
     RELEASED = "released"
 
 
+BY_BALLOT: Final = "the federation"
+"""Who suspended a domain, when the others did; no domain has such a name."""
+
+
 def _plain(value: object) -> object:
     if isinstance(value, StrEnum):
         return value.value
     return list(value) if isinstance(value, tuple) else value
 
 
-class _Record:
+class BaseRecord:
     """What all records have: their fields as JSON, in the order of declaration."""
 
     __slots__ = ()
@@ -132,11 +136,11 @@ class Federation:
 
 
 @dataclass(frozen=True, slots=True)
-class Domain(_Record):
+class Domain(BaseRecord):
     """An organisation.
 
     governance_key, cosigner_key: Ed25519 public keys in hex.
-    suspended_by: the domain that suspended it, or empty.
+    suspended_by: the domain that suspended it, which is itself, or BY_BALLOT; or empty.
     changed: the ledger index of the last change of its status, here and in every record.
     """
 
@@ -169,7 +173,7 @@ class Domain(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Node(_Record):
+class Node(BaseRecord):
     """A member node, or one that was: revoked is retired, and its id is never used again.
 
     signing_key, log_key: Ed25519 public keys in hex.
@@ -217,7 +221,7 @@ class Node(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Executor(_Record):
+class Executor(BaseRecord):
     kind: ClassVar[Kind] = Kind.EXECUTOR
 
     executor: str
@@ -241,7 +245,7 @@ class Executor(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class TrustEdge(_Record):
+class TrustEdge(BaseRecord):
     """`truster` lets executors of `trustee` have grants within these patterns. Closed: revoked."""
 
     kind: ClassVar[Kind] = Kind.TRUST
@@ -273,7 +277,7 @@ class TrustEdge(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Grant(_Record):
+class Grant(BaseRecord):
     """What `executor` may do to the issuer's resources.
 
     not_after: ledger time from which on it permits nothing.
@@ -327,7 +331,7 @@ class Grant(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Lease(_Record):
+class Lease(BaseRecord):
     """A right to act for a while.
 
     grant: `<issuer>/<grant>`. trust_edge: `<truster>/<edge>`, or empty within one domain.
@@ -392,15 +396,3 @@ class Lease(_Record):
 
 
 Governed = Domain | Node | Executor | TrustEdge | Grant
-Stored = Governed | Lease
-Record = Federation | Stored
-
-
-PARSERS: Final[dict[Kind, Callable[[object], Stored]]] = {
-    Kind.DOMAIN: Domain.from_json,
-    Kind.NODE: Node.from_json,
-    Kind.EXECUTOR: Executor.from_json,
-    Kind.TRUST: TrustEdge.from_json,
-    Kind.GRANT: Grant.from_json,
-    Kind.LEASE: Lease.from_json,
-}

@@ -3,7 +3,8 @@
 Owns what is carried over and what is not. Domains, executors, trust, grants, and what is remembered
 of commands stay as they were. Each surviving domain goes on with one node, which votes; every other
 node is retired. Every lease that was in force is ended: the quorum may have ended it already, or
-given its place to another, and nobody is left to ask. Does not own who may decide on a recovery
+given its place to another, and nobody is left to ask; so is every proposal that was open: ballots
+may be lost that withdrew what is counted. Does not own who may decide on a recovery
 (`quorate.core.recovery`), nor where state and ledger lie.
 """
 
@@ -15,6 +16,7 @@ from quorate.core import entries, state
 from quorate.core.errors import MalformedError, StorageDamagedError
 from quorate.core.genesis import Descriptor
 from quorate.core.outcome import Outcome
+from quorate.core.proposals import ProposalStatus
 from quorate.core.records import Domain, Federation, LeaseStatus, Node, Role
 from quorate.core.recovery import FENCE_MARGIN, Recovery
 from quorate.core.state import StateView
@@ -50,8 +52,15 @@ def check_carried(view: StateView, recovery: Recovery) -> None:
         raise MalformedError("is before the former ledger's time", field="created")
     if recovery.fence_base != next_fence_base(federation, former.ledger_size):
         raise MalformedError("does not follow from the former ledger", field="fence_base")
-    if [item.domain for item in recovery.descriptors] != [item.id for item in view.domains()]:
+    domains = view.domains()
+    if [item.domain for item in recovery.descriptors] != [item.id for item in domains]:
         raise MalformedError("are not those of the state", field="domains")
+    suspended_by = {item.id: item.suspended_by for item in domains if item.suspended_by}
+    expelled = tuple(item.id for item in domains if item.status is Status.REVOKED)
+    if (suspended_by, expelled) != (recovery.suspended_by, recovery.expelled):
+        raise MalformedError("are not suspended or expelled as in the state", field="domains")
+    if view.thresholds() != recovery.thresholds:
+        raise MalformedError("are not those of the state", field="thresholds")
     for item in recovery.descriptors:
         _check_domain(view, item, survives=item.domain in recovery.survivors)
 
@@ -88,6 +97,10 @@ def carry_over(store: Writer, recovery: Recovery) -> bytes:
     for lease in list(view.leases()):
         if lease.status is LeaseStatus.ACTIVE and not lease.expired(recovery.created):
             state.save_lease(store, replace(lease, status=LeaseStatus.RELEASED, changed=0), lease)
+    for proposal in list(view.proposals()):
+        if proposal.status is ProposalStatus.OPEN:
+            closed = replace(proposal, status=ProposalStatus.WITHDRAWN, changed=0)
+            state.save_proposal(store, closed)
     state.save_federation(store, _federation(recovery))
     return first_leaf(recovery)
 
@@ -102,8 +115,8 @@ def begin_without(store: Writer, recovery: Recovery) -> bytes:
         survives = item.domain in recovery.survivors
         domain = Domain(
             domain=item.domain,
-            status=Status.ACTIVE,
-            suspended_by="",
+            status=_status(recovery, item.domain),
+            suspended_by=recovery.suspended_by.get(item.domain, ""),
             governance_key=item.governance_key.hex(),
             cosigner_key=item.cosigner_key.hex(),
             ca_certificate=item.ca_certificate,
@@ -121,7 +134,15 @@ def begin_without(store: Writer, recovery: Recovery) -> bytes:
         )
         state.save_domain(store, domain)
         state.save_node(store, node)
+    if recovery.thresholds:
+        state.save_thresholds(store, recovery.thresholds)
     return first_leaf(recovery)
+
+
+def _status(recovery: Recovery, domain: str) -> Status:
+    if domain in recovery.expelled:
+        return Status.REVOKED
+    return Status.SUSPENDED if domain in recovery.suspended_by else Status.ACTIVE
 
 
 def _federation(recovery: Recovery) -> Federation:

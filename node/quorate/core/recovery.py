@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from quorate.core import codec, dsse, ids
+from quorate.core.acts import ACTS, set_thresholds
 from quorate.core.errors import MalformedError
 from quorate.core.fields import Fields
 from quorate.core.genesis import (
@@ -30,13 +31,17 @@ from quorate.core.genesis import (
     read_parameters,
 )
 from quorate.core.limits import MAX_DOMAINS, MAX_GENESIS_BYTES, PROTOCOL_VERSION
-from quorate.core.records import Parameters
+from quorate.core.records import BY_BALLOT, Parameters
+from quorate.core.thresholds import Thresholds, thresholds_to_json
 
 FENCE_MARGIN: Final = 2**32
 """How many entries may have been lost with the quorum: the new ledger's fences begin beyond them
 all. Entries have 200 bytes at the least, so that no disk of today holds so many."""
 
 _PROBATION: Final = "probation"
+_EXPELLED: Final = "expelled"
+_SUSPENDED_BY: Final = "suspended_by"
+_THRESHOLDS: Final = "thresholds"
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -75,13 +80,17 @@ class Recovery(Genesis):
     descriptors: all domains of the state, each with its last voter, or the node that it goes on
     with. survivors: the domains that go on, and have signed. fence_base: what the fences of the new
     ledger are counted from. on_probation: those of the survivors whose node may have forgotten what
-    it promised, so that it is one of no quorum.
+    it promised, so that it is one of no quorum. suspended_by, expelled, thresholds: as the state
+    has them, so that whoever has the document alone knows who has a vote.
     """
 
     former: Former
     survivors: tuple[str, ...]
     fence_base: int
     on_probation: tuple[str, ...] = ()
+    suspended_by: Mapping[str, str] = field(default_factory=dict)
+    expelled: tuple[str, ...] = ()
+    thresholds: Thresholds = field(default_factory=dict)
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -115,10 +124,26 @@ def build_recovery_payload(
     descriptors: Sequence[Descriptor],
     survivors: Iterable[str],
     on_probation: Iterable[str] = (),
+    suspended_by: Mapping[str, str] | None = None,
+    expelled: Iterable[str] = (),
+    thresholds: Thresholds | None = None,
 ) -> bytes:
     """What every surviving domain signs. The domains may come in any order. Raises
     MalformedError."""
-    goes_on, forgetful = set(survivors), set(on_probation)
+    goes_on, forgetful, gone = set(survivors), set(on_probation), set(expelled)
+    suspenders = suspended_by or {}
+
+    def standing(domain: str) -> dict[str, codec.JsonValue]:
+        """What is said of a domain only if it is so."""
+        said: dict[str, codec.JsonValue] = {}
+        if domain in forgetful:
+            said[_PROBATION] = True
+        if domain in gone:
+            said[_EXPELLED] = True
+        if domain in suspenders:
+            said[_SUSPENDED_BY] = suspenders[domain]
+        return said
+
     payload = codec.encode(
         {
             "v": PROTOCOL_VERSION,
@@ -135,10 +160,11 @@ def build_recovery_payload(
                     "cosigner_key": item.cosigner_key.hex(),
                     "ca_certificate": item.ca_certificate,
                     "node": item.node.to_json(),
-                    **({_PROBATION: True} if item.domain in forgetful else {}),
+                    **standing(item.domain),
                 }
                 for item in sorted(descriptors, key=lambda item: item.domain)
             ],
+            **({_THRESHOLDS: thresholds_to_json(thresholds)} if thresholds else {}),
         }
     )
     _read(dsse.Envelope(payload, dsse.RECOVERY_TYPE, ()), b"")
@@ -190,12 +216,16 @@ def _read(envelope: dsse.Envelope, digest: bytes) -> Recovery:
     fence_base = fields.integer("fence_base")
     former = _read_former(fields.nested("former"))
     items = fields.objects("domains", 1, MAX_DOMAINS)
+    thresholds: Thresholds = {}
+    if fields.has(_THRESHOLDS):
+        thresholds = set_thresholds(map(str, ACTS), fields).thresholds
     fields.done()
     read = [_read_domain(Fields(item, f"domains[{n}]"), envelope) for n, item in enumerate(items)]
-    descriptors = tuple(descriptor for descriptor, _, _ in read)
-    survivors = tuple(descriptor.domain for descriptor, survives, _ in read if survives)
-    forgetful = tuple(descriptor.domain for descriptor, _, is_forgetful in read if is_forgetful)
-    check_together(descriptors, "domains")
+    descriptors = tuple(each.descriptor for each in read)
+    survivors = tuple(each.domain for each in read if each.survives)
+    # The address of an expelled domain's node may be another's by now.
+    present = [each.descriptor for each in read if not each.is_expelled]
+    check_together(descriptors, "domains", present)
     if not survivors:
         raise MalformedError("nobody goes on", field="domains")
     if origin == former.origin:
@@ -212,7 +242,10 @@ def _read(envelope: dsse.Envelope, digest: bytes) -> Recovery:
         former=former,
         survivors=survivors,
         fence_base=fence_base,
-        on_probation=forgetful,
+        on_probation=tuple(each.domain for each in read if each.is_forgetful),
+        suspended_by={each.domain: each.suspended_by for each in read if each.suspended_by},
+        expelled=tuple(each.domain for each in read if each.is_expelled),
+        thresholds=thresholds,
     )
 
 
@@ -230,13 +263,34 @@ def _read_former(fields: Fields) -> Former:
     return former
 
 
-def _read_domain(fields: Fields, envelope: dsse.Envelope) -> tuple[Descriptor, bool, bool]:
-    """The domain, whether it survives, and whether its node may have forgotten promises."""
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """A domain as the document has it."""
+
+    descriptor: Descriptor
+    survives: bool
+    is_forgetful: bool
+    is_expelled: bool
+    suspended_by: str
+
+    @property
+    def domain(self) -> str:
+        return self.descriptor.domain
+
+
+def _read_domain(fields: Fields, envelope: dsse.Envelope) -> _Member:
     domain = fields.text("domain", ids.check_domain)
     survives = fields.truth("survives")
-    is_forgetful = fields.has(_PROBATION)
+    is_forgetful, is_expelled = fields.has(_PROBATION), fields.has(_EXPELLED)
     if is_forgetful and not (fields.truth(_PROBATION) and survives):
         raise MalformedError("is true, of a survivor, or left out", field=fields.at(_PROBATION))
+    if is_expelled and (survives or not fields.truth(_EXPELLED)):
+        raise MalformedError("is true, of no survivor, or left out", field=fields.at(_EXPELLED))
+    suspended_by = fields.text(_SUSPENDED_BY) if fields.has(_SUSPENDED_BY) else ""
+    if suspended_by not in {"", domain, BY_BALLOT} or (suspended_by and is_expelled):
+        raise MalformedError(
+            "is the domain itself or the federation", field=fields.at(_SUSPENDED_BY)
+        )
     descriptor = Descriptor(
         domain=domain,
         governance_key=read_key(fields, "governance_key"),
@@ -248,7 +302,7 @@ def _read_domain(fields: Fields, envelope: dsse.Envelope) -> tuple[Descriptor, b
     fields.done()
     if ids.SpiffeId.parse(descriptor.node.id).trust_domain != domain:
         raise MalformedError(f"must be a node of {domain}", field=fields.at("node.id"))
-    return descriptor, survives, is_forgetful
+    return _Member(descriptor, survives, is_forgetful, is_expelled, suspended_by)
 
 
 def _check_hash(text: str) -> None:

@@ -15,39 +15,31 @@ from typing import Final, TypeVar, cast
 from quorate.core import codec, keys
 from quorate.core.errors import MalformedError, StorageDamagedError
 from quorate.core.outcome import Outcome
+from quorate.core.proposals import Proposal, ProposalStatus
 from quorate.core.records import (
-    PARSERS,
     Domain,
     Executor,
     Federation,
-    Governed,
     Grant,
     Kind,
     Lease,
     LeaseStatus,
     Node,
-    Parameters,
-    Record,
-    Role,
-    Stored,
     TrustEdge,
 )
 from quorate.core.remembered import Remembered
 from quorate.core.status import Status
 from quorate.core.store import Reader, Writer
+from quorate.core.stored import PARSERS, Lasting, Stored
+from quorate.core.thresholds import Thresholds, thresholds_from_json, thresholds_to_json
 
 __all__ = [
-    "Domain",
     "Executor",
     "Federation",
     "Grant",
     "Kind",
     "Lease",
     "LeaseStatus",
-    "Node",
-    "Parameters",
-    "Record",
-    "Role",
     "StateView",
     "Status",
     "TrustEdge",
@@ -180,6 +172,24 @@ class StateView:
         filed = sum(1 for _ in self._reader.scan(keys.all_leases_of_grant(grant.id)))
         return self._number(keys.lease_count(grant.id)), filed
 
+    def proposal(self, proposal: str) -> Proposal | None:
+        return self._find(Kind.PROPOSAL, proposal, Proposal.from_json)
+
+    def proposals(self) -> Iterator[Proposal]:
+        return self._each(Kind.PROPOSAL, Proposal.from_json)
+
+    def open_proposals(self, domain: str) -> Iterator[Proposal]:
+        """Those of one domain that are not closed, and at most MAX_OPEN_PROPOSALS_PER_DOMAIN; some
+        may have expired."""
+        prefix = keys.open_proposals(domain)
+        for key, _ in self._reader.scan(prefix):
+            ident = key[len(prefix) :].decode("ascii", "replace")
+            yield self._indexed(self.proposal(ident), key)
+
+    def thresholds(self) -> Thresholds:
+        data = self._reader.get(keys.THRESHOLDS)
+        return {} if data is None else _parse(thresholds_from_json, data, "the thresholds")
+
     def lineage_head(self, node: str) -> str:
         """The head of the chain of what a node has reported, in hex; empty: nothing yet."""
         return (self._reader.get(keys.lineage_head(node)) or b"").hex()
@@ -220,23 +230,19 @@ class StateView:
         return record
 
 
-def parse_governed(kind: Kind, data: bytes) -> Governed:
-    """The record of something that domains govern. Raises StorageDamagedError."""
+def parse_lasting(kind: Kind, data: bytes) -> Lasting:
+    """The record of something that is never gone. Raises StorageDamagedError."""
     record = _parse(PARSERS[kind], data, kind, keep=False)
-    assert not isinstance(record, Lease), "no domain governs a lease"
+    assert not isinstance(record, Lease), "leases are looked at by themselves"
     return record
 
 
 def record_json(view: StateView, kind: str, ident: str) -> bytes | None:
     """One record as canonical JSON. Raises ValueError for a kind that is none (see Kind)."""
     wanted = Kind(kind)
-    found: Record | None
     if wanted is Kind.FEDERATION:
-        found = view.federation()
-        if ident not in ("", found.id):
-            return None
-    else:
-        found = view._find(wanted, ident, PARSERS[wanted])
+        return _federation_json(view) if ident in ("", view.federation().id) else None
+    found = view._find(wanted, ident, PARSERS[wanted])
     return None if found is None else codec.encode(found.to_json())
 
 
@@ -247,12 +253,17 @@ def list_records(view: StateView, kind: str, after: str, limit: int) -> list[tup
     """
     wanted = Kind(kind)
     if wanted is Kind.FEDERATION:
-        federation = view.federation()
-        page = [federation] if federation.id > after and limit > 0 else []
-        return [(item.id, codec.encode(item.to_json())) for item in page]
+        ident = view.federation().id
+        return [(ident, _federation_json(view))] if ident > after and limit > 0 else []
     prefix = keys.RECORDS[wanted]
     rows = islice(view._reader.scan(prefix, keys.after(wanted, after)), max(limit, 0))
     return [(key[len(prefix) :].decode("ascii", "replace"), data) for key, data in rows]
+
+
+def _federation_json(view: StateView) -> bytes:
+    """With how many have to agree on what, which lies elsewhere."""
+    thresholds = thresholds_to_json(view.thresholds())
+    return codec.encode({**view.federation().to_json(), "thresholds": thresholds})
 
 
 # -- writing -----------------------------------------------------------------------------------
@@ -279,6 +290,17 @@ def save_node(store: Writer, node: Node) -> None:
         store.delete(key)
     else:
         store.put(key, b"")
+
+
+def save_member(store: Writer, domain: Domain, node: Node) -> None:
+    """Writes a domain that comes to be, with its first node and the keys of both."""
+    save_domain(store, domain)
+    save_node(store, node)
+    count_node(store, domain.id, 1)
+    for public_key in (domain.governance_key, domain.cosigner_key):
+        claim_key(store, public_key, domain.id)
+    for public_key in (node.signing_key, node.log_key):
+        claim_key(store, public_key, node.id)
 
 
 def count_node(store: Writer, domain: str, count: int) -> None:
@@ -334,6 +356,27 @@ def save_lease(store: Writer, lease: Lease, before: Lease | None) -> None:
         store.put(keys.lease_of_grant(lease.grant, lease.expires_at, lease.lease), b"")
         change += 1
     _count_leases(store, lease.grant, change)
+
+
+def save_proposal(store: Writer, proposal: Proposal) -> None:
+    """Writes the proposal; one that is closed leaves the index of those that are open."""
+    _save(store, proposal)
+    key = keys.open_proposal(proposal.proposer, proposal.id)
+    if proposal.status is ProposalStatus.OPEN:
+        store.put(key, b"")
+    else:
+        store.delete(key)
+
+
+def drop_expired_proposals(store: Writer, proposer: str, ledger_time: int) -> None:
+    """Takes what has expired out of the index of a domain's open proposals; the records stay."""
+    for proposal in list(StateView(store).open_proposals(proposer)):
+        if proposal.expired(ledger_time):
+            store.delete(keys.open_proposal(proposer, proposal.id))
+
+
+def save_thresholds(store: Writer, thresholds: Thresholds) -> None:
+    store.put(keys.THRESHOLDS, codec.encode(thresholds_to_json(thresholds)))
 
 
 def save_lineage(store: Writer, lease: Lease) -> None:

@@ -1,9 +1,10 @@
 """Whether one state can have become of another.
 
 Owns the comparison of two states, a thing at a time: the same federation, no earlier; every domain
-and node with the keys that it had; what was revoked, closed or retired stays so, and no edge of
-trust is for more than it was. Does not own whether the later one is sound (`quorate.core.vetting`).
-Looks at nothing but what domains govern. Pure, and in steps, as the vetting is.
+and node with the keys that it had; what was revoked, closed or retired stays so, no edge of trust
+is for more than it was, and no proposal for something else. Does not own whether the later one is
+sound (`quorate.core.vetting`). Looks at nothing but what domains govern, alone or together. Pure,
+and in steps, as the vetting is.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Final
 from quorate.core import invariants, keys
 from quorate.core.errors import MalformedError
 from quorate.core.records import Kind, Node
-from quorate.core.state import StateView, parse_governed
+from quorate.core.state import StateView, parse_lasting
 from quorate.core.store import Reader
 
 _OF_FEDERATION: Final = ("origin", "genesis_hash", "created", "parameters", "fence_base")
@@ -23,6 +24,14 @@ _KEPT: Final = {
     Kind.NODE: ("domain", "signing_key", "log_key"),
 }
 """What nothing changes of a thing that is there."""
+_LASTING: Final = (
+    Kind.DOMAIN,
+    Kind.NODE,
+    Kind.EXECUTOR,
+    Kind.TRUST,
+    Kind.GRANT,
+    Kind.PROPOSAL,
+)
 
 
 class Succession:
@@ -33,7 +42,7 @@ class Succession:
         self._before = before
         self._after = after
         self._has_begun = False
-        self._kinds = [Kind.DOMAIN, Kind.NODE, Kind.EXECUTOR, Kind.TRUST, Kind.GRANT]
+        self._kinds = list(_LASTING)
         self._next = b""
 
     def step(self, most: int) -> bool:
@@ -66,8 +75,8 @@ class Succession:
             raise MalformedError("its time is before this node's")
 
     def _compare(self, kind: Kind, old_data: bytes, new_data: bytes | None) -> None:
-        old = parse_governed(kind, old_data)
-        new = None if new_data is None else parse_governed(kind, new_data)
+        old = parse_lasting(kind, old_data)
+        new = None if new_data is None else parse_lasting(kind, new_data)
         for name in _KEPT.get(kind, ()):
             if new is not None and getattr(old, name) != getattr(new, name):
                 raise MalformedError(f"{old.id} has another {name}")

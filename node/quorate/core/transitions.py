@@ -2,14 +2,14 @@
 
 Owns `install_genesis`, `apply`, and the order in which a command is judged:
 
-    form -> origin -> issuer -> signature -> seen before? -> issuer retired? -> lifetime
+    form -> origin -> issuer -> signature -> seen before? -> issuer a member? -> lifetime
          -> authority -> its handler
 
 `apply` is total: whatever the bytes and the state, it returns an outcome and the ledger entry that
 records it. Only StorageError and MemoryError pass through; the caller abandons its turn then. It is
 atomic: a command that is denied changes nothing but ledger time, what is remembered of commands,
-and what is forgotten of them. What a command means is in `governing`, `membership`, `leasing` and
-`reporting`; when it is durable is the business of storage.
+and what is forgotten of them. What a command means is in `governing`, `balloting`, `membership`,
+`leasing` and `reporting`; when it is durable is the business of storage.
 """
 
 from __future__ import annotations
@@ -20,8 +20,18 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
 
-from quorate.core import codec, dsse, entries, governing, leasing, membership, reporting, state
-from quorate.core.commands import Command, NodeBody, Verb, is_node, parse_command
+from quorate.core import (
+    balloting,
+    codec,
+    dsse,
+    entries,
+    governing,
+    leasing,
+    membership,
+    reporting,
+    state,
+)
+from quorate.core.commands import Command, NodeBody, is_node, parse_command
 from quorate.core.errors import MalformedError, StorageDamagedError, StorageError
 from quorate.core.genesis import Genesis
 from quorate.core.limits import (
@@ -36,6 +46,7 @@ from quorate.core.state import StateView
 from quorate.core.status import Status
 from quorate.core.store import Overlay, Writer
 from quorate.core.turn import Done, Turn, Verdict
+from quorate.core.verbs import Verb
 
 _HANDLERS: Final = MappingProxyType[Verb, Callable[[Turn, Any], Verdict]](
     {
@@ -52,6 +63,12 @@ _HANDLERS: Final = MappingProxyType[Verb, Callable[[Turn, Any], Verdict]](
         Verb.GRANT_REVOKE: governing.govern_grant,
         Verb.DOMAIN_SUSPEND: governing.govern_domain,
         Verb.DOMAIN_REINSTATE: governing.govern_domain,
+        Verb.DOMAIN_ADMIT: balloting.needs_ballot,
+        Verb.DOMAIN_EXPEL: balloting.needs_ballot,
+        Verb.FEDERATION_SET_THRESHOLDS: balloting.needs_ballot,
+        Verb.PROPOSAL_OPEN: balloting.open_proposal,
+        Verb.PROPOSAL_WITHDRAW: balloting.withdraw_proposal,
+        Verb.BALLOT_CAST: balloting.cast_ballot,
         Verb.NODE_ADD: membership.add_node,
         Verb.NODE_PROMOTE: membership.assign_role,
         Verb.NODE_DEMOTE: membership.assign_role,
@@ -90,10 +107,10 @@ class _Admitted:
 
 @dataclass(frozen=True, slots=True)
 class _Issuer:
-    """Who has signed a command: a domain, or a node of it. retired: a node that gives no more."""
+    """Who has signed a command: a domain, or a node of it. gone: why it gives no more."""
 
     domain: Domain
-    retired: bool
+    gone: Deny | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,15 +187,7 @@ def install_genesis(store: Writer, genesis: Genesis) -> bytes:
             status=Status.ACTIVE,
             changed=0,
         )
-        state.save_domain(overlay, domain)
-        state.save_node(overlay, node)
-        state.count_node(overlay, domain.id, 1)
-        for owner, *public_keys in (
-            (domain.id, domain.governance_key, domain.cosigner_key),
-            (node.id, node.signing_key, node.log_key),
-        ):
-            for public_key in public_keys:
-                state.claim_key(overlay, public_key, owner)
+        state.save_member(overlay, domain, node)
     overlay.commit()
     outcome = Outcome(True, None, "", 0, genesis.hash.hex())
     return entries.entry(
@@ -260,8 +269,8 @@ def examine(view: StateView, data: bytes, latest_ms: int) -> Deny | None:
     if before is not None:
         reused = before.fingerprint != command.fingerprint
         return Deny(Reason.NONCE_REUSED, command.nonce) if reused else None
-    if issuer.retired:
-        return Deny(Reason.NODE_RETIRED, command.issuer)
+    if issuer.gone is not None:
+        return issuer.gone
     if command.not_after < view.ledger_time():
         return Deny(Reason.EXPIRED_COMMAND, command.command_id)
     if command.not_after > max(latest_ms, view.ledger_time()) + MAX_COMMAND_LIFETIME_MS:
@@ -295,13 +304,13 @@ def _judge(overlay: Overlay, case: _Case) -> _Judged:
         if before.fingerprint != command.fingerprint:
             return case.refused(Deny(Reason.NONCE_REUSED, command.nonce))
         return _repeated(before, command)
-    if issuer.retired:
-        return case.refused(Deny(Reason.NODE_RETIRED, command.issuer))
+    if issuer.gone is not None:
+        return case.refused(issuer.gone)
     if command.not_after < case.now:
         return case.refused(Deny(Reason.EXPIRED_COMMAND, command.command_id))
     if command.not_after > case.now + MAX_COMMAND_LIFETIME_MS:
         return case.refused(Deny(Reason.LIFETIME_TOO_LONG, command.command_id))
-    outcome = _execute(Turn(overlay, view, command, issuer.domain, case.now, case.seq))
+    outcome = execute(Turn(overlay, view, command, issuer.domain, case.now, case.seq))
     return _Judged(outcome, Remembered(outcome, command.fingerprint, command.not_after))
 
 
@@ -318,7 +327,10 @@ def _authenticate(view: StateView, admitted: _Admitted) -> _Issuer | Deny:
     key = node.signing_key if node is not None else domain.governance_key
     if not admitted.envelope.verify(bytes.fromhex(key)):
         return Deny(Reason.BAD_SIGNATURE, issuer)
-    return _Issuer(domain, retired=node is not None and node.retired)
+    if node is not None and node.retired:
+        return _Issuer(domain, Deny(Reason.NODE_RETIRED, issuer))
+    is_expelled = domain.status is Status.REVOKED
+    return _Issuer(domain, Deny(Reason.DOMAIN_REVOKED, domain.id) if is_expelled else None)
 
 
 def _repeated(before: Remembered, command: Command) -> _Judged:
@@ -329,7 +341,9 @@ def _repeated(before: Remembered, command: Command) -> _Judged:
     return _Judged(outcome, replace(before, not_after=command.not_after), before)
 
 
-def _execute(turn: Turn) -> Outcome:
+def execute(turn: Turn) -> Outcome:
+    """What an admitted command does, in the turn's store, and its outcome. What is denied may have
+    written something all the same: the caller undoes it. Raises StorageError."""
     command = turn.command
     verdict: Verdict
     if is_node(command.issuer) != isinstance(command.body, NodeBody):

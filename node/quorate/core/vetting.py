@@ -20,6 +20,7 @@ from itertools import islice
 from typing import Final
 
 from quorate.core import codec, dsse, ids, keys, patterns
+from quorate.core.acts import ACTS, parse_act
 from quorate.core.errors import MalformedError
 from quorate.core.genesis import check_certificate
 from quorate.core.limits import (
@@ -32,8 +33,8 @@ from quorate.core.limits import (
     MAX_PATTERNS,
 )
 from quorate.core.lineage import NO_HEAD, Stage, check_head
+from quorate.core.proposals import Proposal, ProposalStatus
 from quorate.core.records import (
-    PARSERS,
     Domain,
     Executor,
     Federation,
@@ -47,6 +48,8 @@ from quorate.core.records import (
 from quorate.core.remembered import Remembered
 from quorate.core.status import Status
 from quorate.core.store import Reader
+from quorate.core.stored import PARSERS
+from quorate.core.thresholds import thresholds_from_json
 
 _NUMBER_BYTES: Final = 8
 _KEY_BYTES: Final = 32
@@ -56,6 +59,7 @@ _INDEXES: Final = (
     (keys.EDGES_OF_PAIR,),
     (keys.LIVE_GRANTS, keys.SPENT_GRANTS),
     (keys.LEASES_OF_GRANT,),
+    (keys.OPEN_PROPOSALS,),
     (keys.FORGETTING,),
 )
 """Each has an entry for every record that calls for one; the two of grants have one together."""
@@ -102,6 +106,7 @@ class Vetting:
             keys.PUBLIC_KEYS: self._look_at_key,
             keys.LEASE_COUNTS: self._look_at_lease_count,
             keys.LINEAGE_HEADS: self._look_at_lineage_head,
+            keys.THRESHOLDS: self._look_at_thresholds,
             **dict.fromkeys(_KINDS, self._look_at_record),
             **{prefix: self._look_at_entry for index in _INDEXES for prefix in index},
         }
@@ -200,6 +205,11 @@ class Vetting:
         _require(self._has(keys.record(Kind.NODE, node)), f"reports of {node}")
         _require(len(value) == _DIGEST_BYTES, "a head of another length")
 
+    def _look_at_thresholds(self, key: bytes, value: bytes) -> None:
+        said = codec.decode_flat(value)
+        _require(key == keys.THRESHOLDS, "thresholds twice")
+        _require(thresholds_from_json(said).keys() == ACTS.keys(), "thresholds of something else")
+
     def _end_leases(self) -> None:
         """All leases on file of one grant were seen."""
         if self._leases:
@@ -232,6 +242,8 @@ class Vetting:
                 self._look_at_grant(record)
             case Lease():
                 self._look_at_lease(record)
+            case Proposal():
+                self._look_at_proposal(record)
 
     def _look_at_domain(self, domain: Domain) -> None:
         ids.check_domain(domain.id)
@@ -295,6 +307,18 @@ class Vetting:
             if not lease.expired(self._ledger_time) or self._has(filed):
                 self._expect(filed)
 
+    def _look_at_proposal(self, proposal: Proposal) -> None:
+        ids.check_proposal_id(proposal.id)
+        parse_act(proposal.act, proposal.body)
+        for domain in (proposal.proposer, *proposal.yes, *proposal.no):
+            _require(domain in self._domains, f"{domain} has no voice")
+        is_once = all(list(some) == sorted(set(some)) for some in (proposal.yes, proposal.no))
+        _require(is_once and not {*proposal.yes} & {*proposal.no}, f"{proposal.id} has odd votes")
+        if proposal.status is ProposalStatus.OPEN:
+            filed = keys.open_proposal(proposal.proposer, proposal.id)
+            if not proposal.expired(self._ledger_time) or self._has(filed):
+                self._expect(filed)
+
     def _look_at_lineage(self, lease: Lease) -> None:
         for parent in lease.parents:
             self._refer(Kind.LEASE, parent)
@@ -330,7 +354,7 @@ class Vetting:
 _KINDS: Final = {prefix: kind for kind, prefix in keys.RECORDS.items()}
 _FIELDS: Final = {
     record.kind: {"id", *(field.name for field in fields(record))}
-    for record in (Domain, Node, Executor, TrustEdge, Grant, Lease)
+    for record in (Domain, Node, Executor, TrustEdge, Grant, Lease, Proposal)
 }
 
 

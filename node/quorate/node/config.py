@@ -72,11 +72,15 @@ class _Section(BaseModel):
 
 
 class NodeSection(_Section):
-    """Who the node is, and where it keeps what it knows."""
+    """Who the node is, and where it keeps what it knows.
+
+    descriptor: of its domain, which is asked for only where the genesis does not name the domain.
+    """
 
     id: NodeId
     data_dir: FilePath
     genesis: FilePath
+    descriptor: FilePath | None = None
 
 
 class ListenSection(_Section):

@@ -11,13 +11,15 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from quorate.core import codec, dsse
-from quorate.core.commands import AddNode, Verb, parse_command
+from quorate.core.commands import AddNode, parse_command
 from quorate.core.errors import MalformedError
 from quorate.core.limits import MAX_ENVELOPE_BYTES
 from quorate.core.records import Domain, Node
+from quorate.core.verbs import Verb
 
 _PAGE: Final = 256
 _MARK: Final = b'"type":"node.add"'
+_ADMISSION: Final = b'"type":"domain.admit"'
 
 
 class Ledger(Protocol):
@@ -32,18 +34,27 @@ class Ledger(Protocol):
 
 
 def find_order(ledger: Ledger, node: Node) -> bytes:
-    """The envelope by which a node was added, from the ledger; empty when it was not. Looks back
-    from the node's latest change: its addition is that, or mostly shortly before."""
+    """The envelope by which a node was added, from the ledger; empty when it was not, as the first
+    of a domain that was admitted: no one domain's word stands for that. Looks back from the node's
+    latest change: its addition is that, or mostly shortly before."""
     end = min(node.changed + 1, ledger.ledger_size)
     while end > 0:
         first = max(0, end - _PAGE)
         for entry in reversed(ledger.ledger_entries(first, end - first)):
+            if _ADMISSION in entry and _admits(entry, node.domain):
+                return b""
             if _MARK in entry and node.id.encode() in entry:
                 order = _accepted_order(entry, node.id)
                 if order:
                     return order
         end = first
     return b""
+
+
+def _admits(entry: bytes, domain: str) -> bool:
+    fields = codec.load(entry)
+    assert isinstance(fields, dict), "the ledger's own entries are objects"
+    return fields.get("executed") == {"type": Verb.DOMAIN_ADMIT.value, "thing": domain}
 
 
 def _accepted_order(entry: bytes, node_id: str) -> bytes:

@@ -284,6 +284,8 @@ def create_node(
         made.write_keys(fresh)
         if genesis.is_file():
             fresh.public(GENESIS_FILE, read_public(genesis, MAX_GENESIS_BYTES))
+        descriptor = read_public(organisation.directory / DESCRIPTOR_FILE, MAX_DESCRIPTOR_BYTES)
+        fresh.public(DESCRIPTOR_FILE, descriptor)
         fresh.public(NODE_FILE, codec.encode(made.descriptor.to_json()))
         fresh.public(CONFIG_FILE, _node_toml(made.descriptor.id, addresses))
         load_config(directory / CONFIG_FILE)
@@ -373,7 +375,12 @@ _OPTIONAL_SETTINGS: Final = b"""
 def _node_toml(node_id: str, addresses: Mapping[str, str]) -> bytes:
     settings = _toml(
         {
-            "node": {"id": node_id, "data_dir": "data", "genesis": GENESIS_FILE},
+            "node": {
+                "id": node_id,
+                "data_dir": "data",
+                "genesis": GENESIS_FILE,
+                "descriptor": DESCRIPTOR_FILE,
+            },
             "listen": addresses,
             "tls": {"certificate": "node/tls.crt", "private_key": "node/tls.key"},
             "keys": {"signing": "node/signing.key", "log": "node/log.key"},

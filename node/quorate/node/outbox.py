@@ -25,7 +25,6 @@ import structlog
 
 from quorate.consensus import Replica
 from quorate.core import codec, dsse
-from quorate.core.commands import Verb
 from quorate.core.decision import held_lease
 from quorate.core.errors import MalformedError, StorageDamagedError
 from quorate.core.limits import MAX_EVENTS_PER_LEASE, MAX_RECORD_BYTES, MAX_RECORDS_PER_COMMAND
@@ -44,6 +43,7 @@ from quorate.core.lineage import (
 from quorate.core.outcome import Deny, Outcome, Reason
 from quorate.core.records import Lease
 from quorate.core.state import StateView
+from quorate.core.verbs import Verb
 from quorate.node.lease_commands import LeaseCommands
 from quorate.node.machine import proposal_key
 from quorate.proofs.signing import SigningKey

@@ -37,6 +37,7 @@ from quorate.core.recovery import (
     state_hash,
 )
 from quorate.core.state import StateView
+from quorate.core.status import Status
 from quorate.node.config import NodeConfig
 from quorate.node.identity import read_public, replace_public, write_public
 from quorate.node.locks import hold_all
@@ -129,7 +130,8 @@ def _document(
     refuse_answers(config, base, names)
     refuse_other_ledgers(base, survivors)
     index, term = base.log_last()
-    descriptors = [_descriptor(view, domain.id, names) for domain in view.domains()]
+    domains = view.domains()
+    descriptors = [_descriptor(view, domain.id, names) for domain in domains]
     try:
         return build_recovery_payload(
             origin=origin,
@@ -148,6 +150,9 @@ def _document(
             descriptors=descriptors,
             survivors={each.domain for each in survivors},
             on_probation={each.domain for each in survivors if each.probation},
+            suspended_by={each.id: each.suspended_by for each in domains if each.suspended_by},
+            expelled={each.id for each in domains if each.status is Status.REVOKED},
+            thresholds=view.thresholds(),
         )
     except MalformedError as error:
         raise ConfigurationError(f"no recovery document can be made: {error}") from error

@@ -1,9 +1,9 @@
 """Who a node is in its federation: of which domain, and with which keys.
 
 Owns the checks that a node's keys and certificate are those that the others expect of it. The
-genesis names the first node of each domain; a further one is named by the ledger, which it may not
-hold yet, when its domain has added it. Does not own whether a node may take part: that is the
-ledger's and the other nodes'.
+genesis names the first node of each domain; a further one, or one of a domain that was admitted
+later, is named by the ledger, which it may not hold yet. Does not own whether a node may take part:
+that is the ledger's and the other nodes'.
 """
 
 from __future__ import annotations
@@ -15,20 +15,25 @@ from quorate.core.state import StateView
 from quorate.node.certificates import issued_by
 from quorate.node.config import NodeConfig
 from quorate.node.identity import TlsIdentity
+from quorate.node.organisation import read_descriptor
 from quorate.proofs.signing import SigningKey
 from quorate.storage import Environment
 
 
 def own_domain(config: NodeConfig, genesis: Genesis) -> Descriptor:
-    """The descriptor of the node's own domain. Raises ConfigurationError when the domain is none of
-    the federation's."""
+    """The descriptor of the node's own domain: that in the genesis, or else the domain's own, for
+    one that was admitted later. Raises ConfigurationError when there is neither."""
     domain = SpiffeId.parse(config.node.id).trust_domain
     for descriptor in genesis.descriptors:
         if descriptor.domain == domain:
             return descriptor
+    own = config.node.descriptor
+    if own is not None and (descriptor := read_descriptor(own)).domain == domain:
+        return descriptor
     raise ConfigurationError(
         f"{config.node.id} is not a node of {genesis.origin}: {domain} is none of its domains",
-        hint="check node.id and node.genesis in the configuration",
+        hint="check node.id and node.genesis in the configuration; the domain of a node that was "
+        "admitted later needs node.descriptor",
     )
 
 

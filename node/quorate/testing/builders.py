@@ -287,6 +287,17 @@ def node_body(
     return body | changes
 
 
+def proposal_body(
+    act: str, body: Mapping[str, object], expires_at: int = CREATED_MS + 86_400_000
+) -> dict[str, object]:
+    """The body of a `proposal.open`."""
+    return {"act": act, "body": dict(body), "expires_at": expires_at}
+
+
+def ballot_body(proposal: str, choice: str = "yes") -> dict[str, object]:
+    return {"proposal": proposal, "choice": choice}
+
+
 def acquire_body(
     executor: str, action: str, resource: str, ttl_ms: int = 0, parents: Sequence[str] = ()
 ) -> dict[str, object]:

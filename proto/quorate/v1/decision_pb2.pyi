@@ -115,6 +115,17 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """the check names another action or resource than the lease"""
     REASON_BROKEN_LINEAGE: _Reason.ValueType  # 55
     """a lease that the work is said to come from does not hold"""
+    REASON_NEEDS_BALLOT: _Reason.ValueType  # 60
+    """What domains decide together.
+    no domain does this alone
+    """
+    REASON_PROPOSAL_CLOSED: _Reason.ValueType  # 61
+    """it was decided, or withdrawn"""
+    REASON_PROPOSAL_EXPIRED: _Reason.ValueType  # 62
+    REASON_NO_VOTE: _Reason.ValueType  # 63
+    """the ballot is against this domain"""
+    REASON_SUPERSEDED: _Reason.ValueType  # 64
+    """what it would have changed has changed since it was proposed"""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a request or a command was denied. Numbers are never reused."""
@@ -191,6 +202,17 @@ REASON_LEASE_SCOPE: Reason.ValueType  # 54
 """the check names another action or resource than the lease"""
 REASON_BROKEN_LINEAGE: Reason.ValueType  # 55
 """a lease that the work is said to come from does not hold"""
+REASON_NEEDS_BALLOT: Reason.ValueType  # 60
+"""What domains decide together.
+no domain does this alone
+"""
+REASON_PROPOSAL_CLOSED: Reason.ValueType  # 61
+"""it was decided, or withdrawn"""
+REASON_PROPOSAL_EXPIRED: Reason.ValueType  # 62
+REASON_NO_VOTE: Reason.ValueType  # 63
+"""the ballot is against this domain"""
+REASON_SUPERSEDED: Reason.ValueType  # 64
+"""what it would have changed has changed since it was proposed"""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
 
 @_typing.final

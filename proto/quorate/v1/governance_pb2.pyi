@@ -69,6 +69,8 @@ class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Kind.ValueType],
     """id: issuer/grant id"""
     KIND_LEASE: _Kind.ValueType  # 7
     """id: lease id"""
+    KIND_PROPOSAL: _Kind.ValueType  # 8
+    """id: 64 hex digits"""
 
 class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
 
@@ -87,6 +89,8 @@ KIND_GRANT: Kind.ValueType  # 6
 """id: issuer/grant id"""
 KIND_LEASE: Kind.ValueType  # 7
 """id: lease id"""
+KIND_PROPOSAL: Kind.ValueType  # 8
+"""id: 64 hex digits"""
 Global___Kind: _TypeAlias = Kind  # noqa: Y015
 
 @_typing.final
@@ -152,7 +156,7 @@ class RevokeRequest(_message.Message):
     WAIT_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     envelope: _builtins.bytes
-    """a narrowing command: revoke, suspend, narrow, close"""
+    """a narrowing command: revoke, suspend, narrow, close; or a ballot, which may decide one"""
     wait: Global___WaitLevel.ValueType
     timeout_ms: _builtins.int
     def __init__(

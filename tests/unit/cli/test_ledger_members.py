@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from quorate.cli.ledger_check import Keys
+from quorate.cli.ledger_members import Members
 from quorate.core import dsse
 from quorate.core.commands import parse_command
 from quorate.core.errors import MalformedError
 from quorate.core.limits import MAX_ENVELOPE_BYTES
+from quorate.core.state import StateView
 from quorate.proofs.signing import SigningKey
-from quorate.testing.builders import Federation, node_body
+from quorate.testing.builders import (
+    CREATED_MS,
+    Federation,
+    Organisation,
+    ballot_body,
+    node_body,
+    proposal_body,
+)
 
 SECOND, THIRD = (f"spiffe://bank.example/node/{name}" for name in "23")
 
@@ -69,18 +78,25 @@ def test_a_node_that_the_ledger_does_not_name_is_told(verify: Any, third: Any) -
 
 
 class Reading:
-    """Keys as they grow with what a ledger says."""
+    """Members as they change with what a ledger says."""
 
-    def __init__(self) -> None:
-        self.federation = Federation.build()
-        self.keys = Keys(self.federation.parsed_genesis())
+    def __init__(self, *domains: str) -> None:
+        self.federation = Federation.build(domains or ("bank.example", "clinic.example"))
+        self.members = Members(self.federation.parsed_genesis())
+        self.size = 1
 
-    def read(self, issuer: str, kind: str, body: dict[str, object]) -> None:
+    def read(
+        self, issuer: str, kind: str, body: dict[str, object], executed: object = None
+    ) -> None:
         data = self.federation.command(issuer, kind, body)
         envelope = dsse.parse(data, MAX_ENVELOPE_BYTES)
         command = parse_command(envelope.payload)
-        self.keys.check(command, envelope)
-        self.keys.learn(command)
+        self.members.check(command, envelope)
+        entry: dict[str, object] = {"seq": self.size, "time": CREATED_MS}
+        if executed is not None:
+            entry["executed"] = executed
+        self.members.learn(command, entry)
+        self.size += 1
 
     def lease(self, node: str) -> None:
         lease = "0" * 32
@@ -98,7 +114,7 @@ def test_a_node_signs_from_its_adding_to_its_retiring() -> None:
     reading.read("bank.example", "node.retire", {"node": SECOND})
     with pytest.raises(MalformedError, match="not signed by"):
         reading.lease(SECOND)
-    with pytest.raises(MalformedError, match="was added before"):
+    with pytest.raises(MalformedError, match="FINAL"):
         reading.read("bank.example", "node.add", node_body(SECOND))
 
 
@@ -107,5 +123,40 @@ def test_a_node_signs_from_its_adding_to_its_retiring() -> None:
     [("node.add", node_body(SECOND)), ("node.retire", {"node": "spiffe://bank.example/node/1"})],
 )
 def test_nobodys_word_counts_for_anothers_nodes(kind: str, body: dict[str, object]) -> None:
-    with pytest.raises(MalformedError, match=r"is no node of clinic\.example"):
+    with pytest.raises(MalformedError, match="NOT_AUTHORIZED"):
         Reading().read("clinic.example", kind, body)
+
+
+def test_who_is_admitted_follows_from_the_ballots() -> None:
+    """And from nothing that the node says of it."""
+    joiner = Organisation.named("new.example", "127.0.0.1:7999")
+    reading = Reading("a.example", "b.example", "c.example")
+    body = proposal_body("domain.admit", {"descriptor": json.loads(joiner.descriptor())})
+    admitted = {"type": "domain.admit", "thing": joiner.domain}
+    with pytest.raises(MalformedError, match="something else than it does"):
+        reading.read("a.example", "proposal.open", body, admitted)
+    reading.read("a.example", "proposal.open", body)
+    [proposal] = StateView(reading.members._store).proposals()
+    assert reading.members.log_key("1.node.new.example") is None
+    with pytest.raises(MalformedError, match="something else than it does"):
+        reading.read("b.example", "ballot.cast", ballot_body(proposal.id))
+    reading.read("b.example", "ballot.cast", ballot_body(proposal.id), admitted)
+    assert reading.members.log_key("1.node.new.example") == joiner.log.public
+    reading.federation.organisations[joiner.domain] = joiner
+    reading.read(joiner.domain, "executor.register", {"executor": joiner.executor("e")})
+    with pytest.raises(MalformedError, match="PROPOSAL_CLOSED"):
+        reading.read("c.example", "ballot.cast", ballot_body(proposal.id), admitted)
+
+
+def test_who_was_expelled_signs_nothing_more() -> None:
+    reading = Reading("a.example", "b.example", "c.example")
+    reading.read(
+        "a.example", "proposal.open", proposal_body("domain.expel", {"domain": "c.example"})
+    )
+    [proposal] = StateView(reading.members._store).proposals()
+    expelled = {"type": "domain.expel", "thing": "c.example"}
+    reading.read("b.example", "ballot.cast", ballot_body(proposal.id), expelled)
+    for issuer in ("c.example", "spiffe://c.example/node/1"):
+        with pytest.raises(MalformedError, match="not signed by"):
+            reading.read(issuer, "proposal.withdraw", {"proposal": proposal.id})
+    assert reading.members.log_key("1.node.c.example") is not None, "it has signed before"

@@ -22,7 +22,7 @@ from quorate.node.organisation import Organisation
 
 FIRST, SECOND = (f"spiffe://bank.example/node/{name}" for name in "12")
 SECRETS = {"node/tls.key", "node/signing.key", "node/log.key"}
-PUBLIC = {"node/tls.crt", "node.toml", "node.json", "genesis.json"}
+PUBLIC = {"node/tls.crt", "node.toml", "node.json", "genesis.json", "descriptor.json"}
 
 
 @pytest.fixture

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import pytest
 
 from quorate.core import keys
+from quorate.core.acts import ACTS
 from quorate.core.outcome import Outcome
 from quorate.core.store import MemoryStore
 from quorate.testing.builders import (
     Federation,
     Ledger,
+    Organisation,
     acquire_body,
+    ballot_body,
     grant_body,
     node_body,
+    proposal_body,
     trust_body,
 )
 
@@ -110,6 +115,18 @@ def lived(trusted: World) -> World:
     event = {"kind": "event", "lease": held.result["id"], "executor": world.agent}
     event |= {"type": "started", "attributes": {}, "at": world.now}
     world.must(world.clinic.node, "lineage.append", {"after": "", "records": [event]})
+    everything = {"thresholds": dict.fromkeys(map(str, ACTS), "unanimity")}
+    opened = world.must(
+        BANK, "proposal.open", proposal_body("federation.set_thresholds", everything)
+    )
+    world.must(CLINIC, "ballot.cast", ballot_body(str(opened.result["id"])))
+    for name, choice in (("rejected", "no"), ("open", "")):
+        joiner = json.loads(Organisation.named(f"{name}.example", "127.0.0.1:7778").descriptor())
+        opened = world.must(
+            CLINIC, "proposal.open", proposal_body("domain.admit", {"descriptor": joiner})
+        )
+        if choice:
+            world.must(BANK, "ballot.cast", ballot_body(str(opened.result["id"]), choice))
     assert {key[:1] for key, _ in world.store.items()} >= set(keys.RECORDS.values())
-    assert len({key[:1] for key, _ in world.store.items()}) == 20, "all that there are"
+    assert len({key[:1] for key, _ in world.store.items()}) == 23, "all that there are"
     return world

@@ -11,6 +11,7 @@ from tests.unit.core.conftest import BANK, NODE, RETIRED, World, copied
 
 from quorate.core import keys, state
 from quorate.core.errors import MalformedError, StorageDamagedError
+from quorate.core.proposals import ProposalStatus
 from quorate.core.records import Kind
 from quorate.core.state import StateView
 from quorate.core.status import Status
@@ -18,7 +19,7 @@ from quorate.core.store import MemoryStore, Reader
 from quorate.core.succession import Succession
 from quorate.testing.builders import key_for
 
-GOVERNED = (Kind.DOMAIN, Kind.NODE, Kind.EXECUTOR, Kind.TRUST, Kind.GRANT)
+GOVERNED = (Kind.DOMAIN, Kind.NODE, Kind.EXECUTOR, Kind.TRUST, Kind.GRANT, Kind.PROPOSAL)
 
 
 def compare(before: Reader, after: Reader, most: int = 1_000) -> int:
@@ -125,6 +126,30 @@ def test_what_was_revoked_is_not_brought_back(lived: World, most: int) -> None:
         compare(lived.store, before, most)
         with pytest.raises(MalformedError, match="was revoked, and has changed"):
             compare(before, lived.store, most)
+
+
+@pytest.mark.parametrize("most", [1, 1_000])
+def test_a_closed_proposal_stays_so_and_an_open_one_is_for_what_it_was(
+    lived: World, most: int
+) -> None:
+    is_open = {each.status is ProposalStatus.OPEN: each for each in lived.view.proposals()}
+    pending, closed = is_open[True], is_open[False]
+    voted = copied(lived.store)
+    state.save_proposal(voted, replace(pending, no=(BANK,), status=ProposalStatus.REJECTED))
+    compare(lived.store, voted, most)
+    for change, problem in (
+        (replace(closed, status=ProposalStatus.OPEN), "was closed, and has changed"),
+        (replace(closed, no=()), "was closed, and has changed"),
+        (replace(pending, act="domain.expel"), "is for something else"),
+        (replace(pending, body="{}"), "is for something else"),
+        (replace(pending, base="0"), "is for something else"),
+        (replace(pending, proposer=BANK), "is for something else"),
+        (replace(pending, expires_at=pending.expires_at + 1), "is for something else"),
+    ):
+        after = copied(lived.store)
+        state.save_proposal(after, change)
+        with pytest.raises(MalformedError, match=problem):
+            compare(lived.store, after, most)
 
 
 def test_a_state_that_cannot_have_become_of_it_does_not_follow(lived: World) -> None:

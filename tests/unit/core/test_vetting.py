@@ -14,9 +14,11 @@ from quorate.core.errors import MalformedError, StorageDamagedError
 from quorate.core.invariants import check
 from quorate.core.limits import MAX_EVENTS_PER_LEASE
 from quorate.core.lineage import Stage
-from quorate.core.records import Kind, Lease, LeaseStatus, Node, Role, Stored
+from quorate.core.proposals import Proposal, ProposalStatus
+from quorate.core.records import Kind, Lease, LeaseStatus, Node, Role
 from quorate.core.status import Status
 from quorate.core.store import MemoryStore
+from quorate.core.stored import Stored
 from quorate.core.vetting import Vetting, read_node
 from quorate.testing.builders import key_for
 
@@ -51,8 +53,9 @@ def passes(store: MemoryStore) -> bool:
 
 
 def test_whatever_is_missing_is_missed(lived: World) -> None:
-    """But for what is over, and nothing stands on: a lease, or a closed edge. And for what a node
-    has reported: whoever has forgotten that it did is told so."""
+    """But for what is over, and nothing stands on: a lease, a closed edge, a closed proposal; for
+    how many have to agree on what, of which each may be as it was; and for what a node has
+    reported: whoever has forgotten that it did is told so."""
     spared = []
     for key, _ in lived.store.items():
         without = copied(lived.store)
@@ -62,8 +65,16 @@ def test_whatever_is_missing_is_missed(lived: World) -> None:
     leases = [each for each in lived.view.leases() if each.id.encode() in {k[1:] for k in spared}]
     assert len(leases) == 3
     assert all(each.status == "released" or each.expired(lived.now) for each in leases)
+    closed = [
+        b"P" + each.id.encode()
+        for each in lived.view.proposals()
+        if each.status is not ProposalStatus.OPEN
+    ]
+    assert len(closed) == 2
     assert [key for key in spared if key[:1] != b"L"] == [
+        *closed,
         b"R" + f"{BANK}/closed".encode(),
+        b"V",
         b"o" + lived.clinic.node.encode(),
     ]
 
@@ -129,6 +140,24 @@ def broken_nodes(node: Node) -> list[Node]:
     ]
 
 
+def broken_proposals(proposal: Proposal) -> list[Proposal]:
+    """proposal: of the clinic, open, and agreed to by itself alone."""
+    return [
+        replace(proposal, act="executor.register"),
+        replace(proposal, act="domain.expel"),
+        replace(proposal, body="{}"),
+        replace(proposal, body="nothing"),
+        replace(proposal, proposer="port.example"),
+        replace(proposal, proposer=BANK),  # in whose index it is not
+        replace(proposal, yes=("port.example",)),
+        replace(proposal, yes=(CLINIC, CLINIC)),
+        replace(proposal, yes=(CLINIC, BANK)),
+        replace(proposal, no=(CLINIC,)),
+        replace(proposal, status=ProposalStatus.EXECUTED),  # and in the index of the open ones
+        replace(proposal, proposal="0"),
+    ]
+
+
 def broken_lineages(told: Lease, silent: Lease) -> list[Lease]:
     """told: with an event and a parent; silent: with none."""
     return [
@@ -172,8 +201,10 @@ def test_records_that_nobody_could_live_with_are_seen(lived: World) -> None:
     assert domain is not None
     assert edge is not None
     assert grant is not None
+    proposal = next(each for each in view.proposals() if each.status is ProposalStatus.OPEN)
     records: list[Stored] = [
         *broken_nodes(node),
+        *broken_proposals(proposal),
         replace(domain, ca_certificate="none"),
         replace(domain, governance_key=key_for("another").public.hex()),
         replace(domain, domain="port.example"),

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quorate.core import dsse
-from quorate.core.commands import Verb
 from quorate.core.limits import MAX_ENVELOPE_BYTES
+from quorate.core.verbs import Verb
 from quorate.node.introduction import find_order, is_order
 from quorate.proofs.signing import sign_envelope
 from quorate.testing.builders import Federation, Ledger, key_for, node_body

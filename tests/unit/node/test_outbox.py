@@ -22,12 +22,12 @@ from tests.unit.node.reporters import (
     rows,
 )
 
-from quorate.core.commands import Verb
 from quorate.core.errors import StorageDamagedError
 from quorate.core.limits import MAX_RECORDS_PER_COMMAND
 from quorate.core.lineage import NO_HEAD, Denials, EventType, Record, Stage, chained, encoded
 from quorate.core.outcome import Deny, Outcome, Reason
 from quorate.core.state import StateView
+from quorate.core.verbs import Verb
 from quorate.node import outbox
 from quorate.node.lease_commands import LeaseCommands
 from quorate.node.outbox import PATIENCE_S, RETRY_EXPIRED_S, RETRY_S, Row, Taken

@@ -83,9 +83,25 @@ def test_the_node_of_the_genesis_and_a_further_one_of_its_domain_may_start(place
         assert check_genesis(config, place.genesis, tls, signing, log_key).domain == BANK
 
 
-def test_a_node_of_no_domain_of_the_federation_may_not(place: Place, tmp_path: Path) -> None:
+def test_the_node_of_a_domain_that_came_later_is_vouched_for_by_its_own_descriptor(
+    place: Place, tmp_path: Path
+) -> None:
     port = organisation.create(tmp_path / "port", domain="port.example")
     config, tls, signing, log_key = told(port.directory)
+    assert check_genesis(config, place.genesis, tls, signing, log_key).domain == "port.example"
+    with pytest.raises(ConfigurationError, match="not those in the genesis"):
+        check_genesis(config, place.genesis, tls, SigningKey.generate(), log_key)
+
+
+@pytest.mark.parametrize("whose", ["nobody's", "another's"])
+def test_a_node_of_no_domain_of_the_federation_may_not(
+    place: Place, tmp_path: Path, whose: str
+) -> None:
+    port = organisation.create(tmp_path / "port", domain="port.example")
+    config, tls, signing, log_key = told(port.directory)
+    other = place.bank.directory / "descriptor.json" if whose == "another's" else None
+    node = config.node.model_copy(update={"descriptor": other})
+    config = config.model_copy(update={"node": node})
     with pytest.raises(ConfigurationError, match=r"port\.example is none of its domains"):
         own_domain(config, place.genesis)
     with pytest.raises(ConfigurationError, match="none of its domains"):

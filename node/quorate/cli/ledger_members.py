@@ -1,0 +1,93 @@
+"""Who is a member, as far as a ledger was read, and so whose keys count.
+
+Owns the repeating of every accepted command that is about members: nodes added and retired, domains
+suspended, and the ballots by which they are admitted and expelled. All that these rely on is said
+by such commands, so that nobody's word is taken for what came of one.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from quorate.core import ids, transitions
+from quorate.core.commands import Command
+from quorate.core.dsse import Envelope
+from quorate.core.errors import MalformedError
+from quorate.core.genesis import Genesis
+from quorate.core.records import Domain, Node
+from quorate.core.recovering import begin_without
+from quorate.core.recovery import Recovery
+from quorate.core.rows import Row
+from quorate.core.state import StateView
+from quorate.core.status import Status
+from quorate.core.store import MemoryStore, Overlay
+from quorate.core.turn import Turn
+from quorate.core.verbs import Verb
+
+_OF_MEMBERS: Final = frozenset(
+    {
+        Verb.NODE_ADD,
+        Verb.NODE_PROMOTE,
+        Verb.NODE_DEMOTE,
+        Verb.NODE_RETIRE,
+        Verb.DOMAIN_SUSPEND,
+        Verb.DOMAIN_REINSTATE,
+        Verb.PROPOSAL_OPEN,
+        Verb.PROPOSAL_WITHDRAW,
+        Verb.BALLOT_CAST,
+    }
+)
+
+
+class Members:
+    """Those of the founding document, and what accepted commands have made of them since."""
+
+    def __init__(self, genesis: Genesis) -> None:
+        self.origin = genesis.origin
+        self._store = MemoryStore()
+        if isinstance(genesis, Recovery):
+            begin_without(self._store, genesis)
+        else:
+            transitions.install_genesis(self._store, genesis)
+
+    def check(self, command: Command, envelope: Envelope) -> None:
+        """Raises MalformedError unless its issuer, as known by now, has signed the command."""
+        key = self._key_of(command.issuer)
+        if key is None or not envelope.verify(bytes.fromhex(key)):
+            raise MalformedError(f"accepted, but not signed by {command.issuer}")
+
+    def learn(self, command: Command, entry: object) -> None:
+        """Takes up what an accepted command does to the members. entry: as it stands in the ledger.
+        Raises MalformedError where it could not be accepted, or does something else."""
+        if command.verb not in _OF_MEMBERS:
+            return
+        row, view = Row(entry), StateView(self._store)
+        node = view.node(command.issuer)
+        domain = view.domain(node.domain if node else command.issuer)
+        assert domain is not None, "its issuer was checked"
+        overlay = Overlay(self._store)
+        turn = Turn(
+            overlay, StateView(overlay), command, domain, row.number("time"), row.number("seq")
+        )
+        outcome = transitions.execute(turn)
+        if not outcome.accepted:
+            why = f"{outcome.reason} {outcome.thing}".rstrip()
+            raise MalformedError(f"accepted, but it is to be denied: {why}")
+        if row.nested("executed") != outcome.result.get("executed"):
+            raise MalformedError("says that it did something else than it does")
+        overlay.commit()
+
+    def log_key(self, name: str) -> bytes | None:
+        """The key that the node with this DNS name signs checkpoints with; None: there is no such
+        node. A retired one has signed what it had before."""
+        for node in StateView(self._store).nodes():
+            if ids.dns_name(node.id) == name:
+                return bytes.fromhex(node.log_key)
+        return None
+
+    def _key_of(self, issuer: str) -> str | None:
+        view = StateView(self._store)
+        found: Node | Domain | None = view.node(issuer) or view.domain(issuer)
+        if found is None or found.status is Status.REVOKED:
+            return None
+        return found.signing_key if isinstance(found, Node) else found.governance_key

@@ -1,0 +1,396 @@
+"""`quorate proposal`: what organisations decide together.
+
+Owns how a proposal is named by a person (the beginning of its id), and how it is told: what it
+would do to what there is, who has a vote, and who has used it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from quorate.cli.connection import Connection, choose_target, operator_target, read_json
+from quorate.cli.govern import govern
+from quorate.cli.govern import save as save_command
+from quorate.cli.membership import SaveOption
+from quorate.cli.options import (
+    DEFAULT_TIMEOUT_MS,
+    AddressOption,
+    AtLeastOption,
+    OptionalClientOption,
+    OptionalOrgOption,
+    OrgOption,
+    TimeoutOption,
+    expiry_ms,
+    now_ms,
+)
+from quorate.cli.output import Output, OutputOption, facts, moment, show, table
+from quorate.cli.queries import list_records, read_records
+from quorate.cli.submit import Wait
+from quorate.core import ids
+from quorate.core.acts import (
+    ACTS,
+    AdmitDomain,
+    FederationAct,
+    JudgeDomain,
+    SetThresholds,
+    parse_act,
+)
+from quorate.core.balloting import Count, count
+from quorate.core.dsse import key_id
+from quorate.core.errors import ConfigurationError, MalformedError
+from quorate.core.proposals import Proposal, ProposalStatus
+from quorate.core.records import Domain
+from quorate.core.status import Act
+from quorate.core.thresholds import Threshold, Thresholds, thresholds_from_json
+from quorate.node.organisation import Organisation, read_descriptor
+from quorate.v1 import governance_pb2
+
+app = typer.Typer(add_completion=False, help="What organisations decide together.")
+openers = typer.Typer(
+    add_completion=False, help="Propose something, and agree to it; the others vote."
+)
+app.add_typer(openers, name="open")
+
+_SHORT: dict[str, str] = {verb.value.rpartition(".")[2]: verb.value for verb in ACTS}
+_SHORT["thresholds"] = _SHORT.pop("set_thresholds")
+
+ProposalArgument = Annotated[
+    str,
+    typer.Argument(metavar="PROPOSAL", help="Its id, or the beginning of it, as `list` shows it."),
+]
+DomainArgument = Annotated[str, typer.Argument(metavar="DOMAIN", help="Like bank.example.")]
+ExpiresOption = Annotated[
+    str, typer.Option("--expires", help="Until when it can be voted on: 7d, or a moment.")
+]
+WaitOption = Annotated[
+    Wait | None,
+    typer.Option(
+        "--wait",
+        help="If this decides it, return when that is durable on a quorum, when no node decides "
+        "otherwise any more, or when no executor holds a permit from before.",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    """Where a command of this organisation goes. save: to a file, and to no node."""
+
+    org: Path
+    timeout: int
+    address: str
+    output: Output
+    save: Path | None = None
+    wait: Wait | None = None
+
+    def say(self, kind: str, body: dict[str, Any]) -> None:
+        if self.save is not None:
+            save_command(self.org, kind, body, self.save, self.output)
+            return
+        govern(
+            self.org,
+            kind,
+            body,
+            timeout_ms=self.timeout,
+            output=self.output,
+            address=self.address,
+            wait=self.wait,
+        )
+
+    def open(self, act: str, body: dict[str, Any], expires: str) -> None:
+        asked = {"act": act, "body": body, "expires_at": expiry_ms(expires, now_ms())}
+        self.say("proposal.open", asked)
+
+    def open_about(self, act: str, domain: str, expires: str) -> None:
+        ids.check_domain(domain)
+        self.open(act, {"domain": domain}, expires)
+
+
+@openers.command("admit")
+def admit(
+    descriptor: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DESCRIPTOR", help="The descriptor.json that `quorate init` made for them."
+        ),
+    ],
+    *,
+    org: OrgOption,
+    expires: ExpiresOption = "7d",
+    save: SaveOption = None,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Let another organisation be a member, with its first node, which votes in the consensus."""
+    envelope = read_descriptor(descriptor).envelope.to_json()
+    how = _How(org, timeout, address, output, save)
+    how.open("domain.admit", {"descriptor": envelope}, expires)
+
+
+@openers.command("suspend")
+def suspend(
+    domain: DomainArgument,
+    *,
+    org: OrgOption,
+    expires: ExpiresOption = "7d",
+    wait: WaitOption = None,
+    save: SaveOption = None,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Deny everything that an organisation is part of, until the others reinstate it."""
+    how = _How(org, timeout, address, output, save, wait)
+    how.open_about("domain.suspend", domain, expires)
+
+
+@openers.command("reinstate")
+def reinstate(
+    domain: DomainArgument,
+    *,
+    org: OrgOption,
+    expires: ExpiresOption = "7d",
+    save: SaveOption = None,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """End the suspension of an organisation that the others have suspended."""
+    how = _How(org, timeout, address, output, save)
+    how.open_about("domain.reinstate", domain, expires)
+
+
+@openers.command("expel")
+def expel(
+    domain: DomainArgument,
+    *,
+    org: OrgOption,
+    expires: ExpiresOption = "7d",
+    wait: WaitOption = None,
+    save: SaveOption = None,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """End an organisation's membership, for ever: all it is part of is denied, its nodes retire."""
+    how = _How(org, timeout, address, output, save, wait)
+    how.open_about("domain.expel", domain, expires)
+
+
+@openers.command("thresholds")
+def thresholds(
+    rules: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="WHAT=RULE...",
+            help=f"WHAT: {', '.join(sorted(_SHORT))}. RULE: {', '.join(Threshold)}. "
+            "What is not named stays as it is.",
+        ),
+    ],
+    *,
+    org: OrgOption,
+    expires: ExpiresOption = "7d",
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Set how many have to agree on what is decided together."""
+    changes = dict(_rule(text) for text in rules)
+    with Connection(operator_target(Organisation.load(org), address)) as connection:
+        present = _thresholds(connection, 0, timeout)
+    body = {act: present.get(act, Threshold.MAJORITY).value for act in map(str, ACTS)} | changes
+    how = _How(org, timeout, address, output)
+    how.open("federation.set_thresholds", {"thresholds": body}, expires)
+
+
+def _rule(text: str) -> tuple[str, str]:
+    what, _, rule = text.partition("=")
+    if what not in _SHORT or rule not in list(Threshold):
+        raise MalformedError(
+            f"{text} is no threshold",
+            hint=f"write it like expel=two-thirds; of {', '.join(sorted(_SHORT))}, and "
+            f"{', '.join(Threshold)}",
+        )
+    return _SHORT[what], rule
+
+
+@app.command("vote")
+def vote(
+    proposal: ProposalArgument,
+    choice: Annotated[str, typer.Argument(metavar="yes|no")],
+    *,
+    org: OrgOption,
+    wait: WaitOption = None,
+    save: SaveOption = None,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Cast the organisation's ballot; the last one counts. See first what it is on: `show`."""
+    if choice not in {"yes", "no"}:
+        raise MalformedError(f"{choice} is no ballot", hint="write yes or no")
+    ident = _named(proposal, org, timeout, address, is_offline=save is not None)
+    body = {"proposal": ident, "choice": choice}
+    _How(org, timeout, address, output, save, wait).say("ballot.cast", body)
+
+
+@app.command("withdraw")
+def withdraw(
+    proposal: ProposalArgument,
+    *,
+    org: OrgOption,
+    save: SaveOption = None,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Take back what the own organisation has proposed."""
+    ident = _named(proposal, org, timeout, address, is_offline=save is not None)
+    _How(org, timeout, address, output, save).say("proposal.withdraw", {"proposal": ident})
+
+
+@app.command("list")
+def list_proposals(
+    *,
+    org: OptionalOrgOption = None,
+    client: OptionalClientOption = None,
+    at_least: AtLeastOption = 0,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """List what was proposed, and what became of it."""
+    list_records(
+        governance_pb2.KIND_PROPOSAL,
+        ("id", "act", "proposer", "status", "yes", "no", "expires_at", "changed"),
+        org=org,
+        client=client,
+        address=address,
+        at_least=at_least,
+        timeout_ms=timeout,
+        output=output,
+    )
+
+
+@app.command("show")
+def show_proposal(
+    proposal: ProposalArgument,
+    *,
+    org: OptionalOrgOption = None,
+    client: OptionalClientOption = None,
+    at_least: AtLeastOption = 0,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Show what a proposal would do to what there is, and who has voted how."""
+    with Connection(choose_target(org, client, address)) as connection:
+        record = _find(connection, proposal, at_least, timeout)
+        domains, first, _ = read_records(
+            connection, governance_pb2.KIND_DOMAIN, record.changed, timeout
+        )
+        rules = _thresholds(connection, record.changed, timeout)
+    members = [Domain.from_json(each) for each in domains]
+    act = parse_act(record.act, record.body)
+    counted = count(members, rules, record)
+    is_over = record.expired(first.position.ledger_time_ms)
+    value = {
+        **record.to_json(),
+        "body": read_json(record.body.encode()),
+        "expired": record.status is ProposalStatus.OPEN and is_over,
+        "changes": _changes(act, members, rules),
+        "voters": sorted(counted.voters),
+        "needed": counted.needed,
+        "ledger_size": first.position.size,
+    }
+    show(output, value, lambda console: _print(console, record, value, members, counted))
+
+
+def _print(
+    console: Console, record: Proposal, value: dict[str, Any], members: list[Domain], counted: Count
+) -> None:
+    status = "expired" if value["expired"] else record.status.value
+    console.print(f"[bold]{record.act}[/] {status} {escape(record.thing)}".rstrip())
+    is_open = status == ProposalStatus.OPEN
+    pairs: list[tuple[str, object]] = [
+        ("proposal", record.id),
+        ("proposed by", record.proposer),
+        ("until", moment(record.expires_at)),
+    ]
+    if record.reason:
+        pairs.append(("failed for", record.reason))
+    if is_open:
+        pairs.append(("agreed", f"{counted.yes} of {counted.needed} that are needed"))
+    console.print(facts(pairs))
+    console.print(table(["what", "is", "would be" if is_open else "was to be"], value["changes"]))
+    said = {**dict.fromkeys(record.yes, "yes"), **dict.fromkeys(record.no, "no")}
+    rows = [
+        [member.id, said.get(member.id, ""), "" if member.id in counted.voters else "no vote"]
+        for member in members
+        if member.id in said or member.id in counted.voters
+    ]
+    console.print(table(["organisation", "ballot", ""], rows))
+    console.print(f"at ledger size {value['ledger_size']}", style="dim")
+
+
+def _changes(act: FederationAct, members: list[Domain], rules: Thresholds) -> list[list[str]]:
+    """What is, and what would be."""
+    match act:
+        case AdmitDomain(item):
+            rows = [
+                ("organisation", item.domain),
+                ("governance key", key_id(item.governance_key)),
+                ("node, which votes", item.node.id),
+                ("its address", item.node.peer_address),
+                ("its signing key", key_id(item.node.signing_key)),
+                ("its log key", key_id(item.node.log_key)),
+            ]
+            is_there = any(member.id == item.domain for member in members)
+            return [[what, "a member" if is_there else "", would] for what, would in rows]
+        case JudgeDomain(to, domain):
+            present = next((each for each in members if each.id == domain), None)
+            by = f" by {present.suspended_by}" if present and present.suspended_by else ""
+            now = f"{present.status}{by}" if present else "no member"
+            become = {
+                Act.SUSPEND: "suspended by the federation",
+                Act.REINSTATE: "active",
+                Act.REVOKE: "revoked, and its nodes retired",
+            }
+            return [[domain, now, become[to]]]
+        case SetThresholds(wished):
+            return [
+                [what, before, after]
+                for what, after in wished.items()
+                if (before := rules.get(what, Threshold.MAJORITY)) != after
+            ] or [["nothing", "", ""]]
+
+
+def _named(text: str, org: Path, timeout: int, address: str, *, is_offline: bool) -> str:
+    """The id that a person means. Offline nobody can be asked: then it must be whole."""
+    if is_offline or len(text) == 64:
+        ids.check_proposal_id(text)
+        return text
+    with Connection(operator_target(Organisation.load(org), address)) as connection:
+        return _find(connection, text, 0, timeout).id
+
+
+def _find(connection: Connection, text: str, at_least: int, timeout: int) -> Proposal:
+    """Raises ConfigurationError when there is none that begins so, or more than one."""
+    records, _, _ = read_records(connection, governance_pb2.KIND_PROPOSAL, at_least, timeout)
+    found = [each for each in records if str(each.get("id", "")).startswith(text)]
+    if len(found) != 1 or not text:
+        what = "no proposal begins" if not found else f"{len(found)} proposals begin"
+        raise ConfigurationError(f"{what} with '{text}'", hint="see `quorate proposal list`")
+    return Proposal.from_json(found[0])
+
+
+def _thresholds(connection: Connection, at_least: int, timeout: int) -> Thresholds:
+    [federation], _, _ = read_records(connection, governance_pb2.KIND_FEDERATION, at_least, timeout)
+    return thresholds_from_json(federation["thresholds"])

@@ -1,0 +1,57 @@
+"""Which kind of issuer may give which command."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from tests.unit.core.conftest import BANK, CLINIC
+from tests.unit.core.test_transitions import AGENT, DENIALS, OWN, state_of
+
+from quorate.core.acts import ACTS
+from quorate.core.outcome import Reason
+from quorate.core.verbs import Verb
+from quorate.testing.builders import (
+    Organisation,
+    ballot_body,
+    grant_body,
+    narrow_body,
+    node_body,
+    proposal_body,
+    trust_body,
+)
+
+
+@pytest.mark.parametrize("verb", list(Verb))
+def test_domains_and_nodes_give_their_own_commands_only(trusted: Any, verb: Verb) -> None:
+    bodies: dict[str, dict[str, Any]] = {
+        "executor": {"executor": AGENT},
+        "trust.open": trust_body("e2", BANK, ["//clinic.example/*"]),
+        "trust.narrow": narrow_body("edge", OWN),
+        "trust.close": {"edge": "edge"},
+        "grant.issue": grant_body("g2", AGENT, ["//clinic.example/*"]),
+        "grant": {"grant": "grant"},
+        "domain": {"domain": CLINIC},
+        "domain.admit": {"descriptor": json.loads(Organisation.named("x", "x:1").descriptor())},
+        "federation": {"thresholds": dict.fromkeys(map(str, ACTS), "majority")},
+        "proposal.open": proposal_body("domain.expel", {"domain": BANK}),
+        "proposal": {"proposal": "0" * 64},
+        "ballot.cast": ballot_body("0" * 64),
+        "node": {"node": "spiffe://clinic.example/node/1"},
+        "node.add": node_body("spiffe://clinic.example/node/2"),
+        "lease.acquire": {
+            "executor": AGENT,
+            "action": "a",
+            "resource": "//bank.example/accounts/1",
+            "ttl_ms": 0,
+        },
+        "lease.renew": {"lease": "0" * 32, "executor": AGENT, "ttl_ms": 0},
+        "lease.release": {"lease": "0" * 32, "executor": AGENT},
+        "lineage.append": {"after": "", "records": [DENIALS]},
+    }
+    body = bodies.get(verb) or bodies[verb.partition(".")[0]]
+    issuer = CLINIC if verb.startswith(("lease.", "lineage.")) else trusted.clinic.node
+    before = state_of(trusted)
+    assert trusted.do(issuer, verb, body).reason is Reason.NOT_AUTHORIZED
+    assert state_of(trusted) == before
