@@ -56,9 +56,10 @@ class Track:
         self._source = source
         self._clock = clock
         self._on_gap = on_gap
-        self._reading = asyncio.Lock()
+        self._reading_near, self._reading_far = asyncio.Lock(), asyncio.Lock()
         """Of who reads what was missed: one at a time, so that the edge's other calls come in
-        between two steps of one, and not of all."""
+        between two steps of one, and not of all; but who lacks no more than a step waits for nobody
+        who lacks many."""
         self._went_on = asyncio.Event()
 
     @property
@@ -127,7 +128,8 @@ class Track:
     async def missed(self, after_size: int) -> list[Effect]:
         """What entries did since the ledger had `after_size` of them, up to this place. Raises
         OutOfRangeError when they are too many, or are not here yet."""
-        async with self._reading:
+        is_near = self.ledger.size - after_size <= MAX_FOLLOWED
+        async with self._reading_near if is_near else self._reading_far:
             return await self._missed(after_size)
 
     async def _missed(self, after_size: int) -> list[Effect]:
