@@ -18,7 +18,7 @@ from itertools import islice
 from typing import Final
 
 from quorate.api.courses import Watched, WatchedLeases
-from quorate.api.errors import OutOfRangeError, Violation
+from quorate.api.errors import NotReadyError, OutOfRangeError, ServiceError, Violation
 from quorate.core.effects import Effect, effect_of
 from quorate.core.state import StateView
 from quorate.lease.check import CheckQuery
@@ -43,10 +43,10 @@ class Track:
         self,
         source: Callable[[], FollowedSource | None],
         clock: Clock,
-        on_gap: Callable[[OutOfRangeError], None],
+        on_gap: Callable[[ServiceError], None],
     ) -> None:
         """source: the node's store; None while there is none. on_gap: told of entries after the
-        first that nobody has read and nobody will, before anything that comes after them."""
+        first that those who watch are not told of, before anything that comes after them."""
         self.ledger = EdgeLedger()
         self.leases = WatchedLeases()
         self.touched: dict[CheckQuery, None] = {}
@@ -178,8 +178,14 @@ class Track:
             if had_begun:
                 self._on_gap(_too_many())
         view = StateView(snapshot.state)
-        for effect in step.effects:
-            self.touched.update(dict.fromkeys(self.leases.take(effect, view)))
+        try:
+            for effect in step.effects:
+                self.touched.update(dict.fromkeys(self.leases.take(effect, view)))
+        except Exception:
+            # This place is past them, and not everybody was told: whoever goes on will be.
+            self.unread.update(dict.fromkeys(self.leases))
+            self._on_gap(NotReadyError("the ledger could not be read; watch again"))
+            raise
         went_on, self._went_on = self._went_on, asyncio.Event()
         went_on.set()
         return step
