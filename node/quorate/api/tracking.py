@@ -18,7 +18,7 @@ from itertools import islice
 from typing import Final
 
 from quorate.api.courses import Watched, WatchedLeases
-from quorate.api.errors import OutOfRangeError, Violation
+from quorate.api.errors import NotReadyError, OutOfRangeError, ServiceError, Violation
 from quorate.core.effects import Effect, effect_of
 from quorate.core.state import StateView
 from quorate.lease.check import CheckQuery
@@ -43,10 +43,10 @@ class Track:
         self,
         source: Callable[[], FollowedSource | None],
         clock: Clock,
-        on_gap: Callable[[OutOfRangeError], None],
+        on_gap: Callable[[ServiceError], None],
     ) -> None:
         """source: the node's store; None while there is none. on_gap: told of entries after the
-        first that nobody has read and nobody will, before anything that comes after them."""
+        first that those who watch are not told of, before anything that comes after them."""
         self.ledger = EdgeLedger()
         self.leases = WatchedLeases()
         self.touched: dict[CheckQuery, None] = {}
@@ -56,9 +56,10 @@ class Track:
         self._source = source
         self._clock = clock
         self._on_gap = on_gap
-        self._reading = asyncio.Lock()
+        self._reading_near, self._reading_far = asyncio.Lock(), asyncio.Lock()
         """Of who reads what was missed: one at a time, so that the edge's other calls come in
-        between two steps of one, and not of all."""
+        between two steps of one, and not of all; but who lacks no more than a step waits for nobody
+        who lacks many."""
         self._went_on = asyncio.Event()
 
     @property
@@ -127,7 +128,8 @@ class Track:
     async def missed(self, after_size: int) -> list[Effect]:
         """What entries did since the ledger had `after_size` of them, up to this place. Raises
         OutOfRangeError when they are too many, or are not here yet."""
-        async with self._reading:
+        is_near = self.ledger.size - after_size <= MAX_FOLLOWED
+        async with self._reading_near if is_near else self._reading_far:
             return await self._missed(after_size)
 
     async def _missed(self, after_size: int) -> list[Effect]:
@@ -176,8 +178,14 @@ class Track:
             if had_begun:
                 self._on_gap(_too_many())
         view = StateView(snapshot.state)
-        for effect in step.effects:
-            self.touched.update(dict.fromkeys(self.leases.take(effect, view)))
+        try:
+            for effect in step.effects:
+                self.touched.update(dict.fromkeys(self.leases.take(effect, view)))
+        except Exception:
+            # This place is past them, and not everybody was told: whoever goes on will be.
+            self.unread.update(dict.fromkeys(self.leases))
+            self._on_gap(NotReadyError("the ledger could not be read; watch again"))
+            raise
         went_on, self._went_on = self._went_on, asyncio.Event()
         went_on.set()
         return step

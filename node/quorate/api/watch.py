@@ -24,7 +24,7 @@ from typing import Final, NoReturn
 from sortedcontainers import SortedList
 
 from quorate.api.courses import Replay, Watched
-from quorate.api.errors import NotReadyError, OutOfRangeError, TooManyError
+from quorate.api.errors import NotReadyError, ServiceError, TooManyError
 from quorate.api.notices import Notice, Watcher, first
 from quorate.api.tracking import LEASES_PER_TURN, Track
 from quorate.core.effects import Effect
@@ -186,8 +186,8 @@ class WatchHub:
         for watcher in self._watchers:
             watcher.end(NotReadyError("the node is stopping"))
 
-    def _lost_track(self, missed: OutOfRangeError) -> None:
-        """There are entries that nobody will be told of: whoever watches begins again."""
+    def _lost_track(self, missed: ServiceError) -> None:
+        """There are entries that those who watch are not told of: they begin again, or go on."""
         for watcher in self._watchers:
             if watcher.queries:
                 watcher.end(missed)

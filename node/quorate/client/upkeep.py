@@ -277,7 +277,11 @@ class Upkeep:
         held.is_asking = False
         now_ns = self._clock.boottime_ns()
         if isinstance(answer, Permit):
-            self._covered(held, answer)
+            # Else it was taken away since it came, and who did that may have been here already.
+            if question.epoch == held.slot.epoch:
+                self._covered(held, answer)
+            else:
+                held.ask_at_ns = now_ns
         elif answer.reason is ClientReason.INTERRUPTED:  # asked before the interruption
             held.ask_at_ns = now_ns
         else:

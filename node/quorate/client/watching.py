@@ -25,6 +25,7 @@ from quorate.client import wire
 from quorate.client.decisions import AnyReason, ClientReason
 from quorate.client.slot import PermitSlot
 from quorate.core.limits import MAX_LEASES_PER_WATCH
+from quorate.core.outcome import Reason
 from quorate.v1 import decision_pb2, lease_pb2
 
 _FIRST_PAUSE_MS: Final = 50
@@ -45,6 +46,21 @@ class WatchEvent(StrEnum):
 _GOOD: Final = frozenset({WatchEvent.ACTIVE, WatchEvent.RESTORED})
 _OF_ENTRIES: Final = frozenset({WatchEvent.INTERRUPTED, WatchEvent.RESTORED})
 """What is told again of an entry whose other notices were perhaps not read."""
+_LOOKED: Final = frozenset({WatchEvent.ACTIVE, WatchEvent.AUTHORITY_LOST})
+_REASONS_OF_ENTRIES: Final[frozenset[AnyReason | None]] = frozenset(
+    {
+        Reason.DOMAIN_SUSPENDED,
+        Reason.EXECUTOR_REVOKED,
+        Reason.EXECUTOR_SUSPENDED,
+        Reason.GRANT_REVOKED,
+        Reason.GRANT_SUSPENDED,
+        Reason.LEASE_RELEASED,
+        Reason.NO_TRUST,
+        ClientReason.UNKNOWN_REASON,
+        None,
+    }
+)
+"""With which an entry may have interrupted a lease; with any other, the node has looked at it."""
 _EVENT_OF_WIRE: Final = {
     lease_pb2.WATCH_EVENT_ACTIVE: WatchEvent.ACTIVE,
     lease_pb2.WATCH_EVENT_INTERRUPTED: WatchEvent.INTERRUPTED,
@@ -130,10 +146,11 @@ class WatchTalk:
     def _go_on(self) -> int:
         """From which size of the ledger the next stream goes on; 0: it begins. A node tells of all
         leases in the order of the ledger, so that all before the newest notice was read; of what
-        the same entry did to other leases perhaps not, and then it is told again."""
+        the same entry did to other leases perhaps not, and then it is told again. What the node
+        says because it has looked at a lease comes after all that entries did until there."""
         newest = max((each.ledger_size for each in self._heard.values()), default=0)
         told = {lease: each for lease, each in self._heard.items() if each.ledger_size == newest}
-        is_whole = len(told) == len(self._heard)
+        is_whole = len(told) == len(self._heard) or any(map(_is_of_a_look, told.values()))
         self._repeats = {} if is_whole else told
         return newest if is_whole else max(1, newest - 1)
 
@@ -188,6 +205,15 @@ def _notice_of(answer: lease_pb2.WatchResponse) -> WatchNotice:
     elif answer.reason != decision_pb2.REASON_UNSPECIFIED:
         reason = wire.reason_of(answer.reason)
     return WatchNotice(answer.lease_id, event, reason, answer.thing, answer.position.size)
+
+
+def _is_of_a_look(notice: WatchNotice) -> bool:
+    """Certainly; else an entry may have been the cause."""
+    if notice.reason is ClientReason.MALFORMED_ANSWER:  # an event that is not known
+        return False
+    return notice.event in _LOOKED or (
+        notice.event is WatchEvent.INTERRUPTED and notice.reason not in _REASONS_OF_ENTRIES
+    )
 
 
 def _cannot_go_on(error: Exception | None) -> bool:

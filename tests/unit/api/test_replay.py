@@ -12,7 +12,8 @@ from quorate.api.notices import Event
 from quorate.api.tracking import Track
 from quorate.core.effects import Effect
 from quorate.core.outcome import Reason
-from quorate.lease.check import CheckQuery
+from quorate.lease.check import CheckQuery, Position
+from quorate.lease.following import MAX_FOLLOWED
 from quorate.testing.clock import FakeClock
 
 THING = "grant:bank.example/g"
@@ -71,3 +72,25 @@ async def test_one_at_a_time_reads_what_was_missed(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Track, "_missed", missed)
     await asyncio.gather(*(track.missed(1) for _ in range(20)))
     assert most == 1
+
+
+async def test_who_lacks_little_waits_for_nobody_who_lacks_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One executor that goes on from far back again and again would hold up all others."""
+    track, goes_on = Track(lambda: None, FakeClock(), lambda _missed: None), asyncio.Event()
+    track.ledger.at = Position(10_000, 0)
+
+    async def missed(track: Track, after_size: int) -> list[Effect]:
+        if after_size < track.ledger.size - MAX_FOLLOWED:
+            await goes_on.wait()
+        return []
+
+    monkeypatch.setattr(Track, "_missed", missed)
+    far = asyncio.create_task(track.missed(1))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        assert await track.missed(9_999) == []
+    assert not far.done()
+    goes_on.set()
+    await far

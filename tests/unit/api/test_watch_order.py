@@ -11,7 +11,7 @@ from tests.unit.api.test_watch_hub import MISSING, OTHER, Bench, all_told, told
 
 from quorate.api import tracking
 from quorate.api import watch as watch_module
-from quorate.api.errors import OutOfRangeError
+from quorate.api.errors import NotReadyError, OutOfRangeError
 from quorate.api.notices import Event
 from quorate.core import ids
 from quorate.core.outcome import Deny, Reason
@@ -97,6 +97,29 @@ async def test_where_an_edge_begins_there_is_nothing_that_it_has_missed(bench: B
         bench.world.govern_executor("suspend")
         bench.hub.moved()
         assert await told(watcher) == (Event.INTERRUPTED, SUSPENDED)
+
+
+async def test_who_watches_over_entries_that_could_not_be_told_goes_on_from_before_them(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fault ends only the call in which it comes up; but the place is past them."""
+    lease = (bench.world.lease_id,)
+    async with bench.running():
+        async with bench.hub.watch(EXECUTOR, lease) as watcher:
+            ((_, _, before),) = await all_told(watcher)
+            flap(bench)
+            with monkeypatch.context() as failing, pytest.raises(ZeroDivisionError):
+                failing.setattr(bench.hub._leases, "take", lambda *_: 1 / 0)
+                await bench.hub.watch(EXECUTOR, lease).__aenter__()
+            bench.hub.moved()
+            with pytest.raises(NotReadyError):
+                await told(watcher)
+        async with bench.hub.watch(EXECUTOR, lease, after_size=before) as watcher:
+            assert await all_told(watcher) == [
+                (Event.INTERRUPTED, SUSPENDED, before + 1),
+                (Event.RESTORED, None, before + 2),
+                (Event.ACTIVE, None, before + 2),
+            ]
 
 
 # -- what a notice is true of ---------------------------------------------------------------------

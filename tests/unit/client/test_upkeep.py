@@ -172,6 +172,27 @@ def test_a_permit_that_was_asked_for_before_an_interruption_restores_nothing(
     assert scene.asked(), "it is asked again, after the interruption"
 
 
+def test_a_permit_that_is_taken_away_as_it_comes_lets_nobody_go_on(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One thread reads the answers, another the notices: between two steps of the one, the other
+    tells the holder to stop."""
+    scene.hold()
+    scene.clock.advance(TTL_MS / 2)
+    asked, judged = scene.asked(), scene.calls.batch_answered
+
+    def interrupted(*answered: Any) -> list[Permit | Denied]:
+        answers = judged(*answered)
+        scene.heard(WatchEvent.INTERRUPTED, Reason.EXECUTOR_SUSPENDED)
+        return answers
+
+    with monkeypatch.context() as racing:
+        racing.setattr(scene.calls, "batch_answered", interrupted)
+        scene.answer(asked, permit())
+    assert scene.news() == [Denied(Reason.EXECUTOR_SUSPENDED, "x")]
+    assert scene.asked(), "at once: it may be good again"
+
+
 def test_clocks_that_moved_apart_end_what_a_permit_covers(scene: Scene) -> None:
     scene.hold()
     scene.clock.wall_ns += 101 * MS

@@ -23,6 +23,7 @@ from quorate.v1 import decision_pb2, lease_pb2
 ACTIVE = lease_pb2.WATCH_EVENT_ACTIVE
 INTERRUPTED = lease_pb2.WATCH_EVENT_INTERRUPTED
 RESTORED = lease_pb2.WATCH_EVENT_RESTORED
+LOST = lease_pb2.WATCH_EVENT_AUTHORITY_LOST
 SUSPENDED = decision_pb2.REASON_GRANT_SUSPENDED
 Stream = Callable[[Any, Any], Iterator[Any]]
 
@@ -169,7 +170,7 @@ def talk_of(*leases: str) -> WatchTalk:
 
 
 def hear(
-    talk: WatchTalk, *told: tuple[str, Any, int]
+    talk: WatchTalk, *told: tuple[str, Any, int], why: Any = SUSPENDED
 ) -> tuple[int, Sequence[tuple[str, WatchEvent]]]:
     """From where the watch goes on, and what its reader is told before it breaks."""
     said: list[lease_pb2.WatchRequest] = []
@@ -180,7 +181,7 @@ def hear(
                 lease_id=lease,
                 event=event,
                 position=at(size),
-                reason=SUSPENDED if event == INTERRUPTED else 0,  # type: ignore[arg-type]
+                reason=0 if event in {ACTIVE, RESTORED} else why,  # type: ignore[arg-type]
             )
         )
         for lease, event, size in told
@@ -202,6 +203,23 @@ def test_the_rest_of_what_one_entry_did_is_told_after_the_break_and_nothing_twic
     assert hear(talk)[0] == 6, "everything of that size was read"
 
 
+def test_what_was_told_after_an_entry_shows_that_all_of_it_was_read() -> None:
+    talk = talk_of("a", "b")
+    hear(talk, ("a", ACTIVE, 4), ("b", ACTIVE, 4), ("a", INTERRUPTED, 5), ("a", LOST, 5))
+    assert hear(talk)[0] == 5, "what entry 4 has done to a is not told twice"
+
+
+def test_who_was_told_how_one_lease_stands_is_told_so_again_after_the_break() -> None:
+    talk = talk_of("a", "b")
+    hear(talk, ("a", ACTIVE, 4), ("b", ACTIVE, 4))
+    hear(talk, ("a", INTERRUPTED, 5), why=decision_pb2.REASON_LEASE_EXPIRED)
+    told = ("a", INTERRUPTED, 5), ("b", ACTIVE, 5)
+    assert hear(talk, *told, why=decision_pb2.REASON_LEASE_EXPIRED) == (
+        5,
+        [("a", WatchEvent.INTERRUPTED), ("b", WatchEvent.ACTIVE)],
+    )
+
+
 def test_a_lease_of_which_nothing_was_heard_for_long_holds_nothing_back() -> None:
     talk = talk_of("a", "b")
     hear(talk, ("a", ACTIVE, 4), ("b", ACTIVE, 4), ("b", INTERRUPTED, 90_000))
@@ -210,7 +228,7 @@ def test_a_lease_of_which_nothing_was_heard_for_long_holds_nothing_back() -> Non
 
 def test_who_says_nothing_of_the_ledger_is_not_gone_on_from() -> None:
     talk = talk_of("a")
-    hear(talk, ("a", ACTIVE, 4), ("a", lease_pb2.WATCH_EVENT_AUTHORITY_LOST, 0))
+    hear(talk, ("a", ACTIVE, 4), ("a", LOST, 0))
     assert hear(talk)[0] == 4
 
 
