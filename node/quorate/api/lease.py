@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -17,10 +18,11 @@ from typing import Any, Final, Protocol
 from quorate.api import convert, validate
 from quorate.api.access import Access
 from quorate.api.denials import DenialJournal
+from quorate.api.errors import TooManyError
 from quorate.api.freshness import patience_s
 from quorate.api.notices import Watcher
 from quorate.api.ports import Proposed
-from quorate.api.watch import WatchHub
+from quorate.api.watch import MAX_WATCHERS_PER_EXECUTOR, WatchHub
 from quorate.core.limits import DEFAULT_PROPOSAL_TIMEOUT_MS
 from quorate.core.outcome import Deny, Permit, Reason
 from quorate.lease.check import NOWHERE, Checked, CheckQuery, LeaseChecker
@@ -32,6 +34,12 @@ from quorate.v1 import core_pb2, decision_pb2, lease_pb2, lease_pb2_grpc
 ANSWER_MARGIN_MS: Final = 100
 """How long before the caller's own deadline a proposal is given up, so that the answer (whose
 outcome is unknown) still reaches it; never more than a fifth of the time."""
+
+
+MAX_SILENCE_S: Final = 5.0
+"""How long a Watch call may last before it says what is watched."""
+MIN_SILENCE_S: Final = 0.1
+"""The same where the executor has as many such calls as it may have watches."""
 
 
 class LeaseProposer(Protocol):
@@ -84,6 +92,8 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
         self._metrics = metrics
         self._denials = denials
         self._journal = journal
+        self._silent: Counter[str] = Counter()
+        """Watch calls that have said nothing yet, by executor."""
 
     async def Acquire(  # noqa: N802 - the contract's names, here and below
         self, request: lease_pb2.AcquireRequest, context: Any
@@ -200,7 +210,7 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
         self, requests: AsyncIterator[lease_pb2.WatchRequest], context: Any
     ) -> AsyncIterator[lease_pb2.WatchResponse]:
         executor = self._access.executor(context)
-        first = await anext(requests, lease_pb2.WatchRequest())
+        first = await self._first(requests, executor)
         validate.check_watch(first, is_first=True)
         async with self._hub.watch(
             executor,
@@ -216,6 +226,26 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
             finally:
                 hearing.cancel()
                 await asyncio.wait([hearing])
+
+    async def _first(
+        self, requests: AsyncIterator[lease_pb2.WatchRequest], executor: str
+    ) -> lease_pb2.WatchRequest:
+        """What a watcher says first. Until then it takes a call's place like any other, and nobody
+        else may lack one for it: few of an executor may say nothing, and none of them for long."""
+        is_one_too_many = self._silent[executor] >= MAX_WATCHERS_PER_EXECUTOR
+        self._silent[executor] += 1
+        try:
+            async with asyncio.timeout(MIN_SILENCE_S if is_one_too_many else MAX_SILENCE_S):
+                first = await anext(requests, lease_pb2.WatchRequest())
+        except TimeoutError as error:
+            raise TooManyError(
+                "the call says nothing; say first which leases are watched", limit="MAX_SILENCE_S"
+            ) from error
+        finally:
+            self._silent[executor] -= 1
+            if not self._silent[executor]:
+                del self._silent[executor]
+        return first
 
     async def _hear(
         self, requests: AsyncIterator[lease_pb2.WatchRequest], watcher: Watcher

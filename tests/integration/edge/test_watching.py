@@ -301,3 +301,28 @@ async def _reported(edge, index: int) -> None:
     async with asyncio.timeout(5):
         while await edge.core.drained.get() != (0, index):
             pass
+
+
+async def says_nothing():
+    await asyncio.Event().wait()
+    yield lease_pb2.WatchRequest()
+
+
+async def test_who_opens_calls_and_says_nothing_keeps_few_and_none_for_long(
+    edge, lease, monkeypatch
+) -> None:
+    """Whoever speaks is served all the same."""
+    monkeypatch.setattr("quorate.api.lease.MAX_WATCHERS_PER_EXECUTOR", 2)
+    edge.grant()
+    good = edge.lease()
+    silent = [lease.Watch(says_nothing()) for _ in range(20)]
+    try:
+        ends = [asyncio.ensure_future(code_of(call)) for call in silent]
+        async with asyncio.timeout(60):
+            for _, end in zip(range(18), asyncio.as_completed(ends), strict=False):
+                await end
+            assert (await read(watch(lease, good))).event == ACTIVE
+            assert set(await asyncio.gather(*ends)) == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+    finally:
+        for call in silent:
+            call.cancel()
