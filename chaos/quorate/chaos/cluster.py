@@ -16,6 +16,7 @@ from __future__ import annotations
 import atexit
 import dataclasses
 import itertools
+import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -45,7 +46,7 @@ from quorate.chaos.processes import (
 )
 from quorate.core.genesis import Genesis
 from quorate.node.config import load_config
-from quorate.node.organisation import NODE_FILE, Organisation, read_node
+from quorate.node.organisation import GENESIS_FILE, NODE_FILE, Organisation, read_node
 from quorate.v1 import node_pb2
 
 __all__ = ["Cluster", "ClusterError", "Member", "Settings", "cli_command"]
@@ -196,6 +197,16 @@ class Cluster:
     def names(self) -> list[str]:
         """Every node that was not retired."""
         return [name for name in self.members if name not in self._retired]
+
+    def found(self, domain: str) -> str:
+        """Makes an organisation that is no member yet, with the genesis of the others and a node
+        that does not run; returns the node's name."""
+        self._progress(f"making the keys and certificates of {domain}")
+        member = self.members[domain] = self._maker.found(domain)
+        genesis = self.members[self.domains[0]].directory / GENESIS_FILE
+        shutil.copy(genesis, member.directory / GENESIS_FILE)
+        self._configure(member)
+        return domain
 
     def make_node(self, domain: str) -> str:
         """Makes the keys and configuration of one more node of an organisation; returns its name.

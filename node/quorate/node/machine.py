@@ -57,7 +57,8 @@ class LedgerMachine:
             turn.append_ledger(applied.entry)
         if applied.fault is not None:
             log.error("command.fault", index=index, exc_info=applied.fault)
-        self.has_changed_members |= applied.kind.startswith(_ABOUT_MEMBERS)
+        is_about_members = applied.kind.startswith(_ABOUT_MEMBERS)
+        self.has_changed_members |= is_about_members or "executed" in applied.outcome.result
         envelope = payload[codec.STAMP_BYTES :]
         self.latest_stamp_ms = max(self.latest_stamp_ms, _stamp_of(payload))
         self._executed.append(Executed(proposal_key(envelope), applied.outcome))
