@@ -64,7 +64,7 @@ def test_reasons_are_the_wires() -> None:
 def test_reasons_that_nobody_gives_are_given_nowhere(pages: dict[str, Any], root: Path) -> None:
     """A page that says `nobody yet` must notice when somebody does."""
     said = {r[0].strip("`") for r in pages["docs/reasons.md"].rows() if "nobody yet" in r[2]}
-    assert said == {"QUARANTINED", "DOMAIN_REVOKED"}
+    assert said == {"QUARANTINED"}
     code = "\n".join(
         file.read_text()
         for folder in ("core", "api", "lease", "node", "storage")
@@ -72,7 +72,6 @@ def test_reasons_that_nobody_gives_are_given_nowhere(pages: dict[str, Any], root
     )
     # Named where reasons are defined.
     assert len(re.findall(r"\bQUARANTINED\b", code)) == 2
-    assert "domain.revoke" not in code
 
 
 def test_the_clients_reasons_are_listed(pages: dict[str, Any]) -> None:
