@@ -17,7 +17,7 @@ from typing import Final
 from quorate.api.errors import OutOfRangeError, Violation
 from quorate.api.notices import Event, Notice, Watcher, change, notice_of
 from quorate.core.effects import Effect, is_stopped, things_of
-from quorate.core.outcome import Decision, Deny, Permit
+from quorate.core.outcome import Decision, Deny, Permit, Reason
 from quorate.core.records import Kind, Lease
 from quorate.core.state import StateView
 from quorate.lease.check import Checked, CheckQuery, Position
@@ -127,21 +127,28 @@ class Watched:
 
     def replay(self, effects: Sequence[Effect]) -> Iterator[Notice]:
         """What a watcher would have been told, had it watched meanwhile. effects: of the entries
-        from some place on, up to where this course is, what they did to what it relies on."""
+        from some place on, up to where this course is, what they did to what it relies on. Raises
+        OutOfRangeError where that does not follow from them."""
         begins = self.acquired_index
         if begins is None:
             return
         effects = [each for each in effects if each.index > begins and self.concerns(each)]
         first = {effect.thing: effect for effect in reversed(effects)}
         # What an entry let go on was stopped before, and what none named still stands as it did. Of
-        # what was stopped the other is assumed: only a revocation can follow on a suspension.
+        # what was stopped the other is assumed; where it could have been stopped before as well,
+        # nobody can be told that the lease was good until then.
         stopped = {thing for thing, effect in first.items() if _lets_go_on(effect)}
         stopped |= self.course.stopped - first.keys()
+        doubtful_until = max((e.index for e in first.values() if _may_repeat(e)), default=-1)
         course = Course(stopped, is_good=not stopped)
         for effect in effects:
             notice = course.take(self.query, effect, self.expires_at)
-            if notice is not None:
-                yield notice
+            if notice is None:
+                continue
+            if notice.event is Event.RESTORED and effect.index < doubtful_until:
+                problem = "how a lease stood since then cannot be told any more; begin with 0"
+                raise OutOfRangeError(Violation("after_size", problem))
+            yield notice
 
 
 class Replay:
@@ -171,6 +178,18 @@ class Replay:
     @staticmethod
     def _too_much() -> OutOfRangeError:
         return OutOfRangeError(Violation("after_size", "too much has happened; begin with 0"))
+
+
+_ONLY_ONCE: Final = frozenset(
+    {Reason.EXECUTOR_SUSPENDED, Reason.GRANT_SUSPENDED, Reason.LEASE_RELEASED}
+)
+"""Stops that can only follow on a thing that was good. A revocation can follow on a suspension, a
+narrowing on another, and a suspension by all domains on one by the domain itself."""
+
+
+def _may_repeat(effect: Effect) -> bool:
+    """Whether the thing may have been stopped before this, too."""
+    return effect.reason is not None and effect.reason not in _ONLY_ONCE
 
 
 def _lets_go_on(effect: Effect) -> bool:

@@ -138,7 +138,9 @@ class Track:
         while size != self.ledger.size:
             behind = self.ledger.size - size
             source = self._source()
-            if source is None or behind < 0:
+            if source is None:
+                raise NotReadyError("the node's store is not open yet")
+            if behind < 0:
                 raise OutOfRangeError(
                     Violation("after_size", f"this node has followed {self.ledger.size} entries")
                 )

@@ -122,6 +122,29 @@ async def test_who_watches_over_entries_that_could_not_be_told_goes_on_from_befo
             ]
 
 
+@pytest.mark.parametrize("was_suspended", [True, False])
+async def test_whether_a_lease_was_good_in_between_is_told_or_said_to_be_unknown(
+    bench: Bench, was_suspended: bool
+) -> None:
+    """Something else that it relies on had been stopped before, and is stopped for good after."""
+    run, lease = bench.world.ledger.run, (bench.world.lease_id,)
+    run("bank.example", "grant.suspend", {"grant": "g"})
+    if was_suspended:
+        bench.world.govern_executor("suspend")
+    before = size(bench)
+    run("bank.example", "grant.reinstate", {"grant": "g"})
+    bench.world.govern_executor("revoke")
+    async with bench.running():
+        with pytest.raises(OutOfRangeError, match="cannot be told any more"):
+            async with bench.hub.watch(EXECUTOR, lease, after_size=before):
+                pass
+        async with bench.hub.watch(EXECUTOR, lease, after_size=before + 1) as watcher:
+            assert await all_told(watcher) == [
+                (Event.INTERRUPTED, Reason.EXECUTOR_REVOKED, before + 2),
+                (Event.INTERRUPTED, Reason.EXECUTOR_REVOKED, before + 2),
+            ]
+
+
 # -- what a notice is true of ---------------------------------------------------------------------
 
 
