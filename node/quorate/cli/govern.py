@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import typer
 from rich.console import Console
@@ -99,6 +99,8 @@ def save(
         not_after=not_after,
         key=organisation.governance_key(),
     )
+    # Nobody is to carry about what no ledger would take.
+    parse_command(dsse.parse(envelope, MAX_ENVELOPE_BYTES).payload)
     write_public(file, envelope)
     command_id = ids.command_id(organisation.domain, nonce)
     value = {"type": kind, "file": str(file), "command_id": command_id, "not_after_ms": not_after}
@@ -169,7 +171,21 @@ def _sign(
 
 def _fell_short(settled: Settled, wait: Wait | None) -> bool:
     order = ["", *Wait]
-    return wait is not None and order.index(settled.reached) < order.index(wait)
+    if wait is None or _is_without_effect(settled):
+        return False
+    return order.index(settled.reached) < order.index(wait)
+
+
+def _counted(settled: Settled) -> dict[str, Any]:
+    """How the ballots stand, when the command was one, or opened what they are on."""
+    result = result_json(settled.result)
+    return result if isinstance(result, dict) and "needed" in result else {}
+
+
+def _is_without_effect(settled: Settled) -> bool:
+    """Of a ballot that has brought nothing about there is nothing that could hold anywhere."""
+    counted = _counted(settled)
+    return bool(counted) and "executed" not in counted
 
 
 def _print_settled(console: Console, kind: str, settled: Settled, wait: Wait | None) -> None:
@@ -177,21 +193,18 @@ def _print_settled(console: Console, kind: str, settled: Settled, wait: Wait | N
     about = escape(f"{settled.reason} {settled.thing}".strip())
     console.print(f"{word} {kind} {about}".rstrip())
     index = "not in the ledger" if settled.ledger_index is None else settled.ledger_index
-    pairs: list[tuple[str, object]] = [
-        ("ledger index", index),
-        ("command", settled.command_id),
-        ("took", f"{settled.took_ms:.0f} ms"),
-    ]
-    became = result_json(settled.result)
-    if isinstance(became, dict) and "needed" in became:
-        agreed = f"{became['yes']} of {became['needed']} that are needed agree"
-        reason = became.get("reason", "")
-        pairs.insert(0, ("proposal", f"{became['status']} {reason}".rstrip()))
-        pairs.insert(1, ("ballots", agreed))
-    if settled.accepted and wait is not None:
-        pairs.insert(1, ("holds", settled.reached or "not known"))
+    pairs: list[tuple[str, object]] = []
+    counted = _counted(settled)
+    if counted:
+        agreed = f"{counted.get('yes')} of {counted['needed']} that are needed agree"
+        became = f"{counted.get('status')} {counted.get('reason', '')}".rstrip()
+        pairs += [("proposal", became), ("ballots", agreed)]
+    pairs.append(("ledger index", index))
+    if settled.accepted and wait is not None and not _is_without_effect(settled):
+        pairs.append(("holds", settled.reached or "not known"))
         if settled.bound_ms:
-            pairs.insert(2, ("over everywhere", f"within {settled.bound_ms} ms, whatever fails"))
+            pairs.append(("over everywhere", f"within {settled.bound_ms} ms, whatever fails"))
+    pairs += [("command", settled.command_id), ("took", f"{settled.took_ms:.0f} ms")]
     console.print(facts(pairs))
     if settled.accepted and _fell_short(settled, wait):
         console.print(f"[bold yellow]not known to be {wait} in time[/]")

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from quorate.cli.output import Output, OutputOption, facts, show
+from quorate.core.dsse import key_id
 from quorate.node import organisation
 
 app = typer.Typer(add_completion=False)
@@ -53,11 +54,19 @@ def init(
         "config": str(directory / organisation.CONFIG_FILE),
         "governance_key": descriptor.governance_key.hex(),
         "cosigner_key": descriptor.cosigner_key.hex(),
+        "governance_key_id": key_id(descriptor.governance_key),
+        "signing_key_id": key_id(descriptor.node.signing_key),
+        "log_key_id": key_id(descriptor.node.log_key),
     }
 
     def people(console: Console) -> None:
         console.print(f"[bold green]made[/] {escape(str(directory))}")
-        console.print(facts((name, value[name]) for name in ("domain", "node_id", "descriptor")))
-        console.print("Next: give the descriptor to whoever drafts the genesis.", style="dim")
+        told = ("domain", "node_id", "descriptor", *(name for name in value if "_key_id" in name))
+        console.print(facts((name, value[name]) for name in told))
+        console.print(
+            "Next: give the descriptor to whoever drafts the genesis, or to a member that proposes "
+            "to admit it.",
+            style="dim",
+        )
 
     show(output, value, people)

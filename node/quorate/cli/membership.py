@@ -211,7 +211,7 @@ def retire(
 @app.command("submit")
 def submit(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="What `quorate node retire --save` made.")
+        Path, typer.Argument(metavar="FILE", help="What a command with --save has made.")
     ],
     *,
     org: OrgOption,

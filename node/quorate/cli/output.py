@@ -142,5 +142,10 @@ def cell(value: Any) -> str:
 
 
 def moment(time_ms: int) -> str:
-    """A ledger time as a person reads it, in UTC."""
-    return f"{datetime.fromtimestamp(time_ms / 1000, UTC):%Y-%m-%d %H:%M:%S}Z" if time_ms else "-"
+    """A ledger time as a person reads it, in UTC. The ledger counts further than calendars do."""
+    if not time_ms:
+        return "-"
+    try:
+        return f"{datetime.fromtimestamp(time_ms / 1000, UTC):%Y-%m-%d %H:%M:%S}Z"
+    except (OverflowError, ValueError):
+        return f"{time_ms} ms"

@@ -6,15 +6,17 @@ would do to what there is, who has a vote, and who has used it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from quorate.cli.connection import Connection, choose_target, operator_target, read_json
+from quorate.cli.errors import RefusedError
 from quorate.cli.govern import govern
 from quorate.cli.govern import save as save_command
 from quorate.cli.membership import SaveOption
@@ -57,6 +59,8 @@ openers = typer.Typer(
 )
 app.add_typer(openers, name="open")
 
+_T = TypeVar("_T")
+
 _SHORT: dict[str, str] = {verb.value.rpartition(".")[2]: verb.value for verb in ACTS}
 _SHORT["thresholds"] = _SHORT.pop("set_thresholds")
 
@@ -91,6 +95,8 @@ class _How:
 
     def say(self, kind: str, body: dict[str, Any]) -> None:
         if self.save is not None:
+            if self.wait is not None:
+                raise MalformedError("give --save or --wait, not both")
             save_command(self.org, kind, body, self.save, self.output)
             return
         govern(
@@ -108,7 +114,10 @@ class _How:
         self.say("proposal.open", asked)
 
     def open_about(self, act: str, domain: str, expires: str) -> None:
-        ids.check_domain(domain)
+        try:
+            ids.check_domain(domain)
+        except MalformedError as error:
+            raise MalformedError(f"'{domain}': {error}") from error
         self.open(act, {"domain": domain}, expires)
 
 
@@ -202,7 +211,7 @@ def thresholds(
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Set how many have to agree on what is decided together."""
-    changes = dict(_rule(text) for text in rules)
+    changes = _rules(rules)
     with Connection(operator_target(Organisation.load(org), address)) as connection:
         present = _thresholds(connection, 0, timeout)
     body = {act: present.get(act, Threshold.MAJORITY).value for act in map(str, ACTS)} | changes
@@ -210,21 +219,28 @@ def thresholds(
     how.open("federation.set_thresholds", {"thresholds": body}, expires)
 
 
-def _rule(text: str) -> tuple[str, str]:
-    what, _, rule = text.partition("=")
-    if what not in _SHORT or rule not in list(Threshold):
-        raise MalformedError(
-            f"{text} is no threshold",
-            hint=f"write it like expel=two-thirds; of {', '.join(sorted(_SHORT))}, and "
-            f"{', '.join(Threshold)}",
-        )
-    return _SHORT[what], rule
+def _rules(texts: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in texts:
+        what, _, rule = text.partition("=")
+        if what not in _SHORT or rule not in list(Threshold):
+            raise MalformedError(
+                f"'{text}' is no threshold",
+                hint=f"write it like expel=two-thirds; of {', '.join(sorted(_SHORT))}, and "
+                f"{', '.join(Threshold)}",
+            )
+        if _SHORT[what] in found:
+            raise MalformedError(f"{what} is named twice", hint="give one rule for it")
+        found[_SHORT[what]] = rule
+    return found
 
 
 @app.command("vote")
 def vote(
     proposal: ProposalArgument,
-    choice: Annotated[str, typer.Argument(metavar="yes|no")],
+    choice: Annotated[
+        str, typer.Argument(metavar="yes|no", help="Whether it is to be done, or not.")
+    ],
     *,
     org: OrgOption,
     wait: WaitOption = None,
@@ -235,7 +251,7 @@ def vote(
 ) -> None:
     """Cast the organisation's ballot; the last one counts. See first what it is on: `show`."""
     if choice not in {"yes", "no"}:
-        raise MalformedError(f"{choice} is no ballot", hint="write yes or no")
+        raise MalformedError(f"'{choice}' is no ballot", hint="write yes or no")
     ident = _named(proposal, org, timeout, address, is_offline=save is not None)
     body = {"proposal": ident, "choice": choice}
     _How(org, timeout, address, output, save, wait).say("ballot.cast", body)
@@ -292,33 +308,35 @@ def show_proposal(
 ) -> None:
     """Show what a proposal would do to what there is, and who has voted how."""
     with Connection(choose_target(org, client, address)) as connection:
-        record = _find(connection, proposal, at_least, timeout)
+        record = _read(Proposal.from_json, _find(connection, proposal, at_least, timeout))
         domains, first, _ = read_records(
             connection, governance_pb2.KIND_DOMAIN, record.changed, timeout
         )
         rules = _thresholds(connection, record.changed, timeout)
-    members = [Domain.from_json(each) for each in domains]
-    act = parse_act(record.act, record.body)
-    counted = count(members, rules, record)
+    members = [_read(Domain.from_json, each) for each in domains]
+    act = _act(record)
     is_over = record.expired(first.position.ledger_time_ms)
+    is_open = record.status is ProposalStatus.OPEN and not is_over
+    # Who had a vote on what is over is not on record: the members are others by now.
+    counted = count(members, rules, record) if is_open else None
     value = {
         **record.to_json(),
         "body": read_json(record.body.encode()),
         "expired": record.status is ProposalStatus.OPEN and is_over,
-        "changes": _changes(act, members, rules),
-        "voters": sorted(counted.voters),
-        "needed": counted.needed,
+        "changes": _changes(act, members, rules, is_open=is_open),
+        "voters": sorted(counted.voters) if counted else None,
+        "needed": counted.needed if counted else None,
         "ledger_size": first.position.size,
     }
-    show(output, value, lambda console: _print(console, record, value, members, counted))
+    show(output, value, lambda console: _print(console, record, value, counted))
 
 
 def _print(
-    console: Console, record: Proposal, value: dict[str, Any], members: list[Domain], counted: Count
+    console: Console, record: Proposal, value: dict[str, Any], counted: Count | None
 ) -> None:
+    """counted: how it stands; None when it is over."""
     status = "expired" if value["expired"] else record.status.value
     console.print(f"[bold]{record.act}[/] {status} {escape(record.thing)}".rstrip())
-    is_open = status == ProposalStatus.OPEN
     pairs: list[tuple[str, object]] = [
         ("proposal", record.id),
         ("proposed by", record.proposer),
@@ -326,71 +344,104 @@ def _print(
     ]
     if record.reason:
         pairs.append(("failed for", record.reason))
-    if is_open:
+    if counted is not None:
         pairs.append(("agreed", f"{counted.yes} of {counted.needed} that are needed"))
     console.print(facts(pairs))
-    console.print(table(["what", "is", "would be" if is_open else "was to be"], value["changes"]))
+    would = "was to be" if counted is None else "would be"
+    console.print(table(["what", "is", would], value["changes"]))
     said = {**dict.fromkeys(record.yes, "yes"), **dict.fromkeys(record.no, "no")}
+    voters = frozenset(said) if counted is None else counted.voters
     rows = [
-        [member.id, said.get(member.id, ""), "" if member.id in counted.voters else "no vote"]
-        for member in members
-        if member.id in said or member.id in counted.voters
+        [domain, said.get(domain, ""), "" if domain in voters else "no vote"]
+        for domain in sorted(voters | said.keys())
     ]
     console.print(table(["organisation", "ballot", ""], rows))
     console.print(f"at ledger size {value['ledger_size']}", style="dim")
 
 
-def _changes(act: FederationAct, members: list[Domain], rules: Thresholds) -> list[list[str]]:
-    """What is, and what would be."""
+def _changes(
+    act: FederationAct, members: list[Domain], rules: Thresholds, *, is_open: bool
+) -> list[list[str]]:
+    """What is, and what would be; of thresholds, once that is over, all that was asked for."""
+    status = {member.id: _standing(member) for member in members}
     match act:
         case AdmitDomain(item):
-            rows = [
-                ("organisation", item.domain),
-                ("governance key", key_id(item.governance_key)),
-                ("node, which votes", item.node.id),
-                ("its address", item.node.peer_address),
-                ("its signing key", key_id(item.node.signing_key)),
-                ("its log key", key_id(item.node.log_key)),
+            return [
+                ["organisation", status.get(item.domain, "no member"), item.domain],
+                ["governance key", "", key_id(item.governance_key)],
+                ["node, which votes", "", item.node.id],
+                ["its address", "", item.node.peer_address],
+                ["its signing key", "", key_id(item.node.signing_key)],
+                ["its log key", "", key_id(item.node.log_key)],
             ]
-            is_there = any(member.id == item.domain for member in members)
-            return [[what, "a member" if is_there else "", would] for what, would in rows]
         case JudgeDomain(to, domain):
-            present = next((each for each in members if each.id == domain), None)
-            by = f" by {present.suspended_by}" if present and present.suspended_by else ""
-            now = f"{present.status}{by}" if present else "no member"
             become = {
                 Act.SUSPEND: "suspended by the federation",
                 Act.REINSTATE: "active",
                 Act.REVOKE: "revoked, and its nodes retired",
             }
-            return [[domain, now, become[to]]]
+            return [[domain, status.get(domain, "no member"), become[to]]]
         case SetThresholds(wished):
             return [
                 [what, before, after]
                 for what, after in wished.items()
-                if (before := rules.get(what, Threshold.MAJORITY)) != after
+                if (before := rules.get(what, Threshold.MAJORITY)) != after or not is_open
             ] or [["nothing", "", ""]]
+
+
+def _standing(member: Domain) -> str:
+    return f"{member.status} by {member.suspended_by}" if member.suspended_by else member.status
 
 
 def _named(text: str, org: Path, timeout: int, address: str, *, is_offline: bool) -> str:
     """The id that a person means. Offline nobody can be asked: then it must be whole."""
-    if is_offline or len(text) == 64:
+    try:
         ids.check_proposal_id(text)
+    except MalformedError as error:
+        if is_offline:
+            raise MalformedError(
+                f"'{text}' is no whole id of a proposal",
+                hint="with --save no node is asked: give all 64 digits of `quorate proposal list`",
+            ) from error
+    else:
         return text
     with Connection(operator_target(Organisation.load(org), address)) as connection:
-        return _find(connection, text, 0, timeout).id
+        return str(_find(connection, text, 0, timeout)["id"])
 
 
-def _find(connection: Connection, text: str, at_least: int, timeout: int) -> Proposal:
-    """Raises ConfigurationError when there is none that begins so, or more than one."""
+def _find(connection: Connection, text: str, at_least: int, timeout: int) -> dict[str, Any]:
+    """The record of the one proposal whose id begins so. Raises MalformedError when nothing is
+    said, and ConfigurationError when there is none, or more than one."""
+    if not text:
+        raise MalformedError("no proposal is named", hint="write the beginning of its id")
     records, _, _ = read_records(connection, governance_pb2.KIND_PROPOSAL, at_least, timeout)
     found = [each for each in records if str(each.get("id", "")).startswith(text)]
-    if len(found) != 1 or not text:
-        what = "no proposal begins" if not found else f"{len(found)} proposals begin"
-        raise ConfigurationError(f"{what} with '{text}'", hint="see `quorate proposal list`")
-    return Proposal.from_json(found[0])
+    if len(found) != 1:
+        what = f"{len(found)} proposals begin" if found else "no proposal begins"
+        hint = "see `quorate proposal list`" + ("; write more of the id" if found else "")
+        raise ConfigurationError(f"{what} with '{text}'", hint=hint)
+    return found[0]
 
 
 def _thresholds(connection: Connection, at_least: int, timeout: int) -> Thresholds:
-    [federation], _, _ = read_records(connection, governance_pb2.KIND_FEDERATION, at_least, timeout)
-    return thresholds_from_json(federation["thresholds"])
+    found, _, _ = read_records(connection, governance_pb2.KIND_FEDERATION, at_least, timeout)
+    said = found[0].get("thresholds") if found else None
+    return _read(thresholds_from_json, said)
+
+
+def _act(record: Proposal) -> FederationAct:
+    """What is proposed. Raises RefusedError: nobody should vote on what cannot be told."""
+    if record.act not in list(ACTS):
+        raise RefusedError(
+            f"proposal {record.id} is for {record.act}, which this version does not know",
+            hint="use a newer one; the record as it is: `quorate proposal list -o json`",
+        )
+    return _read(lambda text: parse_act(record.act, text), record.body)
+
+
+def _read(parse: Callable[[Any], _T], value: object) -> _T:
+    """What a node has sent, parsed. Raises RefusedError: the person who asked is not to blame."""
+    try:
+        return parse(value)
+    except MalformedError as error:
+        raise RefusedError(f"this version cannot read the node's answer: {error}") from error

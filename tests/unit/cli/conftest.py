@@ -48,6 +48,8 @@ from quorate.v1 import (
 )
 
 DOMAINS = ("bank.example", "clinic.example", "logistics.example")
+JOINER = "port.example"
+"""Is no member."""
 ORIGIN = "quorate.example/test"
 SHOWN_S = 0.3
 """Between two messages: for a line on a terminal to be drawn anew."""
@@ -435,9 +437,12 @@ class Serving:
         self._sockets = sockets
         self._servers: list[grpc.Server] = []
 
-    def start(self, domain: str = DOMAINS[0]) -> FakeNode:
+    def start(self, domain: str = DOMAINS[0], beside: FakeNode | None = None) -> FakeNode:
+        """beside: a node whose ledger this one keeps, too."""
         org = Organisation.load(self._federation.org(domain))
         node = FakeNode(org, self._federation.genesis)
+        if beside is not None:
+            node.store, node.entries, node.lock = beside.store, beside.entries, beside.lock
         server = grpc.server(ThreadPoolExecutor(4))
         governance_pb2_grpc.add_GovernanceServiceServicer_to_server(_Governance(node), server)
         ledger_pb2_grpc.add_LedgerServiceServicer_to_server(_Ledger(node), server)
@@ -478,3 +483,45 @@ def serving(federation: Federation) -> Iterator[Serving]:
 @pytest.fixture
 def node(serving: Serving) -> FakeNode:
     return serving.start()
+
+
+@pytest.fixture
+def nodes(serving: Serving, node: FakeNode) -> dict[str, FakeNode]:
+    """The node of each organisation; all of them keep one ledger."""
+    others = {domain: serving.start(domain, beside=node) for domain in DOMAINS[1:]}
+    return {DOMAINS[0]: node, **others}
+
+
+@pytest.fixture
+def ask(run: Run, federation: Federation) -> Callable[..., Ran]:
+    """`quorate proposal`, as one of the organisations."""
+
+    def invoke(*arguments: object, by: str = DOMAINS[0], output: str = "json") -> Ran:
+        return run("proposal", *arguments, "--org", federation.org(by), "-o", output)
+
+    return invoke
+
+
+@pytest.fixture
+def must(ask: Callable[..., Ran]) -> Callable[..., Any]:
+    """The same, where it has to be accepted; returns what that says."""
+
+    def invoke(*arguments: object, by: str = DOMAINS[0]) -> Any:
+        ran = ask(*arguments, by=by)
+        assert ran.exit_code == 0, (arguments, ran.stdout, ran.stderr)
+        return ran.json
+
+    return invoke
+
+
+@pytest.fixture
+def opened(nodes: dict[str, FakeNode], must: Callable[..., Any]) -> Callable[..., str]:
+    """Opens a proposal; returns its id."""
+    return lambda *what, by=DOMAINS[0]: str(must("open", *what, by=by)["result"]["id"])
+
+
+@pytest.fixture
+def descriptor(tmp_path: Path) -> Path:
+    """The joiner's."""
+    organisation.create(tmp_path / "port", domain=JOINER, peer_address="127.0.0.1:7499")
+    return tmp_path / "port" / "descriptor.json"

@@ -281,6 +281,16 @@ def test_lists_show_every_page(run: Any, govern: Any, node: Any, federation: Any
         assert run(group, "list", "--org", federation.org()).exit_code == 0
 
 
+def test_a_grant_that_outlives_every_calendar_is_listed(
+    run: Any, govern: Any, node: Any, federation: Any
+) -> None:
+    govern("executor", "register", "agent/x")
+    scope = ("--action", "*", "--resource", "//bank.example/*", "--not-after", "100000000d")
+    assert govern("grant", "issue", "long", "spiffe://bank.example/agent/x", *scope).exit_code == 0
+    not_after = node.view.grant("bank.example", "long").not_after
+    assert f"{not_after} ms" in run("grant", "list", "--org", federation.org()).stdout
+
+
 def test_status_and_members(run: Any, govern: Any, node: Any, federation: Any) -> None:
     status = govern("status").json
     assert status["node_id"] == "spiffe://bank.example/node/1"
