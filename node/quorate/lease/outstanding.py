@@ -8,12 +8,14 @@ the wait at once. Times are the edge's boot clock's. Sans-I/O: `quorate.lease.fo
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 MAX_HOLDERS: Final = 65_536
 """Told apart at once. The permits of more are taken together, as if anything could stop them."""
+MAX_HOLDERS_PER_EXECUTOR: Final = 4_096
+"""Who calls itself by ever new names must not take the places of all others."""
 
 
 class Holder(NamedTuple):
@@ -55,8 +57,13 @@ class _Stopped:
 class OutstandingPermits:
     """What one edge has given out, and may be in use."""
 
-    def __init__(self, limit: int = MAX_HOLDERS) -> None:
+    def __init__(
+        self, limit: int = MAX_HOLDERS, limit_each: int = MAX_HOLDERS_PER_EXECUTOR
+    ) -> None:
         self._limit = limit
+        self._limit_each = limit_each
+        self._counts: Counter[str] = Counter()
+        """Of `_held`, by executor."""
         self._held: dict[Holder, _Held] = {}
         self._by_thing: dict[str, dict[Holder, None]] = {}
         self._stopped: dict[Holder, _Stopped] = {}
@@ -90,12 +97,14 @@ class OutstandingPermits:
         if held is not None:
             held.expires_ns = max(held.expires_ns, expires_ns)
             return
-        if len(self) >= self._limit:
+        is_one_too_many = self._counts[holder.executor] >= self._limit_each
+        if is_one_too_many or len(self) >= self._limit:
             self._untold = _merged(self._untold, ledger_size, expires_ns)
             self._untold_count += 1
             return
         relied_on = tuple(dict.fromkeys((*things, holder.lease)))
         held = self._held[holder] = _Held(ledger_size, expires_ns, relied_on)
+        self._counts[holder.executor] += 1
         for thing in relied_on:
             self._by_thing.setdefault(thing, {})[holder] = None
         self._order.append((expires_ns, holder, held))
@@ -152,6 +161,9 @@ class OutstandingPermits:
 
     def _drop(self, holder: Holder, held: _Held) -> None:
         del self._held[holder]
+        self._counts[holder.executor] -= 1
+        if not self._counts[holder.executor]:
+            del self._counts[holder.executor]
         for thing in held.things:
             holders = self._by_thing[thing]
             del holders[holder]

@@ -143,6 +143,23 @@ def test_more_holders_than_are_told_apart_hold_everything_up_for_as_long():
     assert permits.drained_size(9, 150 * MS) == 9
 
 
+def test_one_executor_takes_no_more_than_its_share_of_those_who_are_told_apart():
+    """Whoever calls itself by ever new names is not told apart any more, and holds everything up
+    for as long as its permits last; others are told apart all the same."""
+    permits = OutstandingPermits(limit=100, limit_each=2)
+    for number in range(50):
+        given(permits, ONE._replace(session=f"{number:016d}"), size=5, until_ms=100)
+    other = ONE._replace(executor="spiffe://bank.example/agent/b")
+    given(permits, other, size=5, until_ms=100)
+    assert (len(permits), permits.count) == (3, 3 + 48)
+    permits.stopped(GRANT, 7)
+    assert permits.drained_size(9, 0) == 5, "any entry could have stopped those"
+    assert permits.drained_size(9, 100 * MS) == 9
+    for number in range(3):  # its share is there again
+        given(permits, ONE._replace(session=f"{number:016d}"), size=9, until_ms=200, now_ms=100)
+    assert len(permits) == 2
+
+
 def test_when_nobody_knows_what_was_stopped_everything_has_to_be_over():
     permits = OutstandingPermits()
     given(permits, size=5, until_ms=100)
