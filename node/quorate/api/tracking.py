@@ -16,6 +16,7 @@ import contextlib
 from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Final
+from weakref import WeakValueDictionary
 
 from quorate.api.courses import Watched, WatchedLeases
 from quorate.api.errors import NotReadyError, OutOfRangeError, ServiceError, Violation
@@ -57,9 +58,10 @@ class Track:
         self._clock = clock
         self._on_gap = on_gap
         self._reading_near, self._reading_far = asyncio.Lock(), asyncio.Lock()
+        self._reading_of = WeakValueDictionary[str, asyncio.Lock]()
         """Of who reads what was missed: one at a time, so that the edge's other calls come in
         between two steps of one, and not of all; but who lacks no more than a step waits for nobody
-        who lacks many."""
+        who lacks many, and one executor's many calls make others wait for one of them."""
         self._went_on = asyncio.Event()
 
     @property
@@ -125,11 +127,15 @@ class Track:
         self.leases.read(self.leases[query], view)
         self.unread.pop(query, None)
 
-    async def missed(self, after_size: int) -> list[Effect]:
+    async def missed(self, after_size: int, executor: str) -> list[Effect]:
         """What entries did since the ledger had `after_size` of them, up to this place. Raises
         OutOfRangeError when they are too many, or are not here yet."""
         is_near = self.ledger.size - after_size <= MAX_FOLLOWED
-        async with self._reading_near if is_near else self._reading_far:
+        if is_near:
+            async with self._reading_near:
+                return await self._missed(after_size)
+        own = self._reading_of.setdefault(executor, asyncio.Lock())
+        async with own, self._reading_far:
             return await self._missed(after_size)
 
     async def _missed(self, after_size: int) -> list[Effect]:

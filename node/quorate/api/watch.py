@@ -127,7 +127,7 @@ class WatchHub:
             )
         await watcher.room_for(len(queries))
         await self._track.catch_up()
-        missed = await self._track.missed(after_size) if after_size else []
+        missed = await self._track.missed(after_size, watcher.executor) if after_size else []
         # From here to the end nothing else runs: nothing is told twice, and nothing is missed.
         watcher.queries.update(fresh)
         missed += self._track.begin(queries)

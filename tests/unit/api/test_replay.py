@@ -70,7 +70,7 @@ async def test_one_at_a_time_reads_what_was_missed(monkeypatch: pytest.MonkeyPat
         return []
 
     monkeypatch.setattr(Track, "_missed", missed)
-    await asyncio.gather(*(track.missed(1) for _ in range(20)))
+    await asyncio.gather(*(track.missed(1, f"agent-{n % 3}") for n in range(20)))
     assert most == 1
 
 
@@ -87,10 +87,33 @@ async def test_who_lacks_little_waits_for_nobody_who_lacks_much(
         return []
 
     monkeypatch.setattr(Track, "_missed", missed)
-    far = asyncio.create_task(track.missed(1))
+    far = asyncio.create_task(track.missed(1, "one"))
     await asyncio.sleep(0)
     async with asyncio.timeout(5):
-        assert await track.missed(9_999) == []
+        assert await track.missed(9_999, "another") == []
     assert not far.done()
     goes_on.set()
     await far
+
+
+async def test_one_executors_many_calls_are_waited_for_as_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    track, ended = Track(lambda: None, FakeClock(), lambda _missed: None), list[str]()
+    track.ledger.at = Position(10_000, 0)
+
+    async def missed(_track: Track, _after_size: int) -> list[Effect]:
+        await asyncio.sleep(0)
+        return []
+
+    async def goes_on(executor: str) -> None:
+        await track.missed(1, executor)
+        ended.append(executor)
+
+    monkeypatch.setattr(Track, "_missed", missed)
+    many = [asyncio.create_task(goes_on("many")) for _ in range(20)]
+    await asyncio.sleep(0)
+    await goes_on("other")
+    assert ended.index("other") <= 2
+    await asyncio.gather(*many)
+    assert len(ended) == 21
