@@ -17,6 +17,7 @@ from quorate.consensus.messages import (
     SnapshotPull,
 )
 from quorate.consensus.pysync import Member
+from quorate.core import balloting
 from quorate.node import membership
 from quorate.node.authority_keeper import AuthorityKeeper
 from quorate.node.membership import LedgerFollower
@@ -266,7 +267,17 @@ def everything_at_once(patch: Patch) -> None:
     patch.setattr(Configuration, "is_one_step_to", lambda _self, _other: True)
 
 
+# -- ballots ---------------------------------------------------------------------------------------
+
+
+@mutant("members", 12)
+def expelled_domains_that_keep_their_nodes(patch: Patch) -> None:
+    """A domain is expelled, and its nodes go on."""
+    patch.setattr(balloting, "_retire_all", lambda _turn, _domain: None)
+
+
 MUTANTS = (
+    expelled_domains_that_keep_their_nodes,
     voters_that_change_at_once,
     everything_at_once,
     configurations_that_wait_for_their_commit,

@@ -25,6 +25,8 @@ EXPECTED: Final = (
     "node added",
     "node retired",
     "voters changed",
+    "proposal executed",
+    "proposal rejected",
     "retired node taken away",
     "disk lost",
     "disk restored",

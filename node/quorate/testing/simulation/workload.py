@@ -26,6 +26,7 @@ from quorate.testing.builders import (
     node_body,
     trust_body,
 )
+from quorate.testing.simulation.ballots import Ballots
 from quorate.testing.simulation.calls import Call, Calls
 from quorate.testing.simulation.edge import Edge, Holder
 from quorate.testing.simulation.machine import Machine
@@ -45,7 +46,7 @@ _OVER: Final = (
     Reason.NO_TRUST,
 )
 
-ABOUT_MEMBERS: Final = frozenset(("add node", "assign role", "retire node"))
+ABOUT_MEMBERS: Final = frozenset(("add node", "assign role", "retire node", "ballot"))
 
 _MOST_MACHINES: Final = 9
 _LOOKS: Final = 12
@@ -69,6 +70,7 @@ WISHES: Final = {
     "add node": 2,
     "assign role": 2,
     "retire node": 1,
+    "ballot": 4,
 }
 """What is wished for, and how often."""
 
@@ -132,6 +134,7 @@ class Workload:
         self._about_members: list[Call] = []
         self._names = 0
         self._nodes = 0
+        self._ballots = Ballots(list(self._domains), self._order_of, self._expelled, sometimes)
 
     # -- who checks --------------------------------------------------------------------------
 
@@ -382,6 +385,10 @@ class Workload:
             return
         if any(machine.is_forgetful for machine in self._all_machines()):
             return  # nobody takes voters away while one of them is being made whole
+        if kind == "ballot":
+            ballot = self._ballots.next(domain.name, self._now_ms(), chance)
+            self._about_members += [ballot] if ballot is not None else []
+            return
         node = chance.choice(domain.nodes)
         if kind == "assign role":
             verb = chance.choice(("node.promote", "node.demote"))
@@ -392,6 +399,17 @@ class Workload:
         else:
             return
         self._about_members.append(call)
+
+    def _order_of(
+        self, domain: str, kind: str, body: dict[str, object], chance: random.Random, level: Level
+    ) -> Call:
+        return self._order(self._domains[domain], kind, body, chance, level=level)
+
+    def _expelled(self, domain: str, chance: random.Random) -> None:
+        self._domains[domain].nodes.clear()
+        for machine in self._machines[domain]:
+            if chance.random() < 0.5:
+                self._take_away(machine)
 
     def are_members_calm(self) -> bool:
         """Whether nothing that was wanted of members is still to come."""
