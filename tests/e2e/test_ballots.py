@@ -19,6 +19,7 @@ from tests.e2e.federations import (
     probe,
     register,
     roles,
+    said,
     same_ledgers,
     verify_everywhere,
 )
@@ -72,6 +73,8 @@ def decide(cluster: Cluster, *arguments: str, by: tuple[str, ...], wait: str = "
 
 
 def test_an_organisation_is_admitted_by_the_others_and_takes_part(federation: Cluster) -> None:
+    """One of them is away meanwhile, and hears of nothing."""
+    assert federation.stop(FREIGHT) == 0
     name = federation.found(MINT)
     federation.start([name])
     descriptor = federation.members[name].directory / "descriptor.json"
@@ -84,10 +87,33 @@ def test_an_organisation_is_admitted_by_the_others_and_takes_part(federation: Cl
     wait_until("an answer of the new node", lambda: federation.status_or_none(name), WAIT_S)
     assert not federation.status(name).has_authority
     assert say(federation, CLINIC, "vote", ident, "yes")["result"]["status"] == "executed"
-    federation.wait_ready(timeout_s=WAIT_S)
-    await_roles(federation, dict.fromkeys((*FOUNDERS, MINT), "voter"), federation.names)
+    here = (BANK, CLINIC, MINT)
+    federation.wait_ready(here, timeout_s=WAIT_S)
+    await_roles(federation, dict.fromkeys((*FOUNDERS, MINT), "voter"), here)
     federation.domains = (*FOUNDERS, MINT)
     register(federation.operator(name))
+
+
+def test_who_was_away_comes_back_also_when_the_new_one_leads(federation: Cluster) -> None:
+    """It knows neither the new organisation nor its authority, and lets its node in under no
+    circumstances: that gives way."""
+    here = (BANK, CLINIC, MINT)
+
+    def gave_way() -> int:
+        return said(federation.members[MINT].log, "newcomer.gives_way")
+
+    before = gave_way()
+    for _ in range(40):
+        leader = federation.leader()
+        if leader == MINT or gave_way() > before:
+            break
+        assert federation.stop(leader) == 0
+        federation.start([leader])
+        federation.wait_ready(here, timeout_s=WAIT_S)
+    wait_until("another leader", lambda: gave_way() > before, WAIT_S)
+    federation.start([FREIGHT])
+    federation.wait_ready(timeout_s=WAIT_S)
+    await_roles(federation, dict.fromkeys((*FOUNDERS, MINT), "voter"), federation.names)
     mirror = same_ledgers(federation)
     assert set(verify_everywhere(federation).values()) == {len(mirror.entries)}
 

@@ -76,6 +76,7 @@ class CoreLoop:
         log_key: SigningKey,
         edges: int,
         metrics: Metrics,
+        is_newcomer: bool = False,
     ) -> None:
         self.node_id = node_id
         self._metrics = metrics
@@ -101,6 +102,7 @@ class CoreLoop:
             log_key=log_key,
             observer=self,
             edges=edges,
+            is_newcomer=is_newcomer,
         )
         self._reaching = Reaching(self._core, clock, self._wake.set)
 

@@ -62,6 +62,7 @@ async def serve(
         log_key=log_key,
         edges=edges,
         metrics=metrics,
+        is_newcomer=descriptor.domain not in {each.domain for each in genesis.descriptors},
     )
     identity = LocalIdentity(
         config.node.id, tls.pair.certificate, tls.pair.private_key, genesis.hash

@@ -38,6 +38,7 @@ from quorate.node.lease_commands import LeaseCommands
 from quorate.node.ledger_clock import LedgerClock
 from quorate.node.machine import LedgerMachine
 from quorate.node.membership import LedgerFollower, first_configuration
+from quorate.node.newcomer import Newcomer
 from quorate.node.outbox import Outbox
 from quorate.node.snapshots import SnapshotReceiver, Snapshots, SnapshotSender
 from quorate.proofs.checkpoint import Checkpoint, sign_checkpoint
@@ -116,9 +117,11 @@ class NodeCore:
         log_key: SigningKey,
         observer: Observer,
         edges: int,
+        is_newcomer: bool = False,
     ) -> None:
         """chance: spreads election timeouts. first_seq: where asks for authority are counted from,
-        drawn anew for every process (see `AuthorityHolder`)."""
+        drawn anew for every process (see `AuthorityHolder`). is_newcomer: its domain was admitted
+        after the genesis."""
         self.node_id = node_id
         self.environment = environment
         self.links_up: set[str] = set()
@@ -162,6 +165,7 @@ class NodeCore:
             first_seq=first_seq,
         )
         self._members = LedgerFollower(self.now_s)
+        self._newcomer = Newcomer(node_id, self.now_s) if is_newcomer else None
         self.keeper.on_probation = lambda: bool(self._probation)
         self.keeper.on_round = observer.round_confirmed
         self._snapshots = Snapshots(
@@ -291,6 +295,8 @@ class NodeCore:
             self.replica.tick()
             self.ledger_clock.reconfigure(self.replica.voters)
             self._members.follow(self.replica, self.keeper, self.nodes)
+            if self._newcomer is not None:
+                self._newcomer.look(self.replica, self.links_up)
             self._end_probation()
             self._snapshots.tick(self.replica)
             self._report()
