@@ -122,13 +122,10 @@ class NodeCore:
         """chance: spreads election timeouts. first_seq: where asks for authority are counted from,
         drawn anew for every process (see `AuthorityHolder`). is_newcomer: its domain was admitted
         after the genesis."""
-        self.node_id = node_id
-        self.environment = environment
+        self.node_id, self.environment = node_id, environment
         self.links_up: set[str] = set()
         self.storage_problem = ""
-        self._settings = settings
-        self._clock = clock
-        self._chance = chance
+        self._settings, self._clock, self._chance = settings, clock, chance
         self._log_key = log_key
         self._cached_checkpoint: tuple[int, str] = (-1, "")
         self._observer = observer
@@ -168,11 +165,10 @@ class NodeCore:
         self._newcomer = Newcomer(node_id, self.now_s) if is_newcomer else None
         self.keeper.on_probation = lambda: bool(self._probation)
         self.keeper.on_round = observer.round_confirmed
+        own_keys = signing_key.public, log_key.public
         self._snapshots = Snapshots(
             SnapshotSender(environment, self.now_s, self._sign_checkpoint),
-            SnapshotReceiver(
-                environment, self.now_s, self.origin, node_id, (signing_key.public, log_key.public)
-            ),
+            SnapshotReceiver(environment, self.now_s, self.origin, node_id, own_keys),
         )
         self.commands = LeaseCommands(self.origin, node_id, signing_key)
         self.outbox = Outbox(environment.turn, self.commands, signing_key, self.now_s)
