@@ -17,7 +17,7 @@ from cryptography import x509
 
 from quorate.core import codec, dsse, ids
 from quorate.core.errors import MalformedError
-from quorate.core.fields import Fields
+from quorate.core.fields import Fields, unbase64
 from quorate.core.limits import (
     MAX_DESCRIPTOR_BYTES,
     MAX_DOMAINS,
@@ -148,10 +148,12 @@ def parse_node(data: bytes) -> NodeDescriptor:
 
 
 def parse_genesis(data: bytes) -> Genesis:
-    """Parses a genesis and verifies every signature. Raises MalformedError."""
+    """Parses a genesis and verifies every signature; the authorities are certificates. Raises
+    MalformedError."""
     envelope = dsse.parse(data, MAX_GENESIS_BYTES)
     genesis = _read_genesis(envelope, hashlib.sha256(data).digest())
     for item in genesis.descriptors:
+        load_certificate(item.ca_certificate)
         if not envelope.verify(item.governance_key):
             raise MalformedError(f"not signed by {item.domain}", field="signatures")
     # Each domain signed once (keyids differ), so one more is a stranger's.
@@ -268,11 +270,19 @@ def check_type(envelope: dsse.Envelope, expected: str) -> None:
 
 
 def check_certificate(text: str) -> None:
-    """Exactly one certificate: whatever follows a first one would be trusted by nobody, and seen
-    by everybody."""
+    """Exactly one certificate in PEM (RFC 7468), by its form alone: whatever follows a first one
+    would be trusted by nobody, and seen by everybody. What is in it is not looked at. This is part
+    of deciding, and libraries, or two versions of one, do not agree on which certificates are good.
+    Whoever uses one asks `load_certificate` first."""
     if _PEM_RE.fullmatch(text) is None:
         raise MalformedError("must be one certificate in PEM")
+    unbase64("".join(text.splitlines()[1:-1]), "")
+
+
+def load_certificate(text: str) -> x509.Certificate:
+    """The certificate of a domain's authority. Raises MalformedError when it is none that this
+    machine's library takes."""
     try:
-        x509.load_pem_x509_certificate(text.encode("ascii"))
+        return x509.load_pem_x509_certificate(text.encode("ascii"))
     except (ValueError, x509.InvalidVersion) as error:
-        raise MalformedError("is no X.509 certificate") from error
+        raise MalformedError("is no X.509 certificate", field="ca_certificate") from error

@@ -24,6 +24,7 @@ from quorate.core.genesis import (
     Genesis,
     NodeDescriptor,
     build_descriptor_payload,
+    load_certificate,
     parse_descriptor,
     parse_node,
 )
@@ -103,9 +104,12 @@ class Organisation:
 
 
 def read_descriptor(path: Path) -> Descriptor:
-    """Raises ConfigurationError when it is malformed or not signed by the key it names."""
+    """Raises ConfigurationError when it is malformed, not signed by the key it names, or with an
+    authority that is no certificate."""
     try:
-        return parse_descriptor(read_public(path, MAX_DESCRIPTOR_BYTES))
+        descriptor = parse_descriptor(read_public(path, MAX_DESCRIPTOR_BYTES))
+        load_certificate(descriptor.ca_certificate)
+        return descriptor
     except MalformedError as error:
         raise ConfigurationError(
             f"{path} is not a signed descriptor: {error}",

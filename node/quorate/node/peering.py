@@ -8,13 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 
+import structlog
+
 from quorate.consensus.peers import Peer
+from quorate.core.errors import MalformedError
+from quorate.core.genesis import load_certificate
 from quorate.core.ids import SpiffeId, dns_name
 from quorate.core.records import Domain, Node
 from quorate.core.state import StateView
+from quorate.core.status import Status
 from quorate.node.config import NodeConfig
 from quorate.node.introduction import find_order, is_order
 from quorate.storage import Environment
+
+log = structlog.get_logger(__name__)
 
 
 def peers_of_state(
@@ -70,7 +77,7 @@ class Peering:
         with self._environment.read() as snapshot:
             view = StateView(snapshot.state)
             nodes = {node.id: node for node in view.nodes()}
-            domains = {domain.id: domain for domain in view.domains()}
+            domains = {domain.id: domain for domain in view.domains() if _vouches(domain, members)}
         gone = frozenset(node.id for node in nodes.values() if node.retired) - set(members)
         if (nodes, domains, gone) == (self._nodes, self._domains, self._gone):
             return False
@@ -88,7 +95,11 @@ class Peering:
         """Whom this node dials; nobody, once it is gone itself."""
         if self._config.node.id in self._gone:
             return []
-        nodes = [node for node in self._nodes.values() if node.id not in self._gone]
+        nodes = [
+            node
+            for node in self._nodes.values()
+            if node.id not in self._gone and node.domain in self._domains
+        ]
         return peers_of_state(nodes, self._domains.values(), self._config)
 
     # -- the transport's directory -----------------------------------------------------------
@@ -116,4 +127,21 @@ class Peering:
         if node_id in self._nodes or node_id in self._members():
             return True
         domain = self._domains.get(SpiffeId.parse(node_id).trust_domain)
-        return domain is not None and is_order(order, node_id, self._origin, domain)
+        if domain is None or domain.status is Status.REVOKED:
+            return False
+        return is_order(order, node_id, self._origin, domain)
+
+
+def _vouches(domain: Domain, members: Collection[str]) -> bool:
+    """Whether a domain's authority counts: not when it was expelled, and its nodes are out of the
+    configuration in force; nor when it is no certificate, which no TLS library could be given."""
+    if domain.status is Status.REVOKED and not any(
+        SpiffeId.parse(member).trust_domain == domain.id for member in members
+    ):
+        return False
+    try:
+        load_certificate(domain.ca_certificate)
+    except MalformedError as error:
+        log.warning("peer.unusable_authority", domain=domain.id, problem=str(error))
+        return False
+    return True

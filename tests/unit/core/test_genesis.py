@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from base64 import b64decode
 from typing import Any
 
 import pytest
@@ -139,7 +140,8 @@ DESCRIPTOR_CHANGES: list[dict[str, Any]] = [
     {"cosigner_key": "ff" * 32},
     {"cosigner_key": key_for("x").public.hex().upper()},
     {"ca_certificate": ""},
-    {"ca_certificate": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"},
+    {"ca_certificate": "-----BEGIN CERTIFICATE-----\nAAA\n-----END CERTIFICATE-----\n"},
+    {"ca_certificate": "-----BEGIN CERTIFICATE-----\nAAB=\n-----END CERTIFICATE-----\n"},
     {"node": {"id": "spiffe://other.example/node/1"}},
     {"node": {"id": "spiffe://bank.example/agent/1"}},
     {"node": {"peer_address": "nowhere"}},
@@ -156,6 +158,23 @@ def test_a_descriptor_that_is_wrong_is_refused(
 ) -> None:
     with pytest.raises(MalformedError):
         parse_descriptor(changed_descriptor(federation, f"{BANK} governance", **changes))
+
+
+def test_what_is_a_certificate_is_for_a_founding_to_ask_and_not_for_the_ledger(
+    federation: Federation,
+) -> None:
+    """Libraries do not agree on it, and nodes must."""
+    text = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    odd = changed_descriptor(federation, f"{BANK} governance", ca_certificate=text)
+    assert parse_descriptor(odd).ca_certificate == text
+    payload = payload_of(federation.genesis)
+    others = [
+        each for each in payload["descriptors"] if BANK.encode() not in b64decode(each["payload"])
+    ]
+    assert len(others) == 1
+    document = codec.encode(payload | {"descriptors": [codec.load(odd), *others]})
+    with pytest.raises(MalformedError, match=r"no X\.509 certificate"):
+        parse_genesis(sign_envelope(dsse.GENESIS_TYPE, document, *governance(federation)))
 
 
 def test_a_descriptor_is_signed_by_its_own_key(federation: Federation) -> None:

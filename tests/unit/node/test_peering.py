@@ -15,10 +15,15 @@ from quorate.core.status import Status
 from quorate.node.config import NodeConfig
 from quorate.node.peering import Peering, peers_of_state
 from quorate.storage import Environment
+from quorate.testing.builders import ca_certificate
 
 ME, OTHER, THIRD = (f"spiffe://{name}.example/node/1" for name in ("a", "b", "c"))
 SECOND = "spiffe://b.example/node/2"
 FOREIGN = "spiffe://x.example/node/1"
+
+
+def ca(name: str) -> bytes:
+    return ca_certificate(f"{name}.example").encode()
 
 
 def node(node_id: str, status: Status = Status.ACTIVE) -> Node:
@@ -29,7 +34,7 @@ def node(node_id: str, status: Status = Status.ACTIVE) -> Node:
 
 def domain(node_id: str) -> Domain:
     name = node_id.split("/")[2]
-    return Domain(name, Status.ACTIVE, "", "22", "33", f"the CA of {name}", changed=1)
+    return Domain(name, Status.ACTIVE, "", "22", "33", ca_certificate(name), changed=1)
 
 
 def config(**peers: str) -> NodeConfig:
@@ -82,8 +87,8 @@ def test_the_peers_are_all_nodes_but_this_one() -> None:
     settings = config(**{THIRD: "proxy:1"})
     nodes = [node(ME), node(OTHER), node(THIRD)]
     assert peers_of_state(nodes, [domain(each.id) for each in nodes], settings) == [
-        Peer(OTHER, "b.example:7401", "1.node.b.example", b"the CA of b.example"),
-        Peer(THIRD, "proxy:1", "1.node.c.example", b"the CA of c.example"),
+        Peer(OTHER, "b.example:7401", "1.node.b.example", ca("b")),
+        Peer(THIRD, "proxy:1", "1.node.c.example", ca("c")),
     ]
 
 
@@ -102,12 +107,10 @@ def test_a_node_that_was_added_is_a_peer(stage: Stage) -> None:
 
 
 def test_each_domain_vouches_for_its_nodes_known_or_not(stage: Stage) -> None:
-    assert set(stage.peering.authorities()) == {
-        f"the CA of {name}.example".encode() for name in "abc"
-    }
+    assert set(stage.peering.authorities()) == {ca(name) for name in "abc"}
     for node_id in (OTHER, SECOND):
-        assert stage.peering.authority_of(node_id) == b"the CA of b.example"
-    assert stage.peering.authority_of("spiffe://a.example/node/9") == b"the CA of a.example"
+        assert stage.peering.authority_of(node_id) == ca("b")
+    assert stage.peering.authority_of("spiffe://a.example/node/9") == ca("a")
     assert stage.peering.authority_of(FOREIGN) is None
 
 
@@ -158,3 +161,30 @@ def test_the_configuration_says_where_to_dial(tmp_path: Path) -> None:
     assert stage.peering.address_of(SECOND) == "proxy:2"
     assert stage.peering.address_of(OTHER) is None
     stage.environment.close()
+
+
+def test_an_expelled_domain_vouches_for_nobody_once_it_is_out(stage: Stage) -> None:
+    """Until its nodes are out of the configuration in force, their votes may be needed for that."""
+    expelled = replace(domain(OTHER), status=Status.REVOKED)
+    state.save_domain(stage.environment.turn.state, expelled)
+    stage.save(node(OTHER, Status.REVOKED))
+    assert stage.peering.refresh()
+    assert ca("b") in stage.peering.authorities()
+    stage.members = [ME, THIRD]
+    assert stage.peering.refresh()
+    assert set(stage.peering.authorities()) == {ca("a"), ca("c")}
+    assert stage.peering.authority_of(OTHER) is None
+    assert stage.peering.authority_of(SECOND) is None, "nor for one that nobody knows"
+    assert stage.dialled() == [THIRD]
+
+
+def test_what_is_no_certificate_vouches_for_nobody_and_spoils_nothing(stage: Stage) -> None:
+    """It may have been admitted: that a text is a certificate is not decided in the ledger."""
+    text = ca_certificate("b.example").splitlines()
+    broken = replace(domain(OTHER), ca_certificate="\n".join([text[0], "AAAA", text[-1], ""]))
+    state.save_domain(stage.environment.turn.state, broken)
+    stage.save()
+    assert stage.peering.refresh()
+    assert set(stage.peering.authorities()) == {ca("a"), ca("c")}
+    assert stage.peering.authority_of(OTHER) is None
+    assert stage.dialled() == [THIRD]

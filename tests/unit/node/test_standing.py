@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from quorate.core import state
-from quorate.core.dsse import GENESIS_TYPE
+from quorate.core.dsse import DESCRIPTOR_TYPE, GENESIS_TYPE
 from quorate.core.errors import ConfigurationError
 from quorate.core.genesis import Genesis, build_genesis_payload, parse_genesis
 from quorate.core.records import Node, Role
@@ -146,3 +146,21 @@ def test_a_further_node_has_the_keys_that_it_was_added_with_once_it_knows(
     for keys in ((other, log_key), (signing, other)):
         with pytest.raises(ConfigurationError, match="not those with which its domain added it"):
             check_ledger(environment, SECOND, *keys)
+
+
+def test_a_descriptor_whose_authority_is_no_certificate_is_not_read(
+    place: Place, tmp_path: Path
+) -> None:
+    """Nobody is to propose it, or to run a node with it."""
+    own = place.bank.descriptor()
+    payload = build_descriptor_payload(
+        domain=own.domain,
+        governance_key=own.governance_key,
+        cosigner_key=own.cosigner_key,
+        ca_certificate="-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        node=own.node,
+    )
+    odd = tmp_path / "odd.json"
+    odd.write_bytes(sign_envelope(DESCRIPTOR_TYPE, payload, place.bank.governance_key()))
+    with pytest.raises(ConfigurationError, match=r"no X\.509 certificate"):
+        organisation.read_descriptor(odd)
