@@ -11,7 +11,12 @@ import pytest
 from quorate.core import state
 from quorate.core.dsse import DESCRIPTOR_TYPE, GENESIS_TYPE
 from quorate.core.errors import ConfigurationError
-from quorate.core.genesis import Genesis, build_genesis_payload, parse_genesis
+from quorate.core.genesis import (
+    Genesis,
+    build_descriptor_payload,
+    build_genesis_payload,
+    parse_genesis,
+)
 from quorate.core.records import Node, Role
 from quorate.core.status import Status
 from quorate.node import certificates, organisation
