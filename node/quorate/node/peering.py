@@ -12,6 +12,7 @@ from quorate.consensus.peers import Peer
 from quorate.core.ids import SpiffeId, dns_name
 from quorate.core.records import Domain, Node
 from quorate.core.state import StateView
+from quorate.core.status import Status
 from quorate.node.config import NodeConfig
 from quorate.node.introduction import find_order, is_order
 from quorate.storage import Environment
@@ -94,12 +95,17 @@ class Peering:
     # -- the transport's directory -----------------------------------------------------------
 
     def authorities(self) -> list[bytes]:
-        return [domain.ca_certificate.encode("ascii") for domain in self._domains.values()]
+        members = {node.domain for node in self._nodes.values() if node.id not in self._gone}
+        return [
+            domain.ca_certificate.encode("ascii")
+            for domain in self._domains.values()
+            if domain.status is not Status.REVOKED or domain.id in members
+        ]
 
     def authority_of(self, node_id: str) -> bytes | None:
         if node_id in self._gone:
             return None
-        domain = self._domains.get(SpiffeId.parse(node_id).trust_domain)
+        domain = self._domain_of(node_id)
         return None if domain is None else domain.ca_certificate.encode("ascii")
 
     def address_of(self, node_id: str) -> str | None:
@@ -115,5 +121,13 @@ class Peering:
     def belongs(self, node_id: str, order: bytes) -> bool:
         if node_id in self._nodes or node_id in self._members():
             return True
-        domain = self._domains.get(SpiffeId.parse(node_id).trust_domain)
+        domain = self._domain_of(node_id)
         return domain is not None and is_order(order, node_id, self._origin, domain)
+
+    def _domain_of(self, node_id: str) -> Domain | None:
+        """The domain that speaks for a node. One that was expelled speaks for none but those that
+        are known, as long as they are members: it can order and issue what it likes."""
+        domain = self._domains.get(SpiffeId.parse(node_id).trust_domain)
+        if domain is None or (domain.status is Status.REVOKED and node_id not in self._nodes):
+            return None
+        return domain

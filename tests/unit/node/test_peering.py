@@ -15,10 +15,12 @@ from quorate.core.status import Status
 from quorate.node.config import NodeConfig
 from quorate.node.peering import Peering, peers_of_state
 from quorate.storage import Environment
+from quorate.testing.builders import Federation, node_body
 
 ME, OTHER, THIRD = (f"spiffe://{name}.example/node/1" for name in ("a", "b", "c"))
 SECOND = "spiffe://b.example/node/2"
 FOREIGN = "spiffe://x.example/node/1"
+ORIGIN = "test.example/ledger"
 
 
 def node(node_id: str, status: Status = Status.ACTIVE) -> Node:
@@ -58,7 +60,7 @@ class Stage:
             self.environment,
             settings,
             lambda: self.members,
-            origin="test.example/ledger",
+            origin=ORIGIN,
             founders=(ME, OTHER, THIRD),
         )
 
@@ -158,3 +160,27 @@ def test_the_configuration_says_where_to_dial(tmp_path: Path) -> None:
     assert stage.peering.address_of(SECOND) == "proxy:2"
     assert stage.peering.address_of(OTHER) is None
     stage.environment.close()
+
+
+def test_an_expelled_domain_vouches_for_nobody_but_those_that_are_members_yet(stage: Stage) -> None:
+    """What it signs, or its authority issues, lets no other node of it in."""
+    federation = Federation.build(("a.example", "b.example", "c.example"))
+    key = federation["b.example"].governance.public.hex()
+    gone = replace(domain(OTHER), status=Status.REVOKED, governance_key=key)
+    order = federation.command("b.example", "node.add", node_body(SECOND), origin=ORIGIN)
+    state.save_domain(stage.environment.turn.state, replace(gone, status=Status.ACTIVE))
+    stage.environment.commit()
+    stage.peering.refresh()
+    assert stage.peering.belongs(SECOND, order)
+    state.save_domain(stage.environment.turn.state, gone)
+    stage.save(node(OTHER, Status.REVOKED))
+    stage.peering.refresh()
+    assert stage.peering.authority_of(OTHER) is not None, "it may be needed for its own removal"
+    assert b"the CA of b.example" in stage.peering.authorities()
+    assert stage.peering.authority_of(SECOND) is None
+    assert not stage.peering.belongs(SECOND, order)
+    stage.members = [ME, THIRD]
+    stage.peering.refresh()
+    assert stage.peering.authority_of(OTHER) is None
+    assert b"the CA of b.example" not in stage.peering.authorities()
+    assert stage.dialled() == [THIRD]
