@@ -21,6 +21,7 @@ from quorate.core.recovery import (
     Former,
     Recovery,
     build_recovery_payload,
+    longest_document,
     parse_founding,
     parse_recovery,
     parse_recovery_draft,
@@ -372,3 +373,27 @@ def test_what_was_carried_over_follows_from_the_document_alone(ledger: Ledger, w
     assert check(ledger.view) == []
     assert Vetting(ledger.store).step(1_000_000)
     assert Succession(alone, ledger.store).step(1_000_000)
+
+
+def test_an_address_that_a_lost_domain_has_left_is_anothers(ledger: Ledger) -> None:
+    """Whoever does not go on is retired, and is dialled by nobody."""
+    gone, place = ledger.federation[PORT].node, ledger.federation[PORT].peer_address
+    other = f"spiffe://{BANK}/node/2"
+    for issuer, verb, body in (
+        (PORT, "node.retire", {"node": gone}),
+        (BANK, "node.add", node_body(other, place)),
+        (BANK, "node.retire", {"node": ledger.federation[BANK].node}),
+        (BANK, "node.promote", {"node": other}),
+    ):
+        assert ledger.run(issuer, verb, body).outcome.accepted
+    view = ledger.view
+    descriptors = [_descriptor(view, domain, {other}) for domain in DOMAINS]
+    recovery = recovery_of(ledger, BANK, descriptors=descriptors)
+    carry_over(ledger.store, recovery)
+    assert check(ledger.view) == []
+
+
+def test_no_document_takes_more_than_it_is_counted_for(ledger: Ledger) -> None:
+    ledger.run(CLINIC, "domain.suspend", {"domain": CLINIC})
+    recovery = of_state(ledger, *DOMAINS)
+    assert len(recovery.envelope.to_bytes()) <= longest_document(ledger.view.domains())
