@@ -273,6 +273,10 @@ def check_certificate(text: str) -> None:
     if _PEM_RE.fullmatch(text) is None:
         raise MalformedError("must be one certificate in PEM")
     try:
-        x509.load_pem_x509_certificate(text.encode("ascii"))
-    except (ValueError, x509.InvalidVersion) as error:
+        certificate = x509.load_pem_x509_certificate(text.encode("ascii"))
+        serial = certificate.serial_number
+    except Exception as error:  # a command that holds one is to be denied, no more
         raise MalformedError("is no X.509 certificate") from error
+    # The library warns of others, and will refuse them some day: nodes would decide differently.
+    if serial <= 0:
+        raise MalformedError("has a serial number that is not positive")
