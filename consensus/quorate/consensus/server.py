@@ -5,7 +5,8 @@ whom, and who is let in, is `servicer`'s.
 
 When the authorities change, the server is made anew on its port, and every stream begins again. The
 library can also be asked to fetch its roots before each handshake, but that corrupts memory when
-handshakes coincide (grpcio 1.85).
+handshakes coincide (grpcio 1.85). An authority that the library cannot read is left out: with it
+first there is no server, and what comes behind it is not trusted.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ _STOP_GRACE_S: Final = 0.2
 _REBIND_RETRY_S: Final = 0.05
 _REBIND_TRIES: Final = 100
 """A server that has stopped may hold its port for a moment."""
-
 log = structlog.get_logger(__name__)
 
 
@@ -40,7 +40,10 @@ class PeerServer:
         self._pair = (identity.private_key, identity.certificate)
         self._servicer = servicer
         self._address = ""
-        self._wanted = self._served = b""
+        self._wanted: tuple[bytes, ...] = ()
+        self._served: tuple[bytes, ...] = ()
+        self.left_out: tuple[bytes, ...] = ()
+        """Of the authorities that are served, those that nobody is let in by."""
         self._server: aio.Server | None = None
         self._changed = asyncio.Event()
         self._is_stopping = False
@@ -56,7 +59,7 @@ class PeerServer:
 
     def trust(self, authorities: Iterable[bytes]) -> None:
         """These are the authorities from now on, PEM."""
-        self._wanted = b"\n".join(sorted(set(authorities)))
+        self._wanted = tuple(sorted(set(authorities)))
         self._changed.set()
 
     async def stop(self) -> None:
@@ -68,9 +71,13 @@ class PeerServer:
 
     async def _begin(self, address: str) -> int:
         self._served = self._wanted
-        credentials = grpc.ssl_server_credentials(
-            [self._pair], root_certificates=self._served, require_client_auth=True
-        )
+        readable = [each for each in self._served if await self._can_read(each, address)]
+        self.left_out = tuple(each for each in self._served if each not in readable)
+        if self.left_out:
+            if not await self._can_read(self._pair[1], address):  # it is not because of them
+                raise OSError(f"cannot listen for peers on {address}")
+            log.error("peer.authorities_left_out", count=len(self.left_out))
+        credentials = self._trusting(b"\n".join(readable))
         server = aio.server(
             maximum_concurrent_rpcs=MAX_STREAMS,
             options=[
@@ -88,6 +95,23 @@ class PeerServer:
         await server.start()
         self._server = server
         return port
+
+    def _trusting(self, authorities: bytes) -> grpc.ServerCredentials:
+        return grpc.ssl_server_credentials(
+            [self._pair], root_certificates=authorities, require_client_auth=True
+        )
+
+    async def _can_read(self, authority: bytes, address: str) -> bool:
+        """Whether the library makes a server that trusts this authority, on any port. It has no
+        other way to be asked, and other libraries read other certificates."""
+        probe, host = aio.server(), address.rpartition(":")[0]
+        try:
+            probe.add_secure_port(f"{host}:0", self._trusting(authority))
+        except RuntimeError:
+            return False
+        finally:
+            await probe.stop(None)
+        return True
 
     async def _end(self) -> None:
         await self._servicer.close()

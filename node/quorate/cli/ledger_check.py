@@ -174,6 +174,7 @@ def _check_entry(data: bytes, index: int, genesis: Genesis, members: Members) ->
             if actual != expected:
                 raise MalformedError("not the genesis that this ledger is verified against")
             return len(genesis.envelope.signatures)
+        members.reach(entry)
         if entry.get("decision") != "accepted":
             return 0  # a denied command may be signed by anybody, or be no command at all
         _check_command(entry, genesis, members)

@@ -14,6 +14,8 @@ from quorate.core.commands import Command
 from quorate.core.dsse import Envelope
 from quorate.core.errors import MalformedError
 from quorate.core.genesis import Genesis
+from quorate.core.limits import MAX_COMMAND_LIFETIME_MS
+from quorate.core.outcome import Reason
 from quorate.core.records import Domain, Node
 from quorate.core.recovering import begin_without
 from quorate.core.recovery import Recovery
@@ -45,22 +47,38 @@ class Members:
     def __init__(self, genesis: Genesis) -> None:
         self.origin = genesis.origin
         self._store = MemoryStore()
+        self._time = genesis.created
+        self._executed: dict[str, int] = {}
         if isinstance(genesis, Recovery):
             begin_without(self._store, genesis)
         else:
             transitions.install_genesis(self._store, genesis)
 
+    def reach(self, entry: object) -> None:
+        """The next entry, accepted or not, as it stands in the ledger. Raises MalformedError when
+        ledger time went back."""
+        time = Row(entry).number("time")
+        if time < self._time:
+            raise MalformedError("of a time before the entry before it")
+        self._time = time
+
     def check(self, command: Command, envelope: Envelope) -> None:
-        """Raises MalformedError unless its issuer, as known by now, has signed the command."""
+        """Raises MalformedError unless its issuer, as known by now, has signed the command, for the
+        time of the entry that was reached."""
         key = self._key_of(command.issuer)
         if key is None or not envelope.verify(bytes.fromhex(key)):
             raise MalformedError(f"accepted, but not signed by {command.issuer}")
+        if command.not_after < self._time:
+            raise MalformedError(f"accepted, but it is to be denied: {Reason.EXPIRED_COMMAND}")
+        if command.not_after > self._time + MAX_COMMAND_LIFETIME_MS:
+            raise MalformedError(f"accepted, but it is to be denied: {Reason.LIFETIME_TOO_LONG}")
 
     def learn(self, command: Command, entry: object) -> None:
         """Takes up what an accepted command does to the members. entry: as it stands in the ledger.
         Raises MalformedError where it could not be accepted, or does something else."""
         if command.verb not in _OF_MEMBERS:
             return
+        self._use_up(command)
         row, view = Row(entry), StateView(self._store)
         node = view.node(command.issuer)
         domain = view.domain(node.domain if node else command.issuer)
@@ -76,6 +94,14 @@ class Members:
         if row.nested("executed") != outcome.result.get("executed"):
             raise MalformedError("says that it did something else than it does")
         overlay.commit()
+
+    def _use_up(self, command: Command) -> None:
+        """A ballot that was taken back could be shown again, behind the one that took it back. What
+        has expired was forgotten, and may honestly be there again."""
+        before = self._executed.get(command.command_id, -1)
+        if before >= self._time:
+            raise MalformedError("accepted, but it was executed before")
+        self._executed[command.command_id] = command.not_after
 
     def log_key(self, name: str) -> bytes | None:
         """The key that the node with this DNS name signs checkpoints with; None: there is no such

@@ -264,15 +264,23 @@ def _review(on: Console, recovery: Recovery, signed: tuple[str, ...]) -> None:
         )
     )
     for item in recovery.descriptors:
-        survives = item.domain in recovery.survivors
-        on.print(f"[bold]{escape(item.domain)}[/] {'goes on' if survives else 'is lost'}")
+        survives, was_expelled = (
+            item.domain in some for some in (recovery.survivors, recovery.expelled)
+        )
+        becomes = "goes on" if survives else "was expelled" if was_expelled else "is lost"
+        on.print(f"[bold]{escape(item.domain)}[/] {becomes}")
         shown = [("node", item.node.id), ("governance key id", dsse.key_id(item.governance_key))]
+        if item.domain in recovery.suspended_by:
+            shown += [("suspended by", recovery.suspended_by[item.domain])]
         if item.domain in recovery.on_probation:
             shown += [("probation", "its store was restored or begun again, or is gone")]
         if survives:
             shown += [("peer address", item.node.peer_address)]
             shown += [("signed", "yes" if item.domain in signed else "no")]
         on.print(facts(shown))
+    if recovery.thresholds:
+        on.print("[bold]thresholds[/]")
+        on.print(facts(recovery.thresholds.items()))
     if recovery.on_probation:
         on.print(
             "[bold yellow]Some of those who go on may have forgotten entries.[/] What was "

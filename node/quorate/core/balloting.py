@@ -23,12 +23,14 @@ from quorate.core.governing import may_widen
 from quorate.core.ids import proposal_id
 from quorate.core.limits import (
     MAX_DOMAINS,
+    MAX_GENESIS_BYTES,
     MAX_OPEN_PROPOSALS_PER_DOMAIN,
     MAX_PROPOSAL_LIFETIME_MS,
 )
 from quorate.core.outcome import Deny, Reason
 from quorate.core.proposals import Proposal, ProposalStatus
 from quorate.core.records import BY_BALLOT, Domain, Node, Role
+from quorate.core.recovery import longest_document
 from quorate.core.state import StateView
 from quorate.core.status import Act, Status, follow
 from quorate.core.store import Overlay
@@ -225,9 +227,6 @@ def _digest(value: object) -> str:
 
 def _admit_domain(turn: Turn, act: AdmitDomain) -> Verdict:
     item = act.descriptor
-    refusal = _may_join(turn, act)
-    if refusal is not None:
-        return refusal
     domain = Domain(
         domain=item.domain,
         status=Status.ACTIVE,
@@ -237,6 +236,9 @@ def _admit_domain(turn: Turn, act: AdmitDomain) -> Verdict:
         ca_certificate=item.ca_certificate,
         changed=turn.seq,
     )
+    refusal = _may_join(turn, act, domain)
+    if refusal is not None:
+        return refusal
     node = Node(
         node=item.node.id,
         domain=item.domain,
@@ -251,13 +253,14 @@ def _admit_domain(turn: Turn, act: AdmitDomain) -> Verdict:
     return Done.named(domain.id)
 
 
-def _may_join(turn: Turn, act: AdmitDomain) -> Deny | None:
+def _may_join(turn: Turn, act: AdmitDomain, joining: Domain) -> Deny | None:
     item, view = act.descriptor, turn.view
     known = view.domain(item.domain)
     if known is not None:
         final = known.status is Status.REVOKED
         return Deny(Reason.FINAL if final else Reason.ALREADY_EXISTS, known.id)
-    if len(view.domains()) >= MAX_DOMAINS:
+    members = [*view.domains(), joining]
+    if len(members) > MAX_DOMAINS or longest_document(members) > MAX_GENESIS_BYTES:
         return Deny(Reason.LIMIT_EXCEEDED, item.domain)
     for public_key in item.keys:
         if view.key_owner(public_key.hex()) is not None:

@@ -283,6 +283,10 @@ def load_certificate(text: str) -> x509.Certificate:
     """The certificate of a domain's authority. Raises MalformedError when it is none that this
     machine's library takes."""
     try:
-        return x509.load_pem_x509_certificate(text.encode("ascii"))
-    except (ValueError, x509.InvalidVersion) as error:
+        certificate = x509.load_pem_x509_certificate(text.encode("ascii"))
+        serial = certificate.serial_number
+    except Exception as error:  # whatever the library makes of it: it is no certificate here
         raise MalformedError("is no X.509 certificate", field="ca_certificate") from error
+    if serial <= 0:  # the library warns of it, and will refuse it some day
+        raise MalformedError("has a serial number that is not positive", field="ca_certificate")
+    return certificate

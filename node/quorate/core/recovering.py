@@ -84,16 +84,14 @@ def carry_over(store: Writer, recovery: Recovery) -> bytes:
     MalformedError, with nothing written, when the document is not about it."""
     view = StateView(store)
     check_carried(view, recovery)
-    goes_on = {item.node.id: item.node for item in recovery.descriptors}
-    for name in set(goes_on) - set(recovery.nodes):
-        del goes_on[name]
+    named = {item.node.id: item for item in recovery.descriptors}
     for node in view.nodes():
-        if node.id in goes_on:
-            address = goes_on[node.id].peer_address
-            kept = replace(node, peer_address=address, role=Role.VOTER, changed=0)
-            state.save_node(store, kept)
+        if node.id in named:
+            state.save_node(store, _node(recovery, named[node.id]))
         elif not node.retired:
             state.save_node(store, replace(node, status=Status.REVOKED, changed=0))
+    for item in recovery.descriptors:
+        state.save_domain(store, _domain(recovery, item))
     for lease in list(view.leases()):
         if lease.status is LeaseStatus.ACTIVE and not lease.expired(recovery.created):
             state.save_lease(store, replace(lease, status=LeaseStatus.RELEASED, changed=0), lease)
@@ -112,31 +110,40 @@ def begin_without(store: Writer, recovery: Recovery) -> bytes:
         raise StorageDamagedError("the store has a federation already")
     state.save_federation(store, _federation(recovery))
     for item in recovery.descriptors:
-        survives = item.domain in recovery.survivors
-        domain = Domain(
-            domain=item.domain,
-            status=_status(recovery, item.domain),
-            suspended_by=recovery.suspended_by.get(item.domain, ""),
-            governance_key=item.governance_key.hex(),
-            cosigner_key=item.cosigner_key.hex(),
-            ca_certificate=item.ca_certificate,
-            changed=0,
-        )
-        node = Node(
-            node=item.node.id,
-            domain=item.domain,
-            peer_address=item.node.peer_address,
-            signing_key=item.node.signing_key.hex(),
-            log_key=item.node.log_key.hex(),
-            role=Role.VOTER,
-            status=Status.ACTIVE if survives else Status.REVOKED,
-            changed=0,
-        )
-        state.save_domain(store, domain)
-        state.save_node(store, node)
+        state.save_domain(store, _domain(recovery, item))
+        state.save_node(store, _node(recovery, item))
     if recovery.thresholds:
         state.save_thresholds(store, recovery.thresholds)
     return first_leaf(recovery)
+
+
+def _domain(recovery: Recovery, item: Descriptor) -> Domain:
+    """As the document has it. The same with the former state and without it: what is final must
+    not look changed to a node that began with the document alone, and is sent the state."""
+    return Domain(
+        domain=item.domain,
+        status=_status(recovery, item.domain),
+        suspended_by=recovery.suspended_by.get(item.domain, ""),
+        governance_key=item.governance_key.hex(),
+        cosigner_key=item.cosigner_key.hex(),
+        ca_certificate=item.ca_certificate,
+        changed=0,
+    )
+
+
+def _node(recovery: Recovery, item: Descriptor) -> Node:
+    """A domain's node that the document names, as `_domain`."""
+    survives = item.domain in recovery.survivors
+    return Node(
+        node=item.node.id,
+        domain=item.domain,
+        peer_address=item.node.peer_address,
+        signing_key=item.node.signing_key.hex(),
+        log_key=item.node.log_key.hex(),
+        role=Role.VOTER,
+        status=Status.ACTIVE if survives else Status.REVOKED,
+        changed=0,
+    )
 
 
 def _status(recovery: Recovery, domain: str) -> Status:

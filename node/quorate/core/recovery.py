@@ -20,6 +20,7 @@ from quorate.core.acts import ACTS, set_thresholds
 from quorate.core.errors import MalformedError
 from quorate.core.fields import Fields
 from quorate.core.genesis import (
+    PARAMETER_RANGES,
     Descriptor,
     Genesis,
     check_certificate,
@@ -30,9 +31,15 @@ from quorate.core.genesis import (
     read_node,
     read_parameters,
 )
-from quorate.core.limits import MAX_DOMAINS, MAX_GENESIS_BYTES, PROTOCOL_VERSION
-from quorate.core.records import BY_BALLOT, Parameters
-from quorate.core.thresholds import Thresholds, thresholds_to_json
+from quorate.core.limits import (
+    MAX_DOMAINS,
+    MAX_GENESIS_BYTES,
+    MAX_ID_CHARS,
+    MAX_INTEGER,
+    PROTOCOL_VERSION,
+)
+from quorate.core.records import BY_BALLOT, Domain, Parameters
+from quorate.core.thresholds import Threshold, Thresholds, thresholds_to_json
 
 FENCE_MARGIN: Final = 2**32
 """How many entries may have been lost with the quorum: the new ledger's fences begin beyond them
@@ -171,6 +178,45 @@ def build_recovery_payload(
     return payload
 
 
+def longest_document(domains: Iterable[Domain]) -> int:
+    """How many bytes a recovery document about these domains takes at the most: with the longest
+    names that nodes and ledgers have, and all of it said of each that can be. Who is admitted is
+    held to that, or a federation could grow beyond every recovery."""
+    text, digest = "x" * MAX_ID_CHARS, "0" * 64
+    rows: list[codec.JsonValue] = [
+        {
+            "domain": item.id,
+            "survives": False,
+            "governance_key": digest,
+            "cosigner_key": digest,
+            "ca_certificate": item.ca_certificate,
+            "node": {"id": text, "peer_address": text, "signing_key": digest, "log_key": digest},
+            _PROBATION: True,
+            _EXPELLED: True,
+            _SUSPENDED_BY: max(item.id, BY_BALLOT, key=len),
+        }
+        for item in domains
+    ]
+    rules = max(Threshold, key=len).value
+    most = Parameters(*([MAX_INTEGER] * len(PARAMETER_RANGES)))
+    former = Former(text, digest, MAX_INTEGER, digest, MAX_INTEGER, MAX_INTEGER, digest)
+    payload = codec.encode(
+        {
+            "v": PROTOCOL_VERSION,
+            "origin": text,
+            "created": MAX_INTEGER,
+            "parameters": most.to_json(),
+            "fence_base": MAX_INTEGER,
+            "former": former.to_json(),
+            "domains": rows,
+            _THRESHOLDS: {verb.value: rules for verb in ACTS},
+        }
+    )
+    signature = dsse.Signature(digest, bytes(dsse.SIGNATURE_BYTES))
+    signatures = (signature,) * len(rows)
+    return len(dsse.Envelope(payload, dsse.RECOVERY_TYPE, signatures).to_bytes())
+
+
 def parse_recovery(data: bytes) -> Recovery:
     """Parses a recovery document and verifies every signature. Raises MalformedError."""
     envelope = dsse.parse(data, MAX_GENESIS_BYTES)
@@ -223,8 +269,8 @@ def _read(envelope: dsse.Envelope, digest: bytes) -> Recovery:
     read = [_read_domain(Fields(item, f"domains[{n}]"), envelope) for n, item in enumerate(items)]
     descriptors = tuple(each.descriptor for each in read)
     survivors = tuple(each.domain for each in read if each.survives)
-    # The address of an expelled domain's node may be another's by now.
-    present = [each.descriptor for each in read if not each.is_expelled]
+    # Other nodes are retired, and the addresses that they had may be others' by now.
+    present = [each.descriptor for each in read if each.survives]
     check_together(descriptors, "domains", present)
     if not survivors:
         raise MalformedError("nobody goes on", field="domains")

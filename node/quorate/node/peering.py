@@ -77,7 +77,7 @@ class Peering:
         with self._environment.read() as snapshot:
             view = StateView(snapshot.state)
             nodes = {node.id: node for node in view.nodes()}
-            domains = {domain.id: domain for domain in view.domains() if _vouches(domain, members)}
+            domains = {domain.id: domain for domain in view.domains() if _is_usable(domain)}
         gone = frozenset(node.id for node in nodes.values() if node.retired) - set(members)
         if (nodes, domains, gone) == (self._nodes, self._domains, self._gone):
             return False
@@ -105,12 +105,17 @@ class Peering:
     # -- the transport's directory -----------------------------------------------------------
 
     def authorities(self) -> list[bytes]:
-        return [domain.ca_certificate.encode("ascii") for domain in self._domains.values()]
+        members = {node.domain for node in self._nodes.values() if node.id not in self._gone}
+        return [
+            domain.ca_certificate.encode("ascii")
+            for domain in self._domains.values()
+            if domain.status is not Status.REVOKED or domain.id in members
+        ]
 
     def authority_of(self, node_id: str) -> bytes | None:
         if node_id in self._gone:
             return None
-        domain = self._domains.get(SpiffeId.parse(node_id).trust_domain)
+        domain = self._domain_of(node_id)
         return None if domain is None else domain.ca_certificate.encode("ascii")
 
     def address_of(self, node_id: str) -> str | None:
@@ -126,19 +131,21 @@ class Peering:
     def belongs(self, node_id: str, order: bytes) -> bool:
         if node_id in self._nodes or node_id in self._members():
             return True
+        domain = self._domain_of(node_id)
+        return domain is not None and is_order(order, node_id, self._origin, domain)
+
+    def _domain_of(self, node_id: str) -> Domain | None:
+        """The domain that speaks for a node. One that was expelled speaks for none but those that
+        are known, as long as they are members: it can order and issue what it likes."""
         domain = self._domains.get(SpiffeId.parse(node_id).trust_domain)
-        if domain is None or domain.status is Status.REVOKED:
-            return False
-        return is_order(order, node_id, self._origin, domain)
+        if domain is None or (domain.status is Status.REVOKED and node_id not in self._nodes):
+            return None
+        return domain
 
 
-def _vouches(domain: Domain, members: Collection[str]) -> bool:
-    """Whether a domain's authority counts: not when it was expelled, and its nodes are out of the
-    configuration in force; nor when it is no certificate, which no TLS library could be given."""
-    if domain.status is Status.REVOKED and not any(
-        SpiffeId.parse(member).trust_domain == domain.id for member in members
-    ):
-        return False
+def _is_usable(domain: Domain) -> bool:
+    """Whether a domain's authority is a certificate: whoever was admitted may have brought
+    anything, for that is not decided in the ledger, and it must spoil nobody else's."""
     try:
         load_certificate(domain.ca_certificate)
     except MalformedError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from base64 import b64decode, b64encode
 from dataclasses import replace
 
 import pytest
@@ -23,6 +24,8 @@ from tests.integration.transport.stage import (
 
 from quorate.consensus import link as linking
 from quorate.consensus.transport import Transport
+from quorate.core.genesis import check_certificate
+from quorate.node.certificates import make_ca
 
 
 async def pair(stack: Stack, a: Member, b: Member) -> tuple[Transport, Transport]:
@@ -265,3 +268,34 @@ async def test_peers_may_change_before_the_start(tasks: Stack, a: Member, b: Mem
     tasks.push_async_callback(transport.stop)
     await a.handler.until(lambda: a.handler.is_linked(b))
     assert a.handler.links == [(b.node_id, True)]
+
+
+def unreadable(ca: bytes) -> bytes:
+    """The authority, with a name in it that is no text: parsed by some, refused by others."""
+    text = b"".join(ca.strip().split(b"\n")[1:-1])
+    data = b64decode(text).replace(b"Quorate CA", b"\xff\xfe\xff\xfe\xff\xfe\xff\xfe\xff\xfe")
+    lines = [b64encode(data)[at : at + 64] for at in range(0, len(b64encode(data)), 64)]
+    begin, end = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
+    return b"\n".join([begin, *lines, end, b""])
+
+
+@pytest.mark.parametrize("when", ["later", "from the beginning"])
+async def test_an_authority_that_tls_cannot_read_costs_nobody_else_their_links(
+    tasks: Stack, a: Member, b: Member, when: str
+) -> None:
+    """A domain is admitted with whatever certificate it has signed. One like that kept the server
+    from being made, on every node and for ever, or those behind it from being trusted."""
+    odd = unreadable(make_ca("c.example").certificate)
+    while odd > min(a.ca.certificate, b.ca.certificate):
+        odd = unreadable(make_ca("c.example").certificate)
+    check_certificate(odd.decode("ascii"))
+    if when == "from the beginning":
+        a.book.domains["c.example"] = odd
+    from_a, _ = await pair(tasks, a, b)
+    if when == "later":
+        a.book.domains["c.example"] = odd
+        from_a.update([b.peer])
+        for _ in range(20):
+            await asyncio.sleep(0.05)
+        await b.handler.until(lambda: b.handler.is_linked(a))
+    assert from_a._server.left_out == (odd,)

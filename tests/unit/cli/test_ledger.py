@@ -83,7 +83,7 @@ def sign_more_than_there_is(node: Any) -> None:
 def change_after_signing(node: Any) -> None:
     note = node.checkpoint()
     node.checkpoint = lambda: note
-    replace(3, time=node.genesis.created + 1)(node)
+    replace(4, time=node.genesis.created + 1)(node)
 
 
 def send_no_note(node: Any) -> None:

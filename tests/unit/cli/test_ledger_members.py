@@ -13,7 +13,7 @@ from quorate.cli.ledger_members import Members
 from quorate.core import dsse
 from quorate.core.commands import parse_command
 from quorate.core.errors import MalformedError
-from quorate.core.limits import MAX_ENVELOPE_BYTES
+from quorate.core.limits import MAX_COMMAND_LIFETIME_MS, MAX_ENVELOPE_BYTES
 from quorate.core.state import StateView
 from quorate.proofs.signing import SigningKey
 from quorate.testing.builders import (
@@ -84,17 +84,21 @@ class Reading:
         self.federation = Federation.build(domains or ("bank.example", "clinic.example"))
         self.members = Members(self.federation.parsed_genesis())
         self.size = 1
+        self.now = CREATED_MS
 
     def read(
         self, issuer: str, kind: str, body: dict[str, object], executed: object = None
     ) -> None:
-        data = self.federation.command(issuer, kind, body)
+        self.show(self.federation.command(issuer, kind, body), executed)
+
+    def show(self, data: bytes, executed: object = None) -> None:
         envelope = dsse.parse(data, MAX_ENVELOPE_BYTES)
         command = parse_command(envelope.payload)
-        self.members.check(command, envelope)
-        entry: dict[str, object] = {"seq": self.size, "time": CREATED_MS}
+        entry: dict[str, object] = {"seq": self.size, "time": self.now}
         if executed is not None:
             entry["executed"] = executed
+        self.members.reach(entry)
+        self.members.check(command, envelope)
         self.members.learn(command, entry)
         self.size += 1
 
@@ -160,3 +164,51 @@ def test_who_was_expelled_signs_nothing_more() -> None:
         with pytest.raises(MalformedError, match="not signed by"):
             reading.read(issuer, "proposal.withdraw", {"proposal": proposal.id})
     assert reading.members.log_key("1.node.c.example") is not None, "it has signed before"
+
+
+def admission() -> tuple[Reading, dict[str, object]]:
+    """A proposal to admit a domain, and the ballot that agrees to it."""
+    joiner = Organisation.named("new.example", "127.0.0.1:7999")
+    reading = Reading("a.example", "b.example", "c.example", "d.example")
+    body = proposal_body("domain.admit", {"descriptor": json.loads(joiner.descriptor())})
+    reading.read("a.example", "proposal.open", body)
+    [proposal] = StateView(reading.members._store).proposals()
+    return reading, ballot_body(proposal.id)
+
+
+def test_a_ballot_that_was_taken_back_does_not_count_again() -> None:
+    """A node could show it anew, behind the one that took it back, and so admit whom it likes."""
+    reading, yes = admission()
+    agreed = reading.federation.command("b.example", "ballot.cast", yes)
+    reading.show(agreed)
+    no = yes | {"choice": "no"}
+    reading.show(reading.federation.command("b.example", "ballot.cast", no))
+    with pytest.raises(MalformedError, match="was executed before"):
+        reading.show(agreed)
+
+
+def test_a_command_counts_at_the_times_that_it_was_signed_for() -> None:
+    reading, yes = admission()
+    reading.now += 3_600_001
+    with pytest.raises(MalformedError, match="EXPIRED_COMMAND"):
+        reading.show(reading.federation.command("b.example", "ballot.cast", yes))
+    reading.now = CREATED_MS
+    with pytest.raises(MalformedError, match="before the entry before it"):
+        reading.show(reading.federation.command("b.example", "ballot.cast", yes))
+    reading, yes = admission()
+    far = CREATED_MS + MAX_COMMAND_LIFETIME_MS + 1
+    with pytest.raises(MalformedError, match="LIFETIME_TOO_LONG"):
+        reading.show(reading.federation.command("b.example", "ballot.cast", yes, not_after=far))
+
+
+def test_what_was_forgotten_may_be_executed_again() -> None:
+    """Its nonce is kept until its time is over, and no longer: an honest ledger may have both."""
+    reading, yes = admission()
+    command = reading.federation.command
+    reading.show(command("b.example", "ballot.cast", yes, "a" * 32, CREATED_MS + 10))
+    reading.now += 10
+    again = command("b.example", "ballot.cast", yes, "a" * 32, CREATED_MS + 20)
+    with pytest.raises(MalformedError, match="was executed before"):
+        reading.show(again)
+    reading.now += 1
+    reading.show(again)

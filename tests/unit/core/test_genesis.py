@@ -1,14 +1,17 @@
 from __future__ import annotations
 
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from quorate.core import codec, dsse
 from quorate.core.errors import MalformedError, StorageDamagedError
 from quorate.core.genesis import (
     build_genesis_payload,
+    check_certificate,
+    load_certificate,
     parse_descriptor,
     parse_draft,
     parse_genesis,
@@ -18,7 +21,14 @@ from quorate.core.state import StateView, Status, list_records, record_json
 from quorate.core.store import MemoryStore
 from quorate.core.transitions import apply, install_genesis
 from quorate.proofs.signing import SigningKey, sign_envelope
-from quorate.testing.builders import CREATED_MS, ORIGIN, PARAMETERS, Federation, key_for
+from quorate.testing.builders import (
+    CREATED_MS,
+    ORIGIN,
+    PARAMETERS,
+    Federation,
+    ca_certificate,
+    key_for,
+)
 
 BANK, CLINIC = "bank.example", "clinic.example"
 
@@ -181,6 +191,36 @@ def test_a_descriptor_is_signed_by_its_own_key(federation: Federation) -> None:
     assert parse_descriptor(changed_descriptor(federation, f"{BANK} governance")).domain == BANK
     with pytest.raises(MalformedError, match="not signed by"):
         parse_descriptor(changed_descriptor(federation, "somebody else"))
+
+
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
+@pytest.mark.parametrize("serial", [b"\x00", b"\xff"])
+def test_a_certificate_is_refused_that_the_library_only_warns_of(serial: bytes) -> None:
+    """Its next release refuses it: nodes with the one and the other would part."""
+    pem = ca_certificate(BANK)
+    check_certificate(pem)
+    der = b64decode("".join(pem.splitlines()[1:-1]))
+    text = b64encode(der.replace(b"\x02\x01\x01", b"\x02\x01" + serial, 1)).decode("ascii")
+    lines = [text[at : at + 64] for at in range(0, len(text), 64)]
+    odd = "\n".join(["-----BEGIN CERTIFICATE-----", *lines, "-----END CERTIFICATE-----", ""])
+    check_certificate(odd)
+    with pytest.raises(MalformedError, match="serial number"):
+        load_certificate(odd)
+
+
+def test_whatever_a_library_raises_for_a_certificate_is_its_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And commands that hold one are executed without asking it."""
+
+    def fail(_: bytes) -> None:
+        raise TypeError("odd")
+
+    pem = ca_certificate(BANK)
+    monkeypatch.setattr(x509, "load_pem_x509_certificate", fail)
+    check_certificate(pem)
+    with pytest.raises(MalformedError, match="is no X"):
+        load_certificate(pem)
 
 
 def test_two_certificates_in_one_are_refused(federation: Federation) -> None:

@@ -12,14 +12,16 @@ import pytest
 from quorate.core import codec, dsse, keys
 from quorate.core.errors import MalformedError, StorageDamagedError
 from quorate.core.genesis import parse_genesis
+from quorate.core.invariants import check
 from quorate.core.outcome import Reason
 from quorate.core.records import Kind, LeaseStatus, Role
-from quorate.core.recovering import carry_over, check_carried, next_fence_base
+from quorate.core.recovering import begin_without, carry_over, check_carried, next_fence_base
 from quorate.core.recovery import (
     FENCE_MARGIN,
     Former,
     Recovery,
     build_recovery_payload,
+    longest_document,
     parse_founding,
     parse_recovery,
     parse_recovery_draft,
@@ -28,9 +30,20 @@ from quorate.core.recovery import (
 from quorate.core.state import StateView
 from quorate.core.status import Status
 from quorate.core.store import MemoryStore
+from quorate.core.succession import Succession
 from quorate.core.transitions import apply
+from quorate.core.vetting import Vetting
+from quorate.node.recover import _descriptor
 from quorate.proofs.signing import sign_envelope
-from quorate.testing.builders import Federation, Ledger, acquire_body, grant_body, node_body
+from quorate.testing.builders import (
+    Federation,
+    Ledger,
+    acquire_body,
+    ballot_body,
+    grant_body,
+    node_body,
+    proposal_body,
+)
 
 DOMAINS = ("bank.example", "clinic.example", "port.example")
 BANK, CLINIC, PORT = DOMAINS
@@ -313,3 +326,74 @@ def test_a_retired_node_does_not_go_on(ledger: Ledger) -> None:
 def test_an_empty_store_is_not_carried_over(ledger: Ledger) -> None:
     with pytest.raises(StorageDamagedError, match="no genesis was installed"):
         carry_over(MemoryStore(), recovery_of(ledger, BANK))
+
+
+# -- who begins with the document alone ------------------------------------------------------
+
+
+def of_state(ledger: Ledger, *survivors: str) -> Recovery:
+    """A document that says of members what the state says, as `recover propose` makes it."""
+    view = ledger.view
+    names = {ledger.federation[domain].node for domain in survivors}
+    domains = view.domains()
+    return recovery_of(
+        ledger,
+        *survivors,
+        descriptors=[_descriptor(view, domain.id, names) for domain in domains],
+        suspended_by={each.id: each.suspended_by for each in domains if each.suspended_by},
+        expelled={each.id for each in domains if each.status is Status.REVOKED},
+        thresholds=view.thresholds(),
+    )
+
+
+def decide(ledger: Ledger, act: str, domain: str, *voters: str) -> None:
+    body = proposal_body(act, {"domain": domain}, ledger.now + 60_000)
+    opened = ledger.run(voters[0], "proposal.open", body).outcome
+    for voter in voters[1:]:
+        cast = ledger.run(voter, "ballot.cast", ballot_body(str(opened.result["id"]))).outcome
+    assert cast.result["status"] == "executed"
+
+
+@pytest.mark.parametrize("what", ["expelled", "suspended", "retired"])
+def test_what_was_carried_over_follows_from_the_document_alone(ledger: Ledger, what: str) -> None:
+    """Or a node that begins empty takes it from nobody."""
+    match what:
+        case "expelled":
+            decide(ledger, "domain.expel", PORT, BANK, CLINIC)
+        case "suspended":
+            decide(ledger, "domain.suspend", PORT, BANK, CLINIC)
+        case "retired":
+            node = ledger.federation[PORT].node
+            for verb in ("node.demote", "node.retire"):
+                assert ledger.run(PORT, verb, {"node": node}).outcome.accepted
+    recovery = of_state(ledger, BANK, CLINIC)
+    alone = MemoryStore()
+    begin_without(alone, recovery)
+    carry_over(ledger.store, recovery)
+    assert check(ledger.view) == []
+    assert Vetting(ledger.store).step(1_000_000)
+    assert Succession(alone, ledger.store).step(1_000_000)
+
+
+def test_an_address_that_a_lost_domain_has_left_is_anothers(ledger: Ledger) -> None:
+    """Whoever does not go on is retired, and is dialled by nobody."""
+    gone, place = ledger.federation[PORT].node, ledger.federation[PORT].peer_address
+    other = f"spiffe://{BANK}/node/2"
+    for issuer, verb, body in (
+        (PORT, "node.retire", {"node": gone}),
+        (BANK, "node.add", node_body(other, place)),
+        (BANK, "node.retire", {"node": ledger.federation[BANK].node}),
+        (BANK, "node.promote", {"node": other}),
+    ):
+        assert ledger.run(issuer, verb, body).outcome.accepted
+    view = ledger.view
+    descriptors = [_descriptor(view, domain, {other}) for domain in DOMAINS]
+    recovery = recovery_of(ledger, BANK, descriptors=descriptors)
+    carry_over(ledger.store, recovery)
+    assert check(ledger.view) == []
+
+
+def test_no_document_takes_more_than_it_is_counted_for(ledger: Ledger) -> None:
+    ledger.run(CLINIC, "domain.suspend", {"domain": CLINIC})
+    recovery = of_state(ledger, *DOMAINS)
+    assert len(recovery.envelope.to_bytes()) <= longest_document(ledger.view.domains())

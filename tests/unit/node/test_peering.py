@@ -15,11 +15,12 @@ from quorate.core.status import Status
 from quorate.node.config import NodeConfig
 from quorate.node.peering import Peering, peers_of_state
 from quorate.storage import Environment
-from quorate.testing.builders import ca_certificate
+from quorate.testing.builders import Federation, ca_certificate, node_body
 
 ME, OTHER, THIRD = (f"spiffe://{name}.example/node/1" for name in ("a", "b", "c"))
 SECOND = "spiffe://b.example/node/2"
 FOREIGN = "spiffe://x.example/node/1"
+ORIGIN = "test.example/ledger"
 
 
 def ca(name: str) -> bytes:
@@ -63,7 +64,7 @@ class Stage:
             self.environment,
             settings,
             lambda: self.members,
-            origin="test.example/ledger",
+            origin=ORIGIN,
             founders=(ME, OTHER, THIRD),
         )
 
@@ -187,4 +188,28 @@ def test_what_is_no_certificate_vouches_for_nobody_and_spoils_nothing(stage: Sta
     assert stage.peering.refresh()
     assert set(stage.peering.authorities()) == {ca("a"), ca("c")}
     assert stage.peering.authority_of(OTHER) is None
+    assert stage.dialled() == [THIRD]
+
+
+def test_an_expelled_domain_vouches_for_nobody_but_those_that_are_members_yet(stage: Stage) -> None:
+    """What it signs, or its authority issues, lets no other node of it in."""
+    federation = Federation.build(("a.example", "b.example", "c.example"))
+    key = federation["b.example"].governance.public.hex()
+    gone = replace(domain(OTHER), status=Status.REVOKED, governance_key=key)
+    order = federation.command("b.example", "node.add", node_body(SECOND), origin=ORIGIN)
+    state.save_domain(stage.environment.turn.state, replace(gone, status=Status.ACTIVE))
+    stage.environment.commit()
+    stage.peering.refresh()
+    assert stage.peering.belongs(SECOND, order)
+    state.save_domain(stage.environment.turn.state, gone)
+    stage.save(node(OTHER, Status.REVOKED))
+    stage.peering.refresh()
+    assert stage.peering.authority_of(OTHER) is not None, "it may be needed for its own removal"
+    assert ca("b") in stage.peering.authorities()
+    assert stage.peering.authority_of(SECOND) is None
+    assert not stage.peering.belongs(SECOND, order)
+    stage.members = [ME, THIRD]
+    stage.peering.refresh()
+    assert stage.peering.authority_of(OTHER) is None
+    assert ca("b") not in stage.peering.authorities()
     assert stage.dialled() == [THIRD]
