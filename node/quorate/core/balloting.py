@@ -5,8 +5,10 @@ is cast: with the one that makes enough, the act is done, within the same entry 
 is decided names a hash of exactly what was proposed, so that nobody has agreed to anything else;
 and what widens is done only to what it was proposed for, as it was.
 
-A suspended domain has no vote, nor one that is expelled, nor one that an act is against. Nobody
-alone decides over another: against a domain it takes two. To narrow what is its own (to suspend
+A suspended domain has no vote, nor one that is expelled, nor one that an act is against. But that
+others have none makes nobody's vote worth more than it was: it always takes more than half of all
+members that the act is not against. Nobody alone decides over another: against a domain it takes
+two. To narrow what is its own (to suspend
 itself, to close its trust) a domain needs no ballot.
 """
 
@@ -56,11 +58,11 @@ class Count:
 def count(domains: Iterable[Domain], thresholds: Thresholds, proposal: Proposal) -> Count:
     """domains: all that there are. Raises MalformedError for a proposal of nothing known."""
     target = _target(parse_act(proposal.act, proposal.body))
-    voters = frozenset(
-        domain.id for domain in domains if domain.status is Status.ACTIVE and domain.id != target
-    )
+    others = [each for each in domains if each.status is not Status.REVOKED and each.id != target]
+    voters = frozenset(domain.id for domain in others if domain.status is Status.ACTIVE)
     rule = thresholds.get(proposal.act, Threshold.MAJORITY)
-    needed = max(rule.needed(len(voters)), 2 if target else 1)
+    quorum = Threshold.MAJORITY.needed(len(others))
+    needed = max(rule.needed(len(voters)), quorum, 2 if target else 1)
     return Count(voters, len(voters & {*proposal.yes}), len(voters & {*proposal.no}), needed)
 
 

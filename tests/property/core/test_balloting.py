@@ -93,13 +93,16 @@ class Model:
         """What becomes of a proposal with what was said so far."""
         is_against = item.act in {"domain.suspend", "domain.expel"}
         can = {name for name, how in self.standing.items() if how == "active"}
+        members = {name for name, how in self.standing.items() if how != "gone"}
         if is_against:
             can.discard(item.about)
+            members.discard(item.about)
         share = SHARES[self.rules[item.act]]
 
         def enough(count: int) -> bool:
             return (
                 count > Fraction(len(can), 2)
+                and count > Fraction(len(members), 2)
                 and count >= share * len(can)
                 and count >= (2 if is_against else 1)
             )

@@ -253,17 +253,40 @@ def test_a_suspended_domain_loses_its_vote_and_what_it_has_voted(how: str) -> No
     opened = ledger.run(E, "proposal.open", proposal_body("domain.suspend", {"domain": A}))
     assert denied(opened) == (Reason.DOMAIN_SUSPENDED, E)
     counted = accepted(vote(ledger, A, proposal))
-    assert (counted["yes"], counted["needed"], counted["status"]) == (1, 2, "open")
+    assert (counted["yes"], counted["needed"], counted["status"]) == (1, 3, "open")
 
 
 def test_whoever_votes_next_has_it_counted_anew_when_a_vote_is_lost() -> None:
     """Nothing is done but with a ballot."""
     ledger = ledger_of(A, B, C)
+    strict = EVERY | {"domain.admit": "unanimity"}
+    accepted(vote(ledger, B, propose(ledger, A, "federation.set_thresholds", thresholds=strict)))
     proposal = propose(ledger, A, "domain.admit", descriptor=json.loads(NEW.descriptor()))
-    accepted(ledger.run(B, "domain.suspend", {"domain": B}))
+    accepted(vote(ledger, B, proposal))
     accepted(ledger.run(C, "domain.suspend", {"domain": C}))
     assert status_of(ledger, proposal) is ProposalStatus.OPEN
     assert accepted(vote(ledger, A, proposal))["status"] == "executed"
+
+
+@pytest.mark.parametrize("others", [1, 2, 4])
+def test_that_others_have_no_vote_makes_nobodys_worth_more(others: int) -> None:
+    """Who waits until all others have suspended themselves decides nothing alone."""
+    names = (A, B, C, D, E)[: others + 1]
+    ledger = ledger_of(*names)
+    for name in names[1:]:
+        accepted(ledger.run(name, "domain.suspend", {"domain": name}))
+    opened = propose(ledger, A, "domain.admit", descriptor=json.loads(NEW.descriptor()))
+    assert (opened["status"], opened["needed"]) == ("rejected", len(names) // 2 + 1)
+    for name in names[1:]:
+        opened = propose(ledger, A, "domain.expel", domain=name)
+        assert opened["status"] == "rejected"
+    assert ledger.view.domain(NEW.domain) is None
+
+
+def test_a_federation_of_one_decides_alone() -> None:
+    ledger = ledger_of(A)
+    opened = propose(ledger, A, "domain.admit", descriptor=json.loads(NEW.descriptor()))
+    assert opened["status"] == "executed"
 
 
 def test_an_expelled_domain_and_its_nodes_give_no_commands_any_more(ledger: Ledger) -> None:
