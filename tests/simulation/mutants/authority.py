@@ -159,13 +159,13 @@ def authority_before_it_is_applied(patch: Patch) -> None:
 # -- enforced --------------------------------------------------------------------------------------
 
 
-@mutant("short", 8, "I2", quick=True)
+@mutant("short", 16, "I2", quick=True)
 def readers_that_nobody_waits_for(patch: Patch) -> None:
     """A node reports what it has applied, whatever snapshots its edges hold."""
     patch.setattr(enforced, "oldest_reader", lambda *_, **__: None)
 
 
-@mutant("short", 24, "I2")
+@mutant("short", 64, "I2")
 def readers_outlived_early(patch: Patch) -> None:
     """A snapshot is taken for useless after half of the time in which it can be permitted on."""
     original = OwnReaders.__init__

@@ -191,7 +191,7 @@ def repeats_that_are_recorded(patch: Patch) -> None:
 @mutant("short", 12)
 def repeats_that_are_answered_anew(patch: Patch) -> None:
     """A repeat is executed again where it stands."""
-    execute = transitions._execute
+    execute = transitions.execute
 
     def judge(overlay: Any, case: Any) -> Any:
         judged = original(overlay, case)

@@ -55,7 +55,7 @@ def elections_by_a_minority(patch: Patch) -> None:
         patch.setattr(module, "has_majority", lambda count, voters: count >= voters // 2)
 
 
-@mutant("rough", 60, "the votes of a majority", "election safety")
+@mutant("rough", 100, "the votes of a majority", "election safety")
 def votes_counted_per_message(patch: Patch) -> None:
     """A vote counts as often as it arrives."""
 
