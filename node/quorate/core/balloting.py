@@ -5,11 +5,10 @@ is cast: with the one that makes enough, the act is done, within the same entry 
 is decided names a hash of exactly what was proposed, so that nobody has agreed to anything else;
 and what widens is done only to what it was proposed for, as it was.
 
-A suspended domain has no vote, nor one that is expelled, nor one that an act is against. But that
+A suspended domain has no vote, nor one that is expelled, nor one that an act is about. But that
 others have none makes nobody's vote worth more than it was: it always takes more than half of all
-members that the act is not against. Nobody alone decides over another: against a domain it takes
-two. To narrow what is its own (to suspend
-itself, to close its trust) a domain needs no ballot.
+members that the act is not about. Nobody alone decides over another: about a domain it takes two.
+To narrow what is its own (to suspend itself, to close its trust) a domain needs no ballot.
 """
 
 from __future__ import annotations
@@ -57,12 +56,12 @@ class Count:
 
 def count(domains: Iterable[Domain], thresholds: Thresholds, proposal: Proposal) -> Count:
     """domains: all that there are. Raises MalformedError for a proposal of nothing known."""
-    target = _target(parse_act(proposal.act, proposal.body))
-    others = [each for each in domains if each.status is not Status.REVOKED and each.id != target]
+    subject = _subject(parse_act(proposal.act, proposal.body))
+    others = [each for each in domains if each.status is not Status.REVOKED and each.id != subject]
     voters = frozenset(domain.id for domain in others if domain.status is Status.ACTIVE)
     rule = thresholds.get(proposal.act, Threshold.MAJORITY)
     quorum = Threshold.MAJORITY.needed(len(others))
-    needed = max(rule.needed(len(voters)), quorum, 2 if target else 1)
+    needed = max(rule.needed(len(voters)), quorum, 2 if subject else 1)
     return Count(voters, len(voters & {*proposal.yes}), len(voters & {*proposal.no}), needed)
 
 
@@ -202,11 +201,9 @@ def _done(turn: Turn, act: FederationAct, overlay: Overlay) -> Verdict:
             return _set_thresholds(inner, act)
 
 
-def _target(act: FederationAct) -> str:
-    """The domain that an act is against; empty when it is against none."""
-    if isinstance(act, JudgeDomain) and act.act is not Act.REINSTATE:
-        return act.domain
-    return ""
+def _subject(act: FederationAct) -> str:
+    """The domain that the others decide about; empty when they decide about none."""
+    return act.domain if isinstance(act, JudgeDomain) else ""
 
 
 def _base(view: StateView, act: FederationAct) -> str:

@@ -91,10 +91,10 @@ class Model:
 
     def count(self, item: Item) -> str:
         """What becomes of a proposal with what was said so far."""
-        is_against = item.act in {"domain.suspend", "domain.expel"}
+        is_about = item.act in {"domain.suspend", "domain.expel", "domain.reinstate"}
         can = {name for name, how in self.standing.items() if how == "active"}
         members = {name for name, how in self.standing.items() if how != "gone"}
-        if is_against:
+        if is_about:
             can.discard(item.about)
             members.discard(item.about)
         share = SHARES[self.rules[item.act]]
@@ -104,7 +104,7 @@ class Model:
                 count > Fraction(len(can), 2)
                 and count > Fraction(len(members), 2)
                 and count >= share * len(can)
-                and count >= (2 if is_against else 1)
+                and count >= (2 if is_about else 1)
             )
 
         agreed = sum(item.said.get(name) is True for name in can)
