@@ -14,9 +14,19 @@ from tests.unit.client.test_aio import obtain
 from tests.unit.client.test_hold import answers
 from tests.unit.client.test_watch import notice, stay_open
 
-from quorate.client import AsyncGate, ClientReason, Denied, Lease, Permit, Reason, WatchEvent
+from quorate.client import (
+    AsyncGate,
+    ClientReason,
+    Denied,
+    Lease,
+    Permit,
+    Reason,
+    WatchEvent,
+    watching,
+)
 from quorate.client.slot import PermitSlot
 from quorate.client.watching import WatchNotice, WatchTalk
+from quorate.core import effects
 from quorate.testing.clock import FakeClock
 from quorate.v1 import decision_pb2, lease_pb2
 
@@ -259,3 +269,10 @@ def test_a_watch_that_is_cut_off_at_one_place_again_and_again_begins_anew() -> N
     assert talk.begin(said.append)
     firsts = [each.after_size for each in said if each.session]
     assert firsts == [0, 4, 4, 0]
+
+
+def test_whatever_an_entry_can_interrupt_with_may_have_interrupted_others_too() -> None:
+    """Of leases that one entry has interrupted, perhaps one notice alone was read: then what that
+    entry did is told again."""
+    of_entries = {reason for _, reason in effects._EFFECTS.values() if reason is not None}
+    assert of_entries == {each for each in watching._REASONS_OF_ENTRIES if isinstance(each, Reason)}
