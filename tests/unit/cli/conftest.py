@@ -20,6 +20,7 @@ from typing import Any
 
 import grpc
 import pytest
+from tests.servers import stop
 from typer.testing import CliRunner
 
 from quorate.api import convert
@@ -469,7 +470,7 @@ class Serving:
 
     def stop(self) -> None:
         for server in self._servers:
-            server.stop(None).wait()
+            stop(server)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
+from tests.servers import stop
 
 from quorate.client import Clock, Gate, Lease
 from quorate.v1 import decision_pb2, lease_pb2, lease_pb2_grpc
@@ -130,7 +131,7 @@ class World:
 
     def close(self) -> None:
         self.gate.close()
-        self.server.stop(grace=None).wait()
+        stop(self.server)
 
 
 @pytest.fixture

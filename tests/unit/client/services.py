@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+from tests.servers import stop
 from tests.unit.client.conftest import ACTION, EXECUTOR, RESOURCE, World, granted, permit
 from tests.unit.client.test_lease import released
 from tests.unit.client.test_watch import notice, stay_open
@@ -147,7 +148,7 @@ def serving(behaviours: dict[str, Any], *interceptors: Any) -> Iterator[str]:
         try:
             yield f"127.0.0.1:{port}"
         finally:
-            server.stop(None).wait()
+            stop(server)
 
 
 @asynccontextmanager

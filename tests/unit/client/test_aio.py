@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+from tests.servers import stop
 from tests.unit.client.conftest import ACTION, EXECUTOR, RESOURCE, World, granted, permit
 from tests.unit.client.test_hold import answers, quiet
 from tests.unit.client.test_lease import released
@@ -183,7 +184,7 @@ async def test_with_everything_lost_the_block_ends_with_its_permit(
     world.node.then("Check", permit(ttl_ms=800))
     with pytest.raises(DeniedError) as error:
         async with lease.hold():
-            await asyncio.to_thread(world.server.stop(None).wait)
+            await asyncio.to_thread(stop, world.server)
             world.clock.advance(799)
             await asyncio.sleep(0.3)
             world.clock.advance(1)

@@ -10,6 +10,7 @@ import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.servers import stop
 from tests.unit.client.conftest import ACTION, MS, RESOURCE, World, granted, permit
 
 from quorate.client import ClientReason, Denied, DeniedError, Gate, Lease, Permit, Reading, Reason
@@ -215,14 +216,14 @@ def test_bytes_that_are_no_answer_are_a_denial(world: World) -> None:
     gate = Gate(grpc.insecure_channel(f"127.0.0.1:{port}"), clock=world.clock)
     assert denied(gate.check(lease)).reason is ClientReason.NODE_FAILED
     gate.close()
-    server.stop(None).wait()
+    stop(server)
 
 
 def test_a_node_that_is_gone_is_a_denial_once_the_cached_permit_is_over(world: World) -> None:
     lease = world.lease()
     world.node.then("Check", permit())
     assert lease.check()
-    world.server.stop(None).wait()
+    stop(world.server)
     assert lease.check()  # its life is not over yet
     world.clock.advance(800)
     assert denied(lease.check()).reason is ClientReason.UNREACHABLE

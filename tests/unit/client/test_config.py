@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 import trustme
+from tests.servers import stop
 from tests.unit.client.conftest import ACTION, EXECUTOR, RESOURCE, ScriptedNode, granted
 
 from quorate.client import ClientReason, Denied, Gate, Lease, load_config
@@ -52,7 +53,7 @@ def tls_node(ca: trustme.CA) -> Iterator[tuple[ScriptedNode, str]]:
     port = server.add_secure_port("127.0.0.1:0", credentials)
     server.start()
     yield node, f"127.0.0.1:{port}"
-    server.stop(None).wait()
+    stop(server)
 
 
 def test_a_gate_opens_from_the_directory(

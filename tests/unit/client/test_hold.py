@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
+from tests.servers import stop
 from tests.unit.client.conftest import ACTION, RESOURCE, World, granted, permit
 from tests.unit.client.test_lease import released
 from tests.unit.client.test_watch import notice, stay_open
@@ -98,7 +99,7 @@ def test_with_everything_lost_the_holder_is_told_at_the_end_of_its_permit(
     lease = world.lease()
     world.node.then("Check", permit(ttl_ms=800))
     with lease.hold(news.put):
-        world.server.stop(None).wait()
+        stop(world.server)
         world.clock.advance(799)
         with pytest.raises(queue.Empty):
             news.get(timeout=0.3)

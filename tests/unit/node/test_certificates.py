@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.servers import stop
 
 from quorate.core.errors import MalformedError
 from quorate.core.ids import dns_name
@@ -255,7 +256,7 @@ def serving(pair: KeyPair, trusted: bytes) -> Iterator[tuple[str, list[dict[str,
     try:
         yield f"127.0.0.1:{port}", seen
     finally:
-        server.stop(None).wait()
+        stop(server)
 
 
 def call(address: str, pair: KeyPair, trusted: bytes, server_name: str) -> bytes:
