@@ -87,6 +87,7 @@ def lease_of_result(result: Mapping[str, object]) -> lease_pb2.Lease:
         expires_at_ms=lease.expires_at,
         grant=lease.grant,
         trust_edge=lease.trust_edge,
+        passed_on=lease.passed_on,
         parents=lease.parents,
         stage=lease.stage.value,
         acquired_at_ms=lease.acquired_at,
@@ -115,6 +116,7 @@ def member_to_wire(member: MemberStatus) -> node_pb2.Member:
         role=member.role,
         status=member.status,
         raft_role=member.raft_role,
+        protocol=member.protocol,
     )
 
 

@@ -12,6 +12,8 @@ from quorate.api import convert
 from quorate.api.access import Access
 from quorate.api.freshness import until_held
 from quorate.api.ports import Core
+from quorate.core import protocol
+from quorate.core.state import StateView
 from quorate.v1 import node_pb2, node_pb2_grpc
 
 _VERSION: Final = version("quorate")
@@ -37,6 +39,7 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
         with self._core.read() as snapshot:
             position = convert.position(snapshot)
             root = snapshot.root()
+            version = StateView(snapshot.state).federation().protocol
         status = self._core.status()
         return node_pb2.GetStatusResponse(
             node_id=status.node_id,
@@ -58,6 +61,8 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
             durable_turns=status.durable_turns,
             probation=status.probation,
             outbox_records=status.outbox_records,
+            protocol=version,
+            latest_protocol=protocol.LATEST,
         )
 
     async def ListMembers(  # noqa: N802

@@ -98,8 +98,8 @@ class Reported:
 class MemberStatus:
     """One member as this node sees it; `match_index` and `enforced_index` are 0 off the leader.
 
-    role, status: as the ledger has them (`quorate.core.records.Node`). raft_role: what it is in the
-    configuration in force, voter or learner; empty when it is not in it.
+    role, status, protocol: as the ledger has them (`quorate.core.records.Node`). raft_role: what it
+    is in the configuration in force, voter or learner; empty when it is not in it.
     """
 
     node_id: str
@@ -111,6 +111,7 @@ class MemberStatus:
     role: str = ""
     status: str = ""
     raft_role: str = ""
+    protocol: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -429,7 +429,7 @@ def _show_lease(answer: Any, done: str, output: Output) -> None:
                         ("fence", lease.fence),
                         ("expires", moment(lease.expires_at_ms)),
                         ("grant", lease.grant),
-                        ("trust", lease.trust_edge),
+                        ("trust", ", ".join([lease.trust_edge, *lease.passed_on])),
                         ("parents", ", ".join(lease.parents)),
                     ]
                 )

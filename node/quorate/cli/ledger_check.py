@@ -185,7 +185,7 @@ def _check_entry(data: bytes, index: int, genesis: Genesis, members: Members) ->
 
 def _check_command(entry: dict[str, codec.JsonValue], genesis: Genesis, members: Members) -> None:
     envelope = dsse.from_json(entry.get("command"), "command")
-    command = parse_command(envelope.payload)
+    command = parse_command(envelope.payload, members.protocol)
     if command.verb != entry.get("type"):
         raise MalformedError("the command is of another type than the entry says")
     if command.origin != genesis.origin or envelope.payload_type != dsse.COMMAND_TYPE:

@@ -1,8 +1,8 @@
 """Who is a member, as far as a ledger was read, and so whose keys count.
 
 Owns the repeating of every accepted command that is about members: nodes added and retired, domains
-suspended, and the ballots by which they are admitted and expelled. All that these rely on is said
-by such commands, so that nobody's word is taken for what came of one.
+suspended, and the ballots by which they are admitted and expelled, or live by later rules. All that
+these rely on is said by such commands, so that nobody's word is taken for what came of one.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ _OF_MEMBERS: Final = frozenset(
         Verb.NODE_PROMOTE,
         Verb.NODE_DEMOTE,
         Verb.NODE_RETIRE,
+        Verb.NODE_DECLARE,
         Verb.DOMAIN_SUSPEND,
         Verb.DOMAIN_REINSTATE,
         Verb.PROPOSAL_OPEN,
@@ -53,6 +54,11 @@ class Members:
             begin_without(self._store, genesis)
         else:
             transitions.install_genesis(self._store, genesis)
+
+    @property
+    def protocol(self) -> int:
+        """The version of the rules that the next command is read by."""
+        return StateView(self._store).federation().protocol
 
     def reach(self, entry: object) -> None:
         """The next entry, accepted or not, as it stands in the ledger. Raises MalformedError when

@@ -41,6 +41,7 @@ from quorate.core.acts import (
     FederationAct,
     JudgeDomain,
     SetThresholds,
+    UpgradeFederation,
     parse_act,
 )
 from quorate.core.balloting import Count, count
@@ -219,6 +220,24 @@ def thresholds(
     how.open("federation.set_thresholds", {"thresholds": body}, expires)
 
 
+@openers.command("upgrade")
+def upgrade(
+    version: Annotated[
+        int, typer.Argument(metavar="VERSION", help="One more than `quorate node status` shows.")
+    ],
+    *,
+    org: OrgOption,
+    expires: ExpiresOption = "7d",
+    save: SaveOption = None,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Live by the next version of the rules, once every node's program knows it."""
+    how = _How(org, timeout, address, output, save)
+    how.open("federation.upgrade", {"protocol": version}, expires)
+
+
 def _rules(texts: list[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for text in texts:
@@ -387,6 +406,8 @@ def _changes(
                 for what, after in wished.items()
                 if (before := rules.get(what, Threshold.MAJORITY)) != after or not is_open
             ] or [["nothing", "", ""]]
+        case UpgradeFederation(version):
+            return [["protocol", str(version - 1), str(version)]]
 
 
 def _standing(member: Domain) -> str:

@@ -56,6 +56,8 @@ def status(
         "durable_turns": answer.durable_turns,
         "probation": answer.probation,
         "outbox_records": answer.outbox_records,
+        "protocol": answer.protocol,
+        "latest_protocol": answer.latest_protocol,
     }
 
     def people(console: Console) -> None:
@@ -106,9 +108,10 @@ def members(
             "connected",
             "match_index",
             "enforced_index",
+            "protocol",
         )
         rows = [[member[key] for key in keys] for member in listed]
         columns = ("node", "role", "in force", "peer address", "connected", "match", "enforced")
-        console.print(table(columns, rows))
+        console.print(table([*columns, "protocol"], rows))
 
     show(output, value, people)

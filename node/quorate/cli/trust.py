@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,6 +22,7 @@ from quorate.cli.options import (
 from quorate.cli.output import Output, OutputOption
 from quorate.cli.queries import list_records
 from quorate.cli.submit import Wait
+from quorate.core.limits import MAX_DEPTH
 from quorate.v1 import governance_pb2
 
 app = typer.Typer(add_completion=False, help="Trust in other organisations.")
@@ -39,15 +40,32 @@ def open_edge(
     trustee: Annotated[str, typer.Option("--trustee", help="The organisation that is trusted.")],
     actions: ActionsOption,
     resources: ResourcesOption,
+    max_depth: Annotated[
+        int,
+        typer.Option(
+            "--max-depth",
+            min=0,
+            max=MAX_DEPTH,
+            help="By how many further edges the trustee, and those whom it trusts, may pass it on.",
+        ),
+    ] = 0,
     timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
     address: AddressOption = "",
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Trust another organisation's executors with some actions on some own resources.
+    """Trust another organisation's executors with some actions on some own resources, or on those
+    of an organisation that lets this one pass its trust on.
 
-    That permits nothing by itself: a grant must follow.
+    That permits nothing by itself: a grant of the resources' owner must follow.
     """
-    body = {"edge": edge, "trustee": trustee, "actions": actions, "resources": resources}
+    body: dict[str, Any] = {
+        "edge": edge,
+        "trustee": trustee,
+        "actions": actions,
+        "resources": resources,
+    }
+    if max_depth:
+        body["max_depth"] = max_depth
     govern(org, "trust.open", body, timeout_ms=timeout, output=output, address=address)
 
 
@@ -99,7 +117,7 @@ def list_edges(
     """List who trusts whom with what."""
     list_records(
         governance_pb2.KIND_TRUST,
-        ("id", "trustee", "status", "actions", "resources", "changed"),
+        ("id", "trustee", "status", "actions", "resources", "max_depth", "changed"),
         org=org,
         client=client,
         address=address,

@@ -368,6 +368,7 @@ class Calls:
             trust_edge=granted.trust_edge,
             ttl_ms=ttl_ms,
             parents=tuple(granted.parents),
+            passed_on=tuple(granted.passed_on),
             life_ms=given_ms(granted, ttl_ms),
         )
 

@@ -22,6 +22,7 @@ class LeaseFacts:
     expires_at_ms: in ledger time, for information: the node judges expiry.
     ttl_ms: the life that was wished for; 0: the longest that the grant allows.
     grant, trust_edge: what the lease relies on; no trust edge within one domain.
+    passed_on: the edges that follow it, when the trust was passed on.
     parents: the leases that the work comes from.
     life_ms: for so long it was given when it was acquired; 0: the node does not say.
     until_ns: the boot clock at its end, or somewhat before, for whoever renews it: counted from
@@ -38,6 +39,7 @@ class LeaseFacts:
     trust_edge: str
     ttl_ms: int
     parents: tuple[str, ...]
+    passed_on: tuple[str, ...] = field(default=(), kw_only=True)
     life_ms: int = field(default=0, kw_only=True)
     until_ns: int = field(default=0, kw_only=True, compare=False)
 

@@ -11,7 +11,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Final
 
-from quorate.core import codec, ids
+from quorate.core import codec, ids, protocol
 from quorate.core.errors import MalformedError
 from quorate.core.fields import Fields
 from quorate.core.genesis import Descriptor, parse_descriptor
@@ -42,7 +42,14 @@ class SetThresholds:
     thresholds: dict[str, Threshold]
 
 
-FederationAct = AdmitDomain | JudgeDomain | SetThresholds
+@dataclass(frozen=True, slots=True)
+class UpgradeFederation:
+    """protocol: the version of the rules to live by from the next command on."""
+
+    protocol: int
+
+
+FederationAct = AdmitDomain | JudgeDomain | SetThresholds | UpgradeFederation
 
 
 def admit_domain(body: Fields) -> AdmitDomain:
@@ -68,6 +75,10 @@ def set_thresholds(types: Iterable[str], body: Fields) -> SetThresholds:
     return SetThresholds(thresholds)
 
 
+def upgrade_federation(body: Fields) -> UpgradeFederation:
+    return UpgradeFederation(body.integer("protocol", protocol.FIRST + 1, protocol.MOST))
+
+
 def _check_threshold(text: str) -> None:
     if text not in list(Threshold):
         raise MalformedError(f"must be {', '.join(Threshold)}")
@@ -80,6 +91,7 @@ ACTS: Final[Mapping[Verb, Callable[[Fields], FederationAct]]] = MappingProxyType
         Verb.DOMAIN_REINSTATE: partial(judge_domain, Act.REINSTATE),
         Verb.DOMAIN_EXPEL: partial(judge_domain, Act.REVOKE),
         Verb.FEDERATION_SET_THRESHOLDS: lambda body: set_thresholds(map(str, ACTS), body),
+        Verb.FEDERATION_UPGRADE: upgrade_federation,
     }
 )
 """What is done by ballot. A domain can suspend itself, and reinstate itself, without one."""

@@ -18,7 +18,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from quorate.core import codec, state
-from quorate.core.acts import AdmitDomain, FederationAct, JudgeDomain, SetThresholds, parse_act
+from quorate.core.acts import (
+    AdmitDomain,
+    FederationAct,
+    JudgeDomain,
+    SetThresholds,
+    UpgradeFederation,
+    parse_act,
+)
 from quorate.core.commands import CastBallot, OpenProposal, WithdrawProposal
 from quorate.core.governing import may_widen
 from quorate.core.ids import proposal_id
@@ -199,6 +206,8 @@ def _done(turn: Turn, act: FederationAct, overlay: Overlay) -> Verdict:
             return _judge_domain(inner, act)
         case SetThresholds():
             return _set_thresholds(inner, act)
+        case UpgradeFederation():
+            return _upgrade_federation(inner, act)
 
 
 def _subject(act: FederationAct) -> str:
@@ -247,6 +256,7 @@ def _admit_domain(turn: Turn, act: AdmitDomain) -> Verdict:
         role=Role.VOTER,
         status=Status.ACTIVE,
         changed=turn.seq,
+        protocol=turn.view.federation().protocol,
     )
     state.save_member(turn.store, domain, node)
     return Done.named(domain.id)
@@ -307,3 +317,16 @@ def _set_thresholds(turn: Turn, act: SetThresholds) -> Verdict:
         return Deny(Reason.ILLEGAL_TRANSITION, Verb.FEDERATION_SET_THRESHOLDS)
     state.save_thresholds(turn.store, act.thresholds)
     return Done.named(turn.command.origin)
+
+
+def _upgrade_federation(turn: Turn, act: UpgradeFederation) -> Verdict:
+    """One version at a time, when every node has said that its program knows it: whoever does not
+    stops."""
+    federation = turn.view.federation()
+    if act.protocol != federation.protocol + 1:
+        return Deny(Reason.ILLEGAL_TRANSITION, f"protocol {act.protocol}")
+    for node in turn.view.active_nodes():
+        if node.protocol < act.protocol:
+            return Deny(Reason.UNSUPPORTED_PROTOCOL, node.id)
+    state.save_federation(turn.store, replace(federation, protocol=act.protocol))
+    return Done.named(federation.origin)

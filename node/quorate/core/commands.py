@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
-from quorate.core import codec, dsse, ids, patterns
+from quorate.core import codec, dsse, ids, patterns, protocol
 from quorate.core.acts import ACTS, FederationAct, check_act
 from quorate.core.errors import MalformedError
 from quorate.core.fields import Fields
 from quorate.core.limits import (
     MAX_CONCURRENT_LEASES,
+    MAX_DEPTH,
     MAX_ENVELOPE_BYTES,
     MAX_LEASE_TTL_MS,
     MAX_PARENTS,
@@ -44,10 +45,13 @@ class GovernExecutor:
 
 @dataclass(frozen=True, slots=True)
 class OpenTrust:
+    """See `quorate.core.records.TrustEdge` for the fields."""
+
     edge: str
     trustee: str
     actions: tuple[str, ...]
     resources: tuple[str, ...]
+    max_depth: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,14 @@ class RetireNode:
 
 
 @dataclass(frozen=True, slots=True)
+class DeclareNode:
+    """What a node says of itself. protocol: the latest version of the rules that its program
+    knows."""
+
+    protocol: int
+
+
+@dataclass(frozen=True, slots=True)
 class OpenProposal:
     """act, body: what is to be done when enough domains agree. text: the body as it was signed, in
     canonical JSON. expires_at: ledger time from which on nobody votes on it."""
@@ -169,7 +181,7 @@ class AppendLineage:
     records: tuple[Record, ...]
 
 
-NodeBody = AcquireLease | RenewLease | ReleaseLease | AppendLineage
+NodeBody = DeclareNode | AcquireLease | RenewLease | ReleaseLease | AppendLineage
 DomainBody = (
     RegisterExecutor
     | GovernExecutor
@@ -217,22 +229,27 @@ def is_node(issuer: str) -> bool:
     return issuer.startswith("spiffe://")
 
 
-def parse_command(payload: bytes) -> Command:
-    """Parses an envelope's payload. Raises MalformedError, whose field names the place."""
+def parse_command(payload: bytes, version: int = protocol.LATEST) -> Command:
+    """Parses an envelope's payload, by the rules of one version of the protocol. Raises
+    MalformedError, whose field names the place: what a later version has brought is malformed, as
+    it is to a program that does not know it; and UnsupportedProtocolError for a version that is not
+    known here."""
+    protocol.check(version)
     value = codec.decode(payload, MAX_ENVELOPE_BYTES)
     fields = Fields(value)
     fields.integer("v", PROTOCOL_VERSION, PROTOCOL_VERSION)
     origin = fields.text("origin", ids.check_origin)
-    try:
-        verb = Verb(fields.text("type"))
-    except ValueError as error:
-        raise MalformedError("is no type of command", field="type") from error
+    bodies = _BODIES[version]
+    kind = fields.text("type")
+    if kind not in bodies:
+        raise MalformedError("is no type of command", field="type")
+    verb = Verb(kind)
     issuer = fields.text("issuer", _check_issuer)
     nonce = fields.text("nonce", ids.check_nonce)
     not_after = fields.integer("not_after")
     inner = fields.nested("body")
     fields.done()
-    body = _BODIES[verb](inner)
+    body = bodies[verb](inner)
     inner.done()
     assert isinstance(value, dict), "Fields reads objects only"
     return Command(
@@ -262,13 +279,19 @@ def _govern_executor(act: Act) -> Callable[[Fields], Body]:
     return lambda body: GovernExecutor(act, body.text("executor", ids.check_executor))
 
 
-def _open_trust(body: Fields) -> Body:
+def _open_trust(body: Fields) -> OpenTrust:
     return OpenTrust(
         edge=body.text("edge", ids.check_name),
         trustee=body.text("trustee", ids.check_domain),
         actions=body.texts("actions", patterns.check_action_pattern, MAX_PATTERNS),
         resources=body.texts("resources", patterns.check_resource_pattern, MAX_PATTERNS),
     )
+
+
+def _open_passed_trust(body: Fields) -> Body:
+    """What is not passed on has no depth: what is meant is said in one way only."""
+    max_depth = body.integer("max_depth", 1, MAX_DEPTH) if body.has("max_depth") else 0
+    return replace(_open_trust(body), max_depth=max_depth)
 
 
 def _narrow_trust(body: Fields) -> Body:
@@ -328,6 +351,10 @@ def _assign_role(role: Role) -> Callable[[Fields], Body]:
 
 def _retire_node(body: Fields) -> Body:
     return RetireNode(body.text("node", ids.check_node))
+
+
+def _declare_node(body: Fields) -> Body:
+    return DeclareNode(body.integer("protocol", protocol.FIRST, protocol.MOST))
 
 
 def _open_proposal(body: Fields) -> Body:
@@ -400,7 +427,9 @@ def _append_lineage(body: Fields) -> Body:
     )
 
 
-_BODIES: Final[Mapping[Verb, Callable[[Fields], Body]]] = MappingProxyType(
+_Bodies = Mapping[Verb, Callable[[Fields], Body]]
+
+_OF_FIRST: Final[_Bodies] = MappingProxyType(
     {
         Verb.EXECUTOR_REGISTER: _register_executor,
         Verb.EXECUTOR_SUSPEND: _govern_executor(Act.SUSPEND),
@@ -418,6 +447,7 @@ _BODIES: Final[Mapping[Verb, Callable[[Fields], Body]]] = MappingProxyType(
         Verb.DOMAIN_ADMIT: ACTS[Verb.DOMAIN_ADMIT],
         Verb.DOMAIN_EXPEL: ACTS[Verb.DOMAIN_EXPEL],
         Verb.FEDERATION_SET_THRESHOLDS: ACTS[Verb.FEDERATION_SET_THRESHOLDS],
+        Verb.FEDERATION_UPGRADE: ACTS[Verb.FEDERATION_UPGRADE],
         Verb.PROPOSAL_OPEN: _open_proposal,
         Verb.PROPOSAL_WITHDRAW: _withdraw_proposal,
         Verb.BALLOT_CAST: _cast_ballot,
@@ -425,9 +455,17 @@ _BODIES: Final[Mapping[Verb, Callable[[Fields], Body]]] = MappingProxyType(
         Verb.NODE_PROMOTE: _assign_role(Role.VOTER),
         Verb.NODE_DEMOTE: _assign_role(Role.OBSERVER),
         Verb.NODE_RETIRE: _retire_node,
+        Verb.NODE_DECLARE: _declare_node,
         Verb.LEASE_ACQUIRE: _acquire_lease,
         Verb.LEASE_RENEW: _renew_lease,
         Verb.LEASE_RELEASE: _release_lease,
         Verb.LINEAGE_APPEND: _append_lineage,
     }
 )
+
+_OF_SECOND: Final[_Bodies] = MappingProxyType({**_OF_FIRST, Verb.TRUST_OPEN: _open_passed_trust})
+
+_BODIES: Final[Mapping[int, _Bodies]] = MappingProxyType(
+    {protocol.FIRST: _OF_FIRST, protocol.SECOND: _OF_SECOND}
+)
+"""How the commands of each version are read."""

@@ -2,7 +2,8 @@
 
 Owns the order of the questions (docs/reasons.md explains each answer) and nothing else: it changes
 nothing, and reads no clock. The first failure ends it. The cost does not grow with the ledger: at
-most MAX_EDGES_PER_PAIR edges and MAX_GRANTS_PER_EXECUTOR_AND_ISSUER grants are looked at.
+most MAX_EDGES_PER_PAIR edges between any two domains, and MAX_GRANTS_PER_EXECUTOR_AND_ISSUER grants
+are looked at.
 
 `decide` and `check_lease` never raise: a state that cannot be understood permits nothing. What
 `apply` uses is `choose_route` and `review`, which let StorageError pass: a node whose state is
@@ -19,22 +20,18 @@ from quorate.core import ids
 from quorate.core.errors import MalformedError, StorageError
 from quorate.core.limits import (
     MAX_CONCURRENT_LEASES,
-    MAX_EDGES_PER_PAIR,
     MAX_GRANTS_PER_EXECUTOR_AND_ISSUER,
 )
 from quorate.core.outcome import Decision, Deny, Permit, Reason
 from quorate.core.patterns import covers
 from quorate.core.records import Domain, Executor, Grant, Kind, Lease, LeaseStatus, TrustEdge
+from quorate.core.routing import active_domain, find_route, split_id, why_broken
 from quorate.core.state import StateView
 from quorate.core.status import Status
 
 _EXECUTOR_REASONS: Final = {
     Status.SUSPENDED: Reason.EXECUTOR_SUSPENDED,
     Status.REVOKED: Reason.EXECUTOR_REVOKED,
-}
-_DOMAIN_REASONS: Final = {
-    Status.SUSPENDED: Reason.DOMAIN_SUSPENDED,
-    Status.REVOKED: Reason.DOMAIN_REVOKED,
 }
 _GRANT_REASONS: Final = {
     Status.SUSPENDED: Reason.GRANT_SUSPENDED,
@@ -61,21 +58,19 @@ class DecisionRequest:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What a permit rests on. edge: None within one domain."""
+    """What a permit rests on. edges: how trust leads to the executor's domain; none within one."""
 
     executor: Executor
     owner: str
-    edge: TrustEdge | None
+    edges: tuple[TrustEdge, ...]
     grant: Grant
 
     @property
     def depends_on(self) -> tuple[str, ...]:
         """`<kind>:<id>` of everything that must stay active."""
-        things: list[Executor | TrustEdge | Grant] = [self.executor]
-        if self.edge is not None:
-            things.append(self.edge)
-        things.append(self.grant)
-        domains = dict.fromkeys((self.executor.domain, self.owner))
+        things: tuple[Executor | TrustEdge | Grant, ...] = (self.executor, *self.edges, self.grant)
+        between = (edge.trustee for edge in self.edges)
+        domains = dict.fromkeys((self.executor.domain, self.owner, *between))
         return (
             *(f"{Kind.DOMAIN}:{domain}" for domain in domains),
             *(f"{thing.kind}:{thing.id}" for thing in things),
@@ -130,15 +125,16 @@ def choose_route(view: StateView, request: DecisionRequest, ledger_time: int) ->
         ids.check_action(request.action)
     except MalformedError:  # the pattern * means any action; this is none
         return Deny(Reason.NO_GRANT, request.action)
-    edge: TrustEdge | None = None
+    edges: tuple[TrustEdge, ...] = ()
     if owner.domain != executor.domain:
-        edge = _find_edge(view, request, owner.domain, executor.domain)
-        if edge is None:
+        ends = owner.domain, executor.domain
+        edges = find_route(view, *ends, request.action, request.resource)
+        if not edges:
             return Deny(Reason.NO_TRUST, owner.domain)
     grant = _find_grant(view, request, owner.domain, ledger_time)
     if isinstance(grant, Deny):
         return grant
-    return Route(executor, owner.domain, edge, grant)
+    return Route(executor, owner.domain, edges, grant)
 
 
 def held_lease(view: StateView, lease_id: str, executor: str) -> Lease | Deny:
@@ -154,7 +150,7 @@ def held_lease(view: StateView, lease_id: str, executor: str) -> Lease | Deny:
 def review(view: StateView, lease: Lease, ledger_time: int) -> Deny | None:
     """Whether a lease still holds: None, or why not. Raises StorageError.
 
-    The same questions as for a new lease, on the lease's own edge and grant: another that would do
+    The same questions as for a new lease, on the lease's own route and grant: another that would do
     as well does not save it, because what was revoked was what it relies on. How often the grant
     was used is no longer a question: this lease is one of those uses.
     """
@@ -168,9 +164,10 @@ def review(view: StateView, lease: Lease, ledger_time: int) -> Deny | None:
     owner = _active_owner(view, lease.resource)
     if isinstance(owner, Deny):
         return owner
-    if not _edge_holds(view, lease, owner.domain, executor.domain):
-        return Deny(Reason.NO_TRUST, lease.trust_edge or owner.domain)
-    grant = view.grant(*_split(lease.grant))
+    broken = why_broken(view, lease, owner.domain, executor.domain)
+    if broken is not None:
+        return broken
+    grant = view.grant(*split_id(lease.grant))
     if grant is None or grant.executor != lease.executor or grant.issuer != owner.domain:
         return Deny(Reason.NO_GRANT, lease.grant)
     if not covers(grant.actions, grant.resources, lease.action, lease.resource):
@@ -185,7 +182,7 @@ def active_executor(view: StateView, executor_id: str) -> Executor | Deny:
         return Deny(Reason.UNKNOWN_EXECUTOR, executor_id)
     if executor.status is not Status.ACTIVE:
         return Deny(_EXECUTOR_REASONS[executor.status], executor.id)
-    domain = _active_domain(view, executor.domain)
+    domain = active_domain(view, executor.domain)
     return domain if isinstance(domain, Deny) else executor
 
 
@@ -195,39 +192,7 @@ def _active_owner(view: StateView, resource: str) -> Domain | Deny:
         owner = ids.resource_owner(resource)
     except MalformedError:
         return Deny(Reason.UNKNOWN_DOMAIN, resource)
-    return _active_domain(view, owner)
-
-
-def _active_domain(view: StateView, domain_id: str) -> Domain | Deny:
-    domain = view.domain(domain_id)
-    if domain is None:
-        return Deny(Reason.UNKNOWN_DOMAIN, domain_id)
-    if domain.status is not Status.ACTIVE:
-        return Deny(_DOMAIN_REASONS[domain.status], domain.id)
-    return domain
-
-
-def _find_edge(
-    view: StateView, request: DecisionRequest, truster: str, trustee: str
-) -> TrustEdge | None:
-    for edge in islice(view.trust_between(truster, trustee), MAX_EDGES_PER_PAIR):
-        if edge.status is Status.ACTIVE and covers(
-            edge.actions, edge.resources, request.action, request.resource
-        ):
-            return edge
-    return None
-
-
-def _edge_holds(view: StateView, lease: Lease, truster: str, trustee: str) -> bool:
-    if truster == trustee:
-        return lease.trust_edge == ""
-    edge = view.trust_edge(*_split(lease.trust_edge))
-    return (
-        edge is not None
-        and edge.status is Status.ACTIVE
-        and (edge.truster, edge.trustee) == (truster, trustee)
-        and covers(edge.actions, edge.resources, lease.action, lease.resource)
-    )
+    return active_domain(view, owner)
 
 
 def _find_grant(
@@ -263,9 +228,3 @@ def _grant_used_up(view: StateView, grant: Grant, ledger_time: int) -> Deny | No
     if view.is_lease_limit_reached(grant, ledger_time, most):
         return Deny(Reason.CONCURRENCY_LIMIT, grant.id)
     return None
-
-
-def _split(record_id: str) -> tuple[str, str]:
-    """The domain and the name of a grant's or an edge's id."""
-    domain, _, name = record_id.partition("/")
-    return domain, name

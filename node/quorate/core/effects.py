@@ -84,9 +84,11 @@ _WITHOUT: Final = frozenset(
         Verb.NODE_PROMOTE,
         Verb.NODE_DEMOTE,
         Verb.NODE_RETIRE,
+        Verb.NODE_DECLARE,
         Verb.LINEAGE_APPEND,
         Verb.DOMAIN_ADMIT,
         Verb.FEDERATION_SET_THRESHOLDS,
+        Verb.FEDERATION_UPGRADE,
         Verb.PROPOSAL_WITHDRAW,
     }
 )

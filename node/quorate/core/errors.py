@@ -40,6 +40,12 @@ class ProbationError(QuorateError):
     hint = "it is readmitted when it reaches a leader; see docs/recovery.md"
 
 
+class UnsupportedProtocolError(QuorateError):
+    """The federation lives by rules that this program does not know. The node must stop."""
+
+    hint = "install a later version of Quorate, and start the node again"
+
+
 class StorageError(QuorateError):
     """The node's store failed. Never caught on the way from a write: the turn is abandoned."""
 

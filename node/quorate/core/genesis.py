@@ -15,8 +15,8 @@ from typing import Final
 
 from cryptography import x509
 
-from quorate.core import codec, dsse, ids
-from quorate.core.errors import MalformedError
+from quorate.core import codec, dsse, ids, protocol
+from quorate.core.errors import MalformedError, UnsupportedProtocolError
 from quorate.core.fields import Fields, unbase64
 from quorate.core.limits import (
     MAX_DESCRIPTOR_BYTES,
@@ -80,7 +80,7 @@ class Descriptor:
 @dataclass(frozen=True, slots=True)
 class Genesis:
     """A verified genesis. hash: SHA-256 of its bytes. created: milliseconds since the epoch.
-    descriptors: in ascending order of domain."""
+    descriptors: in ascending order of domain. protocol: the version of the rules to begin with."""
 
     origin: str
     created: int
@@ -88,6 +88,7 @@ class Genesis:
     descriptors: tuple[Descriptor, ...]
     envelope: dsse.Envelope
     hash: bytes
+    protocol: int
 
 
 def build_descriptor_payload(
@@ -118,8 +119,10 @@ def build_genesis_payload(
     created_ms: int,
     parameters: Parameters,
     descriptor_envelopes: Sequence[bytes],
+    version: int = protocol.LATEST,
 ) -> bytes:
-    """What every domain signs. The descriptors may come in any order. Raises MalformedError."""
+    """What every domain signs. version: of the protocol. The descriptors may come in any order.
+    Raises MalformedError."""
     descriptors = sorted(
         (parse_descriptor(data) for data in descriptor_envelopes), key=lambda item: item.domain
     )
@@ -130,6 +133,7 @@ def build_genesis_payload(
             "created": created_ms,
             "parameters": parameters.to_json(),
             "descriptors": [item.envelope.to_json() for item in descriptors],
+            **protocol_to_json(version),
         }
     )
     draft = dsse.Envelope(payload, dsse.GENESIS_TYPE, ())
@@ -181,13 +185,14 @@ def _read_genesis(envelope: dsse.Envelope, digest: bytes) -> Genesis:
     created = fields.integer("created")
     parameters = read_parameters(fields.nested("parameters"))
     items = fields.objects("descriptors", 1, MAX_DOMAINS)
+    version = read_protocol(fields)
     fields.done()
     descriptors = tuple(
         _verified_descriptor(dsse.from_json(item, f"descriptors[{index}]"), f"descriptors[{index}]")
         for index, item in enumerate(items)
     )
     check_together(descriptors)
-    return Genesis(origin, created, parameters, descriptors, envelope, digest)
+    return Genesis(origin, created, parameters, descriptors, envelope, digest, version)
 
 
 def check_together(
@@ -206,6 +211,23 @@ def check_together(
     addresses = [item.node.peer_address for item in (present or descriptors)]
     if len(set(addresses)) != len(addresses):
         raise MalformedError("two nodes have one peer address", field=field)
+
+
+def protocol_to_json(version: int) -> dict[str, codec.JsonValue]:
+    """As it stands in a founding document: the first version goes without saying."""
+    return {} if version == protocol.FIRST else {"protocol": version}
+
+
+def read_protocol(fields: Fields) -> int:
+    """Raises MalformedError, also for a version that this program does not know."""
+    if not fields.has("protocol"):
+        return protocol.FIRST
+    version = fields.integer("protocol", protocol.FIRST + 1, protocol.MOST)
+    try:
+        protocol.check(version)
+    except UnsupportedProtocolError as error:
+        raise MalformedError(str(error), field=fields.at("protocol"), hint=error.hint) from error
+    return version
 
 
 def read_parameters(fields: Fields) -> Parameters:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
 
-from quorate.core import state
+from quorate.core import protocol, state
 from quorate.core.commands import (
     CloseTrust,
     GovernDomain,
@@ -64,8 +64,12 @@ def govern_executor(turn: Turn, body: GovernExecutor) -> Verdict:
 
 
 def open_trust(turn: Turn, body: OpenTrust) -> Verdict:
+    """An edge for the resources of others permits nothing by itself: it passes on what they let the
+    truster pass on."""
     truster = turn.domain.id
-    if not _owns_resources(turn, body.resources) or body.trustee == truster:
+    passes_on = turn.view.federation().protocol >= protocol.SECOND
+    may_name = passes_on or _owns_resources(turn, body.resources)
+    if not may_name or body.trustee == truster:
         return Deny(Reason.NOT_AUTHORIZED, f"{truster}/{body.edge}")
     refusal = may_widen(turn) or is_new(turn.view.trust_edge(truster, body.edge))
     if refusal is not None:
@@ -83,6 +87,7 @@ def open_trust(turn: Turn, body: OpenTrust) -> Verdict:
         resources=body.resources,
         status=Status.ACTIVE,
         changed=turn.seq,
+        max_depth=body.max_depth,
     )
     if _reached(turn.view.trust_between(truster, body.trustee), MAX_EDGES_PER_PAIR):
         return Deny(Reason.LIMIT_EXCEEDED, edge.id)

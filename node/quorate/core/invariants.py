@@ -13,6 +13,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import TypeVar
 
+from quorate.core import protocol
 from quorate.core.limits import (
     MAX_CONCURRENT_LEASES,
     MAX_EDGES_PER_PAIR,
@@ -172,7 +173,8 @@ def _check_keys(view: StateView, domains: Iterable[Domain], nodes: Iterable[Node
 
 def _narrows(old: TrustEdge, new: TrustEdge) -> bool:
     """Whether an edge can have become this one: it leads to the same domain, for no more."""
-    return old.trustee == new.trustee and scope_outside(new, old) is None
+    is_same = (old.trustee, old.max_depth) == (new.trustee, new.max_depth)
+    return is_same and scope_outside(new, old) is None
 
 
 def _identity(node: Node) -> tuple[str, ...]:
@@ -200,7 +202,8 @@ def _check_trust(view: StateView) -> Iterator[str]:
             yield f"edge {edge.id} has an end that is no domain"
         if edge.truster == edge.trustee:
             yield f"edge {edge.id} leads nowhere"
-        if any(pattern_owner(pattern) != edge.truster for pattern in edge.resources):
+        foreign = any(pattern_owner(pattern) != edge.truster for pattern in edge.resources)
+        if foreign and view.federation().protocol < protocol.SECOND:
             yield f"edge {edge.id} gives away what is another's"
         pairs.setdefault((edge.truster, edge.trustee), [])
         if edge.status is not Status.REVOKED:
@@ -314,16 +317,20 @@ def _check_references(view: StateView, lease: Lease) -> Iterator[str]:
         yield f"lease {lease.id} is not covered by its grant"
     if lease.expires_at > grant.not_after:
         yield f"lease {lease.id} outlives its grant"
-    domains = {executor.domain, grant.issuer}
+    domains = [grant.issuer]
+    for ident in lease.edges:
+        edge = view.trust_edge(*_split(ident))
+        if edge is None or edge.truster != domains[-1]:
+            yield f"lease {lease.id} relies on edges that do not meet"
+            return
+        domains.append(edge.trustee)
+    if domains[-1] != executor.domain:
+        yield f"lease {lease.id} crosses domains without an edge"
+    if len({*domains}) != len(domains):
+        yield f"lease {lease.id} passes by a domain twice"
     expected = {f"domain:{domain}" for domain in domains}
     expected |= {f"executor:{executor.id}", f"grant:{grant.id}"}
-    if executor.domain != grant.issuer:
-        edge = view.trust_edge(*_split(lease.trust_edge))
-        if edge is None or (edge.truster, edge.trustee) != (grant.issuer, executor.domain):
-            yield f"lease {lease.id} crosses domains without an edge"
-        expected.add(f"trust:{lease.trust_edge}")
-    elif lease.trust_edge:
-        yield f"lease {lease.id} has an edge within one domain"
+    expected |= {f"trust:{ident}" for ident in lease.edges}
     if set(lease.depends_on) != expected or len(lease.depends_on) != len(expected):
         yield f"lease {lease.id} does not say what it depends on"
 

@@ -36,7 +36,7 @@ def acquire_lease(turn: Turn, body: AcquireLease) -> Verdict:
         action=body.action,
         resource=body.resource,
         grant=route.grant.id,
-        trust_edge=route.edge.id if route.edge else "",
+        trust_edge=route.edges[0].id if route.edges else "",
         fence=turn.view.federation().fence_base + turn.seq,
         acquired_at=turn.ledger_time,
         expires_at=_expiry(turn, route.grant, body.ttl_ms),
@@ -45,6 +45,7 @@ def acquire_lease(turn: Turn, body: AcquireLease) -> Verdict:
         policy_version=POLICY_VERSION,
         changed=turn.seq,
         parents=body.parents,
+        passed_on=tuple(edge.id for edge in route.edges[1:]),
     )
     before = turn.view.lease(lease.id)
     if before is not None:

@@ -24,6 +24,8 @@ MAX_CONCURRENT_LEASES: Final = 1000
 MAX_EDGES_PER_PAIR: Final = 16
 MAX_GRANTS_PER_EXECUTOR_AND_ISSUER: Final = 256
 MAX_DOMAINS: Final = 9
+MAX_DEPTH: Final = MAX_DOMAINS - 2
+"""Edges that may follow one on a route: it passes by each domain once."""
 MAX_SIGNATURES: Final = MAX_DOMAINS
 """Signatures of one envelope: a genesis carries one of each domain."""
 MAX_DESCRIPTOR_BYTES: Final = 8 * 1024

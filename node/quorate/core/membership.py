@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from quorate.core import state
-from quorate.core.commands import AddNode, AssignRole, RetireNode
+from quorate.core.commands import AddNode, AssignRole, DeclareNode, RetireNode
 from quorate.core.governing import is_new, may_widen
 from quorate.core.ids import SpiffeId
 from quorate.core.limits import MAX_NODES_EVER_PER_DOMAIN, MAX_NODES_PER_DOMAIN
@@ -42,6 +42,7 @@ def add_node(turn: Turn, body: AddNode) -> Verdict:
         role=body.role,
         status=Status.ACTIVE,
         changed=turn.seq,
+        protocol=turn.view.federation().protocol,
     )
     state.save_node(turn.store, node)
     state.count_node(turn.store, node.domain, turn.view.node_count(node.domain) + 1)
@@ -80,6 +81,18 @@ def retire_node(turn: Turn, body: RetireNode) -> Verdict:
     if refusal is not None:
         return refusal
     state.save_node(turn.store, replace(node, status=status, changed=turn.seq))
+    return Done.named(node.id)
+
+
+def declare_node(turn: Turn, body: DeclareNode) -> Verdict:
+    """A node says which rules its program knows: an upgrade waits for all (`balloting`)."""
+    node = turn.view.node(turn.command.issuer)
+    assert node is not None, "a node has signed it"
+    if body.protocol < turn.view.federation().protocol:
+        return Deny(Reason.UNSUPPORTED_PROTOCOL, node.id)
+    if body.protocol == node.protocol:
+        return Deny(Reason.ILLEGAL_TRANSITION, node.id)
+    state.save_node(turn.store, replace(node, protocol=body.protocol, changed=turn.seq))
     return Done.named(node.id)
 
 

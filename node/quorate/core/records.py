@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import ClassVar, Final
 
+from quorate.core import protocol
 from quorate.core.lineage import Stage
 from quorate.core.rows import Row
 from quorate.core.status import Status
@@ -54,9 +55,14 @@ def _plain(value: object) -> object:
 
 
 class BaseRecord:
-    """What all records have: their fields as JSON, in the order of declaration."""
+    """What all records have: their fields as JSON, in the order of declaration.
+
+    LATER: those that a later version of the protocol has brought, each with a default. They are
+    left out while they have it, so that a record is the same bytes under every version."""
 
     __slots__ = ()
+
+    LATER: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def id(self) -> str:
@@ -65,7 +71,9 @@ class BaseRecord:
     def to_json(self) -> dict[str, object]:
         value: dict[str, object] = {"id": self.id}
         for item in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
-            value[item.name] = _plain(getattr(self, item.name))
+            said = getattr(self, item.name)
+            if item.name not in self.LATER or said != item.default:
+                value[item.name] = _plain(said)
         return value
 
 
@@ -96,7 +104,8 @@ class Parameters:
 @dataclass(frozen=True, slots=True)
 class Federation:
     """ledger_time: milliseconds since the epoch; never goes back.
-    fence_base: what the fences of leases are counted from; 0, but after a recovery."""
+    fence_base: what the fences of leases are counted from; 0, but after a recovery.
+    protocol: the version of the rules that it lives by; left out while it is the first."""
 
     kind: ClassVar[Kind] = Kind.FEDERATION
 
@@ -106,13 +115,14 @@ class Federation:
     parameters: Parameters
     ledger_time: int
     fence_base: int = 0
+    protocol: int = protocol.FIRST
 
     @property
     def id(self) -> str:
         return self.origin
 
     def to_json(self) -> dict[str, object]:
-        return {
+        value: dict[str, object] = {
             "id": self.id,
             "origin": self.origin,
             "genesis_hash": self.genesis_hash,
@@ -121,6 +131,9 @@ class Federation:
             "ledger_time": self.ledger_time,
             "fence_base": self.fence_base,
         }
+        if self.protocol != protocol.FIRST:
+            value["protocol"] = self.protocol
+        return value
 
     @classmethod
     def from_json(cls, value: object) -> Federation:
@@ -132,6 +145,7 @@ class Federation:
             parameters=Parameters.from_json(row.nested("parameters")),
             ledger_time=row.number("ledger_time"),
             fence_base=row.number("fence_base"),
+            protocol=row.number_or("protocol", protocol.FIRST),
         )
 
 
@@ -179,9 +193,11 @@ class Node(BaseRecord):
     signing_key, log_key: Ed25519 public keys in hex.
     role: what it is to be, as its domain decided; a retired one keeps its last. What it is in the
     consensus right now is in the log's configuration, which follows.
+    protocol: the latest version of the rules that it has said its program knows.
     """
 
     kind: ClassVar[Kind] = Kind.NODE
+    LATER: ClassVar[frozenset[str]] = frozenset({"protocol"})
 
     node: str
     domain: str
@@ -191,6 +207,7 @@ class Node(BaseRecord):
     role: Role
     status: Status
     changed: int
+    protocol: int = protocol.FIRST
 
     @property
     def id(self) -> str:
@@ -217,6 +234,7 @@ class Node(BaseRecord):
             role=row.choice("role", Role),
             status=row.choice("status", Status),
             changed=row.number("changed"),
+            protocol=row.number_or("protocol", protocol.FIRST),
         )
 
 
@@ -246,9 +264,14 @@ class Executor(BaseRecord):
 
 @dataclass(frozen=True, slots=True)
 class TrustEdge(BaseRecord):
-    """`truster` lets executors of `trustee` have grants within these patterns. Closed: revoked."""
+    """`truster` lets executors of `trustee` have grants within these patterns. Closed: revoked.
+
+    resources: the truster's own; or those of another that passes its trust on, through the truster.
+    max_depth: how many edges may follow this one on a route; 0: the trust is not passed on.
+    """
 
     kind: ClassVar[Kind] = Kind.TRUST
+    LATER: ClassVar[frozenset[str]] = frozenset({"max_depth"})
 
     truster: str
     edge: str
@@ -257,6 +280,7 @@ class TrustEdge(BaseRecord):
     resources: tuple[str, ...]
     status: Status
     changed: int
+    max_depth: int = 0
 
     @property
     def id(self) -> str:
@@ -273,6 +297,7 @@ class TrustEdge(BaseRecord):
             resources=row.texts("resources"),
             status=row.choice("status", Status),
             changed=row.number("changed"),
+            max_depth=row.number_or("max_depth", 0),
         )
 
 
@@ -335,6 +360,7 @@ class Lease(BaseRecord):
     """A right to act for a while.
 
     grant: `<issuer>/<grant>`. trust_edge: `<truster>/<edge>`, or empty within one domain.
+    passed_on: the edges that follow that one, in order, when the trust was passed on.
     fence: the ledger index of its acquisition, beyond the federation's fence_base; a later lease
     has a greater one.
     acquired_at, expires_at: ledger time; at expires_at it is over.
@@ -345,6 +371,7 @@ class Lease(BaseRecord):
     """
 
     kind: ClassVar[Kind] = Kind.LEASE
+    LATER: ClassVar[frozenset[str]] = frozenset({"passed_on"})
 
     lease: str
     executor: str
@@ -363,10 +390,16 @@ class Lease(BaseRecord):
     stage: Stage = Stage.AUTHORIZED
     events: int = 0
     lineage: str = ""
+    passed_on: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
         return self.lease
+
+    @property
+    def edges(self) -> tuple[str, ...]:
+        """The ids of the edges of its route, from the resource's domain to the executor's."""
+        return (self.trust_edge, *self.passed_on) if self.trust_edge else ()
 
     def expired(self, ledger_time: int) -> bool:
         return ledger_time >= self.expires_at
@@ -392,6 +425,7 @@ class Lease(BaseRecord):
             stage=row.choice("stage", Stage),
             events=row.number("events"),
             lineage=row.text("lineage"),
+            passed_on=row.texts_or("passed_on", ()),
         )
 
 

@@ -48,6 +48,8 @@ def check_carried(view: StateView, recovery: Recovery) -> None:
         raise MalformedError("is about another federation", field="former")
     if federation.parameters != recovery.parameters:
         raise MalformedError("are not those of the federation", field="parameters")
+    if federation.protocol != recovery.protocol:
+        raise MalformedError("is not that of the federation", field="protocol")
     if recovery.created < federation.ledger_time:
         raise MalformedError("is before the former ledger's time", field="created")
     if recovery.fence_base != next_fence_base(federation, former.ledger_size):
@@ -143,6 +145,7 @@ def _node(recovery: Recovery, item: Descriptor) -> Node:
         role=Role.VOTER,
         status=Status.ACTIVE if survives else Status.REVOKED,
         changed=0,
+        protocol=recovery.protocol,
     )
 
 
@@ -160,4 +163,5 @@ def _federation(recovery: Recovery) -> Federation:
         parameters=recovery.parameters,
         ledger_time=recovery.created,
         fence_base=recovery.fence_base,
+        protocol=recovery.protocol,
     )

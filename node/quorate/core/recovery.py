@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from quorate.core import codec, dsse, ids
+from quorate.core import codec, dsse, ids, protocol
 from quorate.core.acts import ACTS, set_thresholds
 from quorate.core.errors import MalformedError
 from quorate.core.fields import Fields
@@ -27,9 +27,11 @@ from quorate.core.genesis import (
     check_together,
     check_type,
     parse_genesis,
+    protocol_to_json,
     read_key,
     read_node,
     read_parameters,
+    read_protocol,
 )
 from quorate.core.limits import (
     MAX_DOMAINS,
@@ -126,6 +128,7 @@ def build_recovery_payload(
     origin: str,
     created_ms: int,
     parameters: Parameters,
+    version: int,
     fence_base: int,
     former: Former,
     descriptors: Sequence[Descriptor],
@@ -135,8 +138,8 @@ def build_recovery_payload(
     expelled: Iterable[str] = (),
     thresholds: Thresholds | None = None,
 ) -> bytes:
-    """What every surviving domain signs. The domains may come in any order. Raises
-    MalformedError."""
+    """What every surviving domain signs. version: of the protocol, as the state has it. The domains
+    may come in any order. Raises MalformedError."""
     goes_on, forgetful, gone = set(survivors), set(on_probation), set(expelled)
     suspenders = suspended_by or {}
 
@@ -172,6 +175,7 @@ def build_recovery_payload(
                 for item in sorted(descriptors, key=lambda item: item.domain)
             ],
             **({_THRESHOLDS: thresholds_to_json(thresholds)} if thresholds else {}),
+            **protocol_to_json(version),
         }
     )
     _read(dsse.Envelope(payload, dsse.RECOVERY_TYPE, ()), b"")
@@ -210,6 +214,7 @@ def longest_document(domains: Iterable[Domain]) -> int:
             "former": former.to_json(),
             "domains": rows,
             _THRESHOLDS: {verb.value: rules for verb in ACTS},
+            **protocol_to_json(protocol.MOST),
         }
     )
     signature = dsse.Signature(digest, bytes(dsse.SIGNATURE_BYTES))
@@ -265,6 +270,7 @@ def _read(envelope: dsse.Envelope, digest: bytes) -> Recovery:
     thresholds: Thresholds = {}
     if fields.has(_THRESHOLDS):
         thresholds = set_thresholds(map(str, ACTS), fields).thresholds
+    version = read_protocol(fields)
     fields.done()
     read = [_read_domain(Fields(item, f"domains[{n}]"), envelope) for n, item in enumerate(items)]
     descriptors = tuple(each.descriptor for each in read)
@@ -285,6 +291,7 @@ def _read(envelope: dsse.Envelope, digest: bytes) -> Recovery:
         descriptors=descriptors,
         envelope=envelope,
         hash=digest,
+        protocol=version,
         former=former,
         survivors=survivors,
         fence_base=fence_base,

@@ -36,6 +36,10 @@ class Row:
             raise MalformedError("must be a number", field=name)
         return value
 
+    def number_or(self, name: str, missing: int) -> int:
+        """As `number`; `missing` when there is no such field."""
+        return self.number(name) if name in self._value else missing
+
     def flag(self, name: str) -> bool:
         value = self._value.get(name)
         if not isinstance(value, bool):
@@ -47,6 +51,10 @@ class Row:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise MalformedError("must be a list of text", field=name)
         return tuple(value)
+
+    def texts_or(self, name: str, missing: tuple[str, ...]) -> tuple[str, ...]:
+        """As `texts`; `missing` when there is no such field."""
+        return self.texts(name) if name in self._value else missing
 
     def choice(self, name: str, kind: type[E]) -> E:
         try:

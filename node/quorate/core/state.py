@@ -73,6 +73,7 @@ class StateView:
             parameters=base.parameters,
             ledger_time=self.ledger_time(),
             fence_base=base.fence_base,
+            protocol=base.protocol,
         )
 
     def installed(self) -> bool:

@@ -71,6 +71,8 @@ class Succession:
         for name in _OF_FEDERATION:
             if getattr(then, name) != getattr(now, name):
                 raise MalformedError(f"the federation has another {name}")
+        if then.protocol > now.protocol:
+            raise MalformedError("it lives by an earlier version of the protocol")
         if then.ledger_time > now.ledger_time:
             raise MalformedError("its time is before this node's")
 

@@ -28,6 +28,7 @@ from quorate.core import (
     governing,
     leasing,
     membership,
+    protocol,
     reporting,
     state,
 )
@@ -66,6 +67,7 @@ _HANDLERS: Final = MappingProxyType[Verb, Callable[[Turn, Any], Verdict]](
         Verb.DOMAIN_ADMIT: balloting.needs_ballot,
         Verb.DOMAIN_EXPEL: balloting.needs_ballot,
         Verb.FEDERATION_SET_THRESHOLDS: balloting.needs_ballot,
+        Verb.FEDERATION_UPGRADE: balloting.needs_ballot,
         Verb.PROPOSAL_OPEN: balloting.open_proposal,
         Verb.PROPOSAL_WITHDRAW: balloting.withdraw_proposal,
         Verb.BALLOT_CAST: balloting.cast_ballot,
@@ -73,6 +75,7 @@ _HANDLERS: Final = MappingProxyType[Verb, Callable[[Turn, Any], Verdict]](
         Verb.NODE_PROMOTE: membership.assign_role,
         Verb.NODE_DEMOTE: membership.assign_role,
         Verb.NODE_RETIRE: membership.retire_node,
+        Verb.NODE_DECLARE: membership.declare_node,
         Verb.LEASE_ACQUIRE: leasing.acquire_lease,
         Verb.LEASE_RENEW: leasing.renew_lease,
         Verb.LEASE_RELEASE: leasing.release_lease,
@@ -165,6 +168,7 @@ def install_genesis(store: Writer, genesis: Genesis) -> bytes:
         created=genesis.created,
         parameters=genesis.parameters,
         ledger_time=genesis.created,
+        protocol=genesis.protocol,
     )
     state.save_federation(overlay, federation)
     for item in genesis.descriptors:
@@ -186,6 +190,7 @@ def install_genesis(store: Writer, genesis: Genesis) -> bytes:
             role=Role.VOTER,
             status=Status.ACTIVE,
             changed=0,
+            protocol=genesis.protocol,
         )
         state.save_member(overlay, domain, node)
     overlay.commit()
@@ -202,10 +207,11 @@ def install_genesis(store: Writer, genesis: Genesis) -> bytes:
 def apply(store: Writer, payload: bytes, seq: int) -> Applied:
     """Executes one committed payload of the replicated log (see `quorate.core.codec.stamp`).
 
-    seq: the index of the next ledger leaf. Total and atomic; raises StorageError and MemoryError
-    only.
+    seq: the index of the next ledger leaf. Total and atomic; raises StorageError, MemoryError, and
+    UnsupportedProtocolError where the federation lives by rules that are not known here, only.
     """
     federation = StateView(store).federation()
+    protocol.check(federation.protocol)
     case = _open(federation, payload, seq)
     overlay = Overlay(store)
     fault: Exception | None = None
@@ -235,18 +241,18 @@ def _open(federation: Federation, payload: bytes, seq: int) -> _Case:
         now, refusal = federation.ledger_time, Deny(Reason.MALFORMED_COMMAND, "stamp")
         return _Case(federation.origin, payload, refusal, now, seq)
     now = max(federation.ledger_time, stamped)
-    return _Case(federation.origin, data, _admit(data), now, seq)
+    return _Case(federation.origin, data, _admit(data, federation.protocol), now, seq)
 
 
-def _admit(data: bytes) -> _Admitted | Deny:
-    """The command that the bytes are; or that they are none."""
+def _admit(data: bytes, version: int) -> _Admitted | Deny:
+    """The command that the bytes are, by the rules of this version; or that they are none."""
     if len(data) > MAX_ENVELOPE_BYTES:
         return Deny(Reason.TOO_LARGE)
     try:
         envelope = dsse.parse(data, MAX_ENVELOPE_BYTES)
         if envelope.payload_type != dsse.COMMAND_TYPE:
             return Deny(Reason.MALFORMED_COMMAND, "payloadType")
-        return _Admitted(parse_command(envelope.payload), envelope)
+        return _Admitted(parse_command(envelope.payload, version), envelope)
     except MalformedError as error:
         return Deny(Reason.MALFORMED_COMMAND, error.field)
 
@@ -258,8 +264,11 @@ def examine(view: StateView, data: bytes, latest_ms: int) -> Deny | None:
 
     latest_ms: as late as ledger time can be by now, by the asker's own clocks.
     """
-    admitted = _admit(data)
+    version = view.federation().protocol
+    admitted = _admit(data, version)
     if isinstance(admitted, Deny):
+        if version < protocol.LATEST and isinstance(_admit(data, protocol.LATEST), _Admitted):
+            return Deny(Reason.UNSUPPORTED_PROTOCOL, f"protocol {version}")
         return admitted
     issuer = _authenticate(view, admitted)
     if isinstance(issuer, Deny):
@@ -280,7 +289,7 @@ def examine(view: StateView, data: bytes, latest_ms: int) -> Deny | None:
 
 def outcome_of(view: StateView, data: bytes) -> Outcome | None:
     """What became of exactly this command, while the state remembers it; None: nothing is known."""
-    admitted = _admit(data)
+    admitted = _admit(data, view.federation().protocol)
     if isinstance(admitted, Deny):
         return None
     command = admitted.command

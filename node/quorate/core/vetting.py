@@ -15,15 +15,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import fields
 from itertools import islice
 from typing import Final
 
-from quorate.core import codec, dsse, ids, keys, patterns
+from quorate.core import codec, dsse, ids, keys, patterns, protocol
 from quorate.core.acts import ACTS, parse_act
 from quorate.core.errors import MalformedError
 from quorate.core.genesis import check_certificate
 from quorate.core.limits import (
+    MAX_DEPTH,
     MAX_DOMAINS,
     MAX_ENTRY_BYTES,
     MAX_EVENTS_PER_LEASE,
@@ -84,6 +84,7 @@ class Vetting:
         self._state = state
         self._next = b""
         self._ledger_time = -1  # to be read at the first step
+        self._protocol = protocol.FIRST  # the federation comes before what it is the version of
         self._domains: set[str] = set()
         self._nodes: Counter[str] = Counter()
         self._active: Counter[str] = Counter()
@@ -156,6 +157,9 @@ class Vetting:
     def _look_at_federation(self, key: bytes, value: bytes) -> None:
         record = Federation.from_json(codec.load(value))
         ids.check_origin(record.origin)
+        self._protocol = record.protocol
+        known = record.protocol <= protocol.LATEST
+        _require(known, f"version {record.protocol} of the protocol, which is not known here")
         _require(key == keys.FEDERATION, "a second federation")
         _require(codec.encode(record.to_json()) == value, "a federation in another form")
 
@@ -225,7 +229,7 @@ class Vetting:
         record = PARSERS[kind](said)
         assert isinstance(said, dict), "or it was no record"
         _require(keys.record(kind, record.id) == key, f"a {kind} lies where another should")
-        _require(said.keys() == _FIELDS[kind], f"{record.id} has other fields")
+        _require(said.keys() == record.to_json().keys(), f"{record.id} has other fields")
         _require(said["id"] == record.id, f"{record.id} says that it is another")
         match record:
             case Domain():
@@ -266,7 +270,9 @@ class Vetting:
         ids.check_name(edge.edge)
         for domain in (edge.truster, edge.trustee):
             _require(domain in self._domains, f"{edge.id} is about {domain}")
-        _check_patterns(edge.truster, edge.actions, edge.resources)
+        is_first = self._protocol < protocol.SECOND
+        _check_patterns(edge.truster if is_first else None, edge.actions, edge.resources)
+        _require(edge.max_depth <= (0 if is_first else MAX_DEPTH), f"{edge.id} leads too far")
         if edge.status is not Status.REVOKED:
             self._expect(keys.edge_of_pair(edge.truster, edge.trustee, edge.edge))
 
@@ -297,9 +303,12 @@ class Vetting:
         home, issuer = ids.SpiffeId.parse(lease.executor).trust_domain, lease.grant.split("/")[0]
         relies_on = {f"domain:{home}", f"domain:{issuer}"}
         relies_on |= {f"executor:{lease.executor}", f"grant:{lease.grant}"}
-        if home != issuer:
-            self._refer(Kind.TRUST, lease.trust_edge)
-            relies_on.add(f"trust:{lease.trust_edge}")
+        _require(bool(lease.edges) == (home != issuer), f"{lease.id} has an odd route")
+        _require(bool(lease.trust_edge) or not lease.passed_on, f"{lease.id} has an odd route")
+        _require(len(lease.edges) <= MAX_DEPTH + 1, f"{lease.id} has too long a route")
+        for edge in lease.edges:
+            self._refer(Kind.TRUST, edge)
+            relies_on |= {f"trust:{edge}", f"domain:{edge.split('/')[0]}"}
         _require(set(lease.depends_on) == relies_on, f"{lease.id} relies on something else")
         self._look_at_lineage(lease)
         if lease.status is LeaseStatus.ACTIVE:
@@ -352,10 +361,6 @@ class Vetting:
 
 
 _KINDS: Final = {prefix: kind for kind, prefix in keys.RECORDS.items()}
-_FIELDS: Final = {
-    record.kind: {"id", *(field.name for field in fields(record))}
-    for record in (Domain, Node, Executor, TrustEdge, Grant, Lease, Proposal)
-}
 
 
 def _check_node(node: Node) -> None:
@@ -366,11 +371,15 @@ def _check_node(node: Node) -> None:
     _require(node.status is not Status.SUSPENDED, f"{node.id} is suspended")
 
 
-def _check_patterns(owner: str, actions: tuple[str, ...], resources: tuple[str, ...]) -> None:
+def _check_patterns(
+    owner: str | None, actions: tuple[str, ...], resources: tuple[str, ...]
+) -> None:
+    """owner: of the resources; None: anybody."""
     for action in actions:
         patterns.check_action_pattern(action)
     for resource in resources:
-        _require(patterns.pattern_owner(resource) == owner, f"{resource} is not of {owner}")
+        of = patterns.pattern_owner(resource)
+        _require(owner in {of, None}, f"{resource} is not of {owner}")
     _require(max(len(actions), len(resources)) <= MAX_PATTERNS, "too many patterns")
 
 

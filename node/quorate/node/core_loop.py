@@ -397,6 +397,7 @@ class CoreLoop:
                 role=node.role,
                 status=node.status,
                 raft_role=raft_role,
+                protocol=node.protocol,
             )
 
     def checkpoint(self) -> str:

@@ -20,6 +20,7 @@ from quorate.core.errors import (
     ConfigurationError,
     QuorateError,
     StorageDamagedError,
+    UnsupportedProtocolError,
 )
 from quorate.lease.clock import SystemClock, boot_id
 from quorate.lease.word import AuthorityWord
@@ -115,6 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_options("core_process", arguments)
     word: AuthorityWord | None = None
     try:
+        options.check_program()
         word = AuthorityWord.open(options.authority_fd, writable=True)
         config = load_config(options.config)
         configure_logging(config.log.level, config.log.format)
@@ -123,6 +125,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (StorageDamagedError, SafetyViolationError) as error:
         log.critical("core.damaged", problem=str(error), hint=error.hint)
         return exit_codes.DAMAGED
+    except UnsupportedProtocolError as error:
+        log.critical("core.outdated", problem=str(error), hint=error.hint)
+        return exit_codes.OUTDATED
     except ConfigurationError as error:
         log.critical("core.configuration", problem=str(error), hint=error.hint)
         return exit_codes.CONFIGURATION

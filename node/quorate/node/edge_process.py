@@ -25,7 +25,13 @@ from quorate.api.denials import DenialJournal
 from quorate.api.lease import LeaseService
 from quorate.api.servers import build_public_server, lease_registration
 from quorate.api.watch import WatchHub
-from quorate.core.errors import ConfigurationError, QuorateError, StorageDamagedError
+from quorate.core import protocol
+from quorate.core.errors import (
+    ConfigurationError,
+    QuorateError,
+    StorageDamagedError,
+    UnsupportedProtocolError,
+)
 from quorate.core.genesis import Genesis
 from quorate.core.ids import SpiffeId
 from quorate.core.outcome import Deny
@@ -92,9 +98,12 @@ class EdgeStore:
 
 def _require_genesis(environment: Environment) -> None:
     """Raises ConfigurationError for a store that the core process is in the middle of making: what
-    has an owner, and no state yet, is not damaged."""
+    has an owner, and no state yet, is not damaged; UnsupportedProtocolError for later rules."""
     with environment.read() as snapshot:
-        if not StateView(snapshot.state).installed():
+        view = StateView(snapshot.state)
+        if view.installed():
+            protocol.check(view.federation().protocol)
+        else:
             raise ConfigurationError(
                 "the store holds no federation yet", hint="start the node's core process first"
             )
@@ -196,11 +205,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the process; returns its exit code."""
     options = parse_options("edge_process", arguments)
     try:
+        options.check_program()
         config = load_config(options.config)
         configure_logging(config.log.level, config.log.format)
         word = AuthorityWord.open(options.authority_fd, writable=False)
         metrics = open_metrics(config.metrics.edge_in(options.slot), config.node.id, "edge")
         uvloop.run(serve(config, word, options.lifeline_fd, metrics, options.slot))
+    except UnsupportedProtocolError as error:
+        log.critical("edge.outdated", problem=str(error), hint=error.hint)
+        return exit_codes.OUTDATED
     except ConfigurationError as error:
         log.critical("edge.configuration", problem=str(error), hint=error.hint)
         return exit_codes.CONFIGURATION

@@ -21,7 +21,7 @@ from quorate.consensus import PeerError, RaftSettings, Replica
 from quorate.consensus.limits import MAX_INBOX_BYTES, MAX_INBOX_MESSAGES
 from quorate.consensus.wire import decode as decode_raft
 from quorate.consensus.wire import encode as encode_raft
-from quorate.core import codec
+from quorate.core import codec, protocol
 from quorate.core.errors import ProbationError, StorageFullError
 from quorate.core.outcome import Outcome, Reason
 from quorate.core.records import Node
@@ -34,6 +34,7 @@ from quorate.lease.word import AuthorityWord
 from quorate.node.authority_keeper import AuthorityKeeper, AuthorityTerms
 from quorate.node.authority_wire import decode as decode_authority
 from quorate.node.authority_wire import encode as encode_authority
+from quorate.node.declaration import Declaration
 from quorate.node.lease_commands import LeaseCommands
 from quorate.node.ledger_clock import LedgerClock
 from quorate.node.machine import LedgerMachine
@@ -172,6 +173,7 @@ class NodeCore:
         )
         self.commands = LeaseCommands(self.origin, node_id, signing_key)
         self.outbox = Outbox(environment.turn, self.commands, signing_key, self.now_s)
+        self._declaration = Declaration(self.commands, self.now_s)
         self.replica = self._new_replica()
         self._read_members()
         if self._probation:
@@ -270,7 +272,12 @@ class NodeCore:
     def next_due_s(self) -> float:
         """When a turn is due without any event, on the boot clock."""
         due_s = self.replica.next_timer()
-        due_s = min(due_s, self._snapshots.receiver.next_due_s(), self.outbox.next_due_s())
+        due_s = min(
+            due_s,
+            self._snapshots.receiver.next_due_s(),
+            self.outbox.next_due_s(),
+            self._declaration.next_due_s(),
+        )
         asking_ns = self.keeper.next_timer_ns(self.replica)
         return due_s if asking_ns is None else min(due_s, asking_ns / _NS_PER_S)
 
@@ -311,6 +318,11 @@ class NodeCore:
         time_ms = self.ledger_clock.now_ms()
         if self.outbox.tick(self.replica, may_propose=may_propose, ledger_time_ms=time_ms):
             self._again = True
+        own = self.nodes.get(self.node_id)
+        told = self._declaration.tick(
+            self.replica, own, may_propose=may_propose, ledger_time_ms=time_ms
+        )
+        self._again |= told
 
     def settle(self) -> None:
         """Makes durable what `decide` has decided, and publishes what follows from it."""
@@ -373,8 +385,11 @@ class NodeCore:
     # -- membership --------------------------------------------------------------------------
 
     def _read_members(self) -> None:
+        """Raises UnsupportedProtocolError when the federation has gone on to other rules."""
         with self.environment.read() as snapshot:
-            self.nodes = {node.id: node for node in StateView(snapshot.state).nodes()}
+            view = StateView(snapshot.state)
+            protocol.check(view.federation().protocol)
+            self.nodes = {node.id: node for node in view.nodes()}
         retired = [node.id for node in self.nodes.values() if node.status is Status.REVOKED]
         self.keeper.retire(retired)
         self._observer.members_changed()
@@ -437,6 +452,7 @@ class NodeCore:
         for command in executed:
             self.replica.forget(command.key)
             self.outbox.executed(command.key, command.outcome)
+            self._declaration.executed(command.key, command.outcome)
             self._observer.executed(command.key, command.outcome)
         self._observer.grown()
 

@@ -137,6 +137,7 @@ def _document(
             origin=origin,
             created_ms=max(time.time_ns() // 1_000_000, federation.ledger_time),
             parameters=federation.parameters,
+            version=federation.protocol,
             fence_base=next_fence_base(federation, base.ledger_size),
             former=Former(
                 origin=federation.origin,

@@ -28,6 +28,7 @@ from typing import Final
 
 import structlog
 
+from quorate.core import protocol
 from quorate.core.errors import ConfigurationError
 from quorate.lease.word import AuthorityWord
 from quorate.node import exit_codes
@@ -135,7 +136,7 @@ class _Supervisor:
     def _is_final(child: _Child, code: int) -> bool:
         """Whether starting again is of no use. A configuration that was good enough to start with
         is not what has changed since: a taken port, a wrong clock may pass."""
-        return code == exit_codes.DAMAGED or (
+        return code in {exit_codes.DAMAGED, exit_codes.OUTDATED} or (
             code == exit_codes.CONFIGURATION and child.starts == 1
         )
 
@@ -207,8 +208,8 @@ def _why_not_free(address: str) -> str | None:
     host, _, port = address.rpartition(":")
     try:
         found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
-        for family, kind, protocol, _, target in found:
-            with socket.socket(family, kind, protocol) as probe:
+        for family, kind, number, _, target in found:
+            with socket.socket(family, kind, number) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(target)
     except OSError as error:
@@ -230,7 +231,7 @@ def _children(
     def child(name: str, module: str, word_fd: int, *more_fds: int) -> _Child:
         arguments = [module, "--config", str(config_path)]
         arguments += ["--authority-fd", str(word_fd), "--lifeline-fd", str(lifeline)]
-        arguments += ["--edges", str(edges)]
+        arguments += ["--edges", str(edges), "--protocol", str(protocol.LATEST)]
         return _Child(name, arguments, (word_fd, lifeline, *more_fds))
 
     def edge(slot: int) -> _Child:

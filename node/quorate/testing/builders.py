@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import NameOID
 
-from quorate.core import codec, dsse
+from quorate.core import codec, dsse, protocol
 from quorate.core.commands import is_node
 from quorate.core.genesis import (
     Genesis,
@@ -137,15 +137,15 @@ class Federation:
         origin: str = ORIGIN,
         created_ms: int = CREATED_MS,
         parameters: Parameters = PARAMETERS,
+        version: int = protocol.LATEST,
     ) -> Federation:
         organisations = {
             domain: Organisation.named(domain, f"127.0.0.1:{7401 + 10 * index}")
             for index, domain in enumerate(domains)
         }
         members = organisations.values()
-        payload = build_genesis_payload(
-            origin, created_ms, parameters, [member.descriptor() for member in members]
-        )
+        descriptors = [member.descriptor() for member in members]
+        payload = build_genesis_payload(origin, created_ms, parameters, descriptors, version)
         genesis = sign_envelope(
             dsse.GENESIS_TYPE, payload, *(member.governance for member in members)
         )

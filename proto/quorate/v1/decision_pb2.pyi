@@ -126,6 +126,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """the ballot is against this domain"""
     REASON_SUPERSEDED: _Reason.ValueType  # 64
     """what it would have changed has changed since it was proposed"""
+    REASON_UNSUPPORTED_PROTOCOL: _Reason.ValueType  # 65
+    """needs a later version of the rules than somebody knows"""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a request or a command was denied. Numbers are never reused."""
@@ -213,6 +215,8 @@ REASON_NO_VOTE: Reason.ValueType  # 63
 """the ballot is against this domain"""
 REASON_SUPERSEDED: Reason.ValueType  # 64
 """what it would have changed has changed since it was proposed"""
+REASON_UNSUPPORTED_PROTOCOL: Reason.ValueType  # 65
+"""needs a later version of the rules than somebody knows"""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
 
 @_typing.final

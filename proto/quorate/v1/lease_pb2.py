@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from quorate.v1 import decision_pb2 as quorate_dot_v1_dot_decision__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16quorate/v1/lease.proto\x12\nquorate.v1\x1a\x19quorate/v1/decision.proto\"\xc8\x01\n\x05Lease\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08\x65xecutor\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x03 \x01(\t\x12\x10\n\x08resource\x18\x04 \x01(\t\x12\r\n\x05\x66\x65nce\x18\x05 \x01(\x04\x12\x15\n\rexpires_at_ms\x18\x06 \x01(\x03\x12\r\n\x05grant\x18\x07 \x01(\t\x12\x12\n\ntrust_edge\x18\x08 \x01(\t\x12\x0f\n\x07parents\x18\t \x03(\t\x12\r\n\x05stage\x18\n \x01(\t\x12\x16\n\x0e\x61\x63quired_at_ms\x18\x0b \x01(\x03\"g\n\x0e\x41\x63quireRequest\x12\x0e\n\x06\x61\x63tion\x18\x01 \x01(\t\x12\x10\n\x08resource\x18\x02 \x01(\t\x12\x0e\n\x06ttl_ms\x18\x03 \x01(\x03\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x0f\n\x07parents\x18\x05 \x03(\t\"\xc3\x01\n\x0f\x41\x63quireResponse\x12$\n\x07verdict\x18\x01 \x01(\x0e\x32\x13.quorate.v1.Verdict\x12\"\n\x06reason\x18\x02 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x03 \x01(\t\x12 \n\x05lease\x18\x04 \x01(\x0b\x32\x11.quorate.v1.Lease\x12$\n\x07outcome\x18\x05 \x01(\x0b\x32\x13.quorate.v1.Outcome\x12\x0f\n\x07unknown\x18\x06 \x01(\x08\"j\n\x0c\x43heckRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\x12\x10\n\x08resource\x18\x03 \x01(\t\x12\x15\n\rminimum_index\x18\x04 \x01(\x04\x12\x0f\n\x07session\x18\x05 \x01(\t\"\xb5\x01\n\rCheckResponse\x12$\n\x07verdict\x18\x01 \x01(\x0e\x32\x13.quorate.v1.Verdict\x12\"\n\x06reason\x18\x02 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x03 \x01(\t\x12\x0e\n\x06ttl_ms\x18\x04 \x01(\x03\x12\r\n\x05\x66\x65nce\x18\x05 \x01(\x04\x12,\n\x08position\x18\x06 \x01(\x0b\x32\x1a.quorate.v1.LedgerPosition\"=\n\x11\x43heckBatchRequest\x12(\n\x06\x63hecks\x18\x01 \x03(\x0b\x32\x18.quorate.v1.CheckRequest\"@\n\x12\x43heckBatchResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.quorate.v1.CheckResponse\"D\n\x0cRenewRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0e\n\x06ttl_ms\x18\x02 \x01(\x03\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\xc1\x01\n\rRenewResponse\x12$\n\x07verdict\x18\x01 \x01(\x0e\x32\x13.quorate.v1.Verdict\x12\"\n\x06reason\x18\x02 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x03 \x01(\t\x12 \n\x05lease\x18\x04 \x01(\x0b\x32\x11.quorate.v1.Lease\x12$\n\x07outcome\x18\x05 \x01(\x0b\x32\x13.quorate.v1.Outcome\x12\x0f\n\x07unknown\x18\x06 \x01(\x08\"6\n\x0eReleaseRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\xa1\x01\n\x0fReleaseResponse\x12$\n\x07verdict\x18\x01 \x01(\x0e\x32\x13.quorate.v1.Verdict\x12\"\n\x06reason\x18\x02 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x03 \x01(\t\x12$\n\x07outcome\x18\x04 \x01(\x0b\x32\x13.quorate.v1.Outcome\x12\x0f\n\x07unknown\x18\x05 \x01(\x08\"\x7f\n\x05\x45vent\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x35\n\nattributes\x18\x02 \x03(\x0b\x32!.quorate.v1.Event.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"b\n\rReportRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12!\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x11.quorate.v1.Event\x12\x12\n\x05\x61\x66ter\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\x08\n\x06_after\"\xb4\x01\n\x0eReportResponse\x12$\n\x07verdict\x18\x01 \x01(\x0e\x32\x13.quorate.v1.Verdict\x12\"\n\x06reason\x18\x02 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x03 \x01(\t\x12\x0c\n\x04head\x18\x04 \x01(\t\x12\r\n\x05stage\x18\x05 \x01(\t\x12,\n\x08position\x18\x06 \x01(\x0b\x32\x1a.quorate.v1.LedgerPosition\"\x97\x01\n\x0cWatchRequest\x12\x11\n\tlease_ids\x18\x01 \x03(\t\x12\x12\n\nafter_size\x18\x02 \x01(\x04\x12\x18\n\x10\x66orget_lease_ids\x18\x03 \x03(\t\x12\x0f\n\x07session\x18\x04 \x01(\t\x12\x35\n\x10\x61\x63knowledgements\x18\x05 \x03(\x0b\x32\x1b.quorate.v1.Acknowledgement\"1\n\x0f\x41\x63knowledgement\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\"\xa9\x01\n\rWatchResponse\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12%\n\x05\x65vent\x18\x02 \x01(\x0e\x32\x16.quorate.v1.WatchEvent\x12\"\n\x06reason\x18\x03 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x04 \x01(\t\x12,\n\x08position\x18\x05 \x01(\x0b\x32\x1a.quorate.v1.LedgerPosition*\x98\x01\n\nWatchEvent\x12\x1b\n\x17WATCH_EVENT_UNSPECIFIED\x10\x00\x12\x16\n\x12WATCH_EVENT_ACTIVE\x10\x01\x12\x1b\n\x17WATCH_EVENT_INTERRUPTED\x10\x02\x12\x1e\n\x1aWATCH_EVENT_AUTHORITY_LOST\x10\x03\x12\x18\n\x14WATCH_EVENT_RESTORED\x10\x04\x32\xe2\x03\n\x0cLeaseService\x12\x42\n\x07\x41\x63quire\x12\x1a.quorate.v1.AcquireRequest\x1a\x1b.quorate.v1.AcquireResponse\x12<\n\x05\x43heck\x12\x18.quorate.v1.CheckRequest\x1a\x19.quorate.v1.CheckResponse\x12K\n\nCheckBatch\x12\x1d.quorate.v1.CheckBatchRequest\x1a\x1e.quorate.v1.CheckBatchResponse\x12<\n\x05Renew\x12\x18.quorate.v1.RenewRequest\x1a\x19.quorate.v1.RenewResponse\x12\x42\n\x07Release\x12\x1a.quorate.v1.ReleaseRequest\x1a\x1b.quorate.v1.ReleaseResponse\x12?\n\x06Report\x12\x19.quorate.v1.ReportRequest\x1a\x1a.quorate.v1.ReportResponse\x12@\n\x05Watch\x12\x18.quorate.v1.WatchRequest\x1a\x19.quorate.v1.WatchResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16quorate/v1/lease.proto\x12\nquorate.v1\x1a\x19quorate/v1/decision.proto\"\xdb\x01\n\x05Lease\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08\x65xecutor\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x03 \x01(\t\x12\x10\n\x08resource\x18\x04 \x01(\t\x12\r\n\x05\x66\x65nce\x18\x05 \x01(\x04\x12\x15\n\rexpires_at_ms\x18\x06 \x01(\x03\x12\r\n\x05grant\x18\x07 \x01(\t\x12\x12\n\ntrust_edge\x18\x08 \x01(\t\x12\x0f\n\x07parents\x18\t \x03(\t\x12\r\n\x05stage\x18\n \x01(\t\x12\x16\n\x0e\x61\x63quired_at_ms\x18\x0b \x01(\x03\x12\x11\n\tpassed_on\x18\x0c \x03(\t\"g\n\x0e\x41\x63quireRequest\x12\x0e\n\x06\x61\x63tion\x18\x01 \x01(\t\x12\x10\n\x08resource\x18\x02 \x01(\t\x12\x0e\n\x06ttl_ms\x18\x03 \x01(\x03\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x0f\n\x07parents\x18\x05 \x03(\t\"\xc3\x01\n\x0f\x41\x63quireResponse\x12$\n\x07verdict\x18\x01 \x01(\x0e\x32\x13.quorate.v1.Verdict\x12\"\n\x06reason\x18\x02 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x03 \x01(\t\x12 \n\x05lease\x18\x04 \x01(\x0b\x32\x11.quorate.v1.Lease\x12$\n\x07outcome\x18\x05 \x01(\x0b\x32\x13.quorate.v1.Outcome\x12\x0f\n\x07unknown\x18\x06 \x01(\x08\"j\n\x0c\x43heckRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\x12\x10\n\x08resource\x18\x03 \x01(\t\x12\x15\n\rminimum_index\x18\x04 \x01(\x04\x12\x0f\n\x07session\x18\x05 \x01(\t\"\xb5\x01\n\rCheckResponse\x12$\n\x07verdict\x18\x01 \x01(\x0e\x32\x13.quorate.v1.Verdict\x12\"\n\x06reason\x18\x02 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x03 \x01(\t\x12\x0e\n\x06ttl_ms\x18\x04 \x01(\x03\x12\r\n\x05\x66\x65nce\x18\x05 \x01(\x04\x12,\n\x08position\x18\x06 \x01(\x0b\x32\x1a.quorate.v1.LedgerPosition\"=\n\x11\x43heckBatchRequest\x12(\n\x06\x63hecks\x18\x01 \x03(\x0b\x32\x18.quorate.v1.CheckRequest\"@\n\x12\x43heckBatchResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.quorate.v1.CheckResponse\"D\n\x0cRenewRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0e\n\x06ttl_ms\x18\x02 \x01(\x03\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\xc1\x01\n\rRenewResponse\x12$\n\x07verdict\x18\x01 \x01(\x0e\x32\x13.quorate.v1.Verdict\x12\"\n\x06reason\x18\x02 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x03 \x01(\t\x12 \n\x05lease\x18\x04 \x01(\x0b\x32\x11.quorate.v1.Lease\x12$\n\x07outcome\x18\x05 \x01(\x0b\x32\x13.quorate.v1.Outcome\x12\x0f\n\x07unknown\x18\x06 \x01(\x08\"6\n\x0eReleaseRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\xa1\x01\n\x0fReleaseResponse\x12$\n\x07verdict\x18\x01 \x01(\x0e\x32\x13.quorate.v1.Verdict\x12\"\n\x06reason\x18\x02 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x03 \x01(\t\x12$\n\x07outcome\x18\x04 \x01(\x0b\x32\x13.quorate.v1.Outcome\x12\x0f\n\x07unknown\x18\x05 \x01(\x08\"\x7f\n\x05\x45vent\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x35\n\nattributes\x18\x02 \x03(\x0b\x32!.quorate.v1.Event.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"b\n\rReportRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12!\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x11.quorate.v1.Event\x12\x12\n\x05\x61\x66ter\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\x08\n\x06_after\"\xb4\x01\n\x0eReportResponse\x12$\n\x07verdict\x18\x01 \x01(\x0e\x32\x13.quorate.v1.Verdict\x12\"\n\x06reason\x18\x02 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x03 \x01(\t\x12\x0c\n\x04head\x18\x04 \x01(\t\x12\r\n\x05stage\x18\x05 \x01(\t\x12,\n\x08position\x18\x06 \x01(\x0b\x32\x1a.quorate.v1.LedgerPosition\"\x97\x01\n\x0cWatchRequest\x12\x11\n\tlease_ids\x18\x01 \x03(\t\x12\x12\n\nafter_size\x18\x02 \x01(\x04\x12\x18\n\x10\x66orget_lease_ids\x18\x03 \x03(\t\x12\x0f\n\x07session\x18\x04 \x01(\t\x12\x35\n\x10\x61\x63knowledgements\x18\x05 \x03(\x0b\x32\x1b.quorate.v1.Acknowledgement\"1\n\x0f\x41\x63knowledgement\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\"\xa9\x01\n\rWatchResponse\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12%\n\x05\x65vent\x18\x02 \x01(\x0e\x32\x16.quorate.v1.WatchEvent\x12\"\n\x06reason\x18\x03 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x04 \x01(\t\x12,\n\x08position\x18\x05 \x01(\x0b\x32\x1a.quorate.v1.LedgerPosition*\x98\x01\n\nWatchEvent\x12\x1b\n\x17WATCH_EVENT_UNSPECIFIED\x10\x00\x12\x16\n\x12WATCH_EVENT_ACTIVE\x10\x01\x12\x1b\n\x17WATCH_EVENT_INTERRUPTED\x10\x02\x12\x1e\n\x1aWATCH_EVENT_AUTHORITY_LOST\x10\x03\x12\x18\n\x14WATCH_EVENT_RESTORED\x10\x04\x32\xe2\x03\n\x0cLeaseService\x12\x42\n\x07\x41\x63quire\x12\x1a.quorate.v1.AcquireRequest\x1a\x1b.quorate.v1.AcquireResponse\x12<\n\x05\x43heck\x12\x18.quorate.v1.CheckRequest\x1a\x19.quorate.v1.CheckResponse\x12K\n\nCheckBatch\x12\x1d.quorate.v1.CheckBatchRequest\x1a\x1e.quorate.v1.CheckBatchResponse\x12<\n\x05Renew\x12\x18.quorate.v1.RenewRequest\x1a\x19.quorate.v1.RenewResponse\x12\x42\n\x07Release\x12\x1a.quorate.v1.ReleaseRequest\x1a\x1b.quorate.v1.ReleaseResponse\x12?\n\x06Report\x12\x19.quorate.v1.ReportRequest\x1a\x1a.quorate.v1.ReportResponse\x12@\n\x05Watch\x12\x18.quorate.v1.WatchRequest\x1a\x19.quorate.v1.WatchResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,44 +34,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_EVENT_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_EVENT_ATTRIBUTESENTRY']._serialized_options = b'8\001'
-  _globals['_WATCHEVENT']._serialized_start=2268
-  _globals['_WATCHEVENT']._serialized_end=2420
+  _globals['_WATCHEVENT']._serialized_start=2287
+  _globals['_WATCHEVENT']._serialized_end=2439
   _globals['_LEASE']._serialized_start=66
-  _globals['_LEASE']._serialized_end=266
-  _globals['_ACQUIREREQUEST']._serialized_start=268
-  _globals['_ACQUIREREQUEST']._serialized_end=371
-  _globals['_ACQUIRERESPONSE']._serialized_start=374
-  _globals['_ACQUIRERESPONSE']._serialized_end=569
-  _globals['_CHECKREQUEST']._serialized_start=571
-  _globals['_CHECKREQUEST']._serialized_end=677
-  _globals['_CHECKRESPONSE']._serialized_start=680
-  _globals['_CHECKRESPONSE']._serialized_end=861
-  _globals['_CHECKBATCHREQUEST']._serialized_start=863
-  _globals['_CHECKBATCHREQUEST']._serialized_end=924
-  _globals['_CHECKBATCHRESPONSE']._serialized_start=926
-  _globals['_CHECKBATCHRESPONSE']._serialized_end=990
-  _globals['_RENEWREQUEST']._serialized_start=992
-  _globals['_RENEWREQUEST']._serialized_end=1060
-  _globals['_RENEWRESPONSE']._serialized_start=1063
-  _globals['_RENEWRESPONSE']._serialized_end=1256
-  _globals['_RELEASEREQUEST']._serialized_start=1258
-  _globals['_RELEASEREQUEST']._serialized_end=1312
-  _globals['_RELEASERESPONSE']._serialized_start=1315
-  _globals['_RELEASERESPONSE']._serialized_end=1476
-  _globals['_EVENT']._serialized_start=1478
-  _globals['_EVENT']._serialized_end=1605
-  _globals['_EVENT_ATTRIBUTESENTRY']._serialized_start=1556
-  _globals['_EVENT_ATTRIBUTESENTRY']._serialized_end=1605
-  _globals['_REPORTREQUEST']._serialized_start=1607
-  _globals['_REPORTREQUEST']._serialized_end=1705
-  _globals['_REPORTRESPONSE']._serialized_start=1708
-  _globals['_REPORTRESPONSE']._serialized_end=1888
-  _globals['_WATCHREQUEST']._serialized_start=1891
-  _globals['_WATCHREQUEST']._serialized_end=2042
-  _globals['_ACKNOWLEDGEMENT']._serialized_start=2044
-  _globals['_ACKNOWLEDGEMENT']._serialized_end=2093
-  _globals['_WATCHRESPONSE']._serialized_start=2096
-  _globals['_WATCHRESPONSE']._serialized_end=2265
-  _globals['_LEASESERVICE']._serialized_start=2423
-  _globals['_LEASESERVICE']._serialized_end=2905
+  _globals['_LEASE']._serialized_end=285
+  _globals['_ACQUIREREQUEST']._serialized_start=287
+  _globals['_ACQUIREREQUEST']._serialized_end=390
+  _globals['_ACQUIRERESPONSE']._serialized_start=393
+  _globals['_ACQUIRERESPONSE']._serialized_end=588
+  _globals['_CHECKREQUEST']._serialized_start=590
+  _globals['_CHECKREQUEST']._serialized_end=696
+  _globals['_CHECKRESPONSE']._serialized_start=699
+  _globals['_CHECKRESPONSE']._serialized_end=880
+  _globals['_CHECKBATCHREQUEST']._serialized_start=882
+  _globals['_CHECKBATCHREQUEST']._serialized_end=943
+  _globals['_CHECKBATCHRESPONSE']._serialized_start=945
+  _globals['_CHECKBATCHRESPONSE']._serialized_end=1009
+  _globals['_RENEWREQUEST']._serialized_start=1011
+  _globals['_RENEWREQUEST']._serialized_end=1079
+  _globals['_RENEWRESPONSE']._serialized_start=1082
+  _globals['_RENEWRESPONSE']._serialized_end=1275
+  _globals['_RELEASEREQUEST']._serialized_start=1277
+  _globals['_RELEASEREQUEST']._serialized_end=1331
+  _globals['_RELEASERESPONSE']._serialized_start=1334
+  _globals['_RELEASERESPONSE']._serialized_end=1495
+  _globals['_EVENT']._serialized_start=1497
+  _globals['_EVENT']._serialized_end=1624
+  _globals['_EVENT_ATTRIBUTESENTRY']._serialized_start=1575
+  _globals['_EVENT_ATTRIBUTESENTRY']._serialized_end=1624
+  _globals['_REPORTREQUEST']._serialized_start=1626
+  _globals['_REPORTREQUEST']._serialized_end=1724
+  _globals['_REPORTRESPONSE']._serialized_start=1727
+  _globals['_REPORTRESPONSE']._serialized_end=1907
+  _globals['_WATCHREQUEST']._serialized_start=1910
+  _globals['_WATCHREQUEST']._serialized_end=2061
+  _globals['_ACKNOWLEDGEMENT']._serialized_start=2063
+  _globals['_ACKNOWLEDGEMENT']._serialized_end=2112
+  _globals['_WATCHRESPONSE']._serialized_start=2115
+  _globals['_WATCHRESPONSE']._serialized_end=2284
+  _globals['_LEASESERVICE']._serialized_start=2442
+  _globals['_LEASESERVICE']._serialized_end=2924
 # @@protoc_insertion_point(module_scope)

@@ -66,6 +66,7 @@ class Lease(_message.Message):
     PARENTS_FIELD_NUMBER: _builtins.int
     STAGE_FIELD_NUMBER: _builtins.int
     ACQUIRED_AT_MS_FIELD_NUMBER: _builtins.int
+    PASSED_ON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     executor: _builtins.str
     """SPIFFE ID"""
@@ -87,6 +88,10 @@ class Lease(_message.Message):
     def parents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """the leases that the work came from"""
 
+    @_builtins.property
+    def passed_on(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """the edges that follow trust_edge, when the trust was passed on"""
+
     def __init__(
         self,
         *,
@@ -101,10 +106,11 @@ class Lease(_message.Message):
         parents: _abc.Iterable[_builtins.str] | None = ...,
         stage: _builtins.str = ...,
         acquired_at_ms: _builtins.int = ...,
+        passed_on: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acquired_at_ms", b"acquired_at_ms", "action", b"action", "executor", b"executor", "expires_at_ms", b"expires_at_ms", "fence", b"fence", "grant", b"grant", "id", b"id", "parents", b"parents", "resource", b"resource", "stage", b"stage", "trust_edge", b"trust_edge"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acquired_at_ms", b"acquired_at_ms", "action", b"action", "executor", b"executor", "expires_at_ms", b"expires_at_ms", "fence", b"fence", "grant", b"grant", "id", b"id", "parents", b"parents", "passed_on", b"passed_on", "resource", b"resource", "stage", b"stage", "trust_edge", b"trust_edge"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -82,6 +82,8 @@ class GetStatusResponse(_message.Message):
     DURABLE_TURNS_FIELD_NUMBER: _builtins.int
     PROBATION_FIELD_NUMBER: _builtins.int
     OUTBOX_RECORDS_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    LATEST_PROTOCOL_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """SPIFFE ID"""
     origin: _builtins.str
@@ -111,6 +113,10 @@ class GetStatusResponse(_message.Message):
     """its store was restored or begun again: it waits to be readmitted"""
     outbox_records: _builtins.int
     """what it has to tell the ledger, and the ledger does not have yet"""
+    protocol: _builtins.int
+    """the version of the rules that the federation lives by"""
+    latest_protocol: _builtins.int
+    """the latest that the node's program knows"""
     @_builtins.property
     def position(self) -> _decision_pb2.LedgerPosition: ...
     def __init__(
@@ -135,10 +141,12 @@ class GetStatusResponse(_message.Message):
         durable_turns: _builtins.int = ...,
         probation: _builtins.bool = ...,
         outbox_records: _builtins.int = ...,
+        protocol: _builtins.int = ...,
+        latest_protocol: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_index", b"applied_index", "authority_reason", b"authority_reason", "authority_remaining_ms", b"authority_remaining_ms", "clock_offset_ms", b"clock_offset_ms", "commit_index", b"commit_index", "durable_turns", b"durable_turns", "has_authority", b"has_authority", "leader", b"leader", "node_id", b"node_id", "origin", b"origin", "outbox_records", b"outbox_records", "position", b"position", "probation", b"probation", "role", b"role", "root", b"root", "storage_problem", b"storage_problem", "term", b"term", "version", b"version", "writable", b"writable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_index", b"applied_index", "authority_reason", b"authority_reason", "authority_remaining_ms", b"authority_remaining_ms", "clock_offset_ms", b"clock_offset_ms", "commit_index", b"commit_index", "durable_turns", b"durable_turns", "has_authority", b"has_authority", "latest_protocol", b"latest_protocol", "leader", b"leader", "node_id", b"node_id", "origin", b"origin", "outbox_records", b"outbox_records", "position", b"position", "probation", b"probation", "protocol", b"protocol", "role", b"role", "root", b"root", "storage_problem", b"storage_problem", "term", b"term", "version", b"version", "writable", b"writable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -157,6 +165,7 @@ class Member(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     RAFT_ROLE_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     domain: _builtins.str
     peer_address: _builtins.str
@@ -172,6 +181,8 @@ class Member(_message.Message):
     """in the ledger: active, or revoked when it was retired"""
     raft_role: _builtins.str
     """what it is in the configuration in force: voter or learner; else empty"""
+    protocol: _builtins.int
+    """the latest version of the rules that it has said its program knows"""
     def __init__(
         self,
         *,
@@ -184,10 +195,11 @@ class Member(_message.Message):
         role: _builtins.str = ...,
         status: _builtins.str = ...,
         raft_role: _builtins.str = ...,
+        protocol: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connected", b"connected", "domain", b"domain", "enforced_index", b"enforced_index", "match_index", b"match_index", "node_id", b"node_id", "peer_address", b"peer_address", "raft_role", b"raft_role", "role", b"role", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connected", b"connected", "domain", b"domain", "enforced_index", b"enforced_index", "match_index", b"match_index", "node_id", b"node_id", "peer_address", b"peer_address", "protocol", b"protocol", "raft_role", b"raft_role", "role", b"role", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

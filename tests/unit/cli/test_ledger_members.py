@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from quorate.cli.ledger_members import Members
-from quorate.core import dsse
+from quorate.core import dsse, protocol
 from quorate.core.commands import parse_command
 from quorate.core.errors import MalformedError
 from quorate.core.limits import MAX_COMMAND_LIFETIME_MS, MAX_ENVELOPE_BYTES
@@ -23,6 +23,7 @@ from quorate.testing.builders import (
     ballot_body,
     node_body,
     proposal_body,
+    trust_body,
 )
 
 SECOND, THIRD = (f"spiffe://bank.example/node/{name}" for name in "23")
@@ -80,8 +81,9 @@ def test_a_node_that_the_ledger_does_not_name_is_told(verify: Any, third: Any) -
 class Reading:
     """Members as they change with what a ledger says."""
 
-    def __init__(self, *domains: str) -> None:
-        self.federation = Federation.build(domains or ("bank.example", "clinic.example"))
+    def __init__(self, *domains: str, version: int = protocol.LATEST) -> None:
+        members = domains or ("bank.example", "clinic.example")
+        self.federation = Federation.build(members, version=version)
         self.members = Members(self.federation.parsed_genesis())
         self.size = 1
         self.now = CREATED_MS
@@ -93,7 +95,7 @@ class Reading:
 
     def show(self, data: bytes, executed: object = None) -> None:
         envelope = dsse.parse(data, MAX_ENVELOPE_BYTES)
-        command = parse_command(envelope.payload)
+        command = parse_command(envelope.payload, self.members.protocol)
         entry: dict[str, object] = {"seq": self.size, "time": self.now}
         if executed is not None:
             entry["executed"] = executed
@@ -212,3 +214,23 @@ def test_what_was_forgotten_may_be_executed_again() -> None:
         reading.show(again)
     reading.now += 1
     reading.show(again)
+
+
+def test_commands_are_read_by_the_rules_that_the_ledger_had_come_to() -> None:
+    reading = Reading("a.example", "b.example", version=protocol.FIRST)
+    trust = trust_body("e", "b.example", ["//b.example/*"], max_depth=1)
+    with pytest.raises(MalformedError, match="max_depth"):
+        reading.read("a.example", "trust.open", trust)
+    asked = proposal_body("federation.upgrade", {"protocol": protocol.SECOND})
+    with pytest.raises(MalformedError, match="UNSUPPORTED_PROTOCOL"):
+        reading.read("a.example", "proposal.open", asked)
+    for domain in ("a.example", "b.example"):
+        node = reading.federation[domain].node
+        reading.read(node, "node.declare", {"protocol": protocol.SECOND})
+    opened = reading.federation.command("a.example", "proposal.open", asked)
+    reading.show(opened)
+    (proposal,) = StateView(reading.members._store).proposals()
+    done = {"type": "federation.upgrade", "thing": reading.federation.origin}
+    reading.read("b.example", "ballot.cast", ballot_body(proposal.id), done)
+    assert reading.members.protocol == protocol.SECOND
+    reading.read("a.example", "trust.open", trust)

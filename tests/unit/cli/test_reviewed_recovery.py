@@ -26,6 +26,7 @@ def test_who_is_expelled_or_suspended_and_the_thresholds_are_shown() -> None:
         origin="new.example/1",
         created_ms=federation.ledger_time,
         parameters=federation.parameters,
+        version=federation.protocol,
         fence_base=next_fence_base(federation, 1),
         former=former,
         descriptors=ledger.federation.parsed_genesis().descriptors,

@@ -34,11 +34,13 @@ def test_domains_and_nodes_give_their_own_commands_only(trusted: Any, verb: Verb
         "grant": {"grant": "grant"},
         "domain": {"domain": CLINIC},
         "domain.admit": {"descriptor": json.loads(Organisation.named("x", "x:1").descriptor())},
-        "federation": {"thresholds": dict.fromkeys(map(str, ACTS), "majority")},
+        "federation.set_thresholds": {"thresholds": dict.fromkeys(map(str, ACTS), "majority")},
+        "federation.upgrade": {"protocol": 2},
         "proposal.open": proposal_body("domain.expel", {"domain": BANK}),
         "proposal": {"proposal": "0" * 64},
         "ballot.cast": ballot_body("0" * 64),
         "node": {"node": "spiffe://clinic.example/node/1"},
+        "node.declare": {"protocol": 2},
         "node.add": node_body("spiffe://clinic.example/node/2"),
         "lease.acquire": {
             "executor": AGENT,
@@ -51,7 +53,8 @@ def test_domains_and_nodes_give_their_own_commands_only(trusted: Any, verb: Verb
         "lineage.append": {"after": "", "records": [DENIALS]},
     }
     body = bodies.get(verb) or bodies[verb.partition(".")[0]]
-    issuer = CLINIC if verb.startswith(("lease.", "lineage.")) else trusted.clinic.node
+    is_of_nodes = verb.startswith(("lease.", "lineage.")) or verb is Verb.NODE_DECLARE
+    issuer = CLINIC if is_of_nodes else trusted.clinic.node
     before = state_of(trusted)
     assert trusted.do(issuer, verb, body).reason is Reason.NOT_AUTHORIZED
     assert state_of(trusted) == before

@@ -68,6 +68,7 @@ def test_a_node_is_added_as_it_was_described(world: Any, bank: Any) -> None:
     outcome = bank("add", body)
     assert (outcome.accepted, outcome.thing, outcome.result) == (True, SECOND, {"id": SECOND})
     expected = {**body, "id": SECOND, "domain": BANK, "status": "active", "changed": outcome.index}
+    expected["protocol"] = world.view.federation().protocol
     assert codec.decode(record_json(world.view, "node", SECOND) or b"", 9999) == expected
     assert [node.id for node in world.view.active_nodes(BANK)] == [FIRST, SECOND]
     assert voters(world) == [FIRST, OTHERS]

@@ -85,6 +85,7 @@ def payload(ledger: Ledger, *survivors: str, **changes: object) -> bytes:
         "origin": NEW,
         "created_ms": federation.ledger_time + 5,
         "parameters": federation.parameters,
+        "version": federation.protocol,
         "fence_base": next_fence_base(federation, len(ledger.entries)),
         "former": former(ledger),
         "descriptors": ledger.federation.parsed_genesis().descriptors,

@@ -132,8 +132,8 @@ def test_what_was_revoked_is_not_brought_back(lived: World, most: int) -> None:
 def test_a_closed_proposal_stays_so_and_an_open_one_is_for_what_it_was(
     lived: World, most: int
 ) -> None:
-    is_open = {each.status is ProposalStatus.OPEN: each for each in lived.view.proposals()}
-    pending, closed = is_open[True], is_open[False]
+    by_status = {each.status: each for each in lived.view.proposals()}
+    pending, closed = by_status[ProposalStatus.OPEN], by_status[ProposalStatus.REJECTED]
     voted = copied(lived.store)
     state.save_proposal(voted, replace(pending, no=(BANK,), status=ProposalStatus.REJECTED))
     compare(lived.store, voted, most)

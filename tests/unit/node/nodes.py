@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from quorate.consensus import PeerError, RaftSettings
+from quorate.core import protocol
 from quorate.core.outcome import Outcome
 from quorate.core.transitions import install_genesis
 from quorate.lease.clock import Clock
@@ -129,11 +130,15 @@ class Nodes:
     """The nodes of a federation of `domains`, and time, which passes in `run_ms` and `until`."""
 
     def __init__(
-        self, directory: Path, domains: tuple[str, ...], settings: RaftSettings | None = None
+        self,
+        directory: Path,
+        domains: tuple[str, ...],
+        settings: RaftSettings | None = None,
+        version: int = protocol.LATEST,
     ) -> None:
         self.directory = directory
         self.settings = settings or RaftSettings(log_tail_entries=5)
-        self.federation = Federation.build(domains)
+        self.federation = Federation.build(domains, version=version)
         self.clock = FakeClock()
         self._seq = 0
         self.cut: set[str] = set()

@@ -52,6 +52,7 @@ def document(nodes: Nodes, base: Environment) -> Recovery:
             origin=NEW,
             created_ms=federation.ledger_time,
             parameters=federation.parameters,
+            version=federation.protocol,
             fence_base=next_fence_base(federation, snapshot.ledger_size),
             former=Former(
                 federation.origin,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from quorate.consensus import PeerError, RaftSettings
+from quorate.core import protocol
 from quorate.core.lineage import REASONS_OF_THE_NODE
 from quorate.core.outcome import Outcome, Reason
 from quorate.core.records import Parameters
@@ -72,6 +73,7 @@ class SimulatedFederation:
                 rho_ppm=plan.rho_ppm,
                 max_skew_ms=builders.PARAMETERS.max_skew_ms,
             ),
+            version=plan.version or protocol.LATEST,
         )
         self._genesis = self.documents.parsed_genesis()
         self.parameters = self._genesis.parameters
@@ -91,6 +93,7 @@ class SimulatedFederation:
             self.sometimes,
             add_machine=self.add_machine,
             take_away=self.take_away,
+            passes_on=plan.version == protocol.SECOND,
         )
         self.faults = Faults(
             self.world,

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
+from quorate.core import protocol
 from quorate.testing.simulation.workload import ABOUT_MEMBERS, WISHES
 from quorate.testing.simulation.world import NS_PER_MS, NS_PER_S
 
@@ -113,9 +114,9 @@ PROFILES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One thing that is to happen. at: nanoseconds of true time. kind: `wish ...`, `narrow trust`
-    or a fault. who: numbers of machines, -1 for whoever leads then. span: how long it lasts,
-    nanoseconds. draw: the seed of whatever else has to be drawn when it happens."""
+    """One thing that is to happen. at: nanoseconds of true time. kind: `wish ...`, `narrow trust`,
+    `upgrade` or a fault. who: numbers of machines, -1 for whoever leads then. span: how long it
+    lasts, nanoseconds. draw: the seed of whatever else has to be drawn when it happens."""
 
     at: int
     kind: str
@@ -126,7 +127,8 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A whole run. length: when everything is healed, nanoseconds."""
+    """A whole run. length: when everything is healed, nanoseconds. version: of the protocol, to
+    begin with; 0, in plans of before: the latest, and nobody passes trust on."""
 
     seed: int
     size: int
@@ -138,6 +140,7 @@ class Plan:
     check_every_ns: int
     rho_ppm: int
     events: tuple[Planned, ...]
+    version: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -166,6 +169,9 @@ def make_plan(seed: int, profile: Profile) -> Plan:
         *_faults(chance, length, profile, size),
         *_narrowings(seed, length, profile),
     ]
+    version = _stream(seed, "version").choice((protocol.FIRST, protocol.SECOND))
+    if version == protocol.FIRST:
+        events += _upgrades(seed, length)
     return Plan(
         seed=seed,
         size=size,
@@ -177,6 +183,7 @@ def make_plan(seed: int, profile: Profile) -> Plan:
         check_every_ns=int(profile.check_every_s * NS_PER_S),
         rho_ppm=10_000,
         events=tuple(sorted(events, key=lambda event: event.at)),
+        version=version,
     )
 
 
@@ -195,6 +202,17 @@ def _narrowings(seed: int, length: int, profile: Profile) -> list[Planned]:
     while every_s and at < length:
         planned.append(Planned(at, "narrow trust", draw=chance.getrandbits(63)))
         at += int(chance.expovariate(1 / every_s) * NS_PER_S)
+    return planned
+
+
+def _upgrades(seed: int, length: int) -> list[Planned]:
+    """That somebody wants later rules, drawn by themselves, too."""
+    chance = _stream(seed, "upgrades")
+    every_s = chance.uniform(0.5, 6.0)
+    planned: list[Planned] = []
+    at = 2 * NS_PER_S
+    while (at := at + int(chance.expovariate(1 / every_s) * NS_PER_S)) < length:
+        planned.append(Planned(at, "upgrade", draw=chance.getrandbits(63)))
     return planned
 
 

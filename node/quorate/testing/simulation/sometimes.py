@@ -44,6 +44,8 @@ EXPECTED: Final = (
     "revocation drained",
     "not enforced in time",
     "edge narrowed",
+    "upgrade",
+    "permit by a route",
     "event in the ledger",
     "denials in the ledger",
     "report refused",

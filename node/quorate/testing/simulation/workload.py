@@ -31,6 +31,7 @@ from quorate.testing.simulation.calls import Call, Calls
 from quorate.testing.simulation.edge import Edge, Holder
 from quorate.testing.simulation.machine import Machine
 from quorate.testing.simulation.reports import Reports
+from quorate.testing.simulation.rules import Rules
 from quorate.testing.simulation.scopes import ACTION, narrowing, resource_of
 
 _LIFETIME_MS: Final = 120_000
@@ -117,9 +118,10 @@ class Workload:
         *,
         add_machine: Callable[[str, str], Machine],
         take_away: Callable[[Machine], None],
+        passes_on: bool,
     ) -> None:
         """machines: by domain, those of its nodes. add_machine: (domain, node) -> a new one.
-        take_away: switches one off for good, when it is time."""
+        take_away: switches one off for good, when it is time. passes_on: see `rules`."""
         self._federation = federation
         self._machines = machines
         self._calls = calls
@@ -134,7 +136,9 @@ class Workload:
         self._about_members: list[Call] = []
         self._names = 0
         self._nodes = 0
-        self._ballots = Ballots(list(self._domains), self._order_of, self._expelled, sometimes)
+        names = list(self._domains)
+        self._ballots = Ballots(names, self._order_of, self._expelled, sometimes)
+        self._rules = Rules(names, self._order_of, sometimes, passes_on=passes_on)
 
     # -- who checks --------------------------------------------------------------------------
 
@@ -283,6 +287,8 @@ class Workload:
     def _grant(self, domain: _Domain, chance: random.Random) -> Call:
         """To an executor of its own, or of a domain that it trusts."""
         names = [domain.name, *(trustee for _, trustee in domain.trusted)]
+        if self._rules.passes_on and chance.random() < 0.6:
+            names = list(self._domains)
         of = self._domains[chance.choice(names)]
         if not of.executors:
             return self._register(of, chance)
@@ -305,7 +311,8 @@ class Workload:
         if not others:
             return None
         trustee, name = chance.choice(others), self._name("e")
-        body = trust_body(name, trustee, [f"//{domain.name}/*"])
+        owner, more = self._rules.trusted_with(domain.name, chance)
+        body = trust_body(name, trustee, [f"//{owner}/*"], **more)
         call = self._order(domain, "trust.open", body, chance)
         call.on_accepted = lambda _: domain.trusted.append((name, trustee))
         return call
@@ -353,6 +360,10 @@ class Workload:
             domain, "trust.narrow", body, chance, revokes=part, is_final=True, level=level
         )
         call.on_accepted = lambda _: self._sometimes.update(("edge narrowed",))
+
+    def upgrade(self, chance: random.Random) -> None:
+        """Somebody wants later rules."""
+        self._rules.upgrade(self._now_ms(), chance)
 
     def _reinstate(self, domain: _Domain, chance: random.Random) -> None:
         if not domain.suspended:

@@ -1,0 +1,69 @@
+"""How a simulated federation comes to later rules, and what its domains then do with them.
+
+Owns the ballot on the upgrade, and how trust is passed on: domains let others have what they trust
+them with, and open edges for what is others' own. Who gives a command to whom is `workload`'s.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+from quorate.api.ports import Level
+from quorate.core import protocol
+from quorate.core.outcome import Outcome
+from quorate.testing.builders import ballot_body, proposal_body
+from quorate.testing.simulation.ballots import Order
+
+_LIFETIME_MS: Final = 20_000
+
+
+class Rules:
+    """The rules of one federation, as its domains know them.
+
+    passes_on: whether they pass trust on: from the beginning, or since the upgrade.
+    """
+
+    def __init__(
+        self,
+        domains: Sequence[str],
+        order: Order,
+        sometimes: Counter[str],
+        *,
+        passes_on: bool,
+    ) -> None:
+        self._domains = tuple(domains)
+        self._order = order
+        self._sometimes = sometimes
+        self._open: list[str] = []
+        self.passes_on = passes_on
+
+    def upgrade(self, now_ms: int, chance: random.Random) -> None:
+        """Somebody votes on the upgrade, or proposes it: nodes may not be ready."""
+        domain = chance.choice(self._domains)
+        if self._open and chance.random() < 0.8:
+            kind, body = "ballot.cast", ballot_body(self._open[-1])
+        else:
+            asked = {"protocol": protocol.SECOND}
+            kind = "proposal.open"
+            body = proposal_body("federation.upgrade", asked, now_ms + _LIFETIME_MS)
+        call = self._order(domain, kind, body, chance, Level.COMMITTED)
+        call.on_accepted = self._counted
+
+    def _counted(self, outcome: Outcome) -> None:
+        ident, status = str(outcome.result["id"]), outcome.result["status"]
+        if status == "open" and ident not in self._open:
+            self._open.append(ident)
+        if outcome.result.get("executed"):
+            self._sometimes["upgrade"] += 1
+            self.passes_on = True
+
+    def trusted_with(self, domain: str, chance: random.Random) -> tuple[str, dict[str, object]]:
+        """Whose resources a new edge of the domain is for, and what else is said of it."""
+        if not self.passes_on:
+            return domain, {}
+        owner = domain if chance.random() < 0.5 else chance.choice(self._domains)
+        depth = chance.choice((0, 1, 1, 2))
+        return owner, {"max_depth": depth} if depth else {}
