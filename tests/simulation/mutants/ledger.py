@@ -112,7 +112,7 @@ def leases_that_never_end(patch: Patch) -> None:
 @mutant("mixed", 40, "I2")
 def edges_of_trust_that_stay_open(patch: Patch) -> None:
     """A lease holds when the edge of trust under which it was given is closed."""
-    patch.setattr(decision, "_edge_holds", lambda *_: True)
+    patch.setattr(decision, "edge_holds", lambda *_: True)
 
 
 @mutant("trust", 16, "I2")
@@ -122,10 +122,10 @@ def scopes_that_nobody_looks_at_again(patch: Patch) -> None:
     def edge_holds(view: Any, lease: Lease, truster: str, trustee: str) -> bool:
         if truster == trustee:
             return lease.trust_edge == ""
-        edge = view.trust_edge(*decision._split(lease.trust_edge))
+        edge = view.trust_edge(*decision.split_id(lease.trust_edge))
         return edge is not None and edge.status is Status.ACTIVE
 
-    patch.setattr(decision, "_edge_holds", edge_holds)
+    patch.setattr(decision, "edge_holds", edge_holds)
 
 
 @mutant("trust", 12, "what is final stays", "I2")
