@@ -219,6 +219,11 @@ def under(explanation: Explanation, refused: Deny | None) -> Explanation:
     return replace(explanation, decision=decision, steps=(first, *explanation.steps))
 
 
+def unseen(refused: Deny) -> Explanation:
+    """Of a node that cannot look at its state at all."""
+    return under(Explanation(refused, (), 0), refused)
+
+
 def case_of(executor: str, action: str, resource: str) -> Case:
     try:
         owner = ids.resource_owner(resource)
