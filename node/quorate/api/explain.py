@@ -17,7 +17,7 @@ from quorate.api.freshness import patience_s, until_held
 from quorate.api.ports import Core
 from quorate.api.watch import WatchHub
 from quorate.core.decision import DecisionRequest
-from quorate.core.explaining import Explanation, explain, explain_lease, under
+from quorate.core.explaining import Explanation, explain, explain_lease, holder_of, under
 from quorate.core.outcome import Deny, Reason
 from quorate.core.state import StateView
 from quorate.lease.check import LeaseChecker, Position
@@ -51,7 +51,7 @@ class ExplainService(explain_pb2_grpc.ExplainServiceServicer):
         executor = self._whom(context, request.executor)
         validate.check_explain(request, executor)
         explanation, at = await self._explainer.explain(
-            _question(request, executor), request.minimum_index, context
+            question_of(request, executor), request.minimum_index, context
         )
         return explanation_to_wire(explanation, at.ledger_size, at.ledger_time_ms)
 
@@ -95,11 +95,17 @@ class CoreExplainer:
         return under(explanation, refused), at
 
 
-def _question(request: explain_pb2.ExplainRequest, executor: str) -> Ask:
+def question_of(request: explain_pb2.ExplainRequest, executor: str) -> Ask:
+    """What a valid request asks. executor: empty: the holder of the lease."""
     if request.WhichOneof("about") == "lease":
         held = request.lease
         return lambda view, now_ms: explain_lease(
-            view, held.lease_id, executor, held.action, held.resource, now_ms
+            view,
+            held.lease_id,
+            executor or holder_of(view, held.lease_id),
+            held.action,
+            held.resource,
+            now_ms,
         )
     act = DecisionRequest(executor, request.act.action, request.act.resource)
     parents = tuple(sorted(set(request.act.parents)))

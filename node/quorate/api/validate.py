@@ -118,9 +118,11 @@ def check_report(request: lease_pb2.ReportRequest) -> None:
 def check_explain(request: explain_pb2.ExplainRequest, executor: str) -> None:
     """executor: whom it is about, as far as that is known."""
     found = Violations()
-    found.text("executor", executor, ids.check_executor)
+    found.optional_text("executor", executor, ids.check_executor)
     about = request.WhichOneof("about")
     if about == "act":
+        if not executor:
+            found.add("executor", "must be named: an operator does nothing itself")
         found.text("act.action", request.act.action, ids.check_action)
         found.text("act.resource", request.act.resource, ids.check_resource)
         parents(found, request.act.parents, "act.parents")

@@ -209,6 +209,15 @@ def explain_lease(  # noqa: PLR0917  # in the order of `check_lease`
     return inquiry.end(_safely(inquiry, ask), ledger_time)
 
 
+def holder_of(view: StateView, lease_id: str) -> str:
+    """Whose lease it is; empty when that cannot be told, which explaining it then says."""
+    try:
+        lease = view.lease(lease_id)
+    except StorageError:
+        return ""
+    return "" if lease is None else lease.executor
+
+
 def under(explanation: Explanation, refused: Deny | None) -> Explanation:
     """The same, of a node that was asked whether it may permit anything at all. refused: why it may
     not, which then is the decision; what follows is told all the same, as its state has it."""

@@ -317,7 +317,9 @@ class ExplainRequest(_message.Message):
     LEASE_FIELD_NUMBER: _builtins.int
     MINIMUM_INDEX_FIELD_NUMBER: _builtins.int
     executor: _builtins.str
-    """Whom it is about; empty: the caller. An executor may ask about itself only."""
+    """Whom it is about; empty: the executor that calls, or, of a lease that an operator asks about, its
+    holder. An executor may ask about itself only.
+    """
     minimum_index: _builtins.int
     """The answer must be of a ledger that holds this index; 0: of the newest that is here."""
     @_builtins.property
