@@ -99,7 +99,7 @@ def _print(on: Console, value: Mapping[str, Any]) -> None:
     else:
         on.print(f"[bold red]deny[/] {escape(_joined(value['reason'], value['thing']))}")
     on.print(facts(_facts(value)))
-    made = table(("question", "answer", "looked at", "status", "since", "why"), ())
+    made = table(("question", "answer", "looked at", "status", "changed", "why"), ())
     for step in value["steps"]:
         for row in _rows(step):
             made.add_row(*row)
@@ -128,15 +128,14 @@ def _rows(step: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
     words = QUESTIONS.get(step["question"], step["question"])
     head = (escape(words), f"[{colour}]{escape(answer)}[/]")
     things = sorted(step["things"], key=lambda thing: thing["reason"] in _OF_OTHER_ACTS)
-    why = _joined(step["reason"], step["note"])
+    why = _why(step["reason"], step["note"])
     if not things or step["note"]:
         yield (*head, "", "", "", escape(why))
         head = ("", "")
     for thing in things[:MAX_THINGS_SHOWN]:
-        since = "" if thing["changed"] is None else str(thing["changed"])
-        why = _joined(thing["reason"], thing["reason_thing"], thing["note"])
+        why = _why(_joined(thing["reason"], thing["reason_thing"]), thing["note"])
         what = f"{thing['kind']} {thing['id']}"
-        yield (*head, *map(escape, (what, cell(thing["status"]), since, why)))
+        yield (*head, *map(escape, (what, cell(thing["status"]), cell(thing["changed"]), why)))
         head = ("", "")
     if len(things) > MAX_THINGS_SHOWN:
         yield "", "", f"and {len(things) - MAX_THINGS_SHOWN} more", "", "", ""
@@ -148,6 +147,10 @@ def _print_remedy(on: Console, remedy: Mapping[str, str]) -> None:
         on.print(f"  {escape(remedy['command'])}")
     if remedy["signer"]:
         on.print(f"  by {escape(remedy['signer'])}", style="dim")
+
+
+def _why(reason: str, note: str) -> str:
+    return ", ".join(filter(None, (reason, note)))
 
 
 def _joined(*words: str) -> str:

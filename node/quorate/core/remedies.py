@@ -81,10 +81,8 @@ def _another_executor(_thing: str, case: Case) -> Remedy:
     return Remedy(sentence, _command("executor", "register", "ANOTHER"), case.home)
 
 
-def _admit(thing: str, _case: Case) -> Remedy:
-    try:
-        ids.check_domain(thing)
-    except MalformedError:
+def _admit(_thing: str, case: Case) -> Remedy:
+    if case.resource and not case.owner:
         return Remedy("write the resource like //bank.example/accounts/payroll")
     sentence = "check the name; or the federation admits that organisation by ballot"
     return Remedy(sentence, _command("proposal", "open", "admit", "DESCRIPTOR"), BY_BALLOT)
