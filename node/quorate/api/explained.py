@@ -1,7 +1,6 @@
 """Explanations as the wire has them.
 
-Owns the mapping from the core's values, and nothing of the server: the command line makes the same
-messages of what it has explained itself.
+Owns the mapping from the core's values, and nothing else.
 """
 
 from __future__ import annotations

@@ -13,10 +13,9 @@ from typing import Annotated
 
 import typer
 
-from quorate.api.explained import explanation_to_wire
 from quorate.cli.connection import Connection, choose_target, executor_target
 from quorate.cli.executor import executor_id
-from quorate.cli.explained import show_explanation
+from quorate.cli.explained import of_node, of_past, show_explanation
 from quorate.cli.ledger import GenesisOption, choose_genesis, progress_bar
 from quorate.cli.options import (
     DEFAULT_TIMEOUT_MS,
@@ -105,7 +104,7 @@ class _How:
             target = choose_target(self.org, self.client, self.address)
         with Connection(target) as connection:
             answer = connection.ask(connection.explanations.Explain, request, self.timeout)
-        show_explanation(answer, self.output, {"has_authority": answer.has_authority})
+        show_explanation(of_node(answer), self.output)
 
     def ask_at(self, index: int, told: Callable[[StateView, int], Explanation]) -> None:
         """Of the past: the state after an entry, and its time."""
@@ -133,9 +132,9 @@ class _How:
             past.require(index)
             told = tell(past)
             checkpoint = past.verify()
+        value = of_past(told.explanation, told.size, told.time_ms)
         verified = {"size": checkpoint.size, "root": checkpoint.root.hex()}
-        answer = explanation_to_wire(told.explanation, told.size, told.time_ms)
-        show_explanation(answer, self.output, {"verified": verified, **told.more})
+        show_explanation({**value, **told.more, "verified": verified}, self.output)
 
 
 @app.command("act")

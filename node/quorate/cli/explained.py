@@ -1,20 +1,23 @@
 """How an explanation is shown: one JSON value for programs, a table for people.
 
-Owns the words of each question. What is in an explanation is the node's
-(`quorate.v1.explain_pb2`), or the command line's own, of the past.
+Owns the words of each question, and the one form of what a node has explained and of what was
+explained here, of the past.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any, Final
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from quorate.cli.output import ExitCode, Output, cell, facts, moment, show, table
+from quorate.cli.output import ExitCode, Output, cell, facts, fields_of, moment, show, table
 from quorate.cli.submit import reason_name
+from quorate.core.explaining import Explanation, Step, Thing
+from quorate.core.outcome import Decision, Deny
 from quorate.v1 import decision_pb2, explain_pb2
 
 MAX_THINGS_SHOWN: Final = 12
@@ -39,58 +42,95 @@ _COLOURS: Final = {"passed": "green", "failed": "bold red"}
 _OF_OTHER_ACTS: Final = ("NO_GRANT", "NO_TRUST")
 
 
-def show_explanation(
-    answer: explain_pb2.ExplainResponse, output: Output, more: Mapping[str, object]
-) -> None:
-    """Prints it, and exits as a check would. more: what is known besides; of the past that is the
-    entry, and that it was verified."""
+def show_explanation(value: Mapping[str, Any], output: Output) -> None:
+    """Prints it, and exits as a check would."""
+    show(output, value, lambda on: _print(on, value))
+    if value["verdict"] != "permit":
+        raise typer.Exit(ExitCode.DENIED)
+
+
+def of_node(answer: explain_pb2.ExplainResponse) -> dict[str, Any]:
+    """What a node explains. What this version does not know the name of stands as a number."""
     is_permitted = answer.verdict == decision_pb2.VERDICT_PERMIT
-    value = {
+    return {
         "verdict": "permit" if is_permitted else "deny",
         "reason": reason_name(answer.reason),
         "thing": answer.thing,
         "ledger_size": answer.position.size,
         "ledger_time_ms": answer.position.ledger_time_ms,
         "decided_at_ms": answer.decided_at_ms,
-        **more,
-        "steps": list(map(_step, answer.steps)),
+        "steps": [
+            {
+                "question": _name(explain_pb2.Question, step.question, "QUESTION"),
+                "answer": _name(explain_pb2.Answer, step.answer, "ANSWER"),
+                "reason": reason_name(step.reason),
+                "thing": step.thing,
+                "note": step.note,
+                "things": list(map(_thing_of_node, step.things)),
+                "remedy": fields_of(step.remedy) if step.HasField("remedy") else None,
+            }
+            for step in answer.steps
+        ],
+        "has_authority": answer.has_authority,
     }
-    show(output, value, lambda on: _print(on, value))
-    if not is_permitted:
-        raise typer.Exit(ExitCode.DENIED)
+
+
+def _thing_of_node(thing: explain_pb2.Thing) -> dict[str, Any]:
+    return fields_of(thing) | {
+        "role": _name(explain_pb2.ThingRole, thing.role, "THING_ROLE"),
+        "changed": thing.changed if thing.HasField("changed") else None,
+        "reason": reason_name(thing.reason),
+    }
+
+
+def of_past(explanation: Explanation, ledger_size: int, ledger_time_ms: int) -> dict[str, Any]:
+    """What was explained here, in the same form, but for the node's authority."""
+    reason, thing = _told(explanation.decision)
+    return {
+        "verdict": "deny" if reason else "permit",
+        "reason": reason,
+        "thing": thing,
+        "ledger_size": ledger_size,
+        "ledger_time_ms": ledger_time_ms,
+        "decided_at_ms": explanation.ledger_time,
+        "steps": list(map(_step_of_past, explanation.steps)),
+    }
+
+
+def _step_of_past(step: Step) -> dict[str, Any]:
+    reason, thing = _told(step.denied)
+    return {
+        "question": step.question.value,
+        "answer": step.answer.value,
+        "reason": reason,
+        "thing": thing,
+        "note": step.note,
+        "things": list(map(_thing_of_past, step.things)),
+        "remedy": None if step.remedy is None else asdict(step.remedy),
+    }
+
+
+def _thing_of_past(thing: Thing) -> dict[str, Any]:
+    reason, about = _told(thing.failure)
+    return {
+        "kind": str(thing.kind),
+        "id": thing.id,
+        "role": thing.role.value,
+        "status": str(thing.status),
+        "changed": thing.changed,
+        "reason": reason,
+        "reason_thing": "" if about == thing.id else about,
+        "note": thing.note,
+    }
+
+
+def _told(decision: Decision | None) -> tuple[str, str]:
+    return (decision.reason.value, decision.thing) if isinstance(decision, Deny) else ("", "")
 
 
 def _name(wire: Any, number: int, prefix: str) -> str:
-    """In small letters; the number, when this version does not know it."""
     known = wire.DESCRIPTOR.values_by_number.get(number)
     return str(number) if known is None else known.name.removeprefix(f"{prefix}_").lower()
-
-
-def _step(step: explain_pb2.Step) -> dict[str, Any]:
-    remedy = step.remedy if step.HasField("remedy") else None
-    return {
-        "question": _name(explain_pb2.Question, step.question, "QUESTION"),
-        "answer": _name(explain_pb2.Answer, step.answer, "ANSWER"),
-        "reason": reason_name(step.reason),
-        "thing": step.thing,
-        "note": step.note,
-        "things": list(map(_thing, step.things)),
-        "remedy": remedy
-        and {"sentence": remedy.sentence, "command": remedy.command, "signer": remedy.signer},
-    }
-
-
-def _thing(thing: explain_pb2.Thing) -> dict[str, Any]:
-    return {
-        "kind": thing.kind,
-        "id": thing.id,
-        "role": _name(explain_pb2.ThingRole, thing.role, "THING_ROLE"),
-        "status": thing.status,
-        "changed": thing.changed if thing.HasField("changed") else None,
-        "reason": reason_name(thing.reason),
-        "reason_thing": thing.reason_thing,
-        "note": thing.note,
-    }
 
 
 def _print(on: Console, value: Mapping[str, Any]) -> None:

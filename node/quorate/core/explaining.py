@@ -411,8 +411,7 @@ def thing_of(
 
 def _grant_thing(grant: Grant, failure: Deny | None, note: str = "") -> Thing:
     most = f" of {grant.max_uses}" if grant.max_uses else ""
-    used = f"used {grant.uses}{most} times"
-    return replace(thing_of(grant, failure), note=note or used)
+    return replace(thing_of(grant, failure), note=note or f"leases given: {grant.uses}{most}")
 
 
 def _outside(scope: TrustEdge | Grant, action: str, resource: str) -> str:

@@ -200,6 +200,17 @@ def test_the_past_is_what_was_decided_then(why: Any, node: Any, lived: Any) -> N
             assert ran.json["verified"]["size"] == len(node.entries)
 
 
+def test_the_past_has_the_form_of_the_present(why: Any, node: Any, lived: Any) -> None:
+    """At the last entry it says the same, less what only a node can say."""
+    newest = len(node.entries) - 1
+    for question in (about(), ("lease", lived["lease"]), ("lease", "0" * 32)):
+        now, then = why(*question).json, why(*question, "--at", newest).json
+        assert now["steps"].pop(0)["question"] == "node"
+        assert now.pop("has_authority") is True
+        assert then.pop("verified")
+        assert now == then
+
+
 def test_the_holder_is_found_in_the_past_too(why: Any, lived: Any) -> None:
     assert why("lease", lived["lease"], "--at", lived["acquired"]).exit_code == 0
     before = why("lease", lived["lease"], "--at", lived["granted"])

@@ -86,7 +86,7 @@ def test_a_permit_shows_the_chain_that_led_there(trusted: Any) -> None:
     ]
     assert [thing.changed for thing in things] == [1, 0, 0, 2, 3]
     assert {thing.role for thing in things} == {Role.RELIED_ON}
-    assert things[-1].note == "used 0 times"
+    assert things[-1].note == "leases given: 0"
 
 
 def suspend_by_ballot(world: Any) -> None:
@@ -314,8 +314,8 @@ def test_grants_that_do_not_do_say_why(world: Any) -> None:
     step = why(world).steps[-1]
     assert [(thing.id, thing.failure, thing.note) for thing in step.things] == [
         (f"{BANK}/a", Deny(Reason.NO_GRANT, f"{BANK}/a"), "for other actions"),
-        (f"{BANK}/b", Deny(Reason.GRANT_SUSPENDED, f"{BANK}/b"), "used 0 times"),
-        (f"{BANK}/c", None, "used 1 of 3 times"),
+        (f"{BANK}/b", Deny(Reason.GRANT_SUSPENDED, f"{BANK}/b"), "leases given: 0"),
+        (f"{BANK}/c", None, "leases given: 1 of 3"),
     ]
 
 
