@@ -319,6 +319,17 @@ def test_grants_that_do_not_do_say_why(world: Any) -> None:
     ]
 
 
+def test_the_grant_nearest_to_a_permit_is_told_whichever_is_tried_first(world: Any) -> None:
+    world.must(CLINIC, "executor.register", {"executor": AGENT})
+    world.must(BANK, "trust.open", trust_body("e", CLINIC, ["//bank.example/*"]))
+    for name, changes in (("a", {}), ("b", {"max_concurrent": 1}), ("c", {})):
+        world.must(BANK, "grant.issue", grant_body(name, AGENT, ["//bank.example/*"], **changes))
+        if not changes:
+            world.must(BANK, "grant.suspend", {"grant": name})
+    assert world.acquire().accepted
+    assert decided(why(world)).denied == Deny(Reason.CONCURRENCY_LIMIT, f"{BANK}/b")
+
+
 def test_no_more_is_looked_at_than_deciding_does(trusted: Any) -> None:
     for number in range(MAX_EDGES_PER_PAIR - 1):
         body = trust_body(f"e{number}", CLINIC, ["//bank.example/vault"])
