@@ -108,7 +108,7 @@ class Replay:
         command_id = parse_command(envelope.payload).command_id
         before = self.view.remembered(command_id)
         is_reuse = entry.reason is Reason.NONCE_REUSED
-        if before is not None and before.not_after < entry.time and not is_reuse:
+        if before is not None and not is_reuse:  # what has not expired stays, and is no entry
             state.forget(self._store, entry.time, most=self.size)
         elif before is None and is_reuse and command_id in self._seen:
             state.remember(self._store, replace(self._seen[command_id], not_after=entry.time))

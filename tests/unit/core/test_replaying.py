@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from tests.unit.core.conftest import World
 
-from quorate.core import codec, entries
+from quorate.core import codec, entries, state
 from quorate.core.errors import MalformedError
 from quorate.core.explaining import Explanation, Question
 from quorate.core.limits import MAX_COMMAND_LIFETIME_MS, MAX_ENVELOPE_BYTES
 from quorate.core.outcome import Deny, Permit, Reason
 from quorate.core.recounting import recount
 from quorate.core.replaying import Replay
+from quorate.core.status import Status
 from quorate.proofs import merkle
 from quorate.testing.builders import grant_body
 
@@ -136,6 +138,8 @@ def test_what_is_no_command_is_taken_as_it_was(world: World, data: bytes, stampe
     payload = codec.stamp(world.now + 5, data) if stamped else b"\xff" * 8 + data
     applied = world.apply_payload(payload)
     assert not applied.outcome.accepted
+    now: Any = replayed(world).view._reader
+    assert now.items() == world.store.items()
     world.must(BANK, "executor.register", {"executor": f"spiffe://{BANK}/agent/a"})
     replay = replayed(world)
     kept: Any = replay.view._reader
@@ -289,6 +293,17 @@ def test_what_is_wrong_with_a_command_comes_before_what_it_asks(trusted: World) 
     assert last(trusted).decision == Deny(Reason.LIFETIME_TOO_LONG, last_command(trusted))
     assert trusted.do(trusted.bank.node, "lease.release", release(trusted)).reason
     assert questions(last(trusted))[0] == (Question.COMMAND, "failed"), "not the agent's node"
+
+
+def test_who_was_expelled_is_told_so_before_what_it_asks(trusted: World) -> None:
+    trusted.must(CLINIC, "executor.suspend", {"executor": trusted.agent})
+    clinic = trusted.view.domain(CLINIC)
+    assert clinic is not None
+    state.save_domain(trusted.store, replace(clinic, status=Status.REVOKED))
+    assert trusted.acquire().reason is Reason.DOMAIN_REVOKED
+    told = recount(trusted.view, entries.parse(trusted.entries[-1]))
+    assert told.decision == Deny(Reason.DOMAIN_REVOKED, CLINIC)
+    assert questions(told)[0] == (Question.COMMAND, "failed")
 
 
 def last_command(world: World) -> str:
