@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from quorate.cli.app import app
-from quorate.core import state
+from quorate.core import keys, state
 from quorate.core.decision import DecisionRequest
 from quorate.core.explaining import (
     Answer,
@@ -30,7 +30,7 @@ from quorate.core.explaining import (
 )
 from quorate.core.limits import MAX_EDGES_PER_PAIR, MAX_GRANTS_PER_EXECUTOR_AND_ISSUER
 from quorate.core.outcome import Deny, Permit, Reason
-from quorate.core.records import BY_BALLOT
+from quorate.core.records import BY_BALLOT, Kind
 from quorate.core.remedies import Case, remedy
 from quorate.core.status import Status
 from quorate.testing.builders import grant_body, narrow_body, trust_body
@@ -413,6 +413,19 @@ def test_each_denial_of_a_lease_says_what_would_change_it(
     assert step.remedy is not None
     assert step.remedy.command
     parses(step.remedy.command)
+    place = told.steps.index(step)
+    assert {each.answer for each in told.steps[place + 1 :]} <= {Answer.NOT_ASKED}
+
+
+def test_a_state_that_cannot_be_read_is_denied_where_that_comes_out(trusted: Any) -> None:
+    lease = str(trusted.acquire().result["id"])
+    key = keys.record(Kind.TRUST, f"{BANK}/edge")
+    assert key is not None
+    trusted.store.put(key, b"{}")
+    for told in (why(trusted), why_held(trusted, lease)):
+        assert decided(told).denied == Deny(Reason.INTERNAL)
+        assert decided(told).question is Question.TRUST
+        assert told.steps[-1].answer is Answer.NOT_ASKED
 
 
 def test_a_lease_says_how_long_it_still_has(trusted: Any) -> None:
