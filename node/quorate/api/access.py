@@ -43,6 +43,27 @@ class Access:
             raise NotPermittedError("this service is for executors, not for nodes and operators")
         return caller
 
+    def own(self, context: PeerContext, named: str) -> str:
+        """The executor that calls, which may name itself and nobody else; empty: it names nobody.
+
+        Raises UnauthenticatedError or NotPermittedError.
+        """
+        caller = self.executor(context)
+        if named not in ("", caller):
+            raise NotPermittedError("an executor asks about itself only")
+        return caller
+
+    def any_for_operators(self, context: PeerContext, named: str) -> str:
+        """The executor that an operator names, whichever that is; empty: it has named none. For
+        executors as `own`.
+
+        Raises UnauthenticatedError or NotPermittedError.
+        """
+        caller = self.member(context)
+        if SpiffeId.parse(caller).path.startswith(OPERATOR_PATH):
+            return named
+        return self.own(context, named)
+
     def member(self, context: PeerContext) -> str:
         """Whoever of this domain calls, as a SPIFFE ID.
 

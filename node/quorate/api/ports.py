@@ -132,6 +132,7 @@ class NodeStatus:
     durable_turns: int
     probation: bool  # its store was restored or begun again, and it was not readmitted yet
     outbox_records: int  # what it has to tell the ledger, and the ledger does not have yet
+    ledger_time_ms: int  # as its clocks estimate it
     members: tuple[MemberStatus, ...]
 
 

@@ -22,6 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from quorate.api.access import Access
 from quorate.api.core import CoreService
 from quorate.api.core_link import core_socket
+from quorate.api.explain import CoreExplainer, ExplainService
 from quorate.api.governance import GovernanceService
 from quorate.api.interceptors import ErrorInterceptor
 from quorate.api.ledger import LedgerService
@@ -34,6 +35,7 @@ from quorate.core.limits import MAX_MESSAGE_BYTES
 from quorate.telemetry import Metrics
 from quorate.v1 import (
     core_pb2_grpc,
+    explain_pb2_grpc,
     governance_pb2_grpc,
     lease_pb2_grpc,
     ledger_pb2_grpc,
@@ -64,6 +66,7 @@ _OPTIONS: Final = (
 )
 
 CORE_SERVICE: Final = "quorate.v1.CoreService"
+EXPLAIN_SERVICE: Final = "quorate.v1.ExplainService"
 LEASE_SERVICE: Final = "quorate.v1.LeaseService"
 GOVERNANCE_SERVICE: Final = "quorate.v1.GovernanceService"
 LEDGER_SERVICE: Final = "quorate.v1.LedgerService"
@@ -219,6 +222,13 @@ def lease_registration(service: lease_pb2_grpc.LeaseServiceServicer) -> Registra
     )
 
 
+def explain_registration(service: explain_pb2_grpc.ExplainServiceServicer) -> Registration:
+    return Registration(
+        EXPLAIN_SERVICE,
+        lambda server: explain_pb2_grpc.add_ExplainServiceServicer_to_server(service, server),
+    )
+
+
 def core_registrations(core: Core, access: Access, metrics: Metrics) -> tuple[Registration, ...]:
     """The public services of a core process."""
     governance = GovernanceService(core, access, metrics)
@@ -239,6 +249,7 @@ def core_registrations(core: Core, access: Access, metrics: Metrics) -> tuple[Re
             NODE_SERVICE,
             lambda server: node_pb2_grpc.add_NodeServiceServicer_to_server(node, server),
         ),
+        explain_registration(ExplainService(CoreExplainer(core), access.any_for_operators)),
     )
 
 

@@ -26,7 +26,7 @@ from quorate.core.limits import (
     MIN_SESSION_CHARS,
 )
 from quorate.core.lineage import check_attributes, check_event_type, check_head
-from quorate.v1 import lease_pb2
+from quorate.v1 import explain_pb2, lease_pb2
 
 MAX_VIOLATIONS: Final = 64
 """After so many the rest of the request is not looked at."""
@@ -89,10 +89,10 @@ def check_acquire(request: lease_pb2.AcquireRequest) -> None:
     found.raise_any()
 
 
-def parents(found: Violations, lease_ids: Sequence[str]) -> None:
-    found.length("parents", len(lease_ids), 0, MAX_PARENTS, "leases")
+def parents(found: Violations, lease_ids: Sequence[str], field: str = "parents") -> None:
+    found.length(field, len(lease_ids), 0, MAX_PARENTS, "leases")
     for index, lease_id in enumerate(lease_ids[:MAX_PARENTS]):
-        found.text(f"parents[{index}]", lease_id, ids.check_lease_id)
+        found.text(f"{field}[{index}]", lease_id, ids.check_lease_id)
 
 
 def check_report(request: lease_pb2.ReportRequest) -> None:
@@ -112,6 +112,26 @@ def check_report(request: lease_pb2.ReportRequest) -> None:
             continue
         size = sum(len(name) + len(value.encode()) for name, value in attributes.items())
         found.length(f"events[{index}].attributes", size, 0, MAX_ATTRIBUTE_BYTES, "bytes")
+    found.raise_any()
+
+
+def check_explain(request: explain_pb2.ExplainRequest, executor: str) -> None:
+    """executor: whom it is about, as far as that is known."""
+    found = Violations()
+    found.optional_text("executor", executor, ids.check_executor)
+    about = request.WhichOneof("about")
+    if about == "act":
+        if not executor:
+            found.add("executor", "must be named: an operator does nothing itself")
+        found.text("act.action", request.act.action, ids.check_action)
+        found.text("act.resource", request.act.resource, ids.check_resource)
+        parents(found, request.act.parents, "act.parents")
+    elif about == "lease":
+        found.text("lease.lease_id", request.lease.lease_id, ids.check_lease_id)
+        found.optional_text("lease.action", request.lease.action, ids.check_action)
+        found.optional_text("lease.resource", request.lease.resource, ids.check_resource)
+    else:
+        found.add("about", "must be an act or a lease")
     found.raise_any()
 
 

@@ -37,6 +37,7 @@ _GROUPS: Final = {
     "grant": "grant:app",
     "lease": "lease:app",
     "exec": "exec:app",
+    "explain": "explain:app",
     "ledger": "ledger:app",
     "outcome": "outcome:app",
     "demo": "demo:app",

@@ -23,7 +23,13 @@ from quorate.client.config import load_config as load_client
 from quorate.core import codec, ids
 from quorate.core.errors import MalformedError, QuorateError
 from quorate.node.organisation import Organisation, dialable, lease_dialable
-from quorate.v1 import governance_pb2_grpc, lease_pb2_grpc, ledger_pb2_grpc, node_pb2_grpc
+from quorate.v1 import (
+    explain_pb2_grpc,
+    governance_pb2_grpc,
+    lease_pb2_grpc,
+    ledger_pb2_grpc,
+    node_pb2_grpc,
+)
 
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 """A page of 256 entries of 32 KiB each, twice."""
@@ -108,6 +114,7 @@ class Connection:
         self.ledger = ledger_pb2_grpc.LedgerServiceStub(self.channel)
         self.node = node_pb2_grpc.NodeServiceStub(self.channel)
         self.health: Any = health_pb2_grpc.HealthStub(self.channel)
+        self.explanations = explain_pb2_grpc.ExplainServiceStub(self.channel)
         self.leases = lease_pb2_grpc.LeaseServiceStub(self.channel)
 
     def __enter__(self) -> Self:

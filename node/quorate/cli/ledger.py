@@ -122,9 +122,9 @@ def verify(
     signed; each entry's inclusion proof is verified, and who signed each accepted command.
     """
     target = choose_target(org, client, address)
-    federation = _genesis(org, genesis)
+    federation = choose_genesis(org, genesis)
     quiet = output is Output.JSON
-    with Connection(target) as connection, _progress(quiet=quiet) as progress:
+    with Connection(target) as connection, progress_bar(quiet=quiet) as progress:
         task = progress.add_task("verifying", total=None)
         checked, members = check_ledger(
             connection,
@@ -142,7 +142,7 @@ def verify(
     show(output, value, lambda on: _print_verified(on, target, checked, value.get("against")))
 
 
-def _genesis(org: Path | None, genesis: Path | None) -> Genesis:
+def choose_genesis(org: Path | None, genesis: Path | None) -> Genesis:
     if genesis is not None:
         return read_genesis(genesis)
     if org is None:
@@ -159,7 +159,7 @@ def _target_of(directory: Path) -> Target:
     return choose_target(None, directory, "")
 
 
-def _progress(*, quiet: bool) -> Progress:
+def progress_bar(*, quiet: bool) -> Progress:
     stream = console(error=True)
     return Progress(console=stream, transient=True, disable=quiet or not stream.is_terminal)
 

@@ -13,13 +13,14 @@ from typing import Any, Final
 
 from quorate.cli.connection import Connection
 from quorate.cli.errors import VerificationError
-from quorate.cli.ledger_members import Members
+from quorate.cli.ledger_members import Members, log_key
 from quorate.core import codec, dsse, entries
 from quorate.core.commands import parse_command
 from quorate.core.errors import MalformedError
 from quorate.core.genesis import Genesis
 from quorate.core.limits import MAX_ENTRY_BYTES
 from quorate.core.recovery import Recovery
+from quorate.core.state import StateView
 from quorate.proofs import merkle
 from quorate.proofs.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
 from quorate.proofs.note import parse_note
@@ -49,7 +50,7 @@ class Checked:
         }
 
 
-class _Tree:
+class Tree:
     """The Merkle tree as it is computed again, in memory."""
 
     def __init__(self) -> None:
@@ -83,13 +84,13 @@ def fetch_entries(connection: Connection, start: int, end: int, timeout_ms: int)
         start += len(page.entries)
 
 
-def _newest_note(connection: Connection, timeout_ms: int) -> str:
+def newest_note(connection: Connection, timeout_ms: int) -> str:
     return connection.ask(
         connection.ledger.GetCheckpoint, ledger_pb2.GetCheckpointRequest(), timeout_ms
     ).note
 
 
-def _claimed_size(note: str) -> int:
+def claimed_size(note: str) -> int:
     """How many entries a checkpoint speaks of, before anybody's signature is verified."""
     try:
         return parse_checkpoint(parse_note(note).text).size
@@ -105,16 +106,16 @@ def check_ledger(
 ) -> tuple[Checked, Members]:
     """Verifies the whole ledger of a node. Raises VerificationError. The members are those
     that the ledger has made up to its end."""
-    note, members = _newest_note(connection, timeout_ms), Members(genesis)
-    size = _claimed_size(note)
-    tree, leaves, signatures = _Tree(), [], 0
+    note, members = newest_note(connection, timeout_ms), Members(genesis)
+    size = claimed_size(note)
+    tree, leaves, signatures = Tree(), [], 0
     for index, data in enumerate(fetch_entries(connection, 0, size, timeout_ms)):
         tree.add(data)
         leaves.append(merkle.leaf_hash(data))
         signatures += _check_entry(data, index, genesis, members)
         progress(index, 2 * size)
     # Only now: the entries may have added the node that has signed.
-    checkpoint = _open(note, members, connection)
+    checkpoint = open_note(note, members.state, connection)
     root = merkle.root(tree, tree.size)
     if root != checkpoint.root:
         raise VerificationError(
@@ -127,17 +128,18 @@ def check_ledger(
     return Checked(checkpoint.size, root, len(leaves), signatures), members
 
 
-def _open(note: str, members: Members, connection: Connection) -> Checkpoint:
-    """The checkpoint, if the very node that was asked has signed it. Raises VerificationError."""
+def open_note(note: str, state: StateView, connection: Connection) -> Checkpoint:
+    """The checkpoint, if the very node that was asked has signed it, as a member of this state.
+    Raises VerificationError."""
     name = connection.target.server_name
-    key = members.log_key(name)
+    key, origin = log_key(state, name), state.federation().origin
     if key is None:
         raise VerificationError(
-            f"{name} is no node of {members.origin}, as far as the ledger was read",
+            f"{name} is no node of {origin}, as far as the ledger was read",
             hint="verify the ledger of a node that is further on, or compare the genesis",
         )
     try:
-        return open_checkpoint(note, members.origin, key)
+        return open_checkpoint(note, origin, key)
     except MalformedError as error:
         raise VerificationError(f"the checkpoint of {name}: {error}") from error
 
@@ -204,7 +206,7 @@ def check_consistency(
     VerificationError: then a member's node has shown two histories."""
     connection, checked = first
     domain = other.target.domain
-    checkpoint = _open(_newest_note(other, timeout_ms), members, other)
+    checkpoint = open_note(newest_note(other, timeout_ms), members.state, other)
     mine, theirs = (checked.size, checked.root), (checkpoint.size, checkpoint.root)
     (old_size, old_root), (new_size, new_root) = sorted((mine, theirs), key=lambda pair: pair[0])
     # Whoever has the longer tree can prove what it grew from.

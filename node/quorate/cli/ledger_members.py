@@ -109,13 +109,13 @@ class Members:
             raise MalformedError("accepted, but it was executed before")
         self._executed[command.command_id] = command.not_after
 
+    @property
+    def state(self) -> StateView:
+        """What is known of the federation: its members, and nothing else."""
+        return StateView(self._store)
+
     def log_key(self, name: str) -> bytes | None:
-        """The key that the node with this DNS name signs checkpoints with; None: there is no such
-        node. A retired one has signed what it had before."""
-        for node in StateView(self._store).nodes():
-            if ids.dns_name(node.id) == name:
-                return bytes.fromhex(node.log_key)
-        return None
+        return log_key(self.state, name)
 
     def _key_of(self, issuer: str) -> str | None:
         view = StateView(self._store)
@@ -123,3 +123,12 @@ class Members:
         if found is None or found.status is Status.REVOKED:
             return None
         return found.signing_key if isinstance(found, Node) else found.governance_key
+
+
+def log_key(state: StateView, name: str) -> bytes | None:
+    """The key that the node with this DNS name signs checkpoints with; None: there is no such
+    node. A retired one has signed what it had before."""
+    for node in state.nodes():
+        if ids.dns_name(node.id) == name:
+            return bytes.fromhex(node.log_key)
+    return None

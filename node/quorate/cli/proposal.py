@@ -6,10 +6,8 @@ would do to what there is, who has a vote, and who has used it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,8 +15,6 @@ from rich.markup import escape
 
 from quorate.cli.connection import Connection, choose_target, operator_target, read_json
 from quorate.cli.errors import RefusedError
-from quorate.cli.govern import govern
-from quorate.cli.govern import save as save_command
 from quorate.cli.membership import SaveOption
 from quorate.cli.options import (
     DEFAULT_TIMEOUT_MS,
@@ -28,12 +24,10 @@ from quorate.cli.options import (
     OptionalOrgOption,
     OrgOption,
     TimeoutOption,
-    expiry_ms,
-    now_ms,
 )
 from quorate.cli.output import Output, OutputOption, facts, moment, show, table
+from quorate.cli.proposing import How, WaitOption, openers, read, read_thresholds
 from quorate.cli.queries import list_records, read_records
-from quorate.cli.submit import Wait
 from quorate.core import ids
 from quorate.core.acts import (
     ACTS,
@@ -50,208 +44,17 @@ from quorate.core.errors import ConfigurationError, MalformedError
 from quorate.core.proposals import Proposal, ProposalStatus
 from quorate.core.records import Domain
 from quorate.core.status import Act
-from quorate.core.thresholds import Threshold, Thresholds, thresholds_from_json
-from quorate.node.organisation import Organisation, read_descriptor
+from quorate.core.thresholds import Threshold, Thresholds
+from quorate.node.organisation import Organisation
 from quorate.v1 import governance_pb2
 
 app = typer.Typer(add_completion=False, help="What organisations decide together.")
-openers = typer.Typer(
-    add_completion=False, help="Propose something, and agree to it; the others vote."
-)
 app.add_typer(openers, name="open")
-
-_T = TypeVar("_T")
-
-_SHORT: dict[str, str] = {verb.value.rpartition(".")[2]: verb.value for verb in ACTS}
-_SHORT["thresholds"] = _SHORT.pop("set_thresholds")
 
 ProposalArgument = Annotated[
     str,
     typer.Argument(metavar="PROPOSAL", help="Its id, or the beginning of it, as `list` shows it."),
 ]
-DomainArgument = Annotated[str, typer.Argument(metavar="DOMAIN", help="Like bank.example.")]
-ExpiresOption = Annotated[
-    str, typer.Option("--expires", help="Until when it can be voted on: 7d, or a moment.")
-]
-WaitOption = Annotated[
-    Wait | None,
-    typer.Option(
-        "--wait",
-        help="If this decides it, return when that is durable on a quorum, when no node decides "
-        "otherwise any more, or when no executor holds a permit from before.",
-    ),
-]
-
-
-@dataclass(frozen=True, slots=True)
-class _How:
-    """Where a command of this organisation goes. save: to a file, and to no node."""
-
-    org: Path
-    timeout: int
-    address: str
-    output: Output
-    save: Path | None = None
-    wait: Wait | None = None
-
-    def say(self, kind: str, body: dict[str, Any]) -> None:
-        if self.save is not None:
-            if self.wait is not None:
-                raise MalformedError("give --save or --wait, not both")
-            save_command(self.org, kind, body, self.save, self.output)
-            return
-        govern(
-            self.org,
-            kind,
-            body,
-            timeout_ms=self.timeout,
-            output=self.output,
-            address=self.address,
-            wait=self.wait,
-        )
-
-    def open(self, act: str, body: dict[str, Any], expires: str) -> None:
-        asked = {"act": act, "body": body, "expires_at": expiry_ms(expires, now_ms())}
-        self.say("proposal.open", asked)
-
-    def open_about(self, act: str, domain: str, expires: str) -> None:
-        try:
-            ids.check_domain(domain)
-        except MalformedError as error:
-            raise MalformedError(f"'{domain}': {error}") from error
-        self.open(act, {"domain": domain}, expires)
-
-
-@openers.command("admit")
-def admit(
-    descriptor: Annotated[
-        Path,
-        typer.Argument(
-            metavar="DESCRIPTOR", help="The descriptor.json that `quorate init` made for them."
-        ),
-    ],
-    *,
-    org: OrgOption,
-    expires: ExpiresOption = "7d",
-    save: SaveOption = None,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
-    address: AddressOption = "",
-    output: OutputOption = Output.TEXT,
-) -> None:
-    """Let another organisation be a member, with its first node, which votes in the consensus."""
-    envelope = read_descriptor(descriptor).envelope.to_json()
-    how = _How(org, timeout, address, output, save)
-    how.open("domain.admit", {"descriptor": envelope}, expires)
-
-
-@openers.command("suspend")
-def suspend(
-    domain: DomainArgument,
-    *,
-    org: OrgOption,
-    expires: ExpiresOption = "7d",
-    wait: WaitOption = None,
-    save: SaveOption = None,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
-    address: AddressOption = "",
-    output: OutputOption = Output.TEXT,
-) -> None:
-    """Deny everything that an organisation is part of, until the others reinstate it."""
-    how = _How(org, timeout, address, output, save, wait)
-    how.open_about("domain.suspend", domain, expires)
-
-
-@openers.command("reinstate")
-def reinstate(
-    domain: DomainArgument,
-    *,
-    org: OrgOption,
-    expires: ExpiresOption = "7d",
-    save: SaveOption = None,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
-    address: AddressOption = "",
-    output: OutputOption = Output.TEXT,
-) -> None:
-    """End the suspension of an organisation that the others have suspended."""
-    how = _How(org, timeout, address, output, save)
-    how.open_about("domain.reinstate", domain, expires)
-
-
-@openers.command("expel")
-def expel(
-    domain: DomainArgument,
-    *,
-    org: OrgOption,
-    expires: ExpiresOption = "7d",
-    wait: WaitOption = None,
-    save: SaveOption = None,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
-    address: AddressOption = "",
-    output: OutputOption = Output.TEXT,
-) -> None:
-    """End an organisation's membership, for ever: all it is part of is denied, its nodes retire."""
-    how = _How(org, timeout, address, output, save, wait)
-    how.open_about("domain.expel", domain, expires)
-
-
-@openers.command("thresholds")
-def thresholds(
-    rules: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="WHAT=RULE...",
-            help=f"WHAT: {', '.join(sorted(_SHORT))}. RULE: {', '.join(Threshold)}. "
-            "What is not named stays as it is.",
-        ),
-    ],
-    *,
-    org: OrgOption,
-    expires: ExpiresOption = "7d",
-    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
-    address: AddressOption = "",
-    output: OutputOption = Output.TEXT,
-) -> None:
-    """Set how many have to agree on what is decided together."""
-    changes = _rules(rules)
-    with Connection(operator_target(Organisation.load(org), address)) as connection:
-        present = _thresholds(connection, 0, timeout)
-    body = {act: present.get(act, Threshold.MAJORITY).value for act in map(str, ACTS)} | changes
-    how = _How(org, timeout, address, output)
-    how.open("federation.set_thresholds", {"thresholds": body}, expires)
-
-
-@openers.command("upgrade")
-def upgrade(
-    version: Annotated[
-        int, typer.Argument(metavar="VERSION", help="One more than `quorate node status` shows.")
-    ],
-    *,
-    org: OrgOption,
-    expires: ExpiresOption = "7d",
-    save: SaveOption = None,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
-    address: AddressOption = "",
-    output: OutputOption = Output.TEXT,
-) -> None:
-    """Live by the next version of the rules, once every node's program knows it."""
-    how = _How(org, timeout, address, output, save)
-    how.open("federation.upgrade", {"protocol": version}, expires)
-
-
-def _rules(texts: list[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for text in texts:
-        what, _, rule = text.partition("=")
-        if what not in _SHORT or rule not in list(Threshold):
-            raise MalformedError(
-                f"'{text}' is no threshold",
-                hint=f"write it like expel=two-thirds; of {', '.join(sorted(_SHORT))}, and "
-                f"{', '.join(Threshold)}",
-            )
-        if _SHORT[what] in found:
-            raise MalformedError(f"{what} is named twice", hint="give one rule for it")
-        found[_SHORT[what]] = rule
-    return found
 
 
 @app.command("vote")
@@ -273,7 +76,7 @@ def vote(
         raise MalformedError(f"'{choice}' is no ballot", hint="write yes or no")
     ident = _named(proposal, org, timeout, address, is_offline=save is not None)
     body = {"proposal": ident, "choice": choice}
-    _How(org, timeout, address, output, save, wait).say("ballot.cast", body)
+    How(org, timeout, address, output, save, wait).say("ballot.cast", body)
 
 
 @app.command("withdraw")
@@ -288,7 +91,7 @@ def withdraw(
 ) -> None:
     """Take back what the own organisation has proposed."""
     ident = _named(proposal, org, timeout, address, is_offline=save is not None)
-    _How(org, timeout, address, output, save).say("proposal.withdraw", {"proposal": ident})
+    How(org, timeout, address, output, save).say("proposal.withdraw", {"proposal": ident})
 
 
 @app.command("list")
@@ -327,12 +130,12 @@ def show_proposal(
 ) -> None:
     """Show what a proposal would do to what there is, and who has voted how."""
     with Connection(choose_target(org, client, address)) as connection:
-        record = _read(Proposal.from_json, _find(connection, proposal, at_least, timeout))
+        record = read(Proposal.from_json, _find(connection, proposal, at_least, timeout))
         domains, first, _ = read_records(
             connection, governance_pb2.KIND_DOMAIN, record.changed, timeout
         )
-        rules = _thresholds(connection, record.changed, timeout)
-    members = [_read(Domain.from_json, each) for each in domains]
+        rules = read_thresholds(connection, record.changed, timeout)
+    members = [read(Domain.from_json, each) for each in domains]
     act = _act(record)
     is_over = record.expired(first.position.ledger_time_ms)
     is_open = record.status is ProposalStatus.OPEN and not is_over
@@ -444,12 +247,6 @@ def _find(connection: Connection, text: str, at_least: int, timeout: int) -> dic
     return found[0]
 
 
-def _thresholds(connection: Connection, at_least: int, timeout: int) -> Thresholds:
-    found, _, _ = read_records(connection, governance_pb2.KIND_FEDERATION, at_least, timeout)
-    said = found[0].get("thresholds") if found else None
-    return _read(thresholds_from_json, said)
-
-
 def _act(record: Proposal) -> FederationAct:
     """What is proposed. Raises RefusedError: nobody should vote on what cannot be told."""
     if record.act not in list(ACTS):
@@ -457,12 +254,4 @@ def _act(record: Proposal) -> FederationAct:
             f"proposal {record.id} is for {record.act}, which this version does not know",
             hint="use a newer one; the record as it is: `quorate proposal list -o json`",
         )
-    return _read(lambda text: parse_act(record.act, text), record.body)
-
-
-def _read(parse: Callable[[Any], _T], value: object) -> _T:
-    """What a node has sent, parsed. Raises RefusedError: the person who asked is not to blame."""
-    try:
-        return parse(value)
-    except MalformedError as error:
-        raise RefusedError(f"this version cannot read the node's answer: {error}") from error
+    return read(lambda text: parse_act(record.act, text), record.body)

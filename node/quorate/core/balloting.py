@@ -26,7 +26,7 @@ from quorate.core.acts import (
     UpgradeFederation,
     parse_act,
 )
-from quorate.core.commands import CastBallot, OpenProposal, WithdrawProposal
+from quorate.core.bodies import CastBallot, OpenProposal, WithdrawProposal
 from quorate.core.governing import may_widen
 from quorate.core.ids import proposal_id
 from quorate.core.limits import (

@@ -13,7 +13,29 @@ from types import MappingProxyType
 from typing import Final
 
 from quorate.core import codec, dsse, ids, patterns, protocol
-from quorate.core.acts import ACTS, FederationAct, check_act
+from quorate.core.acts import ACTS, check_act
+from quorate.core.bodies import (
+    AcquireLease,
+    AddNode,
+    AppendLineage,
+    AssignRole,
+    Body,
+    CastBallot,
+    CloseTrust,
+    DeclareNode,
+    GovernDomain,
+    GovernExecutor,
+    GovernGrant,
+    IssueGrant,
+    NarrowTrust,
+    OpenProposal,
+    OpenTrust,
+    RegisterExecutor,
+    ReleaseLease,
+    RenewLease,
+    RetireNode,
+    WithdrawProposal,
+)
 from quorate.core.errors import MalformedError
 from quorate.core.fields import Fields
 from quorate.core.limits import (
@@ -26,180 +48,10 @@ from quorate.core.limits import (
     MAX_RECORDS_PER_COMMAND,
     PROTOCOL_VERSION,
 )
-from quorate.core.lineage import Record, check_head, parse_record
+from quorate.core.lineage import check_head, parse_record
 from quorate.core.records import Role
 from quorate.core.status import Act
 from quorate.core.verbs import Verb
-
-
-@dataclass(frozen=True, slots=True)
-class RegisterExecutor:
-    executor: str
-
-
-@dataclass(frozen=True, slots=True)
-class GovernExecutor:
-    act: Act
-    executor: str
-
-
-@dataclass(frozen=True, slots=True)
-class OpenTrust:
-    """See `quorate.core.records.TrustEdge` for the fields."""
-
-    edge: str
-    trustee: str
-    actions: tuple[str, ...]
-    resources: tuple[str, ...]
-    max_depth: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class NarrowTrust:
-    """actions, resources: all that the edge is still for."""
-
-    edge: str
-    actions: tuple[str, ...]
-    resources: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class CloseTrust:
-    edge: str
-
-
-@dataclass(frozen=True, slots=True)
-class IssueGrant:
-    """See `quorate.core.records.Grant` for the fields."""
-
-    grant: str
-    executor: str
-    actions: tuple[str, ...]
-    resources: tuple[str, ...]
-    not_after: int
-    max_lease_ttl_ms: int
-    max_uses: int
-    max_concurrent: int
-
-
-@dataclass(frozen=True, slots=True)
-class GovernGrant:
-    act: Act
-    grant: str
-
-
-@dataclass(frozen=True, slots=True)
-class GovernDomain:
-    act: Act
-    domain: str
-
-
-@dataclass(frozen=True, slots=True)
-class AddNode:
-    """signing_key, log_key: Ed25519 public keys in hex, fit to verify with and different."""
-
-    node: str
-    peer_address: str
-    signing_key: str
-    log_key: str
-    role: Role
-
-
-@dataclass(frozen=True, slots=True)
-class AssignRole:
-    """Promoting makes a voter, demoting an observer."""
-
-    role: Role
-    node: str
-
-
-@dataclass(frozen=True, slots=True)
-class RetireNode:
-    node: str
-
-
-@dataclass(frozen=True, slots=True)
-class DeclareNode:
-    """What a node says of itself. protocol: the latest version of the rules that its program
-    knows."""
-
-    protocol: int
-
-
-@dataclass(frozen=True, slots=True)
-class OpenProposal:
-    """act, body: what is to be done when enough domains agree. text: the body as it was signed, in
-    canonical JSON. expires_at: ledger time from which on nobody votes on it."""
-
-    act: Verb
-    body: FederationAct
-    text: str
-    expires_at: int
-
-
-@dataclass(frozen=True, slots=True)
-class WithdrawProposal:
-    proposal: str
-
-
-@dataclass(frozen=True, slots=True)
-class CastBallot:
-    proposal: str
-    is_yes: bool
-
-
-@dataclass(frozen=True, slots=True)
-class AcquireLease:
-    """ttl_ms: the wished lifetime; 0: the longest that there is. parents: the leases that the work
-    came from, in ascending order."""
-
-    executor: str
-    action: str
-    resource: str
-    ttl_ms: int
-    parents: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class RenewLease:
-    lease: str
-    executor: str
-    ttl_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class ReleaseLease:
-    lease: str
-    executor: str
-
-
-@dataclass(frozen=True, slots=True)
-class AppendLineage:
-    """What a node reports (`quorate.core.lineage`). after: its chain's head, as it knows it."""
-
-    after: str
-    records: tuple[Record, ...]
-
-
-NodeBody = DeclareNode | AcquireLease | RenewLease | ReleaseLease | AppendLineage
-DomainBody = (
-    RegisterExecutor
-    | GovernExecutor
-    | OpenTrust
-    | NarrowTrust
-    | CloseTrust
-    | IssueGrant
-    | GovernGrant
-    | GovernDomain
-    | AddNode
-    | AssignRole
-    | RetireNode
-    | FederationAct
-    | OpenProposal
-    | WithdrawProposal
-    | CastBallot
-)
-Body = DomainBody | NodeBody
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,10 @@
 """Deciding: may this executor do this to that resource?
 
 Owns the order of the questions (docs/reasons.md explains each answer) and nothing else: it changes
-nothing, and reads no clock. The first failure ends it. The cost does not grow with the ledger: at
-most MAX_EDGES_PER_PAIR edges between any two domains, and MAX_GRANTS_PER_EXECUTOR_AND_ISSUER grants
-are looked at.
+nothing, and reads no clock. Each question is a function of its own, so that
+`quorate.core.explaining` asks the very same. The first failure ends it. The cost does not grow with
+the ledger: at most MAX_EDGES_PER_PAIR edges between any two domains, and
+MAX_GRANTS_PER_EXECUTOR_AND_ISSUER grants are looked at.
 
 `decide` and `check_lease` never raise: a state that cannot be understood permits nothing. What
 `apply` uses is `choose_route` and `review`, which let StorageError pass: a node whose state is
@@ -12,6 +13,7 @@ damaged must stop, and not record a decision that the others do not make.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -103,8 +105,9 @@ def check_lease(  # noqa: PLR0917  # who, on what, when: in the order of a check
         lease = held_lease(view, lease_id, executor)
         if isinstance(lease, Deny):
             return lease, None
-        if action not in ("", lease.action) or resource not in ("", lease.resource):
-            return Deny(Reason.LEASE_SCOPE, lease.id), lease
+        other = other_act(lease, action, resource)
+        if other is not None:
+            return other, lease
         return review(view, lease, ledger_time) or Permit(lease.depends_on), lease
     except StorageError:
         return Deny(Reason.INTERNAL), None
@@ -118,13 +121,12 @@ def choose_route(view: StateView, request: DecisionRequest, ledger_time: int) ->
     executor = active_executor(view, request.executor)
     if isinstance(executor, Deny):
         return executor
-    owner = _active_owner(view, request.resource)
+    owner = active_owner(view, request.resource)
     if isinstance(owner, Deny):
         return owner
-    try:
-        ids.check_action(request.action)
-    except MalformedError:  # the pattern * means any action; this is none
-        return Deny(Reason.NO_GRANT, request.action)
+    odd = odd_action(request.action)
+    if odd is not None:
+        return odd
     edges: tuple[TrustEdge, ...] = ()
     if owner.domain != executor.domain:
         ends = owner.domain, executor.domain
@@ -147,6 +149,13 @@ def held_lease(view: StateView, lease_id: str, executor: str) -> Lease | Deny:
     return lease
 
 
+def other_act(lease: Lease, action: str, resource: str) -> Deny | None:
+    """Whether a check is of another act than the lease's; empty: of the lease's own."""
+    if action not in ("", lease.action) or resource not in ("", lease.resource):
+        return Deny(Reason.LEASE_SCOPE, lease.id)
+    return None
+
+
 def review(view: StateView, lease: Lease, ledger_time: int) -> Deny | None:
     """Whether a lease still holds: None, or why not. Raises StorageError.
 
@@ -154,39 +163,51 @@ def review(view: StateView, lease: Lease, ledger_time: int) -> Deny | None:
     as well does not save it, because what was revoked was what it relies on. How often the grant
     was used is no longer a question: this lease is one of those uses.
     """
-    if lease.status is not LeaseStatus.ACTIVE:
-        return Deny(Reason.LEASE_RELEASED, lease.id)
-    if lease.expired(ledger_time):
-        return Deny(Reason.LEASE_EXPIRED, lease.id)
+    over = lease_over(lease, ledger_time)
+    if over is not None:
+        return over
     executor = active_executor(view, lease.executor)
     if isinstance(executor, Deny):
         return executor
-    owner = _active_owner(view, lease.resource)
+    owner = active_owner(view, lease.resource)
     if isinstance(owner, Deny):
         return owner
     broken = why_broken(view, lease, owner.domain, executor.domain)
     if broken is not None:
         return broken
-    grant = view.grant(*split_id(lease.grant))
-    if grant is None or grant.executor != lease.executor or grant.issuer != owner.domain:
-        return Deny(Reason.NO_GRANT, lease.grant)
-    if not covers(grant.actions, grant.resources, lease.action, lease.resource):
-        return Deny(Reason.NO_GRANT, grant.id)
-    return _grant_ended(grant, ledger_time)
+    grant = grant_of_lease(view, lease, owner.domain, ledger_time)
+    return grant if isinstance(grant, Deny) else None
+
+
+def lease_over(lease: Lease, ledger_time: int) -> Deny | None:
+    """Whether a lease has ended by itself: None, or how."""
+    if lease.status is not LeaseStatus.ACTIVE:
+        return Deny(Reason.LEASE_RELEASED, lease.id)
+    if lease.expired(ledger_time):
+        return Deny(Reason.LEASE_EXPIRED, lease.id)
+    return None
 
 
 def active_executor(view: StateView, executor_id: str) -> Executor | Deny:
     """The executor, if it and its domain are active."""
+    executor = known_executor(view, executor_id)
+    if isinstance(executor, Deny):
+        return executor
+    domain = active_domain(view, executor.domain)
+    return domain if isinstance(domain, Deny) else executor
+
+
+def known_executor(view: StateView, executor_id: str) -> Executor | Deny:
+    """The executor, if it is active, whatever its domain is."""
     executor = view.executor(executor_id)
     if executor is None:
         return Deny(Reason.UNKNOWN_EXECUTOR, executor_id)
     if executor.status is not Status.ACTIVE:
         return Deny(_EXECUTOR_REASONS[executor.status], executor.id)
-    domain = active_domain(view, executor.domain)
-    return domain if isinstance(domain, Deny) else executor
+    return executor
 
 
-def _active_owner(view: StateView, resource: str) -> Domain | Deny:
+def active_owner(view: StateView, resource: str) -> Domain | Deny:
     """The domain that owns the resource, if it is active."""
     try:
         owner = ids.resource_owner(resource)
@@ -195,22 +216,59 @@ def _active_owner(view: StateView, resource: str) -> Domain | Deny:
     return active_domain(view, owner)
 
 
-def _find_grant(
+def odd_action(action: str) -> Deny | None:
+    """The pattern * means any action; it is none itself."""
+    try:
+        ids.check_action(action)
+    except MalformedError:
+        return Deny(Reason.NO_GRANT, action)
+    return None
+
+
+def tried_grants(
     view: StateView, request: DecisionRequest, issuer: str, ledger_time: int
-) -> Grant | Deny:
-    failures: list[Deny] = []
+) -> Iterator[tuple[Grant, Deny | None]]:
+    """Each grant, in the order in which they are tried, and why it does not do: NO_GRANT when it is
+    for something else. The first that does is taken."""
     for spent in (False, True):
         grants = view.grants_for(request.executor, issuer, spent=spent)
         for grant in islice(grants, MAX_GRANTS_PER_EXECUTOR_AND_ISSUER):
             if not covers(grant.actions, grant.resources, request.action, request.resource):
-                continue
-            failure = _grant_ended(grant, ledger_time) or _grant_used_up(view, grant, ledger_time)
-            if failure is None:
-                return grant
-            failures.append(failure)
-    if not failures:
+                yield grant, Deny(Reason.NO_GRANT, grant.id)
+            else:
+                yield (
+                    grant,
+                    _grant_ended(grant, ledger_time) or _grant_used_up(view, grant, ledger_time),
+                )
+
+
+def nearest(failures: Iterable[Deny], issuer: str) -> Deny:
+    """What to tell of the grants that do not do."""
+    of_this_act = [each for each in failures if each.reason is not Reason.NO_GRANT]
+    if not of_this_act:
         return Deny(Reason.NO_GRANT, issuer)
-    return min(failures, key=lambda failure: _NEAREST_FIRST.index(failure.reason))
+    return min(of_this_act, key=lambda failure: _NEAREST_FIRST.index(failure.reason))
+
+
+def grant_of_lease(view: StateView, lease: Lease, issuer: str, ledger_time: int) -> Grant | Deny:
+    """The grant that the lease is one use of, if it still covers it."""
+    grant = view.grant(*split_id(lease.grant))
+    if grant is None or grant.executor != lease.executor or grant.issuer != issuer:
+        return Deny(Reason.NO_GRANT, lease.grant)
+    if not covers(grant.actions, grant.resources, lease.action, lease.resource):
+        return Deny(Reason.NO_GRANT, grant.id)
+    return _grant_ended(grant, ledger_time) or grant
+
+
+def _find_grant(
+    view: StateView, request: DecisionRequest, issuer: str, ledger_time: int
+) -> Grant | Deny:
+    failures: list[Deny] = []
+    for grant, failure in tried_grants(view, request, issuer, ledger_time):
+        if failure is None:
+            return grant
+        failures.append(failure)
+    return nearest(failures, issuer)
 
 
 def _grant_ended(grant: Grant, ledger_time: int) -> Deny | None:

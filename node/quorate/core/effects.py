@@ -12,7 +12,8 @@ from types import MappingProxyType
 from typing import Final
 
 from quorate.core import codec, dsse
-from quorate.core.commands import NarrowTrust, parse_command
+from quorate.core.bodies import NarrowTrust
+from quorate.core.commands import parse_command
 from quorate.core.errors import MalformedError
 from quorate.core.outcome import Reason
 from quorate.core.patterns import Scope, covers

@@ -12,7 +12,7 @@ from dataclasses import replace
 from itertools import islice
 
 from quorate.core import protocol, state
-from quorate.core.commands import (
+from quorate.core.bodies import (
     CloseTrust,
     GovernDomain,
     GovernExecutor,

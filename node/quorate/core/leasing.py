@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from quorate.core import ids, state
-from quorate.core.commands import AcquireLease, ReleaseLease, RenewLease
+from quorate.core.bodies import AcquireLease, ReleaseLease, RenewLease
 from quorate.core.decision import DecisionRequest, choose_route, held_lease, review
 from quorate.core.entries import POLICY_VERSION
 from quorate.core.limits import LEASES_DROPPED_PER_ACQUIRE, MAX_LEASE_TTL_MS
@@ -100,10 +100,19 @@ def broken_parent(view: StateView, parents: Sequence[str], ledger_time: int) -> 
     """Work comes from work that is under way: each parent holds now. It need not go on to. Raises
     StorageError."""
     for parent in parents:
-        lease = view.lease(parent)
-        if lease is None or review(view, lease, ledger_time) is not None:
+        if parent_failure(view, parent, ledger_time)[1] is not None:
             return Deny(Reason.BROKEN_LINEAGE, parent)
     return None
+
+
+def parent_failure(
+    view: StateView, parent: str, ledger_time: int
+) -> tuple[Lease | None, Deny | None]:
+    """A lease that work is said to come from, and why it does not hold. Raises StorageError."""
+    lease = view.lease(parent)
+    if lease is None:
+        return None, Deny(Reason.UNKNOWN_LEASE, parent)
+    return lease, review(view, lease, ledger_time)
 
 
 def _is_own(turn: Turn, executor: str) -> bool:

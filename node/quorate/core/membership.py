@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from quorate.core import state
-from quorate.core.commands import AddNode, AssignRole, DeclareNode, RetireNode
+from quorate.core.bodies import AddNode, AssignRole, DeclareNode, RetireNode
 from quorate.core.governing import is_new, may_widen
 from quorate.core.ids import SpiffeId
 from quorate.core.limits import MAX_NODES_EVER_PER_DOMAIN, MAX_NODES_PER_DOMAIN

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from quorate.core import ids, state
-from quorate.core.commands import AppendLineage
+from quorate.core.bodies import AppendLineage
 from quorate.core.decision import held_lease
 from quorate.core.limits import MAX_EVENTS_PER_LEASE
 from quorate.core.lineage import Denials, Event, Record, chained, encoded, next_stage

@@ -10,7 +10,7 @@ same on every node.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Final
 
@@ -46,11 +46,21 @@ def find_route(view: StateView, owner: str, trustee: str, action: str, resource:
     """
 
     def between(truster: str, to: str) -> _Edges:
-        edges = islice(view.trust_between(truster, to), MAX_EDGES_PER_PAIR)
-        return tuple(edge for edge in edges if _lets(edge, action, resource))
+        tried = tried_edges(view, truster, to, action, resource)
+        return tuple(edge for edge, failure in tried if failure is None)
 
     direct = between(owner, trustee)
     return direct[:1] or _find_longer(view, owner, trustee, between)
+
+
+def tried_edges(
+    view: StateView, truster: str, trustee: str, action: str, resource: str
+) -> Iterator[tuple[TrustEdge, Deny | None]]:
+    """Each open edge from the one to the other, in the order in which they are tried, and why it
+    does not do."""
+    for edge in islice(view.trust_between(truster, trustee), MAX_EDGES_PER_PAIR):
+        does = _lets(edge, action, resource)
+        yield edge, None if does else Deny(Reason.NO_TRUST, edge.id)
 
 
 def _find_longer(

@@ -32,7 +32,8 @@ from quorate.core import (
     reporting,
     state,
 )
-from quorate.core.commands import Command, NodeBody, is_node, parse_command
+from quorate.core.bodies import NodeBody
+from quorate.core.commands import Command, is_node, parse_command
 from quorate.core.errors import MalformedError, StorageDamagedError, StorageError
 from quorate.core.genesis import Genesis
 from quorate.core.limits import (

@@ -306,6 +306,7 @@ class Vetting:
         _require(bool(lease.edges) == (home != issuer), f"{lease.id} has an odd route")
         _require(bool(lease.trust_edge) or not lease.passed_on, f"{lease.id} has an odd route")
         _require(len(lease.edges) <= MAX_DEPTH + 1, f"{lease.id} has too long a route")
+        _require(len({*lease.edges}) == len(lease.edges), f"{lease.id} goes round in circles")
         for edge in lease.edges:
             self._refer(Kind.TRUST, edge)
             relies_on |= {f"trust:{edge}", f"domain:{edge.split('/')[0]}"}

@@ -30,6 +30,7 @@ import structlog
 
 from quorate.core.decision import check_lease
 from quorate.core.errors import StorageDamagedError
+from quorate.core.explaining import Explanation, under, unseen
 from quorate.core.outcome import Decision, Deny, Permit, Reason
 from quorate.core.state import Lease, StateView
 from quorate.core.store import Reader
@@ -170,6 +171,37 @@ class LeaseChecker:
             return self._lapsed(record, self._now()) or record
         except Exception as error:  # noqa: BLE001 - whatever it is, it is no authority
             return self._fault(error)
+
+    def explain(self, ask: Callable[[StateView, int], Explanation]) -> tuple[Explanation, Position]:
+        """What `ask` makes of the node's state and of ledger time, and whether the node may permit
+        anything at all, with or without authority.
+
+        For telling, as `authority` is. It is no permission.
+        """
+        try:
+            return self._explain(ask)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is no permit
+            return unseen(self._fault(error)), NOWHERE
+
+    def _explain(
+        self, ask: Callable[[StateView, int], Explanation]
+    ) -> tuple[Explanation, Position]:
+        record, source, early = self._word.read(), self._source(), self._now()
+        if source is None:
+            return unseen(Deny(Reason.INQUORATE)), NOWHERE
+        refused = Deny(Reason.INQUORATE) if record is None else self._lapsed(record, early)
+        with source.read() as snapshot:
+            view = StateView(snapshot.state)
+            at = Position(snapshot.ledger_size, view.ledger_time())
+            latest_ms = at.ledger_time_ms
+            if record is not None and refused is None:
+                latest_ms = _latest_ms(record, early, at)
+                if snapshot.applied_index < record.index:
+                    refused = Deny(Reason.INQUORATE)
+            explanation = ask(view, latest_ms)
+        if record is not None and refused is None:
+            refused = self._lapsed(record, self._now())
+        return under(explanation, refused), at
 
     def _check_all(self, queries: Sequence[CheckQuery]) -> list[Checked]:
         record = self._word.read()  # step 1; never again below

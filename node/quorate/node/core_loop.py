@@ -375,6 +375,7 @@ class CoreLoop:
             durable_turns=self._environment.commits,
             probation=core.is_on_probation,
             outbox_records=self.outbox_records,
+            ledger_time_ms=core.ledger_clock.now_ms(),
             members=tuple(self._member_statuses()),
         )
 

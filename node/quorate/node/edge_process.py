@@ -22,8 +22,9 @@ import uvloop
 from quorate.api.access import Access
 from quorate.api.core_link import CoreLink, core_socket
 from quorate.api.denials import DenialJournal
+from quorate.api.explain import EdgeExplainer, ExplainService
 from quorate.api.lease import LeaseService
-from quorate.api.servers import build_public_server, lease_registration
+from quorate.api.servers import build_public_server, explain_registration, lease_registration
 from quorate.api.watch import WatchHub
 from quorate.core import protocol
 from quorate.core.errors import (
@@ -138,18 +139,22 @@ async def serve(
         metrics.observe_edge(
             functools.partial(_authority_ms, checker, clock), lambda: hub.ledger.permits.count
         )
+        access = Access(SpiffeId.parse(config.node.id).trust_domain)
         service = LeaseService(
             checker=checker,
             proposer=link,
             hub=hub,
             clock=clock,
-            access=Access(SpiffeId.parse(config.node.id).trust_domain),
+            access=access,
             metrics=metrics,
             denials=DenialLog(clock.boottime_ns, log),
             journal=journal,
         )
         server = build_public_server(
-            [lease_registration(service)],
+            [
+                lease_registration(service),
+                explain_registration(ExplainService(EdgeExplainer(checker, hub), access.own)),
+            ],
             address=config.listen.lease,
             identity=identity.pair,
             client_ca=client_ca,

@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from quorate.core import codec, dsse
-from quorate.core.commands import AddNode, parse_command
+from quorate.core.bodies import AddNode
+from quorate.core.commands import parse_command
 from quorate.core.errors import MalformedError
 from quorate.core.limits import MAX_ENVELOPE_BYTES
 from quorate.core.records import Domain, Node

@@ -19,6 +19,7 @@ import structlog
 from quorate.api.access import Access
 from quorate.api.core_link import CoreLink, core_socket
 from quorate.api.denials import DenialJournal
+from quorate.api.explain import EdgeExplainer, ExplainService
 from quorate.api.lease import LeaseService
 from quorate.api.ports import (
     Denied,
@@ -34,6 +35,7 @@ from quorate.api.servers import (
     CoreServers,
     PublicServer,
     build_public_server,
+    explain_registration,
     lease_registration,
     start_core_servers,
 )
@@ -128,6 +130,7 @@ class FakeCore:
     bound: Bound = field(default_factory=lambda: Bound(0, 0))
     steps: list[Progress] = field(default_factory=list)
     ledger_time_ms: int = CREATED_MS
+    authority_ms: int = 0
     checkpoint_error: Exception | None = None
     proposed: list[tuple[str, str]] = field(default_factory=list)
     waits: list[tuple[int, Level, int]] = field(default_factory=list)
@@ -229,13 +232,14 @@ class FakeCore:
             term=4,
             commit_index=9,
             applied_index=8,
-            authority_remaining_ms=0,
-            authority_reason=Reason.STORAGE_FULL,
+            authority_remaining_ms=self.authority_ms,
+            authority_reason=None if self.authority_ms else Reason.STORAGE_FULL,
             storage_problem="the disk is full",
             clock_offset_ms=-3,
             durable_turns=17,
             probation=True,
             outbox_records=5,
+            ledger_time_ms=self.ledger_time_ms,
             members=(
                 MemberStatus(
                     NODE, DOMAIN, "127.0.0.1:7401", True, 9, 8, "voter", "active", "learner"
@@ -407,7 +411,12 @@ async def edge(
                 journal=journal,
             )
             server = build_public_server(
-                [lease_registration(service)],
+                [
+                    lease_registration(service),
+                    explain_registration(
+                        ExplainService(EdgeExplainer(checker, hub), Access(DOMAIN).own)
+                    ),
+                ],
                 address="127.0.0.1:0",
                 identity=pki.node,
                 client_ca=pki.ca.certificate,

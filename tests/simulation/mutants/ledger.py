@@ -8,7 +8,7 @@ from typing import Any
 from tests.simulation.mutants.mutant import Patch, mutant
 
 from quorate.core import codec, decision, governing, leasing, state, transitions
-from quorate.core.commands import NarrowTrust
+from quorate.core.bodies import NarrowTrust
 from quorate.core.dsse import Envelope
 from quorate.core.outcome import Deny, Permit, Reason
 from quorate.core.patterns import Scope
@@ -112,20 +112,21 @@ def leases_that_never_end(patch: Patch) -> None:
 @mutant("mixed", 40, "I2")
 def edges_of_trust_that_stay_open(patch: Patch) -> None:
     """A lease holds when the edge of trust under which it was given is closed."""
-    patch.setattr(decision, "_edge_holds", lambda *_: True)
+    patch.setattr(decision, "why_broken", lambda *_: None)
 
 
 @mutant("trust", 16, "I2")
 def scopes_that_nobody_looks_at_again(patch: Patch) -> None:
     """A lease holds whatever the edge of trust under which it was given was narrowed to."""
 
-    def edge_holds(view: Any, lease: Lease, truster: str, trustee: str) -> bool:
-        if truster == trustee:
-            return lease.trust_edge == ""
-        edge = view.trust_edge(*decision._split(lease.trust_edge))
-        return edge is not None and edge.status is Status.ACTIVE
+    def why_broken(view: Any, lease: Lease, *_: str) -> Deny | None:
+        for ident in lease.edges:
+            edge = view.trust_edge(*decision.split_id(ident))
+            if edge is None or edge.status is not Status.ACTIVE:
+                return Deny(Reason.NO_TRUST, ident)
+        return None
 
-    patch.setattr(decision, "_edge_holds", edge_holds)
+    patch.setattr(decision, "why_broken", why_broken)
 
 
 @mutant("trust", 12, "what is final stays", "I2")

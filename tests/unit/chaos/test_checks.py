@@ -11,7 +11,7 @@ import pytest
 
 from quorate.chaos.checks import NodeLedger, audit
 from quorate.chaos.operator import Acknowledged
-from quorate.core import codec, dsse, ids
+from quorate.core import codec, dsse, ids, protocol
 from quorate.core.genesis import Genesis
 from quorate.core.records import Parameters
 from quorate.proofs import merkle
@@ -26,6 +26,7 @@ GENESIS = Genesis(
     descriptors=(),
     envelope=dsse.Envelope(b"", "genesis", ()),
     hash=hashlib.sha256(codec.encode(GENESIS_COMMAND)).digest(),
+    protocol=protocol.FIRST,
 )
 
 

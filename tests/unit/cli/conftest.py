@@ -24,9 +24,13 @@ from tests.servers import stop
 from typer.testing import CliRunner
 
 from quorate.api import convert
+from quorate.api.explain import question_of
+from quorate.api.explained import explanation_to_wire
 from quorate.cli.app import app
 from quorate.core import codec
+from quorate.core.explaining import under
 from quorate.core.genesis import Genesis
+from quorate.core.outcome import Deny
 from quorate.core.state import Kind, StateView, list_records
 from quorate.core.store import MemoryStore
 from quorate.core.transitions import apply, install_genesis
@@ -38,6 +42,7 @@ from quorate.proofs.checkpoint import Checkpoint, sign_checkpoint
 from quorate.proofs.commands import build_command
 from quorate.v1 import (
     decision_pb2,
+    explain_pb2_grpc,
     governance_pb2,
     governance_pb2_grpc,
     lease_pb2,
@@ -159,6 +164,7 @@ class FakeNode:
     followed: int = 0
     matches: list[int] = field(default_factory=lambda: [0, 0, 0])
     raft_roles: dict[str, str] = field(default_factory=dict)
+    refused: Deny | None = None
     permit_ttl_ms: int = 900
     check_delay_s: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -430,6 +436,17 @@ class _Leases(lease_pb2_grpc.LeaseServiceServicer):
             yield lease_pb2.WatchResponse(lease_id=request.lease_ids[0], event=event, reason=reason)
 
 
+class _Explanations(explain_pb2_grpc.ExplainServiceServicer):
+    def __init__(self, node: FakeNode) -> None:
+        self.node = node
+
+    def Explain(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.node.requests.append(request)
+        at = self.node.position
+        found = question_of(request, request.executor)(self.node.view, self.node.time_ms)
+        return explanation_to_wire(under(found, self.node.refused), at.size, at.ledger_time_ms)
+
+
 class Serving:
     """Starts nodes, and stops them all at the end."""
 
@@ -449,6 +466,7 @@ class Serving:
         ledger_pb2_grpc.add_LedgerServiceServicer_to_server(_Ledger(node), server)
         node_pb2_grpc.add_NodeServiceServicer_to_server(_Status(node), server)
         lease_pb2_grpc.add_LeaseServiceServicer_to_server(_Leases(node), server)
+        explain_pb2_grpc.add_ExplainServiceServicer_to_server(_Explanations(node), server)
         credentials = grpc.ssl_server_credentials(
             [(org.config.tls.private_key.read_bytes(), org.config.tls.certificate.read_bytes())],
             org.ca_certificate(),

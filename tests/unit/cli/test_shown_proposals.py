@@ -245,7 +245,10 @@ def test_thresholds_that_cannot_be_read_are_not_guessed(
         (("open",), ("admit", "suspend", "reinstate", "expel", "thresholds", "the others vote")),
         (
             ("open", "thresholds"),
-            ("WHAT: admit, expel, reinstate, suspend, thresholds. RULE: majority, two-thirds,",),
+            (
+                "WHAT: admit, expel, reinstate, suspend, thresholds, upgrade.",
+                "RULE: majority, two-thirds,",
+            ),
         ),
         (("open", "expel"), ("DOMAIN", "--wait", "--save", "[default: 7d]", "for ever")),
         (("vote",), ("yes|no", "the beginning of it", "--wait", "--save", "the last one counts")),

@@ -7,6 +7,7 @@ import pytest
 from quorate.core import protocol
 from quorate.core.decision import DecisionRequest, check_lease, decide
 from quorate.core.effects import effect_of, is_stopped
+from quorate.core.explaining import Question, explain, explain_lease
 from quorate.core.invariants import check
 from quorate.core.limits import MAX_DEPTH
 from quorate.core.outcome import Deny, Outcome, Permit, Reason
@@ -193,3 +194,22 @@ def test_deciding_without_a_lease_says_the_same(ledger: Ledger) -> None:
     decided = decide(ledger.view, DecisionRequest(agent, "books.read", BOOKS), ledger.now)
     assert isinstance(decided, Permit)
     assert set(decided.depends_on) == set(leased(ledger).depends_on)
+
+
+def test_explanations_tell_the_route_and_what_broke_it(ledger: Ledger) -> None:
+    lease = leased(ledger)
+    agent = ledger.federation[CLINIC].executor("agent")
+    told = explain(ledger.view, DecisionRequest(agent, "books.read", BOOKS), ledger.now)
+    assert told.decision == decide(
+        ledger.view, DecisionRequest(agent, "books.read", BOOKS), ledger.now
+    )
+    (trust,) = (step for step in told.steps if step.question is Question.TRUST)
+    assert [thing.id for thing in trust.things] == [f"{OWNER}/in", f"{BROKER}/on"]
+    must(ledger, BROKER, "domain.suspend", {"domain": BROKER})
+    told = explain_lease(ledger.view, lease.id, agent, "", "", ledger.now)
+    assert told.decision == checked(ledger, lease) == Deny(Reason.DOMAIN_SUSPENDED, BROKER)
+    decided = told.decided
+    assert decided is not None
+    assert (decided.question, decided.things[-1].id) == (Question.TRUST, BROKER)
+    assert decided.remedy is not None
+    assert decided.remedy.signer == BROKER

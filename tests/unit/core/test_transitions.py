@@ -442,8 +442,6 @@ def test_a_domain_governs_what_is_its_own(trusted: Any) -> None:
     for issuer, kind, body in (
         (BANK, "executor.register", {"executor": AGENT + "2"}),
         (BANK, "executor.revoke", {"executor": AGENT}),
-        (CLINIC, "trust.open", trust_body("e2", BANK, OWN)),
-        (CLINIC, "trust.open", trust_body("e2", BANK, ["//clinic.example/*", *OWN])),
         (CLINIC, "trust.open", trust_body("e2", CLINIC, ["//clinic.example/*"])),
         (CLINIC, "grant.issue", grant_body("g2", AGENT, OWN)),
         (CLINIC, "domain.suspend", {"domain": BANK}),

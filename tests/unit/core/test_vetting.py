@@ -12,7 +12,7 @@ from tests.unit.core.conftest import BANK, CLINIC, NODE, SECOND, World, copied
 from quorate.core import codec, keys, state
 from quorate.core.errors import MalformedError, StorageDamagedError
 from quorate.core.invariants import check
-from quorate.core.limits import MAX_EVENTS_PER_LEASE
+from quorate.core.limits import MAX_DEPTH, MAX_EVENTS_PER_LEASE
 from quorate.core.lineage import Stage
 from quorate.core.proposals import Proposal, ProposalStatus
 from quorate.core.records import Kind, Lease, LeaseStatus, Node, Role
@@ -209,7 +209,7 @@ def test_records_that_nobody_could_live_with_are_seen(lived: World) -> None:
         replace(domain, governance_key=key_for("another").public.hex()),
         replace(domain, domain="port.example"),
         replace(edge, trustee="port.example"),
-        replace(edge, resources=("//clinic.example/*",)),
+        replace(edge, max_depth=MAX_DEPTH + 1),
         replace(edge, actions=("**",)),
         replace(edge, status=Status.REVOKED),
         replace(edge, resources=edge.resources * 33),
@@ -221,6 +221,9 @@ def test_records_that_nobody_could_live_with_are_seen(lived: World) -> None:
         replace(grant, grant="An Odd Name"),
         replace(active, grant=f"{BANK}/nothing"),
         replace(active, trust_edge=""),
+        replace(active, passed_on=(active.trust_edge,)),
+        replace(active, passed_on=(f"{BANK}/nothing",)),
+        replace(active, trust_edge="", passed_on=(active.trust_edge,)),
         replace(active, executor=f"spiffe://{CLINIC}/agent/nobody"),
         replace(active, expires_at=active.expires_at + 1),
         replace(active, status=LeaseStatus.RELEASED),

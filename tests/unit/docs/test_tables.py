@@ -24,6 +24,7 @@ from quorate.telemetry import metrics
 from quorate.v1 import (
     core_pb2,
     decision_pb2,
+    explain_pb2,
     governance_pb2,
     lease_pb2,
     ledger_pb2,
@@ -70,8 +71,8 @@ def test_reasons_that_nobody_gives_are_given_nowhere(pages: dict[str, Any], root
         for folder in ("core", "api", "lease", "node", "storage")
         for file in (root / "node" / "quorate" / folder).glob("*.py")
     )
-    # Named where reasons are defined.
-    assert len(re.findall(r"\bQUARANTINED\b", code)) == 2
+    # Named where reasons are defined, and where it is said what to do about each.
+    assert len(re.findall(r"\bQUARANTINED\b", code)) == 3
 
 
 def test_the_clients_reasons_are_listed(pages: dict[str, Any]) -> None:
@@ -145,7 +146,15 @@ def test_limits_are_the_constants(pages: dict[str, Any], name: str) -> None:
 def test_services_and_methods_are_the_contracts(pages: dict[str, Any]) -> None:
     expected = {
         service.name: [method.name for method in service.methods]
-        for module in (lease_pb2, governance_pb2, ledger_pb2, node_pb2, peer_pb2, core_pb2)
+        for module in (
+            lease_pb2,
+            explain_pb2,
+            governance_pb2,
+            ledger_pb2,
+            node_pb2,
+            peer_pb2,
+            core_pb2,
+        )
         for service in module.DESCRIPTOR.services_by_name.values()
     }
     text = pages["docs/api.md"].text

@@ -1,0 +1,445 @@
+"""Explaining a decision: each question in the order in which it is asked, and what was looked at.
+
+Owns the steps of an explanation, and nothing of the rules: every step calls the function of
+`quorate.core.decision` that deciding calls, in the same order, so that the two cannot say different
+things; a property test holds them equal over random states. Looks at no more than deciding does,
+changes nothing, and permits nothing: an explanation is told, never relied on.
+
+`explain` and `explain_lease` never raise: a state that cannot be read is denied (INTERNAL), at the
+question where that came out. What the ledger recorded is `quorate.core.recounting`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Final
+
+from quorate.core import ids
+from quorate.core.decision import (
+    DecisionRequest,
+    Route,
+    active_owner,
+    grant_of_lease,
+    held_lease,
+    known_executor,
+    lease_over,
+    nearest,
+    odd_action,
+    other_act,
+    tried_grants,
+)
+from quorate.core.errors import MalformedError, StorageError
+from quorate.core.leasing import parent_failure
+from quorate.core.outcome import Decision, Deny, Permit, Reason
+from quorate.core.patterns import action_matches, resource_matches
+from quorate.core.records import Domain, Executor, Grant, Kind, Lease, Node, TrustEdge
+from quorate.core.remedies import Case, Remedy, remedy
+from quorate.core.routing import active_domain, find_route, split_id, tried_edges, why_broken
+from quorate.core.state import StateView
+from quorate.core.status import Status
+
+
+class Question(StrEnum):
+    """What a decision asks. The docs say each in words."""
+
+    NODE = "node"
+    COMMAND = "command"
+    LEASE = "lease"
+    SCOPE = "scope"
+    IN_FORCE = "in_force"
+    EXECUTOR = "executor"
+    HOME = "home"
+    OWNER = "owner"
+    ACTION = "action"
+    TRUST = "trust"
+    GRANT = "grant"
+    PARENTS = "parents"
+    EFFECT = "effect"
+
+
+class Answer(StrEnum):
+    PASSED = "passed"
+    FAILED = "failed"
+    NOT_ASKED = "not_asked"
+
+
+class Role(StrEnum):
+    """What a thing was to a step. A permit relies on all of RELIED_ON, in their order: the edges of
+    a trust route, from the owner to the executor's domain, would be several."""
+
+    RELIED_ON = "relied_on"
+    PASSED_OVER = "passed_over"
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """Something that was looked at, as it was found.
+
+    kind: a Kind, or empty for what is none of the state's. status: empty when it is not there.
+    changed: the ledger index of the last change of its status. failure: why it does not do.
+    note: the same in words, or how far it is used.
+    """
+
+    kind: str
+    id: str
+    role: Role
+    status: str = ""
+    changed: int | None = None
+    failure: Deny | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One question. denied: the answer, when it failed; and then what would have to change."""
+
+    question: Question
+    answer: Answer
+    things: tuple[Thing, ...] = ()
+    note: str = ""
+    denied: Deny | None = None
+    remedy: Remedy | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """ledger_time: the time (ms) at which it holds."""
+
+    decision: Decision
+    steps: tuple[Step, ...]
+    ledger_time: int
+
+    @property
+    def decided(self) -> Step | None:
+        """The step that denied; None: all passed."""
+        return next((step for step in self.steps if step.answer is Answer.FAILED), None)
+
+
+ACT_QUESTIONS: Final = (
+    Question.EXECUTOR,
+    Question.HOME,
+    Question.OWNER,
+    Question.ACTION,
+    Question.TRUST,
+    Question.GRANT,
+)
+LEASE_QUESTIONS: Final = (Question.LEASE, Question.SCOPE, Question.IN_FORCE)
+REVIEW_QUESTIONS: Final = tuple(each for each in ACT_QUESTIONS if each is not Question.ACTION)
+
+
+class Inquiry:
+    """The steps so far. questions: all that there are, in order; the first failure ends it."""
+
+    def __init__(self, questions: Sequence[Question], case: Case) -> None:
+        self._questions = questions
+        self.case = case
+        self.steps: list[Step] = []
+        self.denied: Deny | None = None
+
+    def answer(
+        self,
+        question: Question,
+        failure: Deny | None,
+        things: Iterable[Thing] = (),
+        note: str = "",
+        case: Case | None = None,
+    ) -> bool:
+        """Adds the next step; whether it was passed."""
+        assert question is self._questions[len(self.steps)], "questions are asked in order"
+        if failure is None:
+            self.steps.append(Step(question, Answer.PASSED, tuple(things), note))
+            return True
+        self.denied = failure
+        advice = remedy(failure, case or self.case)
+        self.steps.append(Step(question, Answer.FAILED, tuple(things), note, failure, advice))
+        return False
+
+    def broken(self) -> None:
+        """The state could not be read where the next question is asked."""
+        self.answer(self._questions[len(self.steps)], Deny(Reason.INTERNAL))
+
+    def end(self, depends_on: tuple[str, ...], ledger_time: int) -> Explanation:
+        left = (Step(each, Answer.NOT_ASKED) for each in self._questions[len(self.steps) :])
+        decision = self.denied or Permit(depends_on)
+        return Explanation(decision, (*self.steps, *left), ledger_time)
+
+
+def explain(
+    view: StateView, request: DecisionRequest, ledger_time: int, parents: Sequence[str] = ()
+) -> Explanation:
+    """Why the act would be permitted or denied as a new lease, at this state and ledger time (ms).
+    The decision is `decide`'s. parents: leases that the work comes from, as acquiring asks."""
+    questions = (*ACT_QUESTIONS, *((Question.PARENTS,) if parents else ()))
+    inquiry = Inquiry(questions, case_of(request.executor, request.action, request.resource))
+
+    def ask() -> tuple[str, ...]:
+        route = ask_act(inquiry, view, request, ledger_time)
+        if route is None or (parents and not ask_parents(inquiry, view, parents, ledger_time)):
+            return ()
+        return route.depends_on
+
+    return inquiry.end(_safely(inquiry, ask), ledger_time)
+
+
+def explain_lease(  # noqa: PLR0917  # in the order of `check_lease`
+    view: StateView, lease_id: str, executor: str, action: str, resource: str, ledger_time: int
+) -> Explanation:
+    """Why `executor` may or may not act on its lease. The decision is `check_lease`'s."""
+    questions = (*LEASE_QUESTIONS, *REVIEW_QUESTIONS)
+    inquiry = Inquiry(questions, case_of(executor, action, resource))
+
+    def ask() -> tuple[str, ...]:
+        lease = ask_lease(inquiry, view, lease_id, executor)
+        if lease is None:
+            return ()
+        other = other_act(lease, action, resource)
+        asked = case_of(executor, action or lease.action, resource or lease.resource)
+        inquiry.case = case_of(executor, lease.action, lease.resource)
+        named = f"for {lease.action} on {lease.resource}"
+        if not inquiry.answer(Question.SCOPE, other, note=named, case=asked):
+            return ()
+        holds = ask_in_force(inquiry, lease, ledger_time)
+        return lease.depends_on if holds and ask_review(inquiry, view, lease, ledger_time) else ()
+
+    return inquiry.end(_safely(inquiry, ask), ledger_time)
+
+
+def holder_of(view: StateView, lease_id: str) -> str:
+    """Whose lease it is; empty when that cannot be told, which explaining it then says."""
+    try:
+        lease = view.lease(lease_id)
+    except StorageError:
+        return ""
+    return "" if lease is None else lease.executor
+
+
+def under(explanation: Explanation, refused: Deny | None) -> Explanation:
+    """The same, of a node that was asked whether it may permit anything at all. refused: why it may
+    not, which then is the decision; what follows is told all the same, as its state has it."""
+    advice = remedy(refused, Case()) if refused is not None else None
+    answer = Answer.PASSED if refused is None else Answer.FAILED
+    first = Step(Question.NODE, answer, denied=refused, remedy=advice)
+    decision = refused or explanation.decision
+    return replace(explanation, decision=decision, steps=(first, *explanation.steps))
+
+
+def unseen(refused: Deny) -> Explanation:
+    """Of a node that cannot look at its state at all."""
+    return under(Explanation(refused, (), 0), refused)
+
+
+def case_of(executor: str, action: str, resource: str) -> Case:
+    try:
+        owner = ids.resource_owner(resource)
+    except MalformedError:
+        owner = ""
+    return Case(executor, action, resource, owner)
+
+
+# -- the questions; each stops the inquiry by returning nothing ----------------------------------
+
+
+def ask_act(
+    inquiry: Inquiry, view: StateView, request: DecisionRequest, ledger_time: int
+) -> Route | None:
+    """As `choose_route`. Raises StorageError."""
+    executor = _ask_executor(inquiry, view, request.executor)
+    owner = _ask_owner(inquiry, view, request.resource) if executor is not None else None
+    if executor is None or owner is None:
+        return None
+    if not inquiry.answer(Question.ACTION, odd_action(request.action)):
+        return None
+    trusted, edges = _ask_trust(inquiry, view, request, owner, executor)
+    grant = _ask_grant(inquiry, view, request, owner, ledger_time) if trusted else None
+    return None if grant is None else Route(executor, owner.domain, edges, grant)
+
+
+def ask_lease(inquiry: Inquiry, view: StateView, lease_id: str, executor: str) -> Lease | None:
+    """As `held_lease`. Raises StorageError."""
+    lease = held_lease(view, lease_id, executor)
+    if isinstance(lease, Deny):
+        things = (Thing(Kind.LEASE, lease_id, Role.PASSED_OVER, failure=lease),)
+        inquiry.answer(Question.LEASE, lease, things)
+        return None
+    inquiry.answer(Question.LEASE, None, (thing_of(lease),))
+    return lease
+
+
+def ask_in_force(inquiry: Inquiry, lease: Lease, ledger_time: int) -> bool:
+    over = lease_over(lease, ledger_time)
+    if lease.expired(ledger_time):
+        note = f"expired {ledger_time - lease.expires_at} ms ago, in ledger time"
+    else:
+        note = f"expires in {lease.expires_at - ledger_time} ms, in ledger time"
+    return inquiry.answer(Question.IN_FORCE, over, (thing_of(lease, over),), note)
+
+
+def ask_review(inquiry: Inquiry, view: StateView, lease: Lease, ledger_time: int) -> bool:
+    """As `review`, but for what `ask_in_force` asks. Raises StorageError."""
+    executor = _ask_executor(inquiry, view, lease.executor)
+    owner = _ask_owner(inquiry, view, lease.resource) if executor is not None else None
+    if executor is None or owner is None:
+        return False
+    return _ask_own_route(inquiry, view, lease, owner, executor) and _ask_own_grant(
+        inquiry, view, lease, owner, ledger_time
+    )
+
+
+def ask_parents(
+    inquiry: Inquiry, view: StateView, parents: Sequence[str], ledger_time: int
+) -> bool:
+    """As `broken_parent`. Raises StorageError."""
+    things: list[Thing] = []
+    for parent in parents:
+        lease, failure = parent_failure(view, parent, ledger_time)
+        if lease is None:
+            things.append(Thing(Kind.LEASE, parent, Role.PASSED_OVER, failure=failure))
+        else:
+            things.append(thing_of(lease, failure))
+        if failure is not None:
+            broken = Deny(Reason.BROKEN_LINEAGE, parent)
+            return inquiry.answer(Question.PARENTS, broken, things)
+    return inquiry.answer(Question.PARENTS, None, things)
+
+
+def _ask_executor(inquiry: Inquiry, view: StateView, executor_id: str) -> Executor | None:
+    executor = known_executor(view, executor_id)
+    if isinstance(executor, Deny):
+        found = view.executor(executor_id)
+        things = () if found is None else (thing_of(found, executor),)
+        inquiry.answer(Question.EXECUTOR, executor, things)
+        return None
+    inquiry.answer(Question.EXECUTOR, None, (thing_of(executor),))
+    home = active_domain(view, executor.domain)
+    return executor if _answer_domain(inquiry, view, Question.HOME, home) else None
+
+
+def _ask_owner(inquiry: Inquiry, view: StateView, resource: str) -> Domain | None:
+    owner = active_owner(view, resource)
+    is_active = _answer_domain(inquiry, view, Question.OWNER, owner)
+    return owner if is_active and not isinstance(owner, Deny) else None
+
+
+def _answer_domain(
+    inquiry: Inquiry, view: StateView, question: Question, domain: Domain | Deny
+) -> bool:
+    if isinstance(domain, Domain):
+        return inquiry.answer(question, None, (thing_of(domain),))
+    found = None if domain.reason is Reason.UNKNOWN_DOMAIN else view.domain(domain.thing)
+    if found is None:
+        return inquiry.answer(question, domain)
+    by = found.suspended_by
+    note = f"suspended by {by}" if by else ""
+    things = (replace(thing_of(found, domain), note=note),)
+    case = replace(inquiry.case, suspended_by=by)
+    return inquiry.answer(question, domain, things, case=case)
+
+
+def _ask_trust(
+    inquiry: Inquiry, view: StateView, request: DecisionRequest, owner: Domain, executor: Executor
+) -> tuple[bool, tuple[TrustEdge, ...]]:
+    """Whether trust leads there, and over which edges."""
+    if owner.domain == executor.domain:
+        return inquiry.answer(Question.TRUST, None, note="within one domain"), ()
+    ends, act = (owner.domain, executor.domain), (request.action, request.resource)
+    things: list[Thing] = []
+    for edge, failure in tried_edges(view, *ends, *act):
+        note = "" if failure is None else _outside(edge, *act)
+        things.append(replace(thing_of(edge, failure), note=note))
+        if failure is None:
+            return inquiry.answer(Question.TRUST, None, things), (edge,)
+    route = find_route(view, *ends, *act)
+    if route:
+        things += [thing_of(edge) for edge in route]
+        return inquiry.answer(Question.TRUST, None, things, "passed on"), route
+    missing = Deny(Reason.NO_TRUST, owner.domain)
+    note = f"{owner.domain} has no open edge to {executor.domain}" if not things else ""
+    return inquiry.answer(Question.TRUST, missing, things, note), ()
+
+
+def _ask_grant(
+    inquiry: Inquiry, view: StateView, request: DecisionRequest, owner: Domain, ledger_time: int
+) -> Grant | None:
+    things: list[Thing] = []
+    failures: list[Deny] = []
+    for grant, failure in tried_grants(view, request, owner.domain, ledger_time):
+        if failure is None:
+            inquiry.answer(Question.GRANT, None, (*things, _grant_thing(grant, None)))
+            return grant
+        note = _outside(grant, request.action, request.resource)
+        things.append(_grant_thing(grant, failure, note))
+        failures.append(failure)
+    note = f"{owner.domain} has granted the executor nothing" if not things else ""
+    inquiry.answer(Question.GRANT, nearest(failures, owner.domain), things, note)
+    return None
+
+
+def _ask_own_route(
+    inquiry: Inquiry, view: StateView, lease: Lease, owner: Domain, executor: Executor
+) -> bool:
+    failure = why_broken(view, lease, owner.domain, executor.domain)
+    if owner.domain == executor.domain:
+        return inquiry.answer(Question.TRUST, failure, note="within one domain")
+    things: list[Thing] = []
+    for ident in lease.edges:
+        edge = view.trust_edge(*split_id(ident))
+        if edge is None:
+            return inquiry.answer(Question.TRUST, failure, things, "its edge is not there")
+        own = failure if failure is not None and failure.thing == ident else None
+        note = "" if own is None else _outside(edge, lease.action, lease.resource)
+        things.append(replace(thing_of(edge, own), note=note))
+        if own is not None:
+            break
+    between = view.domain(failure.thing) if failure is not None else None
+    if between is not None and failure is not None and failure.reason is not Reason.NO_TRUST:
+        things.append(thing_of(between, failure))
+        case = replace(inquiry.case, suspended_by=between.suspended_by)
+        return inquiry.answer(Question.TRUST, failure, things, case=case)
+    return inquiry.answer(Question.TRUST, failure, things)
+
+
+def _ask_own_grant(
+    inquiry: Inquiry, view: StateView, lease: Lease, owner: Domain, ledger_time: int
+) -> bool:
+    grant = grant_of_lease(view, lease, owner.domain, ledger_time)
+    if isinstance(grant, Grant):
+        return inquiry.answer(Question.GRANT, None, (_grant_thing(grant, None),))
+    found = view.grant(*split_id(lease.grant))
+    things = () if found is None else (_grant_thing(found, grant),)
+    return inquiry.answer(Question.GRANT, grant, things)
+
+
+# -- what was looked at --------------------------------------------------------------------------
+
+
+def thing_of(
+    record: Domain | Node | Executor | TrustEdge | Grant | Lease, failure: Deny | None = None
+) -> Thing:
+    role = Role.RELIED_ON if failure is None else Role.PASSED_OVER
+    return Thing(record.kind, record.id, role, record.status, record.changed, failure)
+
+
+def _grant_thing(grant: Grant, failure: Deny | None, note: str = "") -> Thing:
+    most = f" of {grant.max_uses}" if grant.max_uses else ""
+    return replace(thing_of(grant, failure), note=note or f"leases given: {grant.uses}{most}")
+
+
+def _outside(scope: TrustEdge | Grant, action: str, resource: str) -> str:
+    """How an edge or a grant is for something else; empty when it is not."""
+    if isinstance(scope, TrustEdge) and scope.status is not Status.ACTIVE:
+        return "closed" if scope.status is Status.REVOKED else str(scope.status)
+    if not any(action_matches(pattern, action) for pattern in scope.actions):
+        return "for other actions"
+    if not any(resource_matches(pattern, resource) for pattern in scope.resources):
+        return "for other resources"
+    return ""
+
+
+def _safely(inquiry: Inquiry, ask: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:
+    try:
+        return ask()
+    except StorageError:
+        inquiry.broken()
+        return ()
