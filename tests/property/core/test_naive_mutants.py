@@ -18,6 +18,7 @@ from quorate.core import (
     leasing,
     membership,
     reporting,
+    routing,
     transitions,
 )
 from quorate.core.outcome import Reason
@@ -72,15 +73,14 @@ def a_grant_gives_one_lease_too_many(
     return rule(view, grant, now, most + 1)
 
 
-@breaks(decision, "_edge_holds")
+@breaks(decision, "why_broken")
 def a_closed_edge_holds(rule: Any, *args: Any) -> Any:
+    return None
+
+
+@breaks(routing, "_lets")
+def an_edge_is_for_anything(rule: Any, *args: Any) -> Any:
     return True
-
-
-@breaks(decision, "_find_edge")
-def the_first_edge_is_taken_whatever_it_covers(rule: Any, view: Any, *args: Any) -> Any:
-    _, truster, trustee = args
-    return next(view.trust_between(truster, trustee), None)
 
 
 @breaks(decision, "active_executor")

@@ -36,6 +36,8 @@ NEVER = frozenset(
         Reason.INTERNAL,
         Reason.BEHIND,
         Reason.MALFORMED_REQUEST,
+        # Of an upgrade, which is not modelled yet.
+        Reason.UNSUPPORTED_PROTOCOL,
         # Of bytes; the model is given values.
         Reason.MALFORMED_COMMAND,
         Reason.TOO_LARGE,

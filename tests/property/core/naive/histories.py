@@ -86,6 +86,8 @@ WEIGHTS: Final = {
 }
 VERBS: Final = tuple(WEIGHTS)
 CUMULATED: Final = tuple(accumulate(WEIGHTS.values()))
+PROPOSED: Final = BALLOT_TYPES[:-1]
+"""All but an upgrade: these histories live by the protocol that they begin with."""
 REPEATING: Final = 0.07
 """How often somebody says again what was said before, more or less."""
 
@@ -369,7 +371,7 @@ class Author:
         if is_open and self.often(0.3):  # two are for the same
             other = self.one(is_open)
             return other["act"], other["_body"]
-        verb, domains = self.one(BALLOT_TYPES), self._world.domains
+        verb, domains = self.one(PROPOSED), self._world.domains
         if verb == "federation.set_thresholds":
             return verb, {"thresholds": self.thresholds()}
         if verb == "domain.admit":

@@ -28,6 +28,7 @@ OF_DOMAINS: dict[str, Rule] = {
     "domain.admit": ballots.needs_ballot,
     "domain.expel": ballots.needs_ballot,
     "federation.set_thresholds": ballots.needs_ballot,
+    "federation.upgrade": ballots.needs_ballot,
     "proposal.open": ballots.open_proposal,
     "proposal.withdraw": ballots.withdraw_proposal,
     "ballot.cast": ballots.cast_ballot,

@@ -54,6 +54,8 @@ MEMBERS: Final = {
     name: Organisation.named(name, f"127.0.0.1:{9000 + place}")
     for place, name in enumerate(JOINERS)
 }
+PROTOCOL: Final = 1
+"""The version that the model knows. Trust that is passed on, of the second, is not in it yet."""
 LENGTHS: Final = (12, 60)
 """The least and the most commands of a history."""
 ASKING: Final = 0.3
@@ -377,7 +379,7 @@ def _verify_mark(public_key: bytes, signature: bytes, message: bytes) -> bool:
 
 @cache
 def _genesis(founders: int) -> Ledger:
-    return Ledger(Federation.build(FOUNDERS[:founders]))
+    return Ledger(Federation.build(FOUNDERS[:founders], version=PROTOCOL))
 
 
 def begun(founders: int) -> Ledger:

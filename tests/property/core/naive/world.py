@@ -37,6 +37,7 @@ BALLOT_TYPES = (
     "domain.reinstate",
     "domain.expel",
     "federation.set_thresholds",
+    "federation.upgrade",
 )
 
 
