@@ -21,6 +21,7 @@ help:
 	@echo "make soak          half an hour of kills under load: no loss, bounded memory and disk"
 	@echo "make sim           simulated federations on all cores, held to every promise"
 	@echo "make sim-mutants   rules broken on purpose, and which promise of the simulator sees each"
+	@echo "make histories     random histories decided by the ledger and by a naive model, on all cores"
 	@echo "make healing       nodes cut off and brought back, and how long each took to be in step"
 	@echo "make sim-bare      the engine as it comes and ours, in the same simulated faults, as a table"
 	@echo "make lock          remakes requirements.lock"
@@ -96,6 +97,12 @@ soak: $(STAMP)
 .PHONY: sim
 sim: $(STAMP)
 	@$(BIN)/quorate chaos sim $(SIM_ARGS)
+
+HISTORIES ?= 100000
+
+.PHONY: histories
+histories: $(STAMP)
+	@$(BIN)/python -m tests.property.core.naive --histories $(HISTORIES) $(HISTORIES_ARGS)
 
 .PHONY: healing
 healing: $(STAMP)

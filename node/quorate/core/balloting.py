@@ -222,7 +222,8 @@ def _base(view: StateView, act: FederationAct) -> str:
         domain = view.domain(act.domain)
         return _digest(None if domain is None else domain.to_json())
     if isinstance(act, SetThresholds):
-        return _digest(thresholds_to_json(view.thresholds()))
+        rules = thresholds_to_json(view.thresholds())
+        return _digest({act: rule for act, rule in rules.items() if rule != Threshold.MAJORITY})
     return ""
 
 

@@ -18,14 +18,17 @@ class Remembered:
 
     fingerprint: of what it asked for, less its nonce and lifetime.
     not_after: the latest of all its repeats; forgotten after that.
+    reserved: that of the command that was executed: until then its nonce is for nothing else. A
+    repeat makes no entry, and so cannot change what becomes of another command.
     """
 
     outcome: Outcome
     fingerprint: str
     not_after: int
+    reserved: int
 
     def to_json(self) -> dict[str, object]:
-        return {
+        value: dict[str, object] = {
             "fingerprint": self.fingerprint,
             "not_after": self.not_after,
             "accepted": self.outcome.accepted,
@@ -35,6 +38,9 @@ class Remembered:
             "command_id": self.outcome.command_id,
             "result": dict(self.outcome.result),
         }
+        if self.reserved != self.not_after:
+            value["reserved"] = self.reserved
+        return value
 
     @classmethod
     def from_json(cls, value: object) -> Remembered:
@@ -51,4 +57,6 @@ class Remembered:
             command_id=row.text("command_id"),
             result=result,
         )
-        return cls(outcome, row.text("fingerprint"), row.number("not_after"))
+        not_after = row.number("not_after")
+        reserved = row.number_or("reserved", not_after)
+        return cls(outcome, row.text("fingerprint"), not_after, reserved)

@@ -275,10 +275,11 @@ def examine(view: StateView, data: bytes, latest_ms: int) -> Deny | None:
     if isinstance(issuer, Deny):
         return issuer
     command = admitted.command
-    before = view.remembered(command.command_id)
-    if before is not None:
-        reused = before.fingerprint != command.fingerprint
-        return Deny(Reason.NONCE_REUSED, command.nonce) if reused else None
+    before = _recalled(view.remembered(command.command_id), view.ledger_time())
+    if before is not None and before.fingerprint == command.fingerprint:
+        return None
+    if before is not None and before.reserved >= view.ledger_time():
+        return Deny(Reason.NONCE_REUSED, command.nonce)
     if issuer.gone is not None:
         return issuer.gone
     if command.not_after < view.ledger_time():
@@ -309,11 +310,12 @@ def _judge(overlay: Overlay, case: _Case) -> _Judged:
     if isinstance(issuer, Deny):
         return case.refused(issuer)
     # From here on the issuer itself is known to have spoken: only now may its nonces be used up.
-    before = view.remembered(command.command_id)
-    if before is not None:
-        if before.fingerprint != command.fingerprint:
-            return case.refused(Deny(Reason.NONCE_REUSED, command.nonce))
+    stored = view.remembered(command.command_id)
+    before = _recalled(stored, case.now)
+    if before is not None and before.fingerprint == command.fingerprint:
         return _repeated(before, command)
+    if before is not None and before.reserved >= case.now:
+        return case.refused(Deny(Reason.NONCE_REUSED, command.nonce))
     if issuer.gone is not None:
         return case.refused(issuer.gone)
     if command.not_after < case.now:
@@ -321,7 +323,8 @@ def _judge(overlay: Overlay, case: _Case) -> _Judged:
     if command.not_after > case.now + MAX_COMMAND_LIFETIME_MS:
         return case.refused(Deny(Reason.LIFETIME_TOO_LONG, command.command_id))
     outcome = execute(Turn(overlay, view, command, issuer.domain, case.now, case.seq))
-    return _Judged(outcome, Remembered(outcome, command.fingerprint, command.not_after))
+    until = command.not_after
+    return _Judged(outcome, Remembered(outcome, command.fingerprint, until, until), stored)
 
 
 def _authenticate(view: StateView, admitted: _Admitted) -> _Issuer | Deny:
@@ -341,6 +344,12 @@ def _authenticate(view: StateView, admitted: _Admitted) -> _Issuer | Deny:
         return _Issuer(domain, Deny(Reason.NODE_RETIRED, issuer))
     is_expelled = domain.status is Status.REVOKED
     return _Issuer(domain, Deny(Reason.DOMAIN_REVOKED, domain.id) if is_expelled else None)
+
+
+def _recalled(stored: Remembered | None, now: int) -> Remembered | None:
+    """What still counts of what is remembered. When it is cleared away depends on repeats, too, of
+    which the ledger has no entries: whoever executes its entries again must not need to know."""
+    return stored if stored is not None and stored.not_after >= now else None
 
 
 def _repeated(before: Remembered, command: Command) -> _Judged:

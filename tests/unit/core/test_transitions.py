@@ -331,6 +331,31 @@ def test_commands_are_forgotten_when_they_could_not_run_again(world: Any) -> Non
     assert not list(world.store.scan(b"x"))
 
 
+def test_a_command_counts_as_forgotten_as_soon_as_its_time_has_passed(world: Any) -> None:
+    """Whether or not it is cleared away by then: a repeat clears away too, and makes no entry, so
+    whoever executes the entries of a ledger again would come to something else."""
+
+    def run(*, repeating: bool) -> Any:
+        ledger = Ledger(world.federation)
+        command = ledger.federation.command
+        nonce = "e" * 16
+        first = command(CLINIC, "executor.register", BODY, nonce, CREATED_MS + 10)
+        other = command(
+            BANK, "executor.register", {"executor": f"spiffe://{BANK}/agent/x"}, "f" * 16
+        )
+        for envelope in (first, other):
+            assert ledger.apply(envelope).outcome.accepted
+        ledger.now += 11
+        if repeating:
+            assert ledger.apply(other).outcome.duplicate
+        anew = command(CLINIC, "executor.register", BODY, nonce, ledger.now + 10)
+        return ledger.apply(anew).outcome, ledger.entries
+
+    outcome, entries = run(repeating=False)
+    assert outcome.reason is Reason.ALREADY_EXISTS
+    assert run(repeating=True) == (outcome, entries)
+
+
 # -- time, faults --------------------------------------------------------------------------------
 
 

@@ -1,0 +1,222 @@
+"""What domains decide together: docs/ballots.md, counted with fractions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+from tests.property.core.naive.rules import Yes, change, may_widen, next_status
+from tests.property.core.naive.world import (
+    KEYS_OF_DOMAINS,
+    KEYS_OF_NODES,
+    Command,
+    No,
+    Thing,
+    World,
+    canonical,
+    find,
+    proposal_id,
+    signed,
+)
+
+SHARES = {"majority": Fraction(1, 2), "two-thirds": Fraction(2, 3), "unanimity": Fraction(1)}
+ABOUT_A_DOMAIN = ("domain.suspend", "domain.reinstate", "domain.expel")
+OTHERS = "the federation"
+"""Who has suspended a domain that the others have suspended."""
+
+
+def needs_ballot(world: World, by: Thing, command: Command) -> Yes:
+    raise No("NEEDS_BALLOT", command.verb)
+
+
+def open_proposal(world: World, by: Thing, command: Command) -> Yes:
+    body, ident = command.body, proposal_id(command)
+    may_widen(by)
+    if body["expires_at"] <= world.time:
+        raise No("PROPOSAL_EXPIRED", ident)
+    if body["expires_at"] > world.time + world.limits["MAX_PROPOSAL_LIFETIME_MS"]:
+        raise No("LIFETIME_TOO_LONG", ident)
+    if find(world.proposals, proposal=ident) is not None:
+        raise No("ALREADY_EXISTS", ident)
+    is_possible(world, body["act"], body["body"])
+    filed = [
+        each
+        for each in world.proposals
+        if each["proposer"] == by["domain"]
+        and each["status"] == "open"
+        and world.time < each["expires_at"]
+    ]
+    if len(filed) >= world.limits["MAX_OPEN_PROPOSALS_PER_DOMAIN"]:
+        raise No("LIMIT_EXCEEDED", by["domain"])
+    proposal = {
+        "proposal": ident,
+        "proposer": by["domain"],
+        "act": body["act"],
+        "body": canonical(body["body"]),
+        "opened_at": world.time,
+        "expires_at": body["expires_at"],
+        "yes": [by["domain"]],
+        "no": [],
+        "status": "open",
+        "reason": "",
+        "thing": "",
+        "changed": world.size,
+        "_body": body["body"],
+        "_seen": what_it_widens(world, body["act"], body["body"]),
+    }
+    world.proposals.append(proposal)
+    return counted(world, proposal)
+
+
+def withdraw_proposal(world: World, by: Thing, command: Command) -> Yes:
+    proposal = open_one(world, command)
+    if proposal["proposer"] != by["domain"]:
+        raise No("NOT_AUTHORIZED", proposal["proposal"])
+    change(world, proposal, status="withdrawn")
+    return Yes(proposal["proposal"])
+
+
+def cast_ballot(world: World, by: Thing, command: Command) -> Yes:
+    proposal, own = open_one(world, command), by["domain"]
+    may_widen(by)
+    if own == subject(proposal["act"], proposal["_body"]):
+        raise No("NO_VOTE", own)
+    for side in ("yes", "no"):
+        votes = {*proposal[side]} - {own}
+        votes |= {own} if side == command.body["choice"] else set()
+        change(world, proposal, **{side: sorted(votes)})
+    return counted(world, proposal)
+
+
+def open_one(world: World, command: Command) -> Thing:
+    ident = command.body["proposal"]
+    proposal = find(world.proposals, proposal=ident)
+    if proposal is None:
+        raise No("NOT_FOUND", ident)
+    if proposal["status"] != "open":
+        raise No("PROPOSAL_CLOSED", ident)
+    if world.time >= proposal["expires_at"]:
+        raise No("PROPOSAL_EXPIRED", ident)
+    return proposal
+
+
+def subject(act: str, body: Mapping[str, Any]) -> str:
+    """The domain that the others decide about."""
+    return str(body["domain"]) if act in ABOUT_A_DOMAIN else ""
+
+
+# -- counting ------------------------------------------------------------------------------------
+
+
+def counted(world: World, proposal: Thing) -> Yes:
+    """What becomes of a proposal with what was said so far."""
+    about = subject(proposal["act"], proposal["_body"])
+    others = [each for each in world.domains if each["domain"] != about]
+    members = [each["domain"] for each in others if each["status"] != "revoked"]
+    voters = [each["domain"] for each in others if each["status"] == "active"]
+    share = SHARES[world.thresholds[proposal["act"]]]
+
+    def is_enough(agreeing: int) -> bool:
+        return (
+            agreeing > Fraction(len(voters), 2)
+            and agreeing > Fraction(len(members), 2)
+            and agreeing >= share * len(voters)
+            and agreeing >= (2 if about else 1)
+        )
+
+    yes = len([each for each in voters if each in proposal["yes"]])
+    no = len([each for each in voters if each in proposal["no"]])
+    result: dict[str, Any] = {"id": proposal["proposal"], "yes": yes, "no": no}
+    if is_enough(yes):
+        result |= carry_out(world, proposal)
+    elif not is_enough(len(voters) - no):
+        proposal["status"] = "rejected"
+    return Yes(proposal["proposal"], result | {"status": proposal["status"]})
+
+
+def carry_out(world: World, proposal: Thing) -> Mapping[str, Any]:
+    act, body = proposal["act"], proposal["_body"]
+    try:
+        if what_it_widens(world, act, body) != proposal["_seen"]:
+            raise No("SUPERSEDED", proposal["proposal"])
+        is_possible(world, act, body)
+    except No as no:
+        failure = {"reason": no.reason, "thing": no.things[0]}
+        proposal.update(failure, status="failed")
+        return failure
+    proposal["status"] = "executed"
+    return {"executed": {"type": act, "thing": do(world, act, body)}}
+
+
+def what_it_widens(world: World, act: str, body: Mapping[str, Any]) -> object:
+    """What a widening act was proposed for, as it was."""
+    if act == "domain.reinstate":
+        return dict(find(world.domains, domain=body["domain"]) or {})
+    if act == "federation.set_thresholds":
+        return dict(world.thresholds)
+    return None
+
+
+# -- what is decided -----------------------------------------------------------------------------
+
+
+def is_possible(world: World, act: str, body: Mapping[str, Any]) -> None:
+    """Raises No when it cannot be done."""
+    if act == "domain.admit":
+        may_join(world, signed(body["descriptor"]))
+    elif act == "federation.set_thresholds":
+        if body["thresholds"] == world.thresholds:
+            raise No("ILLEGAL_TRANSITION", act)
+    else:
+        status_after(world, act, body["domain"])
+
+
+def may_join(world: World, descriptor: Mapping[str, Any]) -> None:
+    joining, node = descriptor["domain"], descriptor["node"]
+    known = find(world.domains, domain=joining)
+    if known is not None:
+        raise No("FINAL" if known["status"] == "revoked" else "ALREADY_EXISTS", joining)
+    if len(world.domains) >= world.limits["MAX_DOMAINS"]:
+        raise No("LIMIT_EXCEEDED", joining)
+    keys = [descriptor[name] for name in KEYS_OF_DOMAINS] + [node[name] for name in KEYS_OF_NODES]
+    for key in keys:
+        if key in world.used_keys():
+            raise No("ALREADY_EXISTS", key)
+    if find(world.active_nodes(), peer_address=node["peer_address"]) is not None:
+        raise No("ALREADY_EXISTS", node["peer_address"])
+
+
+def status_after(world: World, act: str, domain: str) -> str:
+    found = find(world.domains, domain=domain)
+    if found is None:
+        raise No("UNKNOWN_DOMAIN", domain)
+    suspended_itself = found["suspended_by"] == domain
+    if act == "domain.reinstate" and suspended_itself:
+        raise No("NOT_AUTHORIZED", domain)
+    if act == "domain.suspend" and suspended_itself:
+        return "suspended"
+    status = next_status(found["status"], act.split(".")[1], domain)
+    if status == "revoked" and all(each["domain"] == domain for each in world.voting_nodes()):
+        raise No("LAST_VOTER", domain)
+    return status
+
+
+def do(world: World, act: str, body: Mapping[str, Any]) -> str:
+    """Does what is possible; says to whom."""
+    if act == "domain.admit":
+        descriptor = signed(body["descriptor"])
+        world.join(descriptor)
+        return str(descriptor["domain"])
+    if act == "federation.set_thresholds":
+        world.thresholds = dict(body["thresholds"])
+        return world.origin
+    status = status_after(world, act, body["domain"])
+    domain = find(world.domains, domain=body["domain"])
+    assert domain is not None
+    change(world, domain, status=status, suspended_by=OTHERS if status == "suspended" else "")
+    if status == "revoked":
+        for node in world.active_nodes():
+            if node["domain"] == body["domain"]:
+                change(world, node, status="revoked")
+    return str(body["domain"])

@@ -1,0 +1,396 @@
+"""The ledger and the model, side by side: each command is judged by both.
+
+Owns how commands are signed and handed to the ledger, what is compared, and making a history that
+shows a difference short.
+
+Verifying Ed25519 takes half of the time that executing a command takes, and says nothing about the
+rules: with `is_cheap`, a signature is a hash of the key and the message, made and verified here.
+Descriptors are real in any case, and then each is verified once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from random import Random
+from typing import Any, Final
+
+from tests.property.core.naive import deciding
+from tests.property.core.naive.histories import (
+    ACTIONS,
+    FOUNDERS,
+    JOINERS,
+    PATHS,
+    SMALL_LIMITS,
+    Author,
+)
+from tests.property.core.naive.model import hand_in
+from tests.property.core.naive.world import LIMITS, Command, No, Said, World, signed
+
+from quorate.core import acts, codec, dsse
+from quorate.core.decision import DecisionRequest, check_lease, decide
+from quorate.core.genesis import parse_descriptor
+from quorate.core.limits import PROTOCOL_VERSION
+from quorate.core.outcome import Decision, Deny, Outcome
+from quorate.core.store import MemoryStore
+from quorate.proofs.signing import SigningKey, sign_envelope
+from quorate.testing.builders import CREATED_MS, ORIGIN, Federation, Ledger, Organisation, key_for
+
+Came = Counter[tuple[str, str]]
+"""How often each verb came to each reason; an empty reason is a yes."""
+
+MEMBERS: Final = {
+    name: Organisation.named(name, f"127.0.0.1:{7401 + 10 * place}")
+    for place, name in enumerate(FOUNDERS)
+} | {
+    name: Organisation.named(name, f"127.0.0.1:{9000 + place}")
+    for place, name in enumerate(JOINERS)
+}
+PROTOCOL: Final = 1
+"""The version that the model knows. Trust that is passed on, of the second, is not in it yet."""
+LENGTHS: Final = (12, 60)
+"""The least and the most commands of a history."""
+ASKING: Final = 0.3
+"""How often a permit is asked for after a command; at the end of a history it is anyhow."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a history begins with. founders: how many domains the genesis has. is_small: whether
+    limits are. is_cheap: whether signatures are."""
+
+    founders: int = 3
+    is_small: bool = False
+    is_cheap: bool = True
+
+
+class DifferenceError(AssertionError):
+    """The ledger and the model disagree. history: how it began, and the commands so far."""
+
+    history: tuple[Setting, list[Command]]
+
+
+class Sides:
+    """One history, as far as it has come."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self.ledger = begun(setting.founders)
+        limits = LIMITS | (SMALL_LIMITS if setting.is_small else {})
+        self.world = World(ORIGIN, CREATED_MS, limits, size=0)
+        for name in FOUNDERS[: setting.founders]:
+            self.world.join(signed(descriptor_of(name)))
+        self.world.size = 1
+        self.payloads: list[bytes] = []
+
+    def judge(self, command: Command) -> Said:
+        """Has both judge a command. Raises DifferenceError."""
+        payload = codec.stamp(command.at, sign(command, is_cheap=self.setting.is_cheap))
+        self.payloads.append(payload)
+        said = hand_in(self.world, command)
+        applied = self.ledger.apply_payload(payload)
+        compare_outcomes(command, said, applied.outcome)
+        if applied.fault is not None or (applied.entry is None) != said.is_repeat:
+            raise DifferenceError(f"{command}: {applied}")
+        return said
+
+    def ask(self, executor: str, action: str, resource: str, now: int) -> str:
+        """Asks both for a permit; the reason, empty for a yes. Raises DifferenceError."""
+
+        def expected() -> list[str]:
+            edge, grant = deciding.decide(self.world, executor, action, resource, now)
+            edge_id = f"{edge['truster']}/{edge['edge']}" if edge else ""
+            home = executor.split("/")[2]
+            name = deciding.name_of(grant)
+            return deciding.relied_on(executor, home, resource, edge_id, name)
+
+        request = DecisionRequest(executor, action, resource)
+        return compare_decisions(request, expected, decide(self.ledger.view, request, now))
+
+    def check(self, asked: Sequence[str], now: int) -> str:
+        """Asks both whether a lease may be acted on. asked: the lease, the executor, the action and
+        the resource. Raises DifferenceError."""
+        lease, executor, action, resource = asked
+
+        def expected() -> list[str]:
+            found = deciding.check(self.world, asked, now)
+            home = executor.split("/")[2]
+            rest = found["resource"], found["trust_edge"], found["grant"]
+            return deciding.relied_on(executor, home, *rest)
+
+        decision, _ = check_lease(self.ledger.view, lease, executor, action, resource, now)
+        return compare_decisions(asked, expected, decision)
+
+    def compare_states(self) -> None:
+        """Every record. Raises DifferenceError."""
+        view, world = self.ledger.view, self.world
+        pairs = (
+            ("domain", view.domains(), world.domains),
+            ("node", view.nodes(), world.nodes),
+            ("executor", view.executors(), world.executors),
+            ("truster", view.trust_edges(), world.edges),
+            ("issuer", view.grants(), world.grants),
+            ("lease", view.leases(), world.leases),
+            ("proposal", view.proposals(), world.proposals),
+        )
+        for name, records, things in pairs:
+            own = {"truster": "edge", "issuer": "grant"}.get(name, name)
+            known = {(each[name], each[own]): each for each in things}
+            found = [record.to_json() for record in records]
+            if len(known) != len(found):
+                raise DifferenceError(f"{len(found)} of {name}, where {len(known)} are expected")
+            for record in found:
+                expected = known.get((record[name], record[own]))
+                if expected is None:
+                    raise DifferenceError(f"{name} {record['id']} is not expected")
+                public = {k: v for k, v in expected.items() if not k.startswith("_")}
+                _same(f"{name} {record['id']}", public, record)
+        rules = dict.fromkeys(world.thresholds, "majority") | dict(view.thresholds())
+        _same("thresholds", world.thresholds, rules)
+        _same("time", {"": world.time}, {"": view.ledger_time()})
+        _same("heads", world.heads, {node: view.lineage_head(node) for node in world.heads})
+
+
+# -- comparing -----------------------------------------------------------------------------------
+
+
+def compare_outcomes(command: Command, said: Said, outcome: Outcome) -> None:
+    result = {**said.result}
+    expected = {"reason": said.reason, "index": said.index, "repeat": said.is_repeat, **result}
+    found = {
+        **{name: outcome.result.get(name) for name in result},
+        "reason": str(outcome.reason or ""),
+        "index": outcome.index,
+        "repeat": outcome.duplicate,
+    }
+    if not said.reason and "reason" in result:  # why a ballot's act has failed
+        expected["reason"], found["reason"] = result["reason"], outcome.result.get("reason")
+    _same(str(command), expected, found)
+    if outcome.accepted != (said.reason == "") or outcome.thing not in said.things:
+        raise DifferenceError(f"{command}: {outcome}, expected {said}")
+
+
+def compare_decisions(asked: object, expected: Callable[[], list[str]], found: Decision) -> str:
+    try:
+        relied_on = expected()
+    except No as no:
+        if not isinstance(found, Deny) or (found.reason, found.thing) not in [
+            (no.reason, thing) for thing in no.things
+        ]:
+            raise DifferenceError(f"{asked}: {found}, expected {no}") from None
+        return no.reason
+    if isinstance(found, Deny) or sorted(found.depends_on) != relied_on:
+        raise DifferenceError(f"{asked}: {found}, expected a permit by {relied_on}")
+    return ""
+
+
+def _same(what: str, expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    for name, value in expected.items():
+        if found.get(name) != value:
+            raise DifferenceError(f"{what}: {name} is {found.get(name)!r}, expected {value!r}")
+
+
+# -- whole histories -----------------------------------------------------------------------------
+
+
+def play(chance: Random, came: Came, *, is_cheap: bool = True) -> tuple[Sides, list[Command]]:
+    """Makes up a history, has both sides judge it, and compares. Raises DifferenceError."""
+    setting = Setting(chance.choice((1, 2, 3, 3, 3)), chance.random() < 0.5, is_cheap)
+    sides = Sides(setting)
+    descriptors = {name: descriptor_of(name) for name in MEMBERS}
+    author = Author(chance, sides.world, descriptors, lambda name: key_for(name).public.hex())
+    commands: list[Command] = []
+    try:
+        with rules_of(setting):
+            for _ in range(chance.randint(*LENGTHS)):
+                commands.append(author.next())
+                note(came, commands[-1], sides.judge(commands[-1]))
+                if chance.random() < ASKING:
+                    came["decide", sides.ask(*author.question(), sides.world.time)] += 1
+            examine(sides, chance, author, came)
+    except DifferenceError as error:
+        error.history = setting, commands
+        raise
+    return sides, commands
+
+
+def note(came: Came, command: Command, said: Said) -> None:
+    """What a command came to, and a ballot's act, and what was reported."""
+    if said.is_repeat:
+        came["repeat", said.reason] += 1
+        return
+    came[command.verb, said.reason] += 1
+    if "executed" in said.result:
+        came["by ballot: " + said.result["executed"]["type"], ""] += 1
+    if "reason" in said.result:
+        came["by ballot", said.result["reason"]] += 1
+    for reason in said.result.get("refused", {}).values():
+        came["event", reason] += 1
+
+
+def examine(sides: Sides, chance: Random, author: Author, came: Came) -> None:
+    """Everything that can be asked at the end of a history, or much of it."""
+    sides.compare_states()
+    now = sides.world.time + chance.choice((0, 1, 1_000, 30_000))
+    for _ in range(12):
+        came["decide", sides.ask(*author.question(), now)] += 1
+    for lease in sides.world.leases:
+        came["check", sides.check((lease["lease"], lease["executor"], "", ""), now)] += 1
+    other = author.held()
+    came["check", sides.check((other[1], author.anybody(), *author.question()[1:]), now)] += 1
+
+
+def replay(setting: Setting, commands: Sequence[Command]) -> Sides:
+    """The same commands again, on both sides. Raises DifferenceError."""
+    sides = Sides(setting)
+    with rules_of(setting):
+        for command in commands:
+            sides.judge(command)
+        sides.compare_states()
+        _ask_everything(sides)
+    return sides
+
+
+def _ask_everything(sides: Sides) -> None:
+    world = sides.world
+    for grant, action, path in product(world.grants, ACTIONS, PATHS):
+        sides.ask(grant["executor"], action, f"//{grant['issuer']}/{path}", world.time)
+    for lease in world.leases:
+        for now in (world.time, lease["expires_at"] - 1, lease["expires_at"]):
+            sides.check((lease["lease"], lease["executor"], "", ""), max(now, world.time))
+
+
+def shortest(setting: Setting, commands: list[Command]) -> list[Command]:
+    """A part of a history that still shows a difference, of which nothing can be left out."""
+
+    def differs(some: list[Command]) -> bool:
+        try:
+            replay(setting, some)
+        except DifferenceError:
+            return True
+        return False
+
+    size = len(commands)
+    while size:
+        place = 0
+        while place < len(commands):
+            less = commands[:place] + commands[place + size :]
+            if differs(less):
+                commands = less
+            else:
+                place += size
+        size //= 2
+    return commands
+
+
+# -- signing, and the limits ---------------------------------------------------------------------
+
+
+def sign(command: Command, *, is_cheap: bool) -> bytes:
+    """The envelope of a command."""
+    payload = codec.encode(
+        {
+            "v": PROTOCOL_VERSION,
+            "origin": command.origin,
+            "type": command.verb,
+            "issuer": command.issuer,
+            "nonce": command.nonce,
+            "not_after": command.not_after,
+            "body": command.body,
+        }
+    )
+    key = key_of(command.key or command.issuer)
+    if not is_cheap:
+        return sign_envelope(dsse.COMMAND_TYPE, payload, key)
+    mark = _mark(key.public, dsse.pae(dsse.COMMAND_TYPE, payload))
+    signature = dsse.Signature(key.keyid, mark)
+    return dsse.Envelope(payload, dsse.COMMAND_TYPE, (signature,)).to_bytes()
+
+
+def key_of(issuer: str) -> SigningKey:
+    """The key of a domain or a node, which follows from its name."""
+    if not issuer.startswith("spiffe://"):
+        return key_for(f"{issuer} governance")
+    first = [member.signing for member in MEMBERS.values() if member.node == issuer]
+    return first[0] if first else key_for(f"{issuer} signing")
+
+
+@cache
+def descriptor_of(name: str) -> dict[str, Any]:
+    envelope: dict[str, Any] = json.loads(MEMBERS[name].descriptor())
+    return envelope
+
+
+@contextmanager
+def rules_of(setting: Setting) -> Iterator[None]:
+    """The ledger goes by the history's limits and signatures meanwhile."""
+    changed: list[tuple[Any, str, Any]] = []
+
+    def put(module: Any, name: str, value: Any) -> None:
+        changed.append((module, name, getattr(module, name)))
+        setattr(module, name, value)
+
+    try:
+        for name, value in SMALL_LIMITS.items() if setting.is_small else ():
+            for module in _holding(name):
+                put(module, name, value)
+        if setting.is_cheap:
+            put(dsse, "verify_bytes", _verify_mark)
+            put(acts, "parse_descriptor", _parse_descriptor)
+        yield
+    finally:
+        for module, name, value in reversed(changed):
+            setattr(module, name, value)
+
+
+@cache
+def _holding(name: str) -> tuple[Any, ...]:
+    """The modules that go by a limit. How many grants a decision looks at is no limit of what there
+    can be: those that are over are more."""
+    return tuple(
+        module
+        for path, module in sorted(sys.modules.items())
+        if path.startswith("quorate.core.")
+        and hasattr(module, name)
+        and not (name == "MAX_GRANTS_PER_EXECUTOR_AND_ISSUER" and path.endswith(".decision"))
+    )
+
+
+def _mark(public_key: bytes, message: bytes) -> bytes:
+    return hashlib.sha512(public_key + message).digest()
+
+
+_verify_really = dsse.verify_bytes
+_parse_descriptor = cache(parse_descriptor)
+
+
+def _verify_mark(public_key: bytes, signature: bytes, message: bytes) -> bool:
+    is_marked = signature == _mark(public_key, message)
+    return is_marked or _verify_really(public_key, signature, message)
+
+
+@cache
+def _genesis(founders: int) -> Ledger:
+    return Ledger(Federation.build(FOUNDERS[:founders], version=PROTOCOL))
+
+
+def begun(founders: int) -> Ledger:
+    """A ledger with nothing but its genesis."""
+    return branch(_genesis(founders))
+
+
+def branch(ledger: Ledger) -> Ledger:
+    """Another ledger that goes on from here."""
+    other = copy(ledger)
+    other.entries, other.store = [*ledger.entries], MemoryStore()
+    for key, value in ledger.store.items():
+        other.store.put(key, value)
+    return other

@@ -1,0 +1,207 @@
+"""What there is, as plain dictionaries in plain lists.
+
+The fields of a thing are named as in its record, so that both can be compared; those that begin
+with an underscore are the model's own. Sources: docs/ledger.md, docs/ballots.md, docs/reasons.md.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Thing = dict[str, Any]
+
+LIMITS: dict[str, int] = {
+    "MAX_COMMAND_LIFETIME_MS": 86_400_000,
+    "MAX_LEASE_TTL_MS": 86_400_000,
+    "MAX_CONCURRENT_LEASES": 1000,
+    "MAX_EDGES_PER_PAIR": 16,
+    "MAX_GRANTS_PER_EXECUTOR_AND_ISSUER": 256,
+    "MAX_DOMAINS": 9,
+    "MAX_EXECUTORS_PER_DOMAIN": 100_000,
+    "MAX_NODES_PER_DOMAIN": 8,
+    "MAX_NODES_EVER_PER_DOMAIN": 1_000,
+    "MAX_OPEN_PROPOSALS_PER_DOMAIN": 8,
+    "MAX_PROPOSAL_LIFETIME_MS": 30 * 86_400_000,
+    "MAX_EVENTS_PER_LEASE": 1_000,
+}
+"""As in docs/ledger.md."""
+
+BALLOT_TYPES = (
+    "domain.admit",
+    "domain.suspend",
+    "domain.reinstate",
+    "domain.expel",
+    "federation.set_thresholds",
+    "federation.upgrade",
+)
+
+
+class No(Exception):  # noqa: N818  # an answer, and no error
+    """A denial. things: any of them may be what it is about."""
+
+    def __init__(self, reason: str, *things: str) -> None:
+        super().__init__(reason, *things)
+        self.reason = reason
+        self.things = things
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command as whoever signs it means it.
+
+    at: the time that the leader stamps it with. key: whose key signs; empty: the issuer's.
+    """
+
+    issuer: str
+    verb: str
+    body: Mapping[str, Any]
+    nonce: str
+    not_after: int
+    at: int
+    origin: str
+    key: str = ""
+
+    @property
+    def ident(self) -> str:
+        return sha256(f"{self.issuer}\x00{self.nonce}")
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the ledger has to say of a command. result: what of the outcome's is told here."""
+
+    reason: str = ""
+    things: tuple[str, ...] = ("",)
+    index: int = 0
+    is_repeat: bool = False
+    result: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class World:
+    """memory: the executed commands, those that could be repeated no more among them."""
+
+    origin: str
+    time: int
+    limits: Mapping[str, int] = field(default_factory=lambda: LIMITS)
+    size: int = 1
+    domains: list[Thing] = field(default_factory=list)
+    nodes: list[Thing] = field(default_factory=list)
+    executors: list[Thing] = field(default_factory=list)
+    edges: list[Thing] = field(default_factory=list)
+    grants: list[Thing] = field(default_factory=list)
+    leases: list[Thing] = field(default_factory=list)
+    proposals: list[Thing] = field(default_factory=list)
+    memory: list[Thing] = field(default_factory=list)
+    heads: dict[str, str] = field(default_factory=dict)
+    thresholds: dict[str, str] = field(
+        default_factory=lambda: dict.fromkeys(BALLOT_TYPES, "majority")
+    )
+
+    def join(self, descriptor: Mapping[str, Any]) -> None:
+        """A domain becomes a member, with its first node."""
+        self.domains.append(
+            {
+                "domain": descriptor["domain"],
+                "status": "active",
+                "suspended_by": "",
+                "governance_key": descriptor["governance_key"],
+                "cosigner_key": descriptor["cosigner_key"],
+                "changed": self.size,
+            }
+        )
+        node = {name: value for name, value in descriptor["node"].items() if name != "id"}
+        self.nodes.append(
+            {
+                "node": descriptor["node"]["id"],
+                "domain": descriptor["domain"],
+                "role": "voter",
+                "status": "active",
+                "changed": self.size,
+                **node,
+            }
+        )
+
+    def voting_nodes(self) -> list[Thing]:
+        return [each for each in self.active_nodes() if each["role"] == "voter"]
+
+    def active_nodes(self) -> list[Thing]:
+        return [each for each in self.nodes if each["status"] == "active"]
+
+    def used_keys(self) -> list[str]:
+        """All that are, or ever were, somebody's."""
+        of_domains = [each[key] for each in self.domains for key in KEYS_OF_DOMAINS]
+        return of_domains + [each[key] for each in self.nodes for key in KEYS_OF_NODES]
+
+
+KEYS_OF_DOMAINS = ("governance_key", "cosigner_key")
+KEYS_OF_NODES = ("signing_key", "log_key")
+
+
+def find(things: Sequence[Thing], **what: object) -> Thing | None:
+    """The first that has all of these fields."""
+    for each in things:
+        if all(each[name] == value for name, value in what.items()):
+            return each
+    return None
+
+
+def home(spiffe: str) -> str:
+    """The domain of an executor or node."""
+    return spiffe.split("/")[2]
+
+
+def owner(resource: str) -> str:
+    """The domain that a resource, or a pattern of some, belongs to."""
+    return resource.split("/")[2]
+
+
+def fits(pattern: str, name: str) -> bool:
+    """Whether a pattern of actions or of resources matches one."""
+    if pattern.endswith("*"):
+        return name.startswith(pattern[:-1]) and name != pattern[:-1]
+    return pattern == name
+
+
+def is_for(scope: Thing | Mapping[str, Any], action: str, resource: str) -> bool:
+    """Whether something with lists of patterns is for an act."""
+    return any(fits(each, action) for each in scope["actions"]) and any(
+        fits(each, resource) for each in scope["resources"]
+    )
+
+
+def is_within(pattern: str, wider: Sequence[str]) -> bool:
+    """Whether everything that the pattern matches is matched by others. The name in the wildcard's
+    place is nobody's: what matches it does so whatever the name."""
+    if pattern.endswith("*"):
+        return any(fits(each, pattern[:-1] + "zz") for each in wider)
+    return any(fits(each, pattern) for each in wider)
+
+
+def canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def proposal_id(command: Command) -> str:
+    """SHA-256 over the command's id, the type, when it expires, and what is proposed."""
+    body = command.body
+    parts = (command.ident, body["act"], str(body["expires_at"]), canonical(body["body"]))
+    return sha256("\x00".join(parts))
+
+
+def lease_id(command: Command) -> str:
+    return sha256(command.origin + command.ident)[:32]
+
+
+def signed(envelope: Mapping[str, Any]) -> Any:
+    """What stands in an envelope."""
+    return json.loads(base64.b64decode(envelope["payload"]))

@@ -1,0 +1,317 @@
+"""What must hold between two histories that differ in one respect, whatever else is in them.
+
+The histories are those of `naive`; the ledger alone is looked at here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import product
+from random import Random
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.property.core.naive.histories import ACTIONS, PATHS
+from tests.property.core.naive.sides import Setting, begun, branch, play, rules_of, sign
+from tests.property.core.naive.world import Command, World, home, is_for
+
+from quorate.core import codec
+from quorate.core.decision import DecisionRequest, check_lease, decide
+from quorate.core.genesis import parse_genesis
+from quorate.core.outcome import Outcome, Permit, Reason
+from quorate.core.records import Kind
+from quorate.core.state import list_records
+from quorate.core.store import MemoryStore
+from quorate.core.transitions import apply, install_genesis
+from quorate.proofs import merkle
+from quorate.testing.builders import ORIGIN, Ledger
+
+chances = st.randoms(use_true_random=False)
+GOVERNING = ("executor", "trust", "grant", "domain")
+
+
+def run(ledger: Ledger, commands: Sequence[Command]) -> list[Outcome]:
+    return [
+        ledger.apply_payload(codec.stamp(each.at, sign(each, is_cheap=True))).outcome
+        for each in commands
+    ]
+
+
+def permits(ledger: Ledger, world: World) -> set[tuple[str, str, str]]:
+    """All that would be permitted as a new lease, of what is ever asked for."""
+    now, view = ledger.view.ledger_time(), ledger.view
+    executors = [each["executor"] for each in world.executors]
+    owners = [each["domain"] for each in world.domains]
+    return {
+        (executor, action, f"//{owner}/{path}")
+        for executor, action, owner, path in product(executors, ACTIONS, owners, PATHS)
+        if isinstance(
+            decide(view, DecisionRequest(executor, action, f"//{owner}/{path}"), now), Permit
+        )
+    }
+
+
+def held(ledger: Ledger) -> set[str]:
+    """The leases that may be acted on."""
+    now, view = ledger.view.ledger_time(), ledger.view
+    return {
+        lease.id
+        for lease in view.leases()
+        if isinstance(check_lease(view, lease.id, lease.executor, "", "", now)[0], Permit)
+    }
+
+
+def narrowings(world: World, chance: Random) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Who may take something back by which command: all that there is to take back."""
+    for each in world.executors:
+        for act in ("suspend", "revoke"):
+            yield each["domain"], f"executor.{act}", {"executor": each["executor"]}
+    for each in world.grants:
+        for act in ("suspend", "revoke"):
+            yield each["issuer"], f"grant.{act}", {"grant": each["grant"]}
+    for each in world.edges:
+        yield each["truster"], "trust.close", {"edge": each["edge"]}
+        less = {
+            "actions": [chance.choice(ACTIONS)],
+            "resources": [chance.choice(each["resources"])],
+        }
+        yield each["truster"], "trust.narrow", {"edge": each["edge"], **less}
+    for each in world.domains:
+        yield each["domain"], "domain.suspend", {"domain": each["domain"]}
+    for each in world.nodes:
+        for act in ("demote", "retire"):
+            yield each["domain"], f"node.{act}", {"node": each["node"]}
+
+
+def narrowing(world: World, chance: Random, at: int) -> Command:
+    issuer, verb, body = chance.choice(list(narrowings(world, chance)))
+    return Command(issuer, verb, body, "f" * 32, at + 1_000, at, world.origin)
+
+
+@settings(max_examples=25)
+@given(chances)
+def test_taking_back_permits_nothing(chance: Random) -> None:
+    """Whatever was denied is denied, and no lease comes to hold, when anything is taken back."""
+    sides, _ = play(chance, Counter())
+    before = permits(sides.ledger, sides.world), held(sides.ledger)
+    with rules_of(sides.setting):
+        for _ in range(6):
+            ledger = branch(sides.ledger)
+            run(ledger, [narrowing(sides.world, chance, sides.world.time)])
+            assert permits(ledger, sides.world) <= before[0]
+            assert held(ledger) <= before[1]
+
+
+@settings(max_examples=25)
+@given(chances)
+def test_what_was_taken_back_earlier_permits_nothing_later(chance: Random) -> None:
+    """Within what domains govern alone, a history with something taken back somewhere in it permits
+    nothing at its end that it does not permit without.
+
+    Of the whole it would not be true, and need not: what was denied meanwhile used nothing up, a
+    suspended domain has no vote, what is over makes room, and an edge that is narrow already cannot
+    be narrowed to something else.
+    """
+    sides, commands = play(chance, Counter())
+    commands = [each for each in once(commands) if each.verb.split(".")[0] in GOVERNING]
+    place = chance.randint(0, len(commands))
+    at = commands[place - 1].at if place else sides.ledger.now
+    added = narrowing(sides.world, chance, at)
+    if added.verb.startswith("trust"):
+        others = [each for each in commands[place:] if each.verb != "trust.narrow"]
+        commands = commands[:place] + others
+    setting = Setting(sides.setting.founders)
+    with_it, without = begun(setting.founders), begun(setting.founders)
+    with rules_of(setting):
+        run(without, commands)
+        run(with_it, [*commands[:place], added, *commands[place:]])
+        assert permits(with_it, sides.world) <= permits(without, sides.world)
+
+
+@settings(max_examples=25)
+@given(chances)
+def test_narrowing_never_widens(chance: Random) -> None:
+    """What an edge is for only shrinks, and a lease that was left out never holds again."""
+    sides, commands = play(chance, Counter())
+    ledger = begun(sides.setting.founders)
+    left_out: set[str] = set()
+    with rules_of(sides.setting):
+        for command in commands:
+            before = covered(ledger)
+            [outcome] = run(ledger, [command])
+            after = covered(ledger)
+            assert all(after[edge] <= acts for edge, acts in before.items())
+            if command.verb == "trust.narrow" and outcome.accepted and not outcome.duplicate:
+                lost = before[outcome.thing] - after[outcome.thing]
+                left_out |= {
+                    lease.id
+                    for lease in ledger.view.leases()
+                    if lease.trust_edge == outcome.thing and (lease.action, lease.resource) in lost
+                }
+            assert not left_out & held(ledger)
+
+
+def covered(ledger: Ledger) -> dict[str, set[tuple[str, str]]]:
+    """What each edge is for."""
+    owners = [domain.id for domain in ledger.view.domains()]
+    resources = [f"//{owner}/{path}" for owner, path in product(owners, PATHS)]
+    return {
+        edge.id: {
+            (action, resource)
+            for action, resource in product(ACTIONS, resources)
+            if is_for({"actions": edge.actions, "resources": edge.resources}, action, resource)
+        }
+        for edge in ledger.view.trust_edges()
+        if edge.status == "active"
+    } | {edge.id: set() for edge in ledger.view.trust_edges() if edge.status != "active"}
+
+
+# -- order ---------------------------------------------------------------------------------------
+
+
+def once(commands: Sequence[Command]) -> list[Command]:
+    """Without what is said again."""
+    return list({(each.issuer, each.nonce): each for each in reversed(commands)}.values())[::-1]
+
+
+def footprint(command: Command) -> tuple[set[str], set[str]]:
+    """What a command may change, and what it looks at beyond that."""
+    body, subject = command.body, command.verb.split(".")[0]
+    issuer = command.issuer
+    own = home(issuer) if issuer.startswith("spiffe://") else issuer
+    looks = {f"domain {own}", f"nodes of {own}"}
+    match subject:
+        case "executor":
+            return {f"executors of {home(body['executor'])}"}, looks
+        case "trust":
+            trustee = body.get("trustee", "")
+            return {f"edges of {own}"}, looks | {f"domain {trustee}"}
+        case "grant":
+            executor = body.get("executor", f"spiffe://{own}/")
+            return {f"grants of {own}"}, looks | {f"executors of {home(executor)}"}
+        case "domain":
+            return {f"domain {own}"}, looks
+        case "lease" if command.verb == "lease.acquire" and "parents" not in body:
+            owner = body["resource"].split("/")[2]
+            looks |= {f"domain {owner}", f"edges of {owner}"}
+            return {f"grants of {owner}"}, looks | {f"executors of {home(body['executor'])}"}
+    return {"anything"}, looks
+
+
+def are_independent(one: Command, other: Command) -> bool:
+    """Whether neither changes what the other changes or looks at."""
+    changes, looks = footprint(one)
+    changes_too, looks_too = footprint(other)
+    if "anything" in changes | changes_too:
+        return False
+    return not changes & (changes_too | looks_too) and not changes_too & looks
+
+
+def substance(ledger: Ledger) -> list[dict[str, Any]]:
+    """Every record, less what says at which index something happened."""
+    records: list[dict[str, Any]] = [
+        json.loads(data) for kind in Kind for _, data in list_records(ledger.view, kind, "", 10_000)
+    ]
+    by_index = {"changed", "fence", "base"}
+    return [{k: v for k, v in record.items() if k not in by_index} for record in records]
+
+
+def test_the_order_of_independent_commands_does_not_matter() -> None:
+    swapped = sum(swap_neighbours(Random(seed)) for seed in range(40))  # noqa: S311
+    assert swapped > 10, "of those that are both accepted"
+
+
+def swap_neighbours(chance: Random) -> int:
+    """Swaps some pairs of independent commands in a history; says how many did something."""
+    sides, commands = play(chance, Counter())
+    commands = once(commands)
+    places = [
+        place
+        for place in range(len(commands) - 1)
+        if are_independent(commands[place], commands[place + 1])
+    ]
+    did_something = 0
+    for place in places[-3:]:
+        at = max(each.at for each in commands[place : place + 2])
+        pair = [replace(each, at=at) for each in commands[place : place + 2]]
+        before, behind = commands[:place], commands[place + 2 :]
+        first, second = begun(sides.setting.founders), begun(sides.setting.founders)
+        with rules_of(sides.setting):
+            said = run(first, [*before, *pair, *behind])
+            said_too = run(second, [*before, *reversed(pair), *behind])
+        said_too[place], said_too[place + 1] = said_too[place + 1], said_too[place]
+        assert [(each.reason, each.thing) for each in said] == [
+            (each.reason, each.thing) for each in said_too
+        ]
+        assert substance(first) == substance(second)
+        did_something += said[place].accepted and said[place + 1].accepted
+    return did_something
+
+
+# -- from entry 0 --------------------------------------------------------------------------------
+
+
+def root(leaves: Sequence[bytes]) -> bytes:
+    """RFC 6962, 2.1, as it stands there."""
+    if len(leaves) == 1:
+        return merkle.leaf_hash(leaves[0])
+    half = 1
+    while half * 2 < len(leaves):
+        half *= 2
+    return merkle.node_hash(root(leaves[:half]), root(leaves[half:]))
+
+
+def again(entries: Sequence[bytes]) -> list[bytes]:
+    """What comes of executing the commands that a ledger's entries hold, each at its time."""
+    store = MemoryStore()
+    decoded = [json.loads(entry) for entry in entries]
+    genesis = parse_genesis(codec.encode(decoded[0]["command"]))
+    made = [install_genesis(store, genesis)]
+    for each in decoded[1:]:
+        payload = codec.stamp(each["time"], codec.encode(each["command"]))
+        applied = apply(store, payload, len(made))
+        made += [applied.entry] if applied.entry is not None else []
+    return made
+
+
+@settings(max_examples=25)
+@given(chances)
+def test_a_ledger_executed_again_from_entry_0_has_the_same_root(chance: Random) -> None:
+    """Also when commands were repeated, which makes no entry."""
+    sides, commands = play(chance, Counter())
+    ledger = begun(sides.setting.founders)
+    with rules_of(sides.setting):
+        run(ledger, commands)
+        made = again(ledger.entries)
+    assert root(made) == root(ledger.entries)
+
+
+def test_a_repeat_that_is_signed_for_longer_changes_nothing_for_others() -> None:
+    """It stands in no entry. The first command is answered for longer; its nonce is not kept from
+    another for longer, or the entries executed again would come to something else."""
+    ledger = begun(1)
+    at, nonce = ledger.now, "e" * 16
+
+    def register(name: str, at: int, not_after: int) -> Command:
+        body = {"executor": f"spiffe://a.example/agent/{name}"}
+        return Command("a.example", "executor.register", body, nonce, not_after, at, ORIGIN)
+
+    with rules_of(Setting()):
+        first, longer, late, other, reused = run(
+            ledger,
+            [
+                register("x", at, at + 10),
+                register("x", at, at + 1_000),
+                register("x", at + 400, at + 900),
+                register("y", at + 500, at + 1_000),
+                register("x", at + 600, at + 1_000),
+            ],
+        )
+        made = again(ledger.entries)
+    assert (first.accepted, longer.duplicate, late.duplicate) == (True, True, True)
+    assert (other.accepted, reused.reason) == (True, Reason.NONCE_REUSED)
+    assert made == ledger.entries

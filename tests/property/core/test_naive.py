@@ -1,0 +1,73 @@
+"""The ledger held to a model of governance that knows nothing of it (`naive`).
+
+`make histories` runs a hundred thousand; here are some of them, with hypothesis and by number.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from random import Random
+from typing import Final
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.property.core.naive.__main__ import missing, run
+from tests.property.core.naive.model import OF_DOMAINS, OF_NODES
+from tests.property.core.naive.sides import Came, play
+from tests.property.core.naive.world import BALLOT_TYPES, LIMITS
+
+from quorate.core import (
+    limits,
+)
+from quorate.core.acts import ACTS
+from quorate.core.outcome import Reason
+from quorate.core.verbs import Verb
+
+NOT_YET: Final = {"node.declare"}
+"""Of the protocol's versions, which the model has only one of."""
+HISTORIES: Final = 200
+RARE: Final = {Reason.SUPERSEDED}
+"""Come up in one history of a thousand."""
+ONLY_BY_BALLOT: Final = {
+    "domain.admit",
+    "domain.expel",
+    "federation.set_thresholds",
+    "federation.upgrade",
+}
+
+
+@settings(max_examples=50)
+@given(st.randoms(use_true_random=False))
+def test_the_ledger_decides_as_the_documents_say(chance: Random) -> None:
+    """Signatures are cheap here and below: rules are what is looked at."""
+    play(chance, Counter())
+
+
+@pytest.fixture(scope="module")
+def came() -> Came:
+    found = run(range(HISTORIES), real_every=0)
+    assert found.trouble == ""
+    assert found.histories == HISTORIES
+    return found.came
+
+
+def test_nearly_everything_comes_up(came: Came) -> None:
+    assert set(missing(came)) <= RARE
+    yes = {verb for verb, reason in came if reason == ""}
+    assert yes >= {verb.value for verb in Verb} - ONLY_BY_BALLOT - NOT_YET
+    rare = {"by ballot: domain.reinstate", "by ballot: federation.upgrade"}
+    assert yes >= {f"by ballot: {act}" for act in ACTS} - rare
+
+
+def test_it_is_the_same_with_real_signatures() -> None:
+    found = run(range(HISTORIES, HISTORIES + 40), real_every=1)
+    assert found.trouble == ""
+    assert found.histories == 40
+    assert found.came["executor.register", ""] > 40
+
+
+def test_the_model_knows_every_type_of_command_and_every_limit_of_theirs() -> None:
+    assert OF_DOMAINS.keys() | OF_NODES.keys() == set(Verb) - NOT_YET
+    assert set(BALLOT_TYPES) == set(ACTS)
+    assert {name: getattr(limits, name) for name in LIMITS} == LIMITS
