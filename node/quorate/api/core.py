@@ -18,7 +18,13 @@ from quorate.api.convert import REASON_TO_WIRE
 from quorate.api.denials import MAX_PER_REQUEST
 from quorate.api.errors import NotReadyError
 from quorate.api.ports import Core, Denied, Proposed
-from quorate.api.validate import Violations, check_report, parents, request_id_and_ttl
+from quorate.api.validate import (
+    Violations,
+    check_report,
+    delegation,
+    parents,
+    request_id_and_ttl,
+)
 from quorate.core import ids
 from quorate.core.limits import (
     DEFAULT_PROPOSAL_TIMEOUT_MS,
@@ -27,13 +33,15 @@ from quorate.core.limits import (
 )
 from quorate.core.lineage import METHODS, REASONS_OF_THE_NODE, EventType
 from quorate.telemetry import Metrics
-from quorate.v1 import core_pb2, core_pb2_grpc
+from quorate.v1 import core_pb2, core_pb2_grpc, lease_pb2
 
 _REASONS: Final = {REASON_TO_WIRE[each]: each for each in REASONS_OF_THE_NODE}
 _KIND: Final = {
     core_pb2.LEASE_ACT_ACQUIRE: "lease.acquire",
     core_pb2.LEASE_ACT_RENEW: "lease.renew",
     core_pb2.LEASE_ACT_RELEASE: "lease.release",
+    core_pb2.LEASE_ACT_DELEGATE: "grant.delegate",
+    core_pb2.LEASE_ACT_RECALL: "grant.recall",
 }
 
 
@@ -140,12 +148,17 @@ def _check(request: core_pb2.ProposeLeaseRequest) -> None:
     found = Violations()
     found.enum("act", request.act, tuple(_KIND))
     found.text("executor", request.executor, ids.check_executor)
-    if request.act == core_pb2.LEASE_ACT_ACQUIRE:
-        found.text("action", request.action, ids.check_action)
-        found.text("resource", request.resource, ids.check_resource)
-        parents(found, request.parents)
-    else:
-        found.text("lease_id", request.lease_id, ids.check_lease_id)
+    match request.act:
+        case core_pb2.LEASE_ACT_ACQUIRE:
+            found.text("action", request.action, ids.check_action)
+            found.text("resource", request.resource, ids.check_resource)
+            parents(found, request.parents)
+        case core_pb2.LEASE_ACT_DELEGATE:
+            delegation(found, request.delegation)
+        case core_pb2.LEASE_ACT_RECALL:
+            found.text("grant", request.grant, ids.check_grant_id)
+        case _:
+            found.text("lease_id", request.lease_id, ids.check_lease_id)
     request_id_and_ttl(found, request.request_id, request.ttl_ms)
     found.within("timeout_ms", request.timeout_ms, 0, MAX_PROPOSAL_TIMEOUT_MS)
     found.raise_any()
@@ -173,7 +186,27 @@ def _body(request: core_pb2.ProposeLeaseRequest) -> dict[str, object]:
             "ttl_ms": request.ttl_ms,
             **({"parents": sorted(set(request.parents))} if request.parents else {}),
         }
+    if request.act == core_pb2.LEASE_ACT_DELEGATE:
+        return delegation_body(request.executor, request.delegation)
+    if request.act == core_pb2.LEASE_ACT_RECALL:
+        return {"executor": request.executor, "grant": request.grant}
     body: dict[str, object] = {"lease": request.lease_id, "executor": request.executor}
     if request.act == core_pb2.LEASE_ACT_RENEW:
         body["ttl_ms"] = request.ttl_ms
     return body
+
+
+def delegation_body(executor: str, wish: lease_pb2.DelegateRequest) -> dict[str, object]:
+    """The body of the command that says this wish."""
+    return {
+        "executor": executor,
+        "grant": wish.grant,
+        "to": wish.to,
+        "actions": list(wish.actions),
+        "resources": list(wish.resources),
+        "not_after": wish.not_after_ms,
+        "max_lease_ttl_ms": wish.max_lease_ttl_ms,
+        "max_uses": wish.max_uses,
+        "max_concurrent": wish.max_concurrent,
+        **({"max_depth": wish.max_depth} if wish.max_depth else {}),
+    }

@@ -17,7 +17,8 @@ from quorate.api.freshness import patience_s, until_held
 from quorate.api.ports import Core
 from quorate.api.watch import WatchHub
 from quorate.core.decision import DecisionRequest
-from quorate.core.explaining import Explanation, explain, explain_lease, holder_of, under
+from quorate.core.explaining import explain, explain_lease, holder_of, under
+from quorate.core.explanation import Explanation
 from quorate.core.outcome import Deny, Reason
 from quorate.core.state import StateView
 from quorate.lease.check import LeaseChecker, Position

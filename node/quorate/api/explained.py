@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any, Final
 
-from quorate.core.explaining import Answer, Explanation, Question, Role, Step, Thing
+from quorate.core.explanation import Answer, Explanation, Question, Role, Step, Thing
 from quorate.core.outcome import Deny, Reason
 from quorate.core.remedies import Remedy
 from quorate.v1 import decision_pb2, explain_pb2

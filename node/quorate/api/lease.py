@@ -165,6 +165,51 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
             unknown=found.unknown,
         )
 
+    async def Delegate(  # noqa: N802
+        self, request: lease_pb2.DelegateRequest, context: Any
+    ) -> lease_pb2.DelegateResponse:
+        executor = self._access.executor(context)
+        validate.check_delegate(request)
+        wish = core_pb2.ProposeLeaseRequest(
+            act=core_pb2.LEASE_ACT_DELEGATE,
+            executor=executor,
+            delegation=request,
+            request_id=request.request_id,
+        )
+        found = self._refusal() or await self._propose(wish, context)
+        self._count("Delegate", found.reason)
+        outcome = found.outcome
+        return lease_pb2.DelegateResponse(
+            verdict=found.verdict,
+            reason=found.reason,
+            thing=found.thing,
+            grant=outcome.thing if outcome is not None and outcome.accepted else "",
+            outcome=outcome,
+            unknown=found.unknown,
+        )
+
+    async def Recall(  # noqa: N802
+        self, request: lease_pb2.RecallRequest, context: Any
+    ) -> lease_pb2.RecallResponse:
+        executor = self._access.executor(context)
+        validate.check_recall(request)
+        wish = core_pb2.ProposeLeaseRequest(
+            act=core_pb2.LEASE_ACT_RECALL,
+            executor=executor,
+            grant=request.grant,
+            request_id=request.request_id,
+        )
+        # Asked even without authority: taking back is never refused for want of a proof.
+        found = await self._propose(wish, context)
+        self._count("Recall", found.reason)
+        return lease_pb2.RecallResponse(
+            verdict=found.verdict,
+            reason=found.reason,
+            thing=found.thing,
+            outcome=found.outcome,
+            unknown=found.unknown,
+        )
+
     async def Check(  # noqa: N802
         self, request: lease_pb2.CheckRequest, context: Any
     ) -> lease_pb2.CheckResponse:
@@ -312,9 +357,16 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
             reason = convert.reason_to_wire(outcome.reason)
             return _Verdict(decision_pb2.VERDICT_DENY, reason, outcome.thing, on_wire)
         lease = None
-        if wish.act != core_pb2.LEASE_ACT_RELEASE:
+        if wish.act in {core_pb2.LEASE_ACT_ACQUIRE, core_pb2.LEASE_ACT_RENEW}:
             lease = convert.lease_of_result(outcome.result)
         return _Verdict(decision_pb2.VERDICT_PERMIT, outcome=on_wire, lease=lease)
+
+    def _count(self, method: str, number: decision_pb2.Reason.ValueType) -> None:
+        """Counts a denial that the journal does not know: its records have the methods that the
+        first version of the protocol names."""
+        reason = convert.reason_of_wire(number)
+        if reason is not None:
+            self._metrics.denied(method, reason)
 
     def _note(
         self,

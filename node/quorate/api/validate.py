@@ -10,15 +10,19 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from quorate.api.errors import InvalidRequestError, Violation
-from quorate.core import ids
+from quorate.core import ids, patterns
 from quorate.core.errors import MalformedError
 from quorate.core.limits import (
     MAX_ATTRIBUTE_BYTES,
     MAX_CHECKS_PER_BATCH,
+    MAX_CONCURRENT_LEASES,
+    MAX_DEPTH,
     MAX_ENVELOPE_BYTES,
+    MAX_INTEGER,
     MAX_LEASE_TTL_MS,
     MAX_LEASES_PER_WATCH,
     MAX_PARENTS,
+    MAX_PATTERNS,
     MAX_PROPOSAL_TIMEOUT_MS,
     MAX_RECORDS_PER_COMMAND,
     MAX_REQUEST_ID_CHARS,
@@ -93,6 +97,40 @@ def parents(found: Violations, lease_ids: Sequence[str], field: str = "parents")
     found.length(field, len(lease_ids), 0, MAX_PARENTS, "leases")
     for index, lease_id in enumerate(lease_ids[:MAX_PARENTS]):
         found.text(f"{field}[{index}]", lease_id, ids.check_lease_id)
+
+
+def check_delegate(request: lease_pb2.DelegateRequest) -> None:
+    found = Violations()
+    delegation(found, request)
+    found.raise_any()
+
+
+def check_recall(request: lease_pb2.RecallRequest) -> None:
+    found = Violations()
+    found.text("grant", request.grant, ids.check_grant_id)
+    request_id_and_ttl(found, request.request_id, 0)
+    found.raise_any()
+
+
+def delegation(found: Violations, wish: lease_pb2.DelegateRequest) -> None:
+    found.text("grant", wish.grant, ids.check_grant_id)
+    found.text("to", wish.to, ids.check_executor)
+    for name, check in (
+        ("actions", patterns.check_action_pattern),
+        ("resources", patterns.check_resource_pattern),
+    ):
+        said = getattr(wish, name)
+        found.length(name, len(said), 1, MAX_PATTERNS, "patterns")
+        for index, pattern in enumerate(said[:MAX_PATTERNS]):
+            found.text(f"{name}[{index}]", pattern, check)
+        if len(set(said)) != len(said):
+            found.add(name, "names something twice")
+    found.within("not_after_ms", wish.not_after_ms, 0, MAX_INTEGER)
+    found.within("max_lease_ttl_ms", wish.max_lease_ttl_ms, 1, MAX_LEASE_TTL_MS)
+    found.within("max_uses", wish.max_uses, 0, MAX_INTEGER)
+    found.within("max_concurrent", wish.max_concurrent, 0, MAX_CONCURRENT_LEASES)
+    found.within("max_depth", wish.max_depth, 0, MAX_DEPTH)
+    request_id_and_ttl(found, wish.request_id, 0)
 
 
 def check_report(request: lease_pb2.ReportRequest) -> None:

@@ -31,7 +31,8 @@ from quorate.core import ids
 from quorate.core.decision import DecisionRequest
 from quorate.core.entries import Entry
 from quorate.core.errors import MalformedError
-from quorate.core.explaining import Explanation, explain, explain_lease, holder_of
+from quorate.core.explaining import explain, explain_lease, holder_of
+from quorate.core.explanation import Explanation
 from quorate.core.limits import MAX_INTEGER, MAX_PARENTS
 from quorate.core.outcome import Deny
 from quorate.core.recounting import recount

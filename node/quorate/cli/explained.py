@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from quorate.cli.output import ExitCode, Output, cell, facts, fields_of, moment, show, table
 from quorate.cli.submit import reason_name
-from quorate.core.explaining import Explanation, Step, Thing
+from quorate.core.explanation import Explanation, Step, Thing
 from quorate.core.outcome import Decision, Deny
 from quorate.v1 import decision_pb2, explain_pb2
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
+from quorate.cli.delegation import delegate, recall
 from quorate.cli.domain import WaitOption
 from quorate.cli.executor import ExecutorArgument, executor_id
 from quorate.cli.govern import govern
@@ -27,10 +28,15 @@ from quorate.cli.options import (
 from quorate.cli.output import Output, OutputOption
 from quorate.cli.queries import list_records
 from quorate.cli.submit import Wait
+from quorate.core.limits import MAX_DEPTH
 from quorate.node.organisation import Organisation
 from quorate.v1 import governance_pb2
 
 app = typer.Typer(add_completion=False, help="Grants to executors.")
+app.command("delegate")(delegate)
+app.command("recall")(recall)
+
+_COLUMNS: Final = ("id", "executor", "status", "actions", "resources", "not_after", "uses")
 
 GrantArgument = Annotated[
     str, typer.Argument(metavar="GRANT", help="The own name for it, like payroll-2030.")
@@ -64,6 +70,15 @@ def issue(
     max_concurrent: Annotated[
         int, typer.Option("--max-concurrent", min=0, help="How many leases at once; 0: no limit.")
     ] = 0,
+    max_depth: Annotated[
+        int,
+        typer.Option(
+            "--max-depth",
+            min=0,
+            max=MAX_DEPTH,
+            help="How often executors may pass it on, and on; 0: not at all.",
+        ),
+    ] = 0,
     timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
     address: AddressOption = "",
     output: OutputOption = Output.TEXT,
@@ -78,6 +93,7 @@ def issue(
         "max_lease_ttl_ms": max_lease_ttl,
         "max_uses": max_uses,
         "max_concurrent": max_concurrent,
+        **({"max_depth": max_depth} if max_depth else {}),
     }
     govern(org, "grant.issue", body, timeout_ms=timeout, output=output, address=address)
 
@@ -136,7 +152,17 @@ def list_grants(
     """List the grants of the federation."""
     list_records(
         governance_pb2.KIND_GRANT,
-        ("id", "executor", "status", "actions", "resources", "not_after", "uses", "changed"),
+        (
+            "id",
+            "executor",
+            "status",
+            "actions",
+            "resources",
+            "not_after",
+            "uses",
+            "parent",
+            "changed",
+        ),
         org=org,
         client=client,
         address=address,

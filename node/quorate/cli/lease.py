@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
-from collections.abc import Callable
 from typing import Annotated, Any, Final
 
 import grpc
@@ -39,16 +37,15 @@ from quorate.cli.output import (
     print_json,
     show,
 )
+from quorate.cli.settling import new_request_id, settle
 from quorate.cli.submit import (
-    FIRST_PAUSE_S,
-    LONGEST_PAUSE_S,
     NEVER_EXECUTED,
     QUERY_TIMEOUT_MS,
     reason_name,
 )
 from quorate.client.lineage import VARIABLE, current_lineage
 from quorate.core.errors import MalformedError
-from quorate.core.limits import DEFAULT_MAX_PERMIT_TTL_MS, MAX_INTEGER, MAX_REQUEST_ID_CHARS
+from quorate.core.limits import DEFAULT_MAX_PERMIT_TTL_MS, MAX_INTEGER
 from quorate.core.lineage import EventType
 from quorate.v1 import decision_pb2, lease_pb2
 
@@ -101,11 +98,11 @@ def acquire(
         action=action,
         resource=resource,
         ttl_ms=ttl,
-        request_id=request_id or _new_request_id(),
+        request_id=request_id or new_request_id(),
         parents=sorted(set(parents or current_lineage())),
     )
     with Connection(executor_target(client, address, lease=True)) as connection:
-        answer = _settle(connection, connection.leases.Acquire, wished, timeout)
+        answer = settle(connection, connection.leases.Acquire, wished, timeout)
     _show_lease(answer, "granted", output)
 
 
@@ -122,10 +119,10 @@ def renew(
 ) -> None:
     """Extend a lease."""
     wished = lease_pb2.RenewRequest(
-        lease_id=lease, ttl_ms=ttl, request_id=request_id or _new_request_id()
+        lease_id=lease, ttl_ms=ttl, request_id=request_id or new_request_id()
     )
     with Connection(executor_target(client, address, lease=True)) as connection:
-        answer = _settle(connection, connection.leases.Renew, wished, timeout)
+        answer = settle(connection, connection.leases.Renew, wished, timeout)
     _show_lease(answer, "renewed", output)
 
 
@@ -140,9 +137,9 @@ def release(
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Give a lease back."""
-    wished = lease_pb2.ReleaseRequest(lease_id=lease, request_id=request_id or _new_request_id())
+    wished = lease_pb2.ReleaseRequest(lease_id=lease, request_id=request_id or new_request_id())
     with Connection(executor_target(client, address, lease=True)) as connection:
-        answer = _settle(connection, connection.leases.Release, wished, timeout)
+        answer = settle(connection, connection.leases.Release, wished, timeout)
     _show_lease(answer, "released", output)
 
 
@@ -353,53 +350,6 @@ def _tell(notice: lease_pb2.WatchResponse, good: bool, output: Output) -> None:
 
 def _why(reason: str, thing: str) -> str:
     return escape(f"{reason or 'UNSPECIFIED'} {thing}".strip())
-
-
-def _new_request_id() -> str:
-    return uuid.uuid4().hex
-
-
-def _settle(connection: Connection, method: Callable[..., Any], request: Any, timeout: int) -> Any:
-    """The answer that settles a request: one with the ledger's outcome, or a refusal of the only
-    attempt. Raises UnknownOutcomeError when there is none in time."""
-    if len(request.request_id) > MAX_REQUEST_ID_CHARS:
-        raise MalformedError(f"a request id has at most {MAX_REQUEST_ID_CHARS} characters")
-    connection.probe(min(timeout, QUERY_TIMEOUT_MS))
-    hint = f"repeat it with --request-id {request.request_id}: it cannot happen twice"
-    details: dict[str, object] = {"request_id": request.request_id}
-    interrupted = "interrupted: it is not known whether the ledger grants this"
-    with interruptions(lambda: InterruptedOutcomeError(interrupted, hint=hint, details=details)):
-        answer, last = _repeat(connection, method, request, timeout)
-    if answer is None:
-        message = f"it is not known whether the ledger granted this ({last})"
-        raise UnknownOutcomeError(message, hint=hint, details=details)
-    return answer
-
-
-def _repeat(
-    connection: Connection, method: Callable[..., Any], request: Any, timeout: int
-) -> tuple[Any, str]:
-    """The answer that settles a request, or None in time; and what was heard last."""
-    deadline = time.monotonic() + timeout / 1000
-    maybe_executed, last, pause_s = False, "no answer", FIRST_PAUSE_S
-    while (left_s := deadline - time.monotonic()) > 0:
-        try:
-            answer = method(request, timeout=left_s)
-        except grpc.RpcError as error:
-            problem = connection.explain(error)
-            call: Any = error
-            if not maybe_executed and call.code() in NEVER_EXECUTED:
-                raise problem from error
-            maybe_executed, last = True, str(problem)
-        else:
-            refused = answer.verdict == decision_pb2.VERDICT_DENY and not answer.unknown
-            if answer.HasField("outcome") or (refused and not maybe_executed):
-                return answer, ""
-            maybe_executed = True
-            last = reason_name(answer.reason) or "the node does not know the outcome"
-        time.sleep(max(0.0, min(pause_s, deadline - time.monotonic())))
-        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-    return None, last
 
 
 def _show_lease(answer: Any, done: str, output: Output) -> None:

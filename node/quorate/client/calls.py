@@ -10,12 +10,21 @@ from __future__ import annotations
 import secrets
 import uuid
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, TypeVar
 
 from quorate.client import wire
 from quorate.client.clock import Clock, Reading
-from quorate.client.decisions import ClientReason, Denied, DeniedError, Permit, Reported
+from quorate.client.decisions import (
+    ClientReason,
+    Delegated,
+    Denied,
+    DeniedError,
+    Part,
+    Permit,
+    Recalled,
+    Reported,
+)
 from quorate.client.facts import NS_PER_MS, LeaseFacts, given_ms, is_same, with_end, with_later_end
 from quorate.client.lineage import current_lineage
 from quorate.client.slot import PermitSlot
@@ -53,6 +62,8 @@ _AnswerT = TypeVar(
     lease_pb2.AcquireResponse,
     lease_pb2.RenewResponse,
     lease_pb2.ReleaseResponse,
+    lease_pb2.DelegateResponse,
+    lease_pb2.RecallResponse,
 )
 
 
@@ -166,6 +177,40 @@ class Calls:
             "Release", request, request.request_id, timeout_ms
         )
         return answer if isinstance(answer, Denied) else answer.outcome.ledger_index
+
+    def delegate(
+        self, grant: str, to: str, part: Part, request_id: str, timeout_ms: int
+    ) -> Steps[Delegated | Denied]:
+        try:
+            request = lease_pb2.DelegateRequest(
+                grant=grant,
+                to=to,
+                **asdict(part),
+                request_id=request_id or self._new_request_id(),
+            )
+        except (TypeError, ValueError) as error:  # no text that is UTF-8, no number of its size
+            return Denied(ClientReason.INVALID_REQUEST, detail=str(error))
+        answer: lease_pb2.DelegateResponse | Denied = yield from self._until_settled(
+            "Delegate", request, request.request_id, timeout_ms
+        )
+        if isinstance(answer, Denied):
+            return answer
+        if not answer.grant:
+            detail = "passed on, but not said as what"
+            return Denied(ClientReason.MALFORMED_ANSWER, grant, detail, unknown=True)
+        return Delegated(answer.grant, answer.outcome.ledger_index)
+
+    def recall(self, grant: str, timeout_ms: int) -> Steps[Recalled | Denied]:
+        try:
+            request = lease_pb2.RecallRequest(grant=grant, request_id=self._new_request_id())
+        except (TypeError, ValueError) as error:
+            return Denied(ClientReason.INVALID_REQUEST, detail=str(error))
+        answer: lease_pb2.RecallResponse | Denied = yield from self._until_settled(
+            "Recall", request, request.request_id, timeout_ms
+        )
+        return (
+            answer if isinstance(answer, Denied) else Recalled(grant, answer.outcome.ledger_index)
+        )
 
     # -- events ------------------------------------------------------------------------------
 

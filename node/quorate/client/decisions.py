@@ -7,6 +7,7 @@ A `Denied` is false, so that `if gate.check(lease):` cannot go wrong; `DeniedErr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal
@@ -137,3 +138,37 @@ class Released:
 
     lease_id: str
     ledger_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delegated:
+    """The ledger has passed a part of a grant on. grant: the id of the new one."""
+
+    grant: str
+    ledger_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """The ledger has taken back what was passed on, for good."""
+
+    grant: str
+    ledger_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What is passed on of a grant; all of it within what the grant is for.
+
+    actions, resources: patterns. not_after_ms: ledger time from which on it permits nothing.
+    max_lease_ttl_ms: the longest life of a lease. max_uses, max_concurrent: leases in all, and at
+    once; 0: no limit of its own. max_depth: how often it may be passed on, and on.
+    """
+
+    actions: Sequence[str]
+    resources: Sequence[str]
+    not_after_ms: int
+    max_lease_ttl_ms: int
+    max_uses: int = 0
+    max_concurrent: int = 0
+    max_depth: int = 0

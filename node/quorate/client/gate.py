@@ -22,7 +22,16 @@ from quorate.client import wire
 from quorate.client.calls import Ask, Calls, ResultT, Steps
 from quorate.client.clock import Clock, SystemClock
 from quorate.client.config import ClientConfig, load_config
-from quorate.client.decisions import Denied, DeniedError, Permit, Released, Reported
+from quorate.client.decisions import (
+    Delegated,
+    Denied,
+    DeniedError,
+    Part,
+    Permit,
+    Recalled,
+    Released,
+    Reported,
+)
 from quorate.client.facts import LeaseFacts
 from quorate.client.keeping import Keeping
 from quorate.client.leases import Lease, OnChange
@@ -163,6 +172,25 @@ class Gate:
         index = self._take(self._calls.release(lease, timeout_ms))
         lease.slot.drop()
         return index if isinstance(index, Denied) else Released(lease.id, index)
+
+    def delegate(
+        self,
+        grant: str,
+        to: str,
+        part: Part,
+        *,
+        request_id: str = "",
+        timeout_ms: int = DEFAULT_PROPOSAL_TIMEOUT_MS,
+    ) -> Delegated | Denied:
+        """Passes a part of a grant to this executor (`lease.grant`) on to another one. A denial
+        whose outcome is unknown carries the `request_id` with which to ask again."""
+        return self._take(self._calls.delegate(grant, to, part, request_id, timeout_ms))
+
+    def recall(
+        self, grant: str, *, timeout_ms: int = DEFAULT_PROPOSAL_TIMEOUT_MS
+    ) -> Recalled | Denied:
+        """Takes back what was passed on, for good, and all that was made of it."""
+        return self._take(self._calls.recall(grant, timeout_ms))
 
     @contextmanager
     def hold(

@@ -62,6 +62,7 @@ class IssueGrant:
     max_lease_ttl_ms: int
     max_uses: int
     max_concurrent: int
+    max_depth: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,31 @@ class CastBallot:
 
 
 @dataclass(frozen=True, slots=True)
+class DelegateGrant:
+    """What `executor` passes on, of a grant to it. grant: `<issuer>/<name>`. to: another executor.
+    The rest: see `quorate.core.records.Grant`."""
+
+    executor: str
+    grant: str
+    to: str
+    actions: tuple[str, ...]
+    resources: tuple[str, ...]
+    not_after: int
+    max_lease_ttl_ms: int
+    max_uses: int
+    max_concurrent: int
+    max_depth: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecallGrant:
+    """grant: one that `executor` has passed on."""
+
+    executor: str
+    grant: str
+
+
+@dataclass(frozen=True, slots=True)
 class AcquireLease:
     """ttl_ms: the wished lifetime; 0: the longest that there is. parents: the leases that the work
     came from, in ascending order."""
@@ -163,7 +189,15 @@ class AppendLineage:
     records: tuple[Record, ...]
 
 
-NodeBody = DeclareNode | AcquireLease | RenewLease | ReleaseLease | AppendLineage
+NodeBody = (
+    DeclareNode
+    | DelegateGrant
+    | RecallGrant
+    | AcquireLease
+    | RenewLease
+    | ReleaseLease
+    | AppendLineage
+)
 DomainBody = (
     RegisterExecutor
     | GovernExecutor

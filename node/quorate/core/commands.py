@@ -23,6 +23,7 @@ from quorate.core.bodies import (
     CastBallot,
     CloseTrust,
     DeclareNode,
+    DelegateGrant,
     GovernDomain,
     GovernExecutor,
     GovernGrant,
@@ -30,6 +31,7 @@ from quorate.core.bodies import (
     NarrowTrust,
     OpenProposal,
     OpenTrust,
+    RecallGrant,
     RegisterExecutor,
     ReleaseLease,
     RenewLease,
@@ -116,6 +118,11 @@ def parse_command(payload: bytes, version: int = protocol.LATEST) -> Command:
     )
 
 
+def is_known(kind: str, version: int) -> bool:
+    """Whether there is such a type of command in this version of the protocol."""
+    return kind in _BODIES[version]
+
+
 def _check_issuer(text: str) -> None:
     if is_node(text):
         ids.check_node(text)
@@ -141,9 +148,7 @@ def _open_trust(body: Fields) -> OpenTrust:
 
 
 def _open_passed_trust(body: Fields) -> Body:
-    """What is not passed on has no depth: what is meant is said in one way only."""
-    max_depth = body.integer("max_depth", 1, MAX_DEPTH) if body.has("max_depth") else 0
-    return replace(_open_trust(body), max_depth=max_depth)
+    return replace(_open_trust(body), max_depth=_max_depth(body))
 
 
 def _narrow_trust(body: Fields) -> Body:
@@ -158,7 +163,7 @@ def _close_trust(body: Fields) -> Body:
     return CloseTrust(body.text("edge", ids.check_name))
 
 
-def _issue_grant(body: Fields) -> Body:
+def _issue_grant(body: Fields) -> IssueGrant:
     return IssueGrant(
         grant=body.text("grant", ids.check_name),
         executor=body.text("executor", ids.check_executor),
@@ -169,6 +174,39 @@ def _issue_grant(body: Fields) -> Body:
         max_uses=body.integer("max_uses"),
         max_concurrent=body.integer("max_concurrent", 0, MAX_CONCURRENT_LEASES),
     )
+
+
+def _issue_deep_grant(body: Fields) -> Body:
+    return replace(_issue_grant(body), max_depth=_max_depth(body))
+
+
+def _delegate_grant(body: Fields) -> Body:
+    grant, executor = body.text("grant", ids.check_grant_id), body.text("to", ids.check_executor)
+    delegator = body.text("executor", ids.check_executor)
+    return DelegateGrant(
+        executor=delegator,
+        grant=grant,
+        to=executor,
+        actions=body.texts("actions", patterns.check_action_pattern, MAX_PATTERNS),
+        resources=body.texts("resources", patterns.check_resource_pattern, MAX_PATTERNS),
+        not_after=body.integer("not_after"),
+        max_lease_ttl_ms=body.integer("max_lease_ttl_ms", 1, MAX_LEASE_TTL_MS),
+        max_uses=body.integer("max_uses"),
+        max_concurrent=body.integer("max_concurrent", 0, MAX_CONCURRENT_LEASES),
+        max_depth=_max_depth(body),
+    )
+
+
+def _recall_grant(body: Fields) -> Body:
+    return RecallGrant(
+        executor=body.text("executor", ids.check_executor),
+        grant=body.text("grant", ids.check_grant_id),
+    )
+
+
+def _max_depth(body: Fields) -> int:
+    """What is not passed on has no depth: what is meant is said in one way only."""
+    return body.integer("max_depth", 1, MAX_DEPTH) if body.has("max_depth") else 0
 
 
 def _govern_grant(act: Act) -> Callable[[Fields], Body]:
@@ -315,7 +353,15 @@ _OF_FIRST: Final[_Bodies] = MappingProxyType(
     }
 )
 
-_OF_SECOND: Final[_Bodies] = MappingProxyType({**_OF_FIRST, Verb.TRUST_OPEN: _open_passed_trust})
+_OF_SECOND: Final[_Bodies] = MappingProxyType(
+    {
+        **_OF_FIRST,
+        Verb.TRUST_OPEN: _open_passed_trust,
+        Verb.GRANT_ISSUE: _issue_deep_grant,
+        Verb.GRANT_DELEGATE: _delegate_grant,
+        Verb.GRANT_RECALL: _recall_grant,
+    }
+)
 
 _BODIES: Final[Mapping[int, _Bodies]] = MappingProxyType(
     {protocol.FIRST: _OF_FIRST, protocol.SECOND: _OF_SECOND}

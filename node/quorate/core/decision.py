@@ -19,6 +19,14 @@ from itertools import islice
 from typing import Final
 
 from quorate.core import ids
+from quorate.core.delegation import (
+    NOTHING,
+    Backing,
+    backing,
+    grant_ended,
+    known_executor,
+    why_unbacked,
+)
 from quorate.core.errors import MalformedError, StorageError
 from quorate.core.limits import (
     MAX_CONCURRENT_LEASES,
@@ -29,16 +37,6 @@ from quorate.core.patterns import covers
 from quorate.core.records import Domain, Executor, Grant, Kind, Lease, LeaseStatus, TrustEdge
 from quorate.core.routing import active_domain, find_route, split_id, why_broken
 from quorate.core.state import StateView
-from quorate.core.status import Status
-
-_EXECUTOR_REASONS: Final = {
-    Status.SUSPENDED: Reason.EXECUTOR_SUSPENDED,
-    Status.REVOKED: Reason.EXECUTOR_REVOKED,
-}
-_GRANT_REASONS: Final = {
-    Status.SUSPENDED: Reason.GRANT_SUSPENDED,
-    Status.REVOKED: Reason.GRANT_REVOKED,
-}
 
 _NEAREST_FIRST: Final = (
     Reason.CONCURRENCY_LIMIT,
@@ -46,6 +44,11 @@ _NEAREST_FIRST: Final = (
     Reason.GRANT_EXPIRED,
     Reason.GRANT_SUSPENDED,
     Reason.GRANT_REVOKED,
+    Reason.NO_TRUST,
+    Reason.EXECUTOR_SUSPENDED,
+    Reason.DOMAIN_SUSPENDED,
+    Reason.EXECUTOR_REVOKED,
+    Reason.DOMAIN_REVOKED,
 )
 """Of several grants that cover a request and fail, the one that failed last is what to tell of: it
 is the nearest to a permit, and the most likely to be what the asker means."""
@@ -60,23 +63,26 @@ class DecisionRequest:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What a permit rests on. edges: how trust leads to the executor's domain; none within one."""
+    """What a permit rests on. edges: how trust leads to the executor's domain; none within one.
+    backing: what the grant rests on, if it was passed on."""
 
     executor: Executor
     owner: str
     edges: tuple[TrustEdge, ...]
     grant: Grant
+    backing: Backing = NOTHING
 
     @property
     def depends_on(self) -> tuple[str, ...]:
         """`<kind>:<id>` of everything that must stay active."""
+        behind = self.backing
         things: tuple[Executor | TrustEdge | Grant, ...] = (self.executor, *self.edges, self.grant)
+        things += (*behind.executors, *behind.edges, *behind.grants)
         between = (edge.trustee for edge in self.edges)
-        domains = dict.fromkeys((self.executor.domain, self.owner, *between))
-        return (
-            *(f"{Kind.DOMAIN}:{domain}" for domain in domains),
-            *(f"{thing.kind}:{thing.id}" for thing in things),
-        )
+        domains = (self.executor.domain, self.owner, *between, *behind.domains)
+        named = [f"{Kind.DOMAIN}:{domain}" for domain in domains]
+        named += [f"{thing.kind}:{thing.id}" for thing in things]
+        return tuple(dict.fromkeys(named))
 
 
 def decide(view: StateView, request: DecisionRequest, ledger_time: int) -> Decision:
@@ -136,7 +142,9 @@ def choose_route(view: StateView, request: DecisionRequest, ledger_time: int) ->
     grant = _find_grant(view, request, owner.domain, ledger_time)
     if isinstance(grant, Deny):
         return grant
-    return Route(executor, owner.domain, edges, grant)
+    behind = backing(view, grant, request.action, request.resource, ledger_time)
+    assert not isinstance(behind, Deny), "such a grant is passed over"
+    return Route(executor, owner.domain, edges, grant, behind)
 
 
 def held_lease(view: StateView, lease_id: str, executor: str) -> Lease | Deny:
@@ -176,7 +184,9 @@ def review(view: StateView, lease: Lease, ledger_time: int) -> Deny | None:
     if broken is not None:
         return broken
     grant = grant_of_lease(view, lease, owner.domain, ledger_time)
-    return grant if isinstance(grant, Deny) else None
+    if isinstance(grant, Deny):
+        return grant
+    return why_unbacked(view, lease) if grant.parent else None
 
 
 def lease_over(lease: Lease, ledger_time: int) -> Deny | None:
@@ -195,16 +205,6 @@ def active_executor(view: StateView, executor_id: str) -> Executor | Deny:
         return executor
     domain = active_domain(view, executor.domain)
     return domain if isinstance(domain, Deny) else executor
-
-
-def known_executor(view: StateView, executor_id: str) -> Executor | Deny:
-    """The executor, if it is active, whatever its domain is."""
-    executor = view.executor(executor_id)
-    if executor is None:
-        return Deny(Reason.UNKNOWN_EXECUTOR, executor_id)
-    if executor.status is not Status.ACTIVE:
-        return Deny(_EXECUTOR_REASONS[executor.status], executor.id)
-    return executor
 
 
 def active_owner(view: StateView, resource: str) -> Domain | Deny:
@@ -236,10 +236,7 @@ def tried_grants(
             if not covers(grant.actions, grant.resources, request.action, request.resource):
                 yield grant, Deny(Reason.NO_GRANT, grant.id)
             else:
-                yield (
-                    grant,
-                    _grant_ended(grant, ledger_time) or _grant_used_up(view, grant, ledger_time),
-                )
+                yield grant, _why_useless(view, request, grant, ledger_time)
 
 
 def nearest(failures: Iterable[Deny], issuer: str) -> Deny:
@@ -257,7 +254,7 @@ def grant_of_lease(view: StateView, lease: Lease, issuer: str, ledger_time: int)
         return Deny(Reason.NO_GRANT, lease.grant)
     if not covers(grant.actions, grant.resources, lease.action, lease.resource):
         return Deny(Reason.NO_GRANT, grant.id)
-    return _grant_ended(grant, ledger_time) or grant
+    return grant_ended(grant, ledger_time) or grant
 
 
 def _find_grant(
@@ -271,12 +268,18 @@ def _find_grant(
     return nearest(failures, issuer)
 
 
-def _grant_ended(grant: Grant, ledger_time: int) -> Deny | None:
-    if grant.status is not Status.ACTIVE:
-        return Deny(_GRANT_REASONS[grant.status], grant.id)
-    if grant.expired(ledger_time):
-        return Deny(Reason.GRANT_EXPIRED, grant.id)
-    return None
+def _why_useless(
+    view: StateView, request: DecisionRequest, grant: Grant, ledger_time: int
+) -> Deny | None:
+    """Why a grant that covers the act gives no lease now."""
+    failure = grant_ended(grant, ledger_time) or _grant_used_up(view, grant, ledger_time)
+    if failure is not None or not grant.parent:
+        return failure
+    behind = backing(view, grant, request.action, request.resource, ledger_time)
+    if isinstance(behind, Deny):
+        return behind
+    used_up = (_grant_used_up(view, each, ledger_time) for each in behind.grants)
+    return next((each for each in used_up if each is not None), None)
 
 
 def _grant_used_up(view: StateView, grant: Grant, ledger_time: int) -> Deny | None:

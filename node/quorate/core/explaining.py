@@ -12,8 +12,7 @@ question where that came out. What the ledger recorded is `quorate.core.recounti
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 from typing import Final
 
 from quorate.core import ids
@@ -23,99 +22,32 @@ from quorate.core.decision import (
     active_owner,
     grant_of_lease,
     held_lease,
-    known_executor,
     lease_over,
     nearest,
     odd_action,
     other_act,
     tried_grants,
 )
+from quorate.core.delegation import backing, known_executor, why_unbacked
 from quorate.core.errors import MalformedError, StorageError
+from quorate.core.explanation import (
+    Answer,
+    Explanation,
+    Question,
+    Role,
+    Step,
+    Thing,
+    grant_thing,
+    outside,
+    thing_of,
+    things_behind,
+)
 from quorate.core.leasing import parent_failure
-from quorate.core.outcome import Decision, Deny, Permit, Reason
-from quorate.core.patterns import action_matches, resource_matches
-from quorate.core.records import Domain, Executor, Grant, Kind, Lease, Node, TrustEdge
-from quorate.core.remedies import Case, Remedy, remedy
+from quorate.core.outcome import Deny, Permit, Reason
+from quorate.core.records import Domain, Executor, Grant, Kind, Lease, TrustEdge
+from quorate.core.remedies import Case, remedy
 from quorate.core.routing import active_domain, find_route, split_id, tried_edges, why_broken
 from quorate.core.state import StateView
-from quorate.core.status import Status
-
-
-class Question(StrEnum):
-    """What a decision asks. The docs say each in words."""
-
-    NODE = "node"
-    COMMAND = "command"
-    LEASE = "lease"
-    SCOPE = "scope"
-    IN_FORCE = "in_force"
-    EXECUTOR = "executor"
-    HOME = "home"
-    OWNER = "owner"
-    ACTION = "action"
-    TRUST = "trust"
-    GRANT = "grant"
-    PARENTS = "parents"
-    EFFECT = "effect"
-
-
-class Answer(StrEnum):
-    PASSED = "passed"
-    FAILED = "failed"
-    NOT_ASKED = "not_asked"
-
-
-class Role(StrEnum):
-    """What a thing was to a step. A permit relies on all of RELIED_ON, in their order: the edges of
-    a trust route, from the owner to the executor's domain, would be several."""
-
-    RELIED_ON = "relied_on"
-    PASSED_OVER = "passed_over"
-
-
-@dataclass(frozen=True, slots=True)
-class Thing:
-    """Something that was looked at, as it was found.
-
-    kind: a Kind, or empty for what is none of the state's. status: empty when it is not there.
-    changed: the ledger index of the last change of its status. failure: why it does not do.
-    note: the same in words, or how far it is used.
-    """
-
-    kind: str
-    id: str
-    role: Role
-    status: str = ""
-    changed: int | None = None
-    failure: Deny | None = None
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One question. denied: the answer, when it failed; and then what would have to change."""
-
-    question: Question
-    answer: Answer
-    things: tuple[Thing, ...] = ()
-    note: str = ""
-    denied: Deny | None = None
-    remedy: Remedy | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """ledger_time: the time (ms) at which it holds."""
-
-    decision: Decision
-    steps: tuple[Step, ...]
-    ledger_time: int
-
-    @property
-    def decided(self) -> Step | None:
-        """The step that denied; None: all passed."""
-        return next((step for step in self.steps if step.answer is Answer.FAILED), None)
-
 
 ACT_QUESTIONS: Final = (
     Question.EXECUTOR,
@@ -253,7 +185,11 @@ def ask_act(
         return None
     trusted, edges = _ask_trust(inquiry, view, request, owner, executor)
     grant = _ask_grant(inquiry, view, request, owner, ledger_time) if trusted else None
-    return None if grant is None else Route(executor, owner.domain, edges, grant)
+    if grant is None:
+        return None
+    behind = backing(view, grant, request.action, request.resource, ledger_time)
+    assert not isinstance(behind, Deny), "such a grant was passed over"
+    return Route(executor, owner.domain, edges, grant, behind)
 
 
 def ask_lease(inquiry: Inquiry, view: StateView, lease_id: str, executor: str) -> Lease | None:
@@ -346,7 +282,7 @@ def _ask_trust(
     ends, act = (owner.domain, executor.domain), (request.action, request.resource)
     things: list[Thing] = []
     for edge, failure in tried_edges(view, *ends, *act):
-        note = "" if failure is None else _outside(edge, *act)
+        note = "" if failure is None else outside(edge, *act)
         things.append(replace(thing_of(edge, failure), note=note))
         if failure is None:
             return inquiry.answer(Question.TRUST, None, things), (edge,)
@@ -366,10 +302,11 @@ def _ask_grant(
     failures: list[Deny] = []
     for grant, failure in tried_grants(view, request, owner.domain, ledger_time):
         if failure is None:
-            inquiry.answer(Question.GRANT, None, (*things, _grant_thing(grant, None)))
+            own = (grant_thing(grant, None), *things_behind(view, grant, None))
+            inquiry.answer(Question.GRANT, None, (*things, *own))
             return grant
-        note = _outside(grant, request.action, request.resource)
-        things.append(_grant_thing(grant, failure, note))
+        note = outside(grant, request.action, request.resource)
+        things.append(grant_thing(grant, failure, note))
         failures.append(failure)
     note = f"{owner.domain} has granted the executor nothing" if not things else ""
     inquiry.answer(Question.GRANT, nearest(failures, owner.domain), things, note)
@@ -388,7 +325,7 @@ def _ask_own_route(
         if edge is None:
             return inquiry.answer(Question.TRUST, failure, things, "its edge is not there")
         own = failure if failure is not None and failure.thing == ident else None
-        note = "" if own is None else _outside(edge, lease.action, lease.resource)
+        note = "" if own is None else outside(edge, lease.action, lease.resource)
         things.append(replace(thing_of(edge, own), note=note))
         if own is not None:
             break
@@ -405,36 +342,12 @@ def _ask_own_grant(
 ) -> bool:
     grant = grant_of_lease(view, lease, owner.domain, ledger_time)
     if isinstance(grant, Grant):
-        return inquiry.answer(Question.GRANT, None, (_grant_thing(grant, None),))
+        failure = why_unbacked(view, lease) if grant.parent else None
+        things = (grant_thing(grant, None), *things_behind(view, grant, failure))
+        return inquiry.answer(Question.GRANT, failure, things)
     found = view.grant(*split_id(lease.grant))
-    things = () if found is None else (_grant_thing(found, grant),)
-    return inquiry.answer(Question.GRANT, grant, things)
-
-
-# -- what was looked at --------------------------------------------------------------------------
-
-
-def thing_of(
-    record: Domain | Node | Executor | TrustEdge | Grant | Lease, failure: Deny | None = None
-) -> Thing:
-    role = Role.RELIED_ON if failure is None else Role.PASSED_OVER
-    return Thing(record.kind, record.id, role, record.status, record.changed, failure)
-
-
-def _grant_thing(grant: Grant, failure: Deny | None, note: str = "") -> Thing:
-    most = f" of {grant.max_uses}" if grant.max_uses else ""
-    return replace(thing_of(grant, failure), note=note or f"leases given: {grant.uses}{most}")
-
-
-def _outside(scope: TrustEdge | Grant, action: str, resource: str) -> str:
-    """How an edge or a grant is for something else; empty when it is not."""
-    if isinstance(scope, TrustEdge) and scope.status is not Status.ACTIVE:
-        return "closed" if scope.status is Status.REVOKED else str(scope.status)
-    if not any(action_matches(pattern, action) for pattern in scope.actions):
-        return "for other actions"
-    if not any(resource_matches(pattern, resource) for pattern in scope.resources):
-        return "for other resources"
-    return ""
+    own = () if found is None else (grant_thing(found, grant),)
+    return inquiry.answer(Question.GRANT, grant, own)
 
 
 def _safely(inquiry: Inquiry, ask: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:

@@ -149,6 +149,7 @@ def issue_grant(turn: Turn, body: IssueGrant) -> Verdict:
         uses=0,
         status=Status.ACTIVE,
         changed=turn.seq,
+        max_depth=body.max_depth,
     )
     if grant.expired(turn.ledger_time):
         return Deny(Reason.GRANT_EXPIRED, grant.id)

@@ -167,6 +167,19 @@ def proposal_id(command_id: str, act: str, body: str, expires_at: int) -> str:
     return hashlib.sha256(named.encode("utf-8")).hexdigest()
 
 
+def delegation_name(origin: str, made_by: str) -> str:
+    """The name of the grant that the command with id `made_by` passes on, on ledger `origin`."""
+    named = f"delegation\x00{origin}\x00{made_by}"
+    return f"d-{hashlib.sha256(named.encode('utf-8')).hexdigest()[:32]}"
+
+
+def check_grant_id(text: str) -> None:
+    """`<domain>/<name>`. Raises MalformedError."""
+    domain, _, name = text.partition("/")
+    check_domain(domain)
+    check_name(name)
+
+
 def lease_id(origin: str, acquired_by: str) -> str:
     """The id of the lease that the command with id `acquired_by` obtains on ledger `origin`."""
     return hashlib.sha256((origin + acquired_by).encode("utf-8")).hexdigest()[:32]

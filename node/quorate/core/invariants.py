@@ -14,6 +14,7 @@ from itertools import chain
 from typing import TypeVar
 
 from quorate.core import protocol
+from quorate.core.delegation import chain_of
 from quorate.core.limits import (
     MAX_CONCURRENT_LEASES,
     MAX_EDGES_PER_PAIR,
@@ -217,7 +218,7 @@ def _check_trust(view: StateView) -> Iterator[str]:
 
 def _check_grants(view: StateView) -> Iterator[str]:
     now = view.ledger_time()
-    given = Counter(lease.grant for lease in view.leases())
+    given = Counter(grant for lease in view.leases() for grant in lease.grants)
     filed: dict[str, set[str]] = {}
     for grant in view.grants():
         if view.executor(grant.executor) is None:
@@ -226,6 +227,9 @@ def _check_grants(view: StateView) -> Iterator[str]:
             yield f"grant {grant.id} gives away what is another's"
         if grant.uses != given[grant.id]:
             yield f"grant {grant.id} counts {grant.uses} uses, and gave {given[grant.id]} leases"
+        parent = view.grant(*_split(grant.parent)) if grant.parent else None
+        if grant.parent and (parent is None or not _is_part(grant, parent)):
+            yield f"grant {grant.id} is no part of {grant.parent}"
         if grant.max_uses and grant.uses > grant.max_uses:
             yield f"grant {grant.id} was used {grant.uses} times"
         most = grant.max_concurrent or MAX_CONCURRENT_LEASES
@@ -331,8 +335,18 @@ def _check_references(view: StateView, lease: Lease) -> Iterator[str]:
     expected = {f"domain:{domain}" for domain in domains}
     expected |= {f"executor:{executor.id}", f"grant:{grant.id}"}
     expected |= {f"trust:{ident}" for ident in lease.edges}
-    if set(lease.depends_on) != expected or len(lease.depends_on) != len(expected):
+    for behind in chain_of(view, grant):
+        expected |= {f"grant:{behind.id}", f"executor:{behind.executor}"}
+    said = set(lease.depends_on)
+    is_all = said >= expected if grant.parent else said == expected
+    if not is_all or len(lease.depends_on) != len(said):
         yield f"lease {lease.id} does not say what it depends on"
+
+
+def _is_part(grant: Grant, parent: Grant) -> bool:
+    """Whether the one can have been made of the other."""
+    is_shorter = grant.max_depth < parent.max_depth and grant.not_after <= parent.not_after
+    return is_shorter and grant.issuer == parent.issuer and scope_outside(grant, parent) is None
 
 
 def _expired(view: StateView, grant: Grant) -> bool:

@@ -60,9 +60,10 @@ def acquire_lease(turn: Turn, body: AcquireLease) -> Verdict:
         if same and in_force:
             return Done(before.id, before.to_json())
         return Deny(Reason.ALREADY_EXISTS, lease.id)
-    used = replace(route.grant, uses=route.grant.uses + 1)
-    state.save_grant(turn.store, used, turn.ledger_time)
-    state.drop_expired_leases(turn.store, used, turn.ledger_time, LEASES_DROPPED_PER_ACQUIRE)
+    for grant in (route.grant, *route.backing.grants):
+        used = replace(grant, uses=grant.uses + 1)
+        state.save_grant(turn.store, used, turn.ledger_time)
+        state.drop_expired_leases(turn.store, used, turn.ledger_time, LEASES_DROPPED_PER_ACQUIRE)
     state.save_lease(turn.store, lease, None)
     return Done(lease.id, lease.to_json())
 

@@ -23,9 +23,14 @@ MAX_LEASE_TTL_MS: Final = 24 * 60 * 60 * 1000
 MAX_CONCURRENT_LEASES: Final = 1000
 MAX_EDGES_PER_PAIR: Final = 16
 MAX_GRANTS_PER_EXECUTOR_AND_ISSUER: Final = 256
+MAX_DELEGATED_GRANTS_PER_EXECUTOR_AND_ISSUER: Final = 128
+"""Of those, how many others may have passed on."""
+MAX_DELEGATIONS_PER_GRANT: Final = 1_000
+"""How often one grant is passed on, ever."""
 MAX_DOMAINS: Final = 9
 MAX_DEPTH: Final = MAX_DOMAINS - 2
-"""Edges that may follow one on a route: it passes by each domain once."""
+"""Edges that may follow one on a route, which passes by each domain once; and how often a grant may
+be passed on, and on."""
 MAX_SIGNATURES: Final = MAX_DOMAINS
 """Signatures of one envelope: a genesis carries one of each domain."""
 MAX_DESCRIPTOR_BYTES: Final = 8 * 1024

@@ -308,9 +308,13 @@ class Grant(BaseRecord):
     not_after: ledger time from which on it permits nothing.
     max_uses: how many leases it gives, ever; 0: no limit. uses: how many it has given.
     max_concurrent: how many of them may be in force at once; 0: MAX_CONCURRENT_LEASES.
+    parent: the grant that it was made of, by that one's executor; empty: the issuer has issued it.
+    max_depth: how often it may be passed on, and on. delegations: how many were made of it, ever.
+    What is done with a grant that was passed on counts as a use of all that are behind it.
     """
 
     kind: ClassVar[Kind] = Kind.GRANT
+    LATER: ClassVar[frozenset[str]] = frozenset({"parent", "max_depth", "delegations"})
 
     issuer: str
     grant: str
@@ -324,6 +328,9 @@ class Grant(BaseRecord):
     uses: int
     status: Status
     changed: int
+    parent: str = ""
+    max_depth: int = 0
+    delegations: int = 0
 
     @property
     def id(self) -> str:
@@ -352,6 +359,9 @@ class Grant(BaseRecord):
             uses=row.number("uses"),
             status=row.choice("status", Status),
             changed=row.number("changed"),
+            parent=row.text_or("parent", ""),
+            max_depth=row.number_or("max_depth", 0),
+            delegations=row.number_or("delegations", 0),
         )
 
 
@@ -400,6 +410,14 @@ class Lease(BaseRecord):
     def edges(self) -> tuple[str, ...]:
         """The ids of the edges of its route, from the resource's domain to the executor's."""
         return (self.trust_edge, *self.passed_on) if self.trust_edge else ()
+
+    @property
+    def grants(self) -> tuple[str, ...]:
+        """The grants that it is a use of: its own, and those that are behind it."""
+        prefix = f"{Kind.GRANT}:"
+        return tuple(
+            thing.removeprefix(prefix) for thing in self.depends_on if thing.startswith(prefix)
+        )
 
     def expired(self, ledger_time: int) -> bool:
         return ledger_time >= self.expires_at

@@ -19,18 +19,15 @@ from quorate.core.errors import StorageError
 from quorate.core.explaining import (
     ACT_QUESTIONS,
     REVIEW_QUESTIONS,
-    Explanation,
     Inquiry,
-    Question,
-    Thing,
     ask_act,
     ask_in_force,
     ask_lease,
     ask_parents,
     ask_review,
     case_of,
-    thing_of,
 )
+from quorate.core.explanation import Explanation, Question, Thing, thing_of
 from quorate.core.outcome import Deny, Reason
 from quorate.core.remedies import Case
 from quorate.core.state import StateView

@@ -30,6 +30,10 @@ class Row:
             raise MalformedError("must be text", field=name)
         return value
 
+    def text_or(self, name: str, missing: str) -> str:
+        """As `text`; `missing` when there is no such field."""
+        return self.text(name) if name in self._value else missing
+
     def number(self, name: str) -> int:
         value = self._value.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:

@@ -347,16 +347,18 @@ def save_grant(store: Writer, grant: Grant, ledger_time: int) -> None:
 
 
 def save_lease(store: Writer, lease: Lease, before: Lease | None) -> None:
-    """Writes the lease in the place of `before`. A released one leaves its grant's count."""
+    """Writes the lease in the place of `before`. A released one leaves the count of its grant, and
+    of those behind it."""
     _save(store, lease)
-    change = 0
-    if before is not None:
-        store.delete(keys.lease_of_grant(before.grant, before.expires_at, before.lease))
-        change -= 1
-    if lease.status is LeaseStatus.ACTIVE:
-        store.put(keys.lease_of_grant(lease.grant, lease.expires_at, lease.lease), b"")
-        change += 1
-    _count_leases(store, lease.grant, change)
+    for grant in lease.grants:
+        change = 0
+        if before is not None:
+            store.delete(keys.lease_of_grant(grant, before.expires_at, before.lease))
+            change -= 1
+        if lease.status is LeaseStatus.ACTIVE:
+            store.put(keys.lease_of_grant(grant, lease.expires_at, lease.lease), b"")
+            change += 1
+        _count_leases(store, grant, change)
 
 
 def save_proposal(store: Writer, proposal: Proposal) -> None:

@@ -23,6 +23,7 @@ from typing import Any, Final
 from quorate.core import (
     balloting,
     codec,
+    delegating,
     dsse,
     entries,
     governing,
@@ -63,6 +64,8 @@ _HANDLERS: Final = MappingProxyType[Verb, Callable[[Turn, Any], Verdict]](
         Verb.GRANT_SUSPEND: governing.govern_grant,
         Verb.GRANT_REINSTATE: governing.govern_grant,
         Verb.GRANT_REVOKE: governing.govern_grant,
+        Verb.GRANT_DELEGATE: delegating.delegate_grant,
+        Verb.GRANT_RECALL: delegating.recall_grant,
         Verb.DOMAIN_SUSPEND: governing.govern_domain,
         Verb.DOMAIN_REINSTATE: governing.govern_domain,
         Verb.DOMAIN_ADMIT: balloting.needs_ballot,

@@ -19,6 +19,8 @@ class Verb(StrEnum):
     GRANT_SUSPEND = "grant.suspend"
     GRANT_REINSTATE = "grant.reinstate"
     GRANT_REVOKE = "grant.revoke"
+    GRANT_DELEGATE = "grant.delegate"
+    GRANT_RECALL = "grant.recall"
     DOMAIN_SUSPEND = "domain.suspend"
     DOMAIN_REINSTATE = "domain.reinstate"
     DOMAIN_ADMIT = "domain.admit"

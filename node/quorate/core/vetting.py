@@ -281,6 +281,9 @@ class Vetting:
         _require(grant.issuer in self._domains, f"{grant.id} is of {grant.issuer}")
         self._refer(Kind.EXECUTOR, grant.executor)
         _check_patterns(grant.issuer, grant.actions, grant.resources)
+        _require(grant.max_depth <= MAX_DEPTH, f"{grant.id} leads too far")
+        if grant.parent:
+            self._look_at_parent(grant)
         ends = grant.executor, grant.issuer, grant.grant
         live, spent = (
             keys.grant_of_executor(index, *ends) for index in (keys.LIVE_GRANTS, keys.SPENT_GRANTS)
@@ -293,6 +296,16 @@ class Vetting:
             is_over = is_over or grant.expired(self._ledger_time)
             _require(is_over, f"{grant.id} may permit, and is filed as if it could not")
             self._expect(spent)
+
+    def _look_at_parent(self, grant: Grant) -> None:
+        """Depth shrinks with every link, so that no chain is endless."""
+        key = keys.record(Kind.GRANT, grant.parent)
+        data = None if key is None else self._state.get(key)
+        _require(data is not None, f"{grant.id} was made of nothing")
+        parent = Grant.from_json(codec.load(data or b""))
+        _require(parent.id == grant.parent, f"{grant.id} was made of another")
+        is_part = parent.issuer == grant.issuer and parent.max_depth > grant.max_depth
+        _require(is_part, f"{grant.id} is no part of {parent.id}")
 
     def _look_at_lease(self, lease: Lease) -> None:
         ids.check_lease_id(lease.id)
@@ -310,12 +323,29 @@ class Vetting:
         for edge in lease.edges:
             self._refer(Kind.TRUST, edge)
             relies_on |= {f"trust:{edge}", f"domain:{edge.split('/')[0]}"}
-        _require(set(lease.depends_on) == relies_on, f"{lease.id} relies on something else")
+        said = set(lease.depends_on)
+        if len(lease.grants) > 1:
+            self._look_at_backing(lease, said - relies_on)
+            said &= relies_on
+        _require(said == relies_on, f"{lease.id} relies on something else")
+        _require(lease.grants[0] == lease.grant, f"{lease.id} is a use of another grant")
         self._look_at_lineage(lease)
         if lease.status is LeaseStatus.ACTIVE:
-            filed = keys.lease_of_grant(lease.grant, lease.expires_at, lease.id)
-            if not lease.expired(self._ledger_time) or self._has(filed):
-                self._expect(filed)
+            for grant in lease.grants:
+                filed = keys.lease_of_grant(grant, lease.expires_at, lease.id)
+                if not lease.expired(self._ledger_time) or self._has(filed):
+                    self._expect(filed)
+
+    def _look_at_backing(self, lease: Lease, more: set[str]) -> None:
+        """What it relies on beyond its own: as many links as a chain has, with routes to each."""
+        _require(len(more) <= MAX_DEPTH * (2 * MAX_DEPTH + 4), f"{lease.id} relies on too much")
+        is_once = len({*lease.depends_on}) == len(lease.depends_on)
+        _require(is_once, f"{lease.id} relies on something twice")
+        for thing in more:
+            kind, _, ident = thing.partition(":")
+            known = kind in {Kind.DOMAIN, Kind.EXECUTOR, Kind.TRUST, Kind.GRANT}
+            _require(known, f"{lease.id} relies on {thing}")
+            self._refer(Kind(kind), ident)
 
     def _look_at_proposal(self, proposal: Proposal) -> None:
         ids.check_proposal_id(proposal.id)

@@ -30,7 +30,8 @@ import structlog
 
 from quorate.core.decision import check_lease
 from quorate.core.errors import StorageDamagedError
-from quorate.core.explaining import Explanation, under, unseen
+from quorate.core.explaining import under, unseen
+from quorate.core.explanation import Explanation
 from quorate.core.outcome import Decision, Deny, Permit, Reason
 from quorate.core.state import Lease, StateView
 from quorate.core.store import Reader

@@ -10,9 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from quorate.core.commands import is_known
 from quorate.core.decision import active_executor, held_lease
 from quorate.core.limits import MAX_COMMAND_LIFETIME_MS
-from quorate.core.outcome import Deny
+from quorate.core.outcome import Deny, Reason
+from quorate.core.records import Grant
+from quorate.core.routing import split_id
 from quorate.core.state import StateView
 from quorate.proofs.commands import build_command
 from quorate.proofs.signing import SigningKey
@@ -20,15 +23,25 @@ from quorate.proofs.signing import SigningKey
 _LIFETIME_MS: Final = 60_000
 """How long a lease command may be on its way; the ledger remembers its nonce as long."""
 assert _LIFETIME_MS <= MAX_COMMAND_LIFETIME_MS
+_NARROWING: Final = frozenset({"lease.release", "grant.recall"})
+"""What whoever is suspended may still do."""
 
 
 def unfit_wish(view: StateView, kind: str, body: Mapping[str, object]) -> Deny | None:
     """Why a wish need not be put to the ledger at all, on this node's own state: whoever holds a
     certificate, even one of long ago, could fill everybody's ledger with denials."""
     executor, lease = str(body.get("executor")), body.get("lease")
-    asker = active_executor(view, executor) if kind != "lease.release" else None
+    version = view.federation().protocol
+    if not is_known(kind, version):
+        return Deny(Reason.UNSUPPORTED_PROTOCOL, f"protocol {version}")
+    asker = active_executor(view, executor) if kind not in _NARROWING else None
     held = held_lease(view, str(lease), executor) if lease is not None else None
-    return next((found for found in (asker, held) if isinstance(found, Deny)), None)
+    granted = _known_grant(view, str(body["grant"])) if "grant" in body else None
+    return next((found for found in (asker, held, granted) if isinstance(found, Deny)), None)
+
+
+def _known_grant(view: StateView, ident: str) -> Grant | Deny:
+    return view.grant(*split_id(ident)) or Deny(Reason.NOT_FOUND, ident)
 
 
 def parents_of(body: Mapping[str, object]) -> list[str]:

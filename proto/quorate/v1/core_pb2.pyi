@@ -31,6 +31,8 @@ class _LeaseActEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LeaseAct.Val
     LEASE_ACT_ACQUIRE: _LeaseAct.ValueType  # 1
     LEASE_ACT_RENEW: _LeaseAct.ValueType  # 2
     LEASE_ACT_RELEASE: _LeaseAct.ValueType  # 3
+    LEASE_ACT_DELEGATE: _LeaseAct.ValueType  # 4
+    LEASE_ACT_RECALL: _LeaseAct.ValueType  # 5
 
 class LeaseAct(_LeaseAct, metaclass=_LeaseActEnumTypeWrapper): ...
 
@@ -38,6 +40,8 @@ LEASE_ACT_UNSPECIFIED: LeaseAct.ValueType  # 0
 LEASE_ACT_ACQUIRE: LeaseAct.ValueType  # 1
 LEASE_ACT_RENEW: LeaseAct.ValueType  # 2
 LEASE_ACT_RELEASE: LeaseAct.ValueType  # 3
+LEASE_ACT_DELEGATE: LeaseAct.ValueType  # 4
+LEASE_ACT_RECALL: LeaseAct.ValueType  # 5
 Global___LeaseAct: _TypeAlias = LeaseAct  # noqa: Y015
 
 @_typing.final
@@ -53,6 +57,8 @@ class ProposeLeaseRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     PARENTS_FIELD_NUMBER: _builtins.int
+    DELEGATION_FIELD_NUMBER: _builtins.int
+    GRANT_FIELD_NUMBER: _builtins.int
     act: Global___LeaseAct.ValueType
     executor: _builtins.str
     """SPIFFE ID, authenticated by the edge"""
@@ -62,8 +68,14 @@ class ProposeLeaseRequest(_message.Message):
     ttl_ms: _builtins.int
     request_id: _builtins.str
     timeout_ms: _builtins.int
+    grant: _builtins.str
+    """of a LEASE_ACT_RECALL"""
     @_builtins.property
     def parents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def delegation(self) -> _lease_pb2.DelegateRequest:
+        """of a LEASE_ACT_DELEGATE"""
+
     def __init__(
         self,
         *,
@@ -76,10 +88,12 @@ class ProposeLeaseRequest(_message.Message):
         request_id: _builtins.str = ...,
         timeout_ms: _builtins.int = ...,
         parents: _abc.Iterable[_builtins.str] | None = ...,
+        delegation: _lease_pb2.DelegateRequest | None = ...,
+        grant: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delegation", b"delegation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["act", b"act", "action", b"action", "executor", b"executor", "lease_id", b"lease_id", "parents", b"parents", "request_id", b"request_id", "resource", b"resource", "timeout_ms", b"timeout_ms", "ttl_ms", b"ttl_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["act", b"act", "action", b"action", "delegation", b"delegation", "executor", b"executor", "grant", b"grant", "lease_id", b"lease_id", "parents", b"parents", "request_id", b"request_id", "resource", b"resource", "timeout_ms", b"timeout_ms", "ttl_ms", b"ttl_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

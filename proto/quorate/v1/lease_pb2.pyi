@@ -117,6 +117,167 @@ class Lease(_message.Message):
 Global___Lease: _TypeAlias = Lease  # noqa: Y015
 
 @_typing.final
+class DelegateRequest(_message.Message):
+    """All of it within what the grant is for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GRANT_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    ACTIONS_FIELD_NUMBER: _builtins.int
+    RESOURCES_FIELD_NUMBER: _builtins.int
+    NOT_AFTER_MS_FIELD_NUMBER: _builtins.int
+    MAX_LEASE_TTL_MS_FIELD_NUMBER: _builtins.int
+    MAX_USES_FIELD_NUMBER: _builtins.int
+    MAX_CONCURRENT_FIELD_NUMBER: _builtins.int
+    MAX_DEPTH_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    grant: _builtins.str
+    """"<issuer>/<name>": a grant to the executor that asks"""
+    to: _builtins.str
+    """SPIFFE ID of the other executor"""
+    not_after_ms: _builtins.int
+    """ledger time from which on it permits nothing"""
+    max_lease_ttl_ms: _builtins.int
+    max_uses: _builtins.int
+    """leases that it gives, ever; 0: no limit of its own"""
+    max_concurrent: _builtins.int
+    """leases in force at once; 0: no limit of its own"""
+    max_depth: _builtins.int
+    """how often it may be passed on, and on; 0: not at all"""
+    request_id: _builtins.str
+    """makes a repeat of this request harmless; at most 64 characters"""
+    @_builtins.property
+    def actions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """patterns; 1 to 32"""
+
+    @_builtins.property
+    def resources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """patterns; 1 to 32"""
+
+    def __init__(
+        self,
+        *,
+        grant: _builtins.str = ...,
+        to: _builtins.str = ...,
+        actions: _abc.Iterable[_builtins.str] | None = ...,
+        resources: _abc.Iterable[_builtins.str] | None = ...,
+        not_after_ms: _builtins.int = ...,
+        max_lease_ttl_ms: _builtins.int = ...,
+        max_uses: _builtins.int = ...,
+        max_concurrent: _builtins.int = ...,
+        max_depth: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "grant", b"grant", "max_concurrent", b"max_concurrent", "max_depth", b"max_depth", "max_lease_ttl_ms", b"max_lease_ttl_ms", "max_uses", b"max_uses", "not_after_ms", b"not_after_ms", "request_id", b"request_id", "resources", b"resources", "to", b"to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DelegateRequest: _TypeAlias = DelegateRequest  # noqa: Y015
+
+@_typing.final
+class DelegateResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERDICT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    THING_FIELD_NUMBER: _builtins.int
+    GRANT_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    UNKNOWN_FIELD_NUMBER: _builtins.int
+    verdict: _decision_pb2.Verdict.ValueType
+    """permit: it was passed on"""
+    reason: _decision_pb2.Reason.ValueType
+    thing: _builtins.str
+    grant: _builtins.str
+    """"<issuer>/<name>" of the new grant"""
+    unknown: _builtins.bool
+    """it may have been passed on all the same: ask again with the same request id"""
+    @_builtins.property
+    def outcome(self) -> _decision_pb2.Outcome:
+        """unset when the ledger was not asked"""
+
+    def __init__(
+        self,
+        *,
+        verdict: _decision_pb2.Verdict.ValueType = ...,
+        reason: _decision_pb2.Reason.ValueType = ...,
+        thing: _builtins.str = ...,
+        grant: _builtins.str = ...,
+        outcome: _decision_pb2.Outcome | None = ...,
+        unknown: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant", "outcome", b"outcome", "reason", b"reason", "thing", b"thing", "unknown", b"unknown", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DelegateResponse: _TypeAlias = DelegateResponse  # noqa: Y015
+
+@_typing.final
+class RecallRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GRANT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    grant: _builtins.str
+    """"<issuer>/<name>": one that the executor that asks has passed on"""
+    request_id: _builtins.str
+    """makes a repeat of this request harmless; at most 64 characters"""
+    def __init__(
+        self,
+        *,
+        grant: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecallRequest: _TypeAlias = RecallRequest  # noqa: Y015
+
+@_typing.final
+class RecallResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERDICT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    THING_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    UNKNOWN_FIELD_NUMBER: _builtins.int
+    verdict: _decision_pb2.Verdict.ValueType
+    """permit: it was taken back"""
+    reason: _decision_pb2.Reason.ValueType
+    thing: _builtins.str
+    unknown: _builtins.bool
+    """it may have been taken back all the same: ask again with the same request id"""
+    @_builtins.property
+    def outcome(self) -> _decision_pb2.Outcome:
+        """unset when the ledger was not asked"""
+
+    def __init__(
+        self,
+        *,
+        verdict: _decision_pb2.Verdict.ValueType = ...,
+        reason: _decision_pb2.Reason.ValueType = ...,
+        thing: _builtins.str = ...,
+        outcome: _decision_pb2.Outcome | None = ...,
+        unknown: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "reason", b"reason", "thing", b"thing", "unknown", b"unknown", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecallResponse: _TypeAlias = RecallResponse  # noqa: Y015
+
+@_typing.final
 class AcquireRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -61,6 +61,16 @@ class LeaseServiceStub:
                 request_serializer=quorate_dot_v1_dot_lease__pb2.ReleaseRequest.SerializeToString,
                 response_deserializer=quorate_dot_v1_dot_lease__pb2.ReleaseResponse.FromString,
                 _registered_method=True)
+        self.Delegate = channel.unary_unary(
+                '/quorate.v1.LeaseService/Delegate',
+                request_serializer=quorate_dot_v1_dot_lease__pb2.DelegateRequest.SerializeToString,
+                response_deserializer=quorate_dot_v1_dot_lease__pb2.DelegateResponse.FromString,
+                _registered_method=True)
+        self.Recall = channel.unary_unary(
+                '/quorate.v1.LeaseService/Recall',
+                request_serializer=quorate_dot_v1_dot_lease__pb2.RecallRequest.SerializeToString,
+                response_deserializer=quorate_dot_v1_dot_lease__pb2.RecallResponse.FromString,
+                _registered_method=True)
         self.Report = channel.unary_unary(
                 '/quorate.v1.LeaseService/Report',
                 request_serializer=quorate_dot_v1_dot_lease__pb2.ReportRequest.SerializeToString,
@@ -111,6 +121,20 @@ class LeaseServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Delegate(self, request, context):
+        """Passes a part of a grant on to another executor. Committed by a quorum before it is answered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Recall(self, request, context):
+        """Takes back what was passed on, for good, and all that was made of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Report(self, request, context):
         """Says what became of the work under a lease. Durable on the node before it is answered, with or
         without a quorum; an entry of the ledger as soon as there is one.
@@ -154,6 +178,16 @@ def add_LeaseServiceServicer_to_server(servicer, server):
                     servicer.Release,
                     request_deserializer=quorate_dot_v1_dot_lease__pb2.ReleaseRequest.FromString,
                     response_serializer=quorate_dot_v1_dot_lease__pb2.ReleaseResponse.SerializeToString,
+            ),
+            'Delegate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Delegate,
+                    request_deserializer=quorate_dot_v1_dot_lease__pb2.DelegateRequest.FromString,
+                    response_serializer=quorate_dot_v1_dot_lease__pb2.DelegateResponse.SerializeToString,
+            ),
+            'Recall': grpc.unary_unary_rpc_method_handler(
+                    servicer.Recall,
+                    request_deserializer=quorate_dot_v1_dot_lease__pb2.RecallRequest.FromString,
+                    response_serializer=quorate_dot_v1_dot_lease__pb2.RecallResponse.SerializeToString,
             ),
             'Report': grpc.unary_unary_rpc_method_handler(
                     servicer.Report,
@@ -303,6 +337,60 @@ class LeaseService:
             '/quorate.v1.LeaseService/Release',
             quorate_dot_v1_dot_lease__pb2.ReleaseRequest.SerializeToString,
             quorate_dot_v1_dot_lease__pb2.ReleaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Delegate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quorate.v1.LeaseService/Delegate',
+            quorate_dot_v1_dot_lease__pb2.DelegateRequest.SerializeToString,
+            quorate_dot_v1_dot_lease__pb2.DelegateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Recall(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quorate.v1.LeaseService/Recall',
+            quorate_dot_v1_dot_lease__pb2.RecallRequest.SerializeToString,
+            quorate_dot_v1_dot_lease__pb2.RecallResponse.FromString,
             options,
             channel_credentials,
             insecure,

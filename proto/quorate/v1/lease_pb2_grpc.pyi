@@ -43,6 +43,10 @@ class LeaseServiceStub:
     Renew: _grpc.UnaryUnaryMultiCallable[_lease_pb2.RenewRequest, _lease_pb2.RenewResponse]
     """Extends a lease. Committed by a quorum before it is answered."""
     Release: _grpc.UnaryUnaryMultiCallable[_lease_pb2.ReleaseRequest, _lease_pb2.ReleaseResponse]
+    Delegate: _grpc.UnaryUnaryMultiCallable[_lease_pb2.DelegateRequest, _lease_pb2.DelegateResponse]
+    """Passes a part of a grant on to another executor. Committed by a quorum before it is answered."""
+    Recall: _grpc.UnaryUnaryMultiCallable[_lease_pb2.RecallRequest, _lease_pb2.RecallResponse]
+    """Takes back what was passed on, for good, and all that was made of it."""
     Report: _grpc.UnaryUnaryMultiCallable[_lease_pb2.ReportRequest, _lease_pb2.ReportResponse]
     """Says what became of the work under a lease. Durable on the node before it is answered, with or
     without a quorum; an entry of the ledger as soon as there is one.
@@ -67,6 +71,10 @@ class LeaseServiceAsyncStub(LeaseServiceStub):
     Renew: _aio.UnaryUnaryMultiCallable[_lease_pb2.RenewRequest, _lease_pb2.RenewResponse]  # type: ignore[assignment]
     """Extends a lease. Committed by a quorum before it is answered."""
     Release: _aio.UnaryUnaryMultiCallable[_lease_pb2.ReleaseRequest, _lease_pb2.ReleaseResponse]  # type: ignore[assignment]
+    Delegate: _aio.UnaryUnaryMultiCallable[_lease_pb2.DelegateRequest, _lease_pb2.DelegateResponse]  # type: ignore[assignment]
+    """Passes a part of a grant on to another executor. Committed by a quorum before it is answered."""
+    Recall: _aio.UnaryUnaryMultiCallable[_lease_pb2.RecallRequest, _lease_pb2.RecallResponse]  # type: ignore[assignment]
+    """Takes back what was passed on, for good, and all that was made of it."""
     Report: _aio.UnaryUnaryMultiCallable[_lease_pb2.ReportRequest, _lease_pb2.ReportResponse]  # type: ignore[assignment]
     """Says what became of the work under a lease. Durable on the node before it is answered, with or
     without a quorum; an entry of the ledger as soon as there is one.
@@ -118,6 +126,22 @@ class LeaseServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _lease_pb2.ReleaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_lease_pb2.ReleaseResponse, _abc.Awaitable[_lease_pb2.ReleaseResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Delegate(
+        self,
+        request: _lease_pb2.DelegateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_lease_pb2.DelegateResponse, _abc.Awaitable[_lease_pb2.DelegateResponse]]:
+        """Passes a part of a grant on to another executor. Committed by a quorum before it is answered."""
+
+    @_abc_1.abstractmethod
+    def Recall(
+        self,
+        request: _lease_pb2.RecallRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_lease_pb2.RecallResponse, _abc.Awaitable[_lease_pb2.RecallResponse]]:
+        """Takes back what was passed on, for good, and all that was made of it."""
 
     @_abc_1.abstractmethod
     def Report(

@@ -27,7 +27,8 @@ from quorate.core import keys
 from quorate.core.decision import DecisionRequest, check_lease, decide
 from quorate.core.entries import Entry
 from quorate.core.entries import parse as parse_entry
-from quorate.core.explaining import Answer, Explanation, Role, explain, explain_lease
+from quorate.core.explaining import explain, explain_lease
+from quorate.core.explanation import Answer, Explanation, Role
 from quorate.core.leasing import broken_parent
 from quorate.core.outcome import Decision, Deny, Permit
 from quorate.core.records import Kind

@@ -24,6 +24,7 @@ from tests.servers import stop
 from typer.testing import CliRunner
 
 from quorate.api import convert
+from quorate.api.core import delegation_body
 from quorate.api.explain import question_of
 from quorate.api.explained import explanation_to_wire
 from quorate.cli.app import app
@@ -366,6 +367,18 @@ class _Leases(lease_pb2_grpc.LeaseServiceServicer):
             "lease": request.lease_id,
         }
         return self._propose("lease.release", body, request, lease_pb2.ReleaseResponse, context)
+
+    def Delegate(self, request: Any, context: Any) -> Any:  # noqa: N802
+        executor = next(iter(context.auth_context()["peer_spiffe_id"])).decode()
+        body = delegation_body(executor, request)
+        made = self._propose("grant.delegate", body, request, lease_pb2.DelegateResponse, context)
+        made.grant = made.outcome.thing if made.outcome.accepted else ""
+        return made
+
+    def Recall(self, request: Any, context: Any) -> Any:  # noqa: N802
+        executor = next(iter(context.auth_context()["peer_spiffe_id"])).decode()
+        body: dict[str, object] = {"executor": executor, "grant": request.grant}
+        return self._propose("grant.recall", body, request, lease_pb2.RecallResponse, context)
 
     def _propose(
         self, kind: str, body: dict[str, object], request: Any, answer: type, context: Any

@@ -15,7 +15,7 @@ from quorate.cli.explained import MAX_THINGS_SHOWN, QUESTIONS
 from quorate.core import codec
 from quorate.core.decision import DecisionRequest, check_lease, decide
 from quorate.core.entries import parse as parse_entry
-from quorate.core.explaining import Question
+from quorate.core.explanation import Question
 from quorate.core.outcome import Deny, Reason
 from quorate.core.replaying import Replay
 from quorate.proofs.commands import build_command

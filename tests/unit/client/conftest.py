@@ -83,6 +83,12 @@ class ScriptedNode(lease_pb2_grpc.LeaseServiceServicer):
     def Release(self, request: Any, context: Any) -> Any:  # noqa: N802
         return self._answer("Release", request, context)
 
+    def Delegate(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return self._answer("Delegate", request, context)
+
+    def Recall(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return self._answer("Recall", request, context)
+
     def Report(self, request: Any, context: Any) -> Any:  # noqa: N802
         return self._answer("Report", request, context)
 

@@ -16,18 +16,8 @@ import typer
 from quorate.cli.app import app
 from quorate.core import keys, state
 from quorate.core.decision import DecisionRequest
-from quorate.core.explaining import (
-    Answer,
-    Explanation,
-    Question,
-    Role,
-    Step,
-    explain,
-    explain_lease,
-    holder_of,
-    under,
-    unseen,
-)
+from quorate.core.explaining import explain, explain_lease, holder_of, under, unseen
+from quorate.core.explanation import Answer, Explanation, Question, Role, Step
 from quorate.core.limits import MAX_EDGES_PER_PAIR, MAX_GRANTS_PER_EXECUTOR_AND_ISSUER
 from quorate.core.outcome import Deny, Permit, Reason
 from quorate.core.records import BY_BALLOT, Kind

@@ -22,6 +22,19 @@ from quorate.testing.builders import (
     trust_body,
 )
 
+OF_NODES = {Verb.NODE_DECLARE, Verb.GRANT_DELEGATE, Verb.GRANT_RECALL}
+DELEGATED = {
+    "executor": AGENT,
+    "grant": "bank.example/grant",
+    "to": "spiffe://bank.example/agent/other",
+    "actions": ["*"],
+    "resources": OWN,
+    "not_after": 1,
+    "max_lease_ttl_ms": 1,
+    "max_uses": 0,
+    "max_concurrent": 0,
+}
+
 
 @pytest.mark.parametrize("verb", list(Verb))
 def test_domains_and_nodes_give_their_own_commands_only(trusted: Any, verb: Verb) -> None:
@@ -32,6 +45,8 @@ def test_domains_and_nodes_give_their_own_commands_only(trusted: Any, verb: Verb
         "trust.close": {"edge": "edge"},
         "grant.issue": grant_body("g2", AGENT, ["//clinic.example/*"]),
         "grant": {"grant": "grant"},
+        "grant.delegate": DELEGATED,
+        "grant.recall": {"executor": AGENT, "grant": "bank.example/grant"},
         "domain": {"domain": CLINIC},
         "domain.admit": {"descriptor": json.loads(Organisation.named("x", "x:1").descriptor())},
         "federation.set_thresholds": {"thresholds": dict.fromkeys(map(str, ACTS), "majority")},
@@ -53,7 +68,7 @@ def test_domains_and_nodes_give_their_own_commands_only(trusted: Any, verb: Verb
         "lineage.append": {"after": "", "records": [DENIALS]},
     }
     body = bodies.get(verb) or bodies[verb.partition(".")[0]]
-    is_of_nodes = verb.startswith(("lease.", "lineage.")) or verb is Verb.NODE_DECLARE
+    is_of_nodes = verb.startswith(("lease.", "lineage.")) or verb in OF_NODES
     issuer = CLINIC if is_of_nodes else trusted.clinic.node
     before = state_of(trusted)
     assert trusted.do(issuer, verb, body).reason is Reason.NOT_AUTHORIZED

@@ -14,7 +14,10 @@ def test_reasons_are_those_of_the_wire() -> None:
 
 def test_every_way_that_a_grant_fails_has_a_rank() -> None:
     about_grants = {reason for reason in Reason if reason.startswith("GRANT_")}
-    assert set(_NEAREST_FIRST) == about_grants | {Reason.USES_EXHAUSTED, Reason.CONCURRENCY_LIMIT}
+    about_delegators = {Reason.EXECUTOR_SUSPENDED, Reason.EXECUTOR_REVOKED, Reason.NO_TRUST}
+    about_delegators |= {Reason.DOMAIN_SUSPENDED, Reason.DOMAIN_REVOKED}
+    limits = {Reason.USES_EXHAUSTED, Reason.CONCURRENCY_LIMIT}
+    assert set(_NEAREST_FIRST) == about_grants | about_delegators | limits
 
 
 def test_the_table_of_lives() -> None:

@@ -11,7 +11,7 @@ from tests.unit.core.conftest import World
 
 from quorate.core import codec, entries, state
 from quorate.core.errors import MalformedError
-from quorate.core.explaining import Explanation, Question
+from quorate.core.explanation import Explanation, Question
 from quorate.core.limits import MAX_COMMAND_LIFETIME_MS, MAX_ENVELOPE_BYTES
 from quorate.core.outcome import Deny, Permit, Reason
 from quorate.core.recounting import recount

@@ -7,7 +7,8 @@ import pytest
 from quorate.core import protocol
 from quorate.core.decision import DecisionRequest, check_lease, decide
 from quorate.core.effects import effect_of, is_stopped
-from quorate.core.explaining import Question, explain, explain_lease
+from quorate.core.explaining import explain, explain_lease
+from quorate.core.explanation import Question
 from quorate.core.invariants import check
 from quorate.core.limits import MAX_DEPTH
 from quorate.core.outcome import Deny, Outcome, Permit, Reason

@@ -13,7 +13,8 @@ from quorate.api.explained import explanation_to_wire
 from quorate.cli.explained import of_node, show_explanation
 from quorate.cli.output import Output
 from quorate.core.decision import DecisionRequest
-from quorate.core.explaining import Question, explain, under
+from quorate.core.explaining import explain, under
+from quorate.core.explanation import Question
 
 PAGE = "docs/explain.md"
 

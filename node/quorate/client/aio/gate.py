@@ -23,7 +23,16 @@ from quorate.client.aio.watch import AsyncWatch
 from quorate.client.calls import Ask, Calls, ResultT, Steps
 from quorate.client.clock import Clock, SystemClock
 from quorate.client.config import ClientConfig, load_config
-from quorate.client.decisions import Denied, DeniedError, Permit, Released, Reported
+from quorate.client.decisions import (
+    Delegated,
+    Denied,
+    DeniedError,
+    Part,
+    Permit,
+    Recalled,
+    Released,
+    Reported,
+)
 from quorate.client.facts import LeaseFacts
 from quorate.client.lineage import under
 from quorate.client.slot import PermitSlot
@@ -161,6 +170,24 @@ class AsyncGate:
         index = await self._take(self._calls.release(lease, timeout_ms))
         lease.slot.drop()
         return index if isinstance(index, Denied) else Released(lease.id, index)
+
+    async def delegate(
+        self,
+        grant: str,
+        to: str,
+        part: Part,
+        *,
+        request_id: str = "",
+        timeout_ms: int = DEFAULT_PROPOSAL_TIMEOUT_MS,
+    ) -> Delegated | Denied:
+        """Passes a part of a grant on, as `Gate.delegate` does."""
+        return await self._take(self._calls.delegate(grant, to, part, request_id, timeout_ms))
+
+    async def recall(
+        self, grant: str, *, timeout_ms: int = DEFAULT_PROPOSAL_TIMEOUT_MS
+    ) -> Recalled | Denied:
+        """Takes back what was passed on, as `Gate.recall` does."""
+        return await self._take(self._calls.recall(grant, timeout_ms))
 
     @asynccontextmanager
     async def hold(self, lease: AsyncLease, *, renew: bool = True) -> AsyncIterator[None]:

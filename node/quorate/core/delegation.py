@@ -1,0 +1,144 @@
+"""Grants that an executor has passed on: the chain behind one, and what all of it rests on.
+
+Owns how far a chain goes and whether it holds. A delegated grant is for no more than the one that
+it was made of (`quorate.core.delegating`), and is worth nothing without it: every grant of the
+chain, every executor that passed it on, their domains, and the trust that leads to those have to be
+good.
+A lease says all of them in its `depends_on`, so that what ends one of them ends the lease.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from quorate.core.errors import StorageDamagedError
+from quorate.core.limits import MAX_DEPTH
+from quorate.core.outcome import Deny, Reason
+from quorate.core.patterns import covers
+from quorate.core.records import Executor, Grant, Kind, Lease, TrustEdge
+from quorate.core.routing import active_domain, find_route, split_id
+from quorate.core.state import StateView
+from quorate.core.status import Status
+
+_EXECUTOR_REASONS: Final = {
+    Status.SUSPENDED: Reason.EXECUTOR_SUSPENDED,
+    Status.REVOKED: Reason.EXECUTOR_REVOKED,
+}
+_GRANT_REASONS: Final = {
+    Status.SUSPENDED: Reason.GRANT_SUSPENDED,
+    Status.REVOKED: Reason.GRANT_REVOKED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Backing:
+    """What a delegated grant rests on beside itself. grants: those before it, the first one last.
+    executors: who passed it on, in the same order. edges: by which trust leads to their domains."""
+
+    grants: tuple[Grant, ...] = ()
+    executors: tuple[Executor, ...] = ()
+    edges: tuple[TrustEdge, ...] = ()
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        homes = (executor.domain for executor in self.executors)
+        return (*homes, *(edge.trustee for edge in self.edges))
+
+
+NOTHING: Final = Backing()
+"""Of a grant that its issuer has issued to the executor itself."""
+
+
+def chain_of(view: StateView, grant: Grant) -> tuple[Grant, ...]:
+    """The grants before this one, the nearest first. Raises StorageError."""
+    chain: list[Grant] = []
+    while grant.parent:
+        parent = view.grant(*split_id(grant.parent))
+        if parent is None or len(chain) >= MAX_DEPTH:
+            raise StorageDamagedError(f"the grant {grant.id} comes from nowhere")
+        chain.append(parent)
+        grant = parent
+    return tuple(chain)
+
+
+def backing(
+    view: StateView, grant: Grant, action: str, resource: str, ledger_time: int
+) -> Backing | Deny:
+    """What a delegated grant rests on for this act, now; or why it does not hold. Raises
+    StorageError."""
+    if not grant.parent:
+        return NOTHING
+    grants = chain_of(view, grant)
+    executors: list[Executor] = []
+    edges: dict[str, TrustEdge] = {}
+    for each in grants:
+        ended = grant_ended(each, ledger_time)
+        executor = known_executor(view, each.executor)
+        if ended is not None:
+            return ended
+        if isinstance(executor, Deny):
+            return executor
+        home = active_domain(view, executor.domain)
+        if isinstance(home, Deny):
+            return home
+        executors.append(executor)
+        if home.id != each.issuer:
+            route = find_route(view, each.issuer, home.id, action, resource)
+            if not route:
+                return Deny(Reason.NO_TRUST, home.id)
+            edges |= {edge.id: edge for edge in route}
+    return Backing(grants, tuple(executors), tuple(edges.values()))
+
+
+def why_unbacked(view: StateView, lease: Lease) -> Deny | None:
+    """Whether everything beyond the lease's own executor, route and grant is good: None, or why
+    not. That none of it outlives the lease was settled when it was given. Raises StorageError."""
+    for thing in lease.depends_on:
+        kind, _, ident = thing.partition(":")
+        failure: Deny | object = None
+        match kind:
+            case Kind.DOMAIN:
+                failure = active_domain(view, ident)
+            case Kind.EXECUTOR:
+                failure = known_executor(view, ident)
+            case Kind.TRUST:
+                failure = _open_edge(view, ident, lease)
+            case Kind.GRANT:
+                failure = _active_grant(view, ident)
+        if isinstance(failure, Deny):
+            return failure
+    return None
+
+
+def known_executor(view: StateView, executor_id: str) -> Executor | Deny:
+    """The executor, if it is active, whatever its domain is. Raises StorageError."""
+    executor = view.executor(executor_id)
+    if executor is None:
+        return Deny(Reason.UNKNOWN_EXECUTOR, executor_id)
+    if executor.status is not Status.ACTIVE:
+        return Deny(_EXECUTOR_REASONS[executor.status], executor.id)
+    return executor
+
+
+def grant_ended(grant: Grant, ledger_time: int) -> Deny | None:
+    """Whether a grant, by itself, permits nothing any more: None, or why."""
+    if grant.status is not Status.ACTIVE:
+        return Deny(_GRANT_REASONS[grant.status], grant.id)
+    if grant.expired(ledger_time):
+        return Deny(Reason.GRANT_EXPIRED, grant.id)
+    return None
+
+
+def _active_grant(view: StateView, ident: str) -> Deny | None:
+    grant = view.grant(*split_id(ident))
+    return Deny(Reason.NO_GRANT, ident) if grant is None else grant_ended(grant, -1)
+
+
+def _open_edge(view: StateView, ident: str, lease: Lease) -> Deny | None:
+    edge = view.trust_edge(*split_id(ident))
+    is_open = edge is not None and edge.status is Status.ACTIVE
+    if edge is None or not is_open:
+        return Deny(Reason.NO_TRUST, ident)
+    is_covered = covers(edge.actions, edge.resources, lease.action, lease.resource)
+    return None if is_covered else Deny(Reason.NO_TRUST, ident)

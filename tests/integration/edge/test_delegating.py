@@ -1,0 +1,137 @@
+"""LeaseService over TLS: executors pass on what they were granted, and take it back."""
+
+from __future__ import annotations
+
+import grpc
+import grpc.aio
+import pytest
+from tests.integration.edge.test_lease_service import (
+    ACTION,
+    DENY,
+    DOMAIN,
+    EXECUTOR,
+    PERMIT,
+    acquire,
+    violations,
+)
+
+from quorate.core.limits import MAX_DEPTH
+from quorate.testing.builders import CREATED_MS, grant_body
+from quorate.v1 import decision_pb2, lease_pb2, lease_pb2_grpc
+
+OTHER = f"spiffe://{DOMAIN}/agent/other"
+ROOT = f"{DOMAIN}/deep"
+BOOKS = f"//{DOMAIN}/books/*"
+
+
+@pytest.fixture
+def lease(edge, dial, pki) -> lease_pb2_grpc.LeaseServiceAsyncStub:
+    """Of the executor with a grant that may be passed on; the other one is registered."""
+    edge.core.run(DOMAIN, "executor.register", {"executor": OTHER})
+    edge.core.run(DOMAIN, "grant.issue", grant_body("deep", EXECUTOR, [BOOKS], max_depth=1))
+    edge.grant()
+    return lease_pb2_grpc.LeaseServiceStub(dial(edge.port, pki.executor))
+
+
+@pytest.fixture
+def other(edge, dial, pki) -> lease_pb2_grpc.LeaseServiceAsyncStub:
+    return lease_pb2_grpc.LeaseServiceStub(dial(edge.port, pki.other))
+
+
+def wish(**changes) -> lease_pb2.DelegateRequest:
+    fields = {
+        "grant": ROOT,
+        "to": OTHER,
+        "actions": [ACTION],
+        "resources": [BOOKS],
+        "not_after_ms": CREATED_MS + 3_600_000,
+        "max_lease_ttl_ms": 60_000,
+        "request_id": "d-1",
+    }
+    return lease_pb2.DelegateRequest(**(fields | changes))
+
+
+async def test_a_grant_is_passed_on_used_and_taken_back(edge, lease, other) -> None:
+    made = await lease.Delegate(wish())
+    assert (made.verdict, made.reason, made.unknown) == (PERMIT, 0, False)
+    assert made.grant == made.outcome.thing
+    granted = await other.Acquire(acquire(resource=f"//{DOMAIN}/books/1"))
+    assert (granted.verdict, granted.lease.grant) == (PERMIT, made.grant)
+    edge.grant()
+    check = lease_pb2.CheckRequest(lease_id=granted.lease.id)
+    assert (await other.Check(check)).verdict == PERMIT
+    recall = lease_pb2.RecallRequest(grant=made.grant, request_id="r-1")
+    assert (await other.Recall(recall)).reason == decision_pb2.REASON_NOT_AUTHORIZED
+    recalled = await lease.Recall(recall)
+    assert (recalled.verdict, recalled.outcome.thing) == (PERMIT, made.grant)
+    edge.grant()
+    denied = await other.Check(check)
+    assert (denied.verdict, denied.reason) == (DENY, decision_pb2.REASON_GRANT_REVOKED)
+
+
+async def test_a_repeated_request_passes_on_once(lease) -> None:
+    first, again = [await lease.Delegate(wish()) for _ in range(2)]
+    assert (first.grant, again.outcome.duplicate) == (again.grant, True)
+    assert (await lease.Delegate(wish(request_id="d-2"))).grant != first.grant
+
+
+async def test_what_widens_is_denied_with_its_entry(edge, lease) -> None:
+    answer = await lease.Delegate(wish(resources=[f"//{DOMAIN}/*"]))
+    assert (answer.verdict, answer.reason) == (DENY, decision_pb2.REASON_WIDENS)
+    assert (answer.thing, answer.grant) == (f"//{DOMAIN}/*", "")
+    assert not answer.outcome.accepted
+    assert ("denied", "Delegate", "WIDENS") in edge.metrics.counted
+
+
+async def test_without_authority_nothing_is_passed_on_and_all_can_be_taken_back(
+    edge, lease
+) -> None:
+    made = await lease.Delegate(wish())
+    edge.word.clear(None)
+    denied = await lease.Delegate(wish(request_id="d-2"))
+    assert (denied.verdict, denied.unknown) == (DENY, False)
+    assert not denied.HasField("outcome")
+    recalled = await lease.Recall(lease_pb2.RecallRequest(grant=made.grant))
+    assert recalled.verdict == PERMIT
+
+
+async def test_an_unknown_outcome_is_a_denial_that_says_so(edge, lease) -> None:
+    edge.core.fate = "unknown"
+    for answer in (
+        await lease.Delegate(wish()),
+        await lease.Recall(lease_pb2.RecallRequest(grant=ROOT)),
+    ):
+        assert (answer.verdict, answer.unknown) == (DENY, True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"grant": "deep"}, "grant"),
+        ({"to": "nobody"}, "to"),
+        ({"actions": []}, "actions"),
+        ({"actions": ["a"] * 33}, "actions"),
+        ({"actions": ["a", "a"]}, "actions"),
+        ({"resources": ["books"]}, "resources[0]"),
+        ({"not_after_ms": -1}, "not_after_ms"),
+        ({"max_lease_ttl_ms": 0}, "max_lease_ttl_ms"),
+        ({"max_uses": 2**60}, "max_uses"),
+        ({"max_concurrent": 1_001}, "max_concurrent"),
+        ({"max_depth": MAX_DEPTH + 1}, "max_depth"),
+        ({"request_id": "x" * 65}, "request_id"),
+    ],
+)
+async def test_an_odd_request_is_refused_field_by_field(edge, lease, changes, field) -> None:
+    before = list(edge.core.proposed)
+    assert field in await violations(lease.Delegate(wish(**changes)))
+    assert edge.core.proposed == before
+
+
+async def test_an_odd_recall_is_refused(lease) -> None:
+    assert await violations(lease.Recall(lease_pb2.RecallRequest(grant="x"))) == ["grant"]
+
+
+async def test_a_stranger_passes_nothing_on(edge, dial, foreign) -> None:
+    stub = lease_pb2_grpc.LeaseServiceStub(dial(edge.port, foreign.executor))
+    with pytest.raises(grpc.aio.AioRpcError):
+        await stub.Delegate(wish())
