@@ -109,10 +109,16 @@ def leases_that_never_end(patch: Patch) -> None:
     patch.setattr(check, "_latest_ms", lambda _record, _now, _at: 0)
 
 
-@mutant("mixed", 40, "I2")
+@mutant("trust", 16, "I2")
 def edges_of_trust_that_stay_open(patch: Patch) -> None:
     """A lease holds when the edge of trust under which it was given is closed."""
     patch.setattr(decision, "why_broken", lambda *_: None)
+
+
+@mutant("trust", 60, "I2")
+def delegations_that_outlive_what_is_behind_them(patch: Patch) -> None:
+    """A lease under a grant that was passed on holds when what it was made of is revoked."""
+    patch.setattr(decision, "why_unbacked", lambda *_: None)
 
 
 @mutant("trust", 16, "I2")
@@ -142,7 +148,7 @@ def narrowings_that_widen(patch: Patch) -> None:
 @mutant("short", 20, "I2")
 def grants_that_nobody_looks_at(patch: Patch) -> None:
     """A lease holds when the grant under which it was given is suspended or revoked."""
-    patch.setattr(decision, "_grant_ended", lambda _grant, _ledger_time: None)
+    patch.setattr(decision, "grant_ended", lambda _grant, _ledger_time: None)
 
 
 @mutant("short", 12, "I2")
@@ -247,6 +253,7 @@ MUTANTS = (
     deadlines_by_the_wall_clock,
     leases_that_never_end,
     edges_of_trust_that_stay_open,
+    delegations_that_outlive_what_is_behind_them,
     scopes_that_nobody_looks_at_again,
     narrowings_that_widen,
     grants_that_nobody_looks_at,

@@ -156,6 +156,8 @@ class AuthorityPromises:
         """An edge has said yes."""
         now, name = self._world.now, granted.machine.name
         self._sometimes["permit"] += 1
+        if sum(thing.startswith("grant:") for thing in granted.depends_on) > 1:
+            self._sometimes["permit by a delegation"] += 1
         if sum(thing.startswith("trust:") for thing in granted.depends_on) > 1:
             self._sometimes["permit by a route"] += 1
         self.last_permit[name] = now

@@ -67,3 +67,27 @@ class Rules:
         owner = domain if chance.random() < 0.5 else chance.choice(self._domains)
         depth = chance.choice((0, 1, 1, 2))
         return owner, {"max_depth": depth} if depth else {}
+
+    def depth(self, chance: random.Random) -> dict[str, object]:
+        """How far a new grant may be passed on."""
+        depth = chance.choice((0, 1, 2, 2)) if self.passes_on else 0
+        return {"max_depth": depth} if depth else {}
+
+    @staticmethod
+    def delegation(
+        executor: str, grant: str, to: str, now_ms: int, chance: random.Random
+    ) -> dict[str, object]:
+        """Of all that may be in a grant of these runs, or of more."""
+        depth = chance.choice((0, 0, 1))
+        return {
+            "executor": executor,
+            "grant": grant,
+            "to": to,
+            "actions": ["*"],
+            "resources": [f"//{grant.partition('/')[0]}/*"],
+            "not_after": now_ms + chance.choice((2_000, 60_000)),
+            "max_lease_ttl_ms": chance.choice((1_000, 5_000)),
+            "max_uses": chance.choice((0, 0, 3)),
+            "max_concurrent": chance.choice((0, 0, 2)),
+            **({"max_depth": depth} if depth else {}),
+        }

@@ -46,6 +46,7 @@ EXPECTED: Final = (
     "edge narrowed",
     "upgrade",
     "permit by a route",
+    "permit by a delegation",
     "event in the ledger",
     "denials in the ledger",
     "report refused",

@@ -301,6 +301,7 @@ class Workload:
             max_lease_ttl_ms=chance.choice((5_000, 30_000, 600_000)),
             max_uses=chance.choice((0, 0, 0, 5, 20)),
             max_concurrent=chance.choice((0, 0, 4)),
+            **self._rules.depth(chance),
         )
         call = self._order(domain, "grant.issue", body, chance)
         call.on_accepted = lambda _: domain.grants.append((name, executor, of.name))
@@ -465,14 +466,16 @@ class Workload:
     def _acquire(self, domain: _Domain, chance: random.Random) -> Call | None:
         """An executor of the domain wants a lease, mostly on what somebody has granted it."""
         granted = [
-            (issuer.name, executor)
+            (issuer.name, name, executor)
             for issuer in self._domains.values()
-            for _, executor, of in issuer.grants
+            for name, executor, of in issuer.grants
             if of == domain.name
         ]
         if not granted:
             return self._grant(domain, chance)
-        owner, executor = chance.choice(granted[-6:])
+        owner, name, executor = chance.choice(granted[-6:])
+        if self._rules.passes_on and chance.random() < 0.35:
+            return self._delegate(domain, self._domains[owner], name, executor, chance)
         body = acquire_body(
             executor,
             ACTION,
@@ -483,6 +486,24 @@ class Workload:
         call = self._lease_order(domain, "lease.acquire", body, chance)
         if call is not None:
             call.on_accepted = lambda outcome: domain.holders.append(_holder(executor, outcome))
+        return call
+
+    def _delegate(  # who, what, to whom
+        self, domain: _Domain, issuer: _Domain, grant: str, executor: str, chance: random.Random
+    ) -> Call | None:
+        """An executor passes a grant on to any other; it is the issuer's to revoke."""
+        to = self._domains[chance.choice(list(self._domains))]
+        if not to.executors:
+            return None
+        other = chance.choice(to.executors)
+        body = self._rules.delegation(
+            executor, f"{issuer.name}/{grant}", other, self._now_ms(), chance
+        )
+        call = self._lease_order(domain, "grant.delegate", body, chance)
+        if call is not None:
+            call.on_accepted = lambda outcome: issuer.grants.append(
+                (outcome.thing.partition("/")[2], other, to.name)
+            )
         return call
 
     def _report(self, domain: _Domain, chance: random.Random) -> None:
