@@ -5,20 +5,16 @@ same bytes: whoever replays a ledger believes no node, neither what became of a 
 state was then. Does not own who has signed the root over the entries (`quorate.proofs`).
 
 What an entry does not say is which repeats came between it and the one before: a repeat gives its
-first outcome again, has no entry, and may have the ledger remember that outcome longer. So what is
-remembered here can be forgotten there, or the reverse, at the edge of its lifetime; the entry says
-which (`_settle_memory`). Nothing else depends on it.
+first outcome again, and has no entry. Nothing that has one depends on it.
 
 A ledger that a recovery began does not hold what it began with, and cannot be replayed.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
-from quorate.core import codec, dsse, entries, ids, state
-from quorate.core.commands import parse_command
+from quorate.core import codec, dsse, entries, ids
 from quorate.core.entries import Entry
 from quorate.core.errors import MalformedError
 from quorate.core.fields import Fields, unbase64
@@ -26,7 +22,6 @@ from quorate.core.genesis import Genesis
 from quorate.core.limits import MAX_ENVELOPE_BYTES
 from quorate.core.outcome import Outcome, Reason
 from quorate.core.recovery import Recovery
-from quorate.core.remembered import Remembered
 from quorate.core.state import StateView
 from quorate.core.store import MemoryStore
 from quorate.core.transitions import apply, install_genesis
@@ -44,7 +39,6 @@ class Replay:
         self._origin = genesis.origin
         self._store = MemoryStore()
         self._first = install_genesis(self._store, genesis)
-        self._seen: dict[str, Remembered] = {}
         self.size = 0
 
     @property
@@ -71,13 +65,7 @@ class Replay:
         if entry.kind == entries.MALFORMED:
             return self._make_malformed(entry)
         envelope = dsse.from_json(entry.command, "command")
-        command_id = self._settle_memory(entry, envelope)
-        payload = codec.stamp(entry.time, envelope.to_bytes())
-        made = apply(self._store, payload, self.size).entry
-        remembered = self.view.remembered(command_id)
-        if remembered is not None:
-            self._seen[command_id] = remembered
-        return made
+        return apply(self._store, codec.stamp(entry.time, envelope.to_bytes()), self.size).entry
 
     def _make_malformed(self, entry: Entry) -> bytes | None:
         fields = Fields(entry.command, "command")
@@ -102,14 +90,3 @@ class Replay:
             ledger_time=entry.time,
             command=entry.command,
         )
-
-    def _settle_memory(self, entry: Entry, envelope: dsse.Envelope) -> str:
-        """Remembers of the command what the ledger must have, to have decided so; its id."""
-        command_id = parse_command(envelope.payload).command_id
-        before = self.view.remembered(command_id)
-        is_reuse = entry.reason is Reason.NONCE_REUSED
-        if before is not None and not is_reuse:  # what has not expired stays, and is no entry
-            state.forget(self._store, entry.time, most=self.size)
-        elif before is None and is_reuse and command_id in self._seen:
-            state.remember(self._store, replace(self._seen[command_id], not_after=entry.time))
-        return command_id
