@@ -16,7 +16,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from bench import beside_etcd, cached, client, etcd, public
+from bench import beside_etcd, cached, client, etcd, growth, public
 from bench.beside_etcd import Peer, Row
 from bench.client import UnaryClient
 from bench.etcd import Etcd
@@ -38,6 +38,7 @@ SECTIONS = (
     "writes",
     "reads",
     "commands",
+    "growth",
 )
 console = Console(stderr=True)
 
@@ -96,6 +97,9 @@ class Bench:
 
     def commands(self) -> None:
         self._compared("commands", beside_etcd.commands)
+
+    def growth(self) -> None:
+        self.results.ratios |= growth.growth(self._directory, self._pace)
 
     def _called(
         self, section: str, measure: Callable[[Federation, UnaryClient, Pace], public.Ratios]

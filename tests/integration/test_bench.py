@@ -27,6 +27,14 @@ def test_cached_checks_cost_something() -> None:
     assert ratios["cached check / reading two clocks"] > 0
 
 
+def test_deciding_is_measured_on_states_of_several_sizes() -> None:
+    ratios = run("growth")["ratios"]
+    assert isinstance(ratios, dict)
+    for what in ("acquire", "decide", "check", "explain"):
+        assert ratios[f"{what} at 1,000, us of CPU"] > 0
+        assert ratios[f"{what}, 10,000 / 1,000 records"] > 0
+
+
 @pytest.mark.long
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
