@@ -2,8 +2,8 @@
 
 One LMDB environment of a node, grown from one size to the next; half of the records are executors,
 half are grants to them, spread evenly over nine organisations. CPU time of one process, so that
-what else the machine does counts for less; a figure is the median of the rounds. Commands are signed
-beforehand, and executed as a node executes them but for the commit.
+what else the machine does counts for less; a figure is the median of the rounds. Commands are
+signed beforehand, and executed as a node executes them but for the commit.
 """
 
 from __future__ import annotations
