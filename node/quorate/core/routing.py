@@ -45,12 +45,12 @@ def find_route(view: StateView, owner: str, trustee: str, action: str, resource:
     Looks at the edges between any two domains once, and at those from the one to the other first.
     """
 
-    def between(truster: str, to: str) -> _Edges:
+    def between(truster: str, to: str) -> Iterator[TrustEdge]:
         tried = tried_edges(view, truster, to, action, resource)
-        return tuple(edge for edge, failure in tried if failure is None)
+        return (edge for edge, failure in tried if failure is None)
 
-    direct = between(owner, trustee)
-    return direct[:1] or _find_longer(view, owner, trustee, between)
+    direct = next(between(owner, trustee), None)
+    return (direct,) if direct is not None else _find_longer(view, owner, trustee, between)
 
 
 def tried_edges(
@@ -64,7 +64,10 @@ def tried_edges(
 
 
 def _find_longer(
-    view: StateView, owner: str, trustee: str, between: Callable[[str, str], _Edges]
+    view: StateView,
+    owner: str,
+    trustee: str,
+    between: Callable[[str, str], Iterator[TrustEdge]],
 ) -> _Edges:
     """From the end: who comes to the trustee with one edge, with two, and so on. How many follow an
     edge is all that its depth is compared with, so that the way that led to it does not matter."""
@@ -75,7 +78,7 @@ def _find_longer(
         found: list[TrustEdge] = []
         for end in sorted(ends - {truster}):
             if (truster, end) not in edges:
-                edges[truster, end] = between(truster, end)
+                edges[truster, end] = tuple(between(truster, end))
             found += [edge for edge in edges[truster, end] if edge.max_depth >= following]
         return found
 
