@@ -36,38 +36,42 @@ DELEGATED = {
 }
 
 
+_GIVEN: dict[str, dict[str, Any]] = {
+    "executor": {"executor": AGENT},
+    "trust.open": trust_body("e2", BANK, ["//clinic.example/*"]),
+    "trust.narrow": narrow_body("edge", OWN),
+    "trust.close": {"edge": "edge"},
+    "grant.issue": grant_body("g2", AGENT, ["//clinic.example/*"]),
+    "grant": {"grant": "grant"},
+    "grant.delegate": DELEGATED,
+    "grant.recall": {"executor": AGENT, "grant": "bank.example/grant"},
+    "domain": {"domain": CLINIC},
+    "domain.admit": {"descriptor": json.loads(Organisation.named("x", "x:1").descriptor())},
+    "federation.set_thresholds": {"thresholds": dict.fromkeys(map(str, ACTS), "majority")},
+    "federation.upgrade": {"protocol": 2},
+    "proposal.open": proposal_body("domain.expel", {"domain": BANK}),
+    "proposal": {"proposal": "0" * 64},
+    "ballot.cast": ballot_body("0" * 64),
+    "node": {"node": "spiffe://clinic.example/node/1"},
+    "node.declare": {"protocol": 2},
+    "node.add": node_body("spiffe://clinic.example/node/2"),
+    "lease.acquire": {
+        "executor": AGENT,
+        "action": "a",
+        "resource": "//bank.example/accounts/1",
+        "ttl_ms": 0,
+    },
+    "lease.renew": {"lease": "0" * 32, "executor": AGENT, "ttl_ms": 0},
+    "lease.release": {"lease": "0" * 32, "executor": AGENT},
+    "lineage.append": {"after": "", "records": [DENIALS]},
+}
+BODIES = {verb: _GIVEN.get(verb) or _GIVEN[verb.partition(".")[0]] for verb in Verb}
+"""Of each type, one that can be read."""
+
+
 @pytest.mark.parametrize("verb", list(Verb))
 def test_domains_and_nodes_give_their_own_commands_only(trusted: Any, verb: Verb) -> None:
-    bodies: dict[str, dict[str, Any]] = {
-        "executor": {"executor": AGENT},
-        "trust.open": trust_body("e2", BANK, ["//clinic.example/*"]),
-        "trust.narrow": narrow_body("edge", OWN),
-        "trust.close": {"edge": "edge"},
-        "grant.issue": grant_body("g2", AGENT, ["//clinic.example/*"]),
-        "grant": {"grant": "grant"},
-        "grant.delegate": DELEGATED,
-        "grant.recall": {"executor": AGENT, "grant": "bank.example/grant"},
-        "domain": {"domain": CLINIC},
-        "domain.admit": {"descriptor": json.loads(Organisation.named("x", "x:1").descriptor())},
-        "federation.set_thresholds": {"thresholds": dict.fromkeys(map(str, ACTS), "majority")},
-        "federation.upgrade": {"protocol": 2},
-        "proposal.open": proposal_body("domain.expel", {"domain": BANK}),
-        "proposal": {"proposal": "0" * 64},
-        "ballot.cast": ballot_body("0" * 64),
-        "node": {"node": "spiffe://clinic.example/node/1"},
-        "node.declare": {"protocol": 2},
-        "node.add": node_body("spiffe://clinic.example/node/2"),
-        "lease.acquire": {
-            "executor": AGENT,
-            "action": "a",
-            "resource": "//bank.example/accounts/1",
-            "ttl_ms": 0,
-        },
-        "lease.renew": {"lease": "0" * 32, "executor": AGENT, "ttl_ms": 0},
-        "lease.release": {"lease": "0" * 32, "executor": AGENT},
-        "lineage.append": {"after": "", "records": [DENIALS]},
-    }
-    body = bodies.get(verb) or bodies[verb.partition(".")[0]]
+    body = BODIES[verb]
     is_of_nodes = verb.startswith(("lease.", "lineage.")) or verb in OF_NODES
     issuer = CLINIC if is_of_nodes else trusted.clinic.node
     before = state_of(trusted)
