@@ -171,7 +171,7 @@ def test_types_of_commands_are_the_codes(pages: dict[str, Any]) -> None:
         name
         for row in pages["docs/ledger.md"].rows()
         for name in re.findall(r"`([a-z]+\.[a-z_]+)`", row[0])
-        if len(row) == 3
+        if len(row) == 3 and not row[1].isdigit()
     ]
     assert sorted(shown) == sorted(verb.value for verb in verbs)
 
