@@ -36,6 +36,10 @@ MAX_VIOLATIONS: Final = 64
 """After so many the rest of the request is not looked at."""
 
 
+_MAX_PATTERN_BYTES: Final = 8 * 1024
+"""Of all patterns of a delegation: with the rest of it, its command is no larger than may be."""
+
+
 class Violations:
     """Collects what is wrong with one request."""
 
@@ -125,6 +129,8 @@ def delegation(found: Violations, wish: lease_pb2.DelegateRequest) -> None:
             found.text(f"{name}[{index}]", pattern, check)
         if len(set(said)) != len(said):
             found.add(name, "names something twice")
+    size = sum(len(each.encode()) for each in (*wish.actions, *wish.resources))
+    found.within("resources", size, 0, _MAX_PATTERN_BYTES)
     found.within("not_after_ms", wish.not_after_ms, 0, MAX_INTEGER)
     found.within("max_lease_ttl_ms", wish.max_lease_ttl_ms, 1, MAX_LEASE_TTL_MS)
     found.within("max_uses", wish.max_uses, 0, MAX_INTEGER)

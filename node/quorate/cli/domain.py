@@ -18,11 +18,15 @@ from quorate.cli.options import (
 )
 from quorate.cli.output import Output, OutputOption
 from quorate.cli.queries import list_records
+from quorate.cli.rekey import rekey
 from quorate.cli.submit import Wait
 from quorate.node.organisation import Organisation
 from quorate.v1 import governance_pb2
 
-app = typer.Typer(add_completion=False, help="Suspend and reinstate the own organisation.")
+app = typer.Typer(
+    add_completion=False, help="Suspend, reinstate and rekey the own organisation; who is a member."
+)
+app.command("rekey")(rekey)
 
 WaitOption = Annotated[
     Wait,

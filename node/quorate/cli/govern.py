@@ -7,7 +7,7 @@ until that is known is `quorate.cli.submit`'s.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +34,7 @@ from quorate.core.limits import MAX_COMMAND_LIFETIME_MS, MAX_ENVELOPE_BYTES
 from quorate.node.identity import read_public, write_public
 from quorate.node.organisation import Organisation
 from quorate.proofs.commands import build_command
+from quorate.proofs.signing import SigningKey
 from quorate.v1 import node_pb2
 
 COMMAND_MARGIN_MS: Final = 600_000
@@ -52,14 +53,18 @@ def govern(
     output: Output,
     address: str = "",
     wait: Wait | None = None,
+    also_signed_by: Sequence[SigningKey] = (),
+    on_accepted: Callable[[], None] = lambda: None,
 ) -> None:
     """Builds a command of the organisation, signs it with its governance key, submits it, and
     prints what became of it. Exits with DENIED, or with UNKNOWN when it is accepted and `wait` was
-    not reached in time."""
+    not reached in time. on_accepted: is called before anything is printed."""
     organisation = Organisation.load(directory)
     with Connection(operator_target(organisation, address)) as connection:
-        command = _sign(connection, organisation, kind, body, timeout_ms)
+        command = _sign(connection, organisation, kind, body, timeout_ms, also_signed_by)
         settled = _submit_in_sight(connection, command, timeout_ms, wait, output)
+    if settled.accepted:
+        on_accepted()
     value = {"type": kind, **settled.to_json()}
     show(output, value, lambda console: _print_settled(console, kind, settled, wait))
     if not settled.accepted:
@@ -137,12 +142,13 @@ def hand_in(
         raise typer.Exit(ExitCode.DENIED)
 
 
-def _sign(
+def _sign(  # noqa: PLR0917  # as `govern`
     connection: Connection,
     organisation: Organisation,
     kind: str,
     body: Mapping[str, object],
     timeout_ms: int,
+    also_signed_by: Sequence[SigningKey],
 ) -> SignedCommand:
     origin = organisation.genesis().origin
     key = organisation.governance_key()
@@ -165,6 +171,7 @@ def _sign(
         nonce=nonce,
         not_after=max(now_ms(), status.position.ledger_time_ms) + lifetime_ms,
         key=key,
+        also_signed_by=also_signed_by,
     )
     return SignedCommand(envelope, ids.command_id(organisation.domain, nonce))
 

@@ -193,7 +193,7 @@ def _check_command(entry: dict[str, codec.JsonValue], genesis: Genesis, members:
     if command.origin != genesis.origin or envelope.payload_type != dsse.COMMAND_TYPE:
         raise MalformedError("the command is not meant for this ledger")
     members.check(command, envelope)
-    members.learn(command, entry)
+    members.learn(command, envelope, entry)
 
 
 def check_consistency(

@@ -34,6 +34,7 @@ _OF_MEMBERS: Final = frozenset(
         Verb.NODE_RETIRE,
         Verb.NODE_DECLARE,
         Verb.DOMAIN_SUSPEND,
+        Verb.DOMAIN_REKEY,
         Verb.DOMAIN_REINSTATE,
         Verb.PROPOSAL_OPEN,
         Verb.PROPOSAL_WITHDRAW,
@@ -79,7 +80,7 @@ class Members:
         if command.not_after > self._time + MAX_COMMAND_LIFETIME_MS:
             raise MalformedError(f"accepted, but it is to be denied: {Reason.LIFETIME_TOO_LONG}")
 
-    def learn(self, command: Command, entry: object) -> None:
+    def learn(self, command: Command, envelope: Envelope, entry: object) -> None:
         """Takes up what an accepted command does to the members. entry: as it stands in the ledger.
         Raises MalformedError where it could not be accepted, or does something else."""
         if command.verb not in _OF_MEMBERS:
@@ -91,7 +92,13 @@ class Members:
         assert domain is not None, "its issuer was checked"
         overlay = Overlay(self._store)
         turn = Turn(
-            overlay, StateView(overlay), command, domain, row.number("time"), row.number("seq")
+            overlay,
+            StateView(overlay),
+            command,
+            envelope,
+            domain,
+            row.number("time"),
+            row.number("seq"),
         )
         outcome = transitions.execute(turn)
         if not outcome.accepted:

@@ -201,7 +201,7 @@ def thresholds(
 @openers.command("upgrade")
 def upgrade(
     version: Annotated[
-        int, typer.Argument(metavar="VERSION", help="One more than `quorate node status` shows.")
+        int, typer.Argument(metavar="VERSION", help="One more than `quorate status` shows.")
     ],
     *,
     org: OrgOption,

@@ -329,5 +329,6 @@ def _upgrade_federation(turn: Turn, act: UpgradeFederation) -> Verdict:
     for node in turn.view.active_nodes():
         if node.protocol < act.protocol:
             return Deny(Reason.UNSUPPORTED_PROTOCOL, node.id)
-    state.save_federation(turn.store, replace(federation, protocol=act.protocol))
+    upgraded = replace(federation, protocol=act.protocol, ledger_time=turn.ledger_time)
+    state.save_federation(turn.store, upgraded)
     return Done.named(federation.origin)

@@ -78,6 +78,15 @@ class GovernDomain:
 
 
 @dataclass(frozen=True, slots=True)
+class RekeyDomain:
+    """Ed25519 public keys in hex, fit to verify with and different: those from then on."""
+
+    domain: str
+    governance_key: str
+    cosigner_key: str
+
+
+@dataclass(frozen=True, slots=True)
 class AddNode:
     """signing_key, log_key: Ed25519 public keys in hex, fit to verify with and different."""
 
@@ -207,6 +216,7 @@ DomainBody = (
     | IssueGrant
     | GovernGrant
     | GovernDomain
+    | RekeyDomain
     | AddNode
     | AssignRole
     | RetireNode

@@ -33,6 +33,7 @@ from quorate.core.bodies import (
     OpenTrust,
     RecallGrant,
     RegisterExecutor,
+    RekeyDomain,
     ReleaseLease,
     RenewLease,
     RetireNode,
@@ -217,6 +218,17 @@ def _govern_domain(act: Act) -> Callable[[Fields], Body]:
     return lambda body: GovernDomain(act, body.text("domain", ids.check_domain))
 
 
+def _rekey_domain(body: Fields) -> Body:
+    command = RekeyDomain(
+        domain=body.text("domain", ids.check_domain),
+        governance_key=body.text("governance_key", dsse.parse_public_key),
+        cosigner_key=body.text("cosigner_key", dsse.parse_public_key),
+    )
+    if command.governance_key == command.cosigner_key:
+        raise MalformedError("is the governance key, too", field=body.at("cosigner_key"))
+    return command
+
+
 def _add_node(body: Fields) -> Body:
     command = AddNode(
         node=body.text("node", ids.check_node),
@@ -360,6 +372,7 @@ _OF_SECOND: Final[_Bodies] = MappingProxyType(
         Verb.GRANT_ISSUE: _issue_deep_grant,
         Verb.GRANT_DELEGATE: _delegate_grant,
         Verb.GRANT_RECALL: _recall_grant,
+        Verb.DOMAIN_REKEY: _rekey_domain,
     }
 )
 

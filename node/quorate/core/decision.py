@@ -22,20 +22,20 @@ from quorate.core import ids
 from quorate.core.delegation import (
     NOTHING,
     Backing,
-    backing,
+    Backings,
     grant_ended,
     known_executor,
+    why_spent,
     why_unbacked,
 )
 from quorate.core.errors import MalformedError, StorageError
 from quorate.core.limits import (
-    MAX_CONCURRENT_LEASES,
     MAX_GRANTS_PER_EXECUTOR_AND_ISSUER,
 )
 from quorate.core.outcome import Decision, Deny, Permit, Reason
 from quorate.core.patterns import covers
 from quorate.core.records import Domain, Executor, Grant, Kind, Lease, LeaseStatus, TrustEdge
-from quorate.core.routing import active_domain, find_route, split_id, why_broken
+from quorate.core.routing import Routes, active_domain, split_id, why_broken
 from quorate.core.state import StateView
 
 _NEAREST_FIRST: Final = (
@@ -133,16 +133,17 @@ def choose_route(view: StateView, request: DecisionRequest, ledger_time: int) ->
     odd = odd_action(request.action)
     if odd is not None:
         return odd
+    routes = Routes(view, request.action, request.resource)
     edges: tuple[TrustEdge, ...] = ()
     if owner.domain != executor.domain:
-        ends = owner.domain, executor.domain
-        edges = find_route(view, *ends, request.action, request.resource)
+        edges = routes.find(owner.domain, executor.domain)
         if not edges:
             return Deny(Reason.NO_TRUST, owner.domain)
-    grant = _find_grant(view, request, owner.domain, ledger_time)
+    backings = Backings(view, routes, ledger_time)
+    grant = _find_grant(view, request, owner.domain, ledger_time, backings)
     if isinstance(grant, Deny):
         return grant
-    behind = backing(view, grant, request.action, request.resource, ledger_time)
+    behind = backings.of(grant)
     assert not isinstance(behind, Deny), "such a grant is passed over"
     return Route(executor, owner.domain, edges, grant, behind)
 
@@ -226,17 +227,26 @@ def odd_action(action: str) -> Deny | None:
 
 
 def tried_grants(
-    view: StateView, request: DecisionRequest, issuer: str, ledger_time: int
+    view: StateView, request: DecisionRequest, issuer: str, ledger_time: int, backings: Backings
 ) -> Iterator[tuple[Grant, Deny | None]]:
     """Each grant, in the order in which they are tried, and why it does not do: NO_GRANT when it is
-    for something else. The first that does is taken."""
+    for something else. The first that does is taken. What others have passed on comes after what
+    the issuer has issued, the oldest first: nobody is made to act on another's grant who has one of
+    its own, or on a later one."""
+    passed_on: list[Grant] = []
     for spent in (False, True):
         grants = view.grants_for(request.executor, issuer, spent=spent)
+        later: list[Grant] = []
         for grant in islice(grants, MAX_GRANTS_PER_EXECUTOR_AND_ISSUER):
-            if not covers(grant.actions, grant.resources, request.action, request.resource):
-                yield grant, Deny(Reason.NO_GRANT, grant.id)
+            if grant.parent:
+                later.append(grant)
             else:
                 yield grant, _why_useless(view, request, grant, ledger_time)
+        passed_on += sorted(later, key=lambda grant: (grant.changed, grant.id))
+    for grant in passed_on:
+        failure = _why_useless(view, request, grant, ledger_time)
+        behind = NOTHING if failure is not None else backings.of(grant)
+        yield grant, behind if isinstance(behind, Deny) else failure
 
 
 def nearest(failures: Iterable[Deny], issuer: str) -> Deny:
@@ -258,10 +268,10 @@ def grant_of_lease(view: StateView, lease: Lease, issuer: str, ledger_time: int)
 
 
 def _find_grant(
-    view: StateView, request: DecisionRequest, issuer: str, ledger_time: int
+    view: StateView, request: DecisionRequest, issuer: str, ledger_time: int, backings: Backings
 ) -> Grant | Deny:
     failures: list[Deny] = []
-    for grant, failure in tried_grants(view, request, issuer, ledger_time):
+    for grant, failure in tried_grants(view, request, issuer, ledger_time, backings):
         if failure is None:
             return grant
         failures.append(failure)
@@ -271,21 +281,7 @@ def _find_grant(
 def _why_useless(
     view: StateView, request: DecisionRequest, grant: Grant, ledger_time: int
 ) -> Deny | None:
-    """Why a grant that covers the act gives no lease now."""
-    failure = grant_ended(grant, ledger_time) or _grant_used_up(view, grant, ledger_time)
-    if failure is not None or not grant.parent:
-        return failure
-    behind = backing(view, grant, request.action, request.resource, ledger_time)
-    if isinstance(behind, Deny):
-        return behind
-    used_up = (_grant_used_up(view, each, ledger_time) for each in behind.grants)
-    return next((each for each in used_up if each is not None), None)
-
-
-def _grant_used_up(view: StateView, grant: Grant, ledger_time: int) -> Deny | None:
-    if grant.exhausted:
-        return Deny(Reason.USES_EXHAUSTED, grant.id)
-    most = grant.max_concurrent or MAX_CONCURRENT_LEASES
-    if view.is_lease_limit_reached(grant, ledger_time, most):
-        return Deny(Reason.CONCURRENCY_LIMIT, grant.id)
-    return None
+    """Why a grant, by itself, gives no lease for this now."""
+    if not covers(grant.actions, grant.resources, request.action, request.resource):
+        return Deny(Reason.NO_GRANT, grant.id)
+    return why_spent(view, grant, ledger_time)

@@ -17,6 +17,7 @@ from quorate.core.delegation import chain_of, grant_ended
 from quorate.core.limits import (
     MAX_DELEGATED_GRANTS_PER_EXECUTOR_AND_ISSUER,
     MAX_DELEGATIONS_PER_GRANT,
+    MAX_GRANTS_FROM_ONE_DELEGATOR,
     MAX_GRANTS_PER_EXECUTOR_AND_ISSUER,
 )
 from quorate.core.outcome import Deny, Reason
@@ -121,20 +122,42 @@ def _may_be_made(turn: Turn, grant: Grant, parent: Grant, to: Executor) -> Deny 
         return Deny(Reason.GRANT_EXPIRED, grant.id)
     if turn.view.grant(grant.issuer, grant.grant) is not None:
         return Deny(Reason.ALREADY_EXISTS, grant.id)
-    if parent.delegations >= MAX_DELEGATIONS_PER_GRANT or not _has_room(turn, grant):
+    if parent.delegations >= MAX_DELEGATIONS_PER_GRANT or not _has_room(
+        turn, grant, parent.executor
+    ):
         return Deny(Reason.LIMIT_EXCEEDED, parent.id)
     return None
 
 
-def _has_room(turn: Turn, grant: Grant) -> bool:
+def _has_room(turn: Turn, grant: Grant, delegator: str) -> bool:
     """Whether one more grant keeps the limits. What was passed on fills a part only of the room of
-    an executor: whoever owns the resources must be able to grant, whatever others do. Grants that
-    expired meanwhile are filed away first."""
+    an executor, and what one executor has passed on a part of that: whoever owns the resources must
+    be able to grant, and others to pass on, whatever one does. What is over is filed away first,
+    and what comes from a grant that is over does not count."""
     most = MAX_GRANTS_PER_EXECUTOR_AND_ISSUER
     live = list(islice(turn.view.grants_for(grant.executor, grant.issuer), most))
     for each in live:
         if each.expired(turn.ledger_time):
             state.save_grant(turn.store, each, turn.ledger_time)
     live = [each for each in live if not each.expired(turn.ledger_time)]
-    passed_on = sum(bool(each.parent) for each in live)
-    return len(live) < most and passed_on < MAX_DELEGATED_GRANTS_PER_EXECUTOR_AND_ISSUER
+    passed_on = [each for each in live if each.parent]
+    if len(passed_on) >= MAX_GRANTS_FROM_ONE_DELEGATOR:
+        passed_on = [each for each in passed_on if not _is_over(turn, each)]
+    own = [each for each in passed_on if _delegator(turn, each) == delegator]
+    return (
+        len(live) < most
+        and len(passed_on) < MAX_DELEGATED_GRANTS_PER_EXECUTOR_AND_ISSUER
+        and len(own) < MAX_GRANTS_FROM_ONE_DELEGATOR
+    )
+
+
+def _is_over(turn: Turn, grant: Grant) -> bool:
+    """Whether something behind it is, for good."""
+    return any(
+        each.status is Status.REVOKED or each.exhausted or each.expired(turn.ledger_time)
+        for each in chain_of(turn.view, grant)
+    )
+
+
+def _delegator(turn: Turn, grant: Grant) -> str:
+    return chain_of(turn.view, grant)[0].executor

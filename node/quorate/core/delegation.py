@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from quorate.core.errors import StorageDamagedError
-from quorate.core.limits import MAX_DEPTH
+from quorate.core.limits import MAX_CONCURRENT_LEASES, MAX_DEPTH
 from quorate.core.outcome import Deny, Reason
 from quorate.core.patterns import covers
 from quorate.core.records import Executor, Grant, Kind, Lease, TrustEdge
-from quorate.core.routing import active_domain, find_route, split_id
+from quorate.core.routing import Routes, active_domain, split_id
 from quorate.core.state import StateView
 from quorate.core.status import Status
 
@@ -54,41 +54,58 @@ def chain_of(view: StateView, grant: Grant) -> tuple[Grant, ...]:
     """The grants before this one, the nearest first. Raises StorageError."""
     chain: list[Grant] = []
     while grant.parent:
-        parent = view.grant(*split_id(grant.parent))
-        if parent is None or len(chain) >= MAX_DEPTH:
-            raise StorageDamagedError(f"the grant {grant.id} comes from nowhere")
-        chain.append(parent)
-        grant = parent
+        grant = _parent(view, grant, len(chain))
+        chain.append(grant)
     return tuple(chain)
 
 
-def backing(
-    view: StateView, grant: Grant, action: str, resource: str, ledger_time: int
-) -> Backing | Deny:
-    """What a delegated grant rests on for this act, now; or why it does not hold. Raises
-    StorageError."""
-    if not grant.parent:
-        return NOTHING
-    grants = chain_of(view, grant)
-    executors: list[Executor] = []
-    edges: dict[str, TrustEdge] = {}
-    for each in grants:
-        ended = grant_ended(each, ledger_time)
-        executor = known_executor(view, each.executor)
-        if ended is not None:
-            return ended
+class Backings:
+    """What delegated grants rest on for one act, at one state and ledger time. However many grants
+    are tried, each grant behind them, and the trust in each organisation, is looked at once."""
+
+    def __init__(self, view: StateView, routes: Routes, ledger_time: int) -> None:
+        self._view = view
+        self._routes = routes
+        self._ledger_time = ledger_time
+        self._known: dict[str, Backing | Deny] = {}
+
+    def of(self, grant: Grant, links: int = 0) -> Backing | Deny:
+        """What the grant rests on, or why that does not hold. Raises StorageError."""
+        if not grant.parent:
+            return NOTHING
+        if grant.parent not in self._known:
+            parent = _parent(self._view, grant, links)
+            self._known[grant.parent] = self._through(parent, links + 1)
+        return self._known[grant.parent]
+
+    def _through(self, parent: Grant, links: int) -> Backing | Deny:
+        """As it is for every grant that was made of `parent`."""
+        failure = why_spent(self._view, parent, self._ledger_time)
+        if failure is not None:
+            return failure
+        executor = known_executor(self._view, parent.executor)
         if isinstance(executor, Deny):
             return executor
-        home = active_domain(view, executor.domain)
+        home = active_domain(self._view, executor.domain)
         if isinstance(home, Deny):
             return home
-        executors.append(executor)
-        if home.id != each.issuer:
-            route = find_route(view, each.issuer, home.id, action, resource)
-            if not route:
-                return Deny(Reason.NO_TRUST, home.id)
-            edges |= {edge.id: edge for edge in route}
-    return Backing(grants, tuple(executors), tuple(edges.values()))
+        behind = self.of(parent, links)
+        if isinstance(behind, Deny):
+            return behind
+        route = self._routes.find(parent.issuer, home.id) if home.id != parent.issuer else ()
+        if not route and home.id != parent.issuer:
+            return Deny(Reason.NO_TRUST, home.id)
+        edges = {edge.id: edge for edge in (*route, *behind.edges)}
+        return Backing(
+            (parent, *behind.grants), (executor, *behind.executors), tuple(edges.values())
+        )
+
+
+def _parent(view: StateView, grant: Grant, links: int) -> Grant:
+    parent = view.grant(*split_id(grant.parent))
+    if parent is None or links >= MAX_DEPTH:
+        raise StorageDamagedError(f"the grant {grant.id} comes from nowhere")
+    return parent
 
 
 def why_unbacked(view: StateView, lease: Lease) -> Deny | None:
@@ -127,6 +144,19 @@ def grant_ended(grant: Grant, ledger_time: int) -> Deny | None:
         return Deny(_GRANT_REASONS[grant.status], grant.id)
     if grant.expired(ledger_time):
         return Deny(Reason.GRANT_EXPIRED, grant.id)
+    return None
+
+
+def why_spent(view: StateView, grant: Grant, ledger_time: int) -> Deny | None:
+    """Whether a grant, by itself, gives no lease now: None, or why."""
+    ended = grant_ended(grant, ledger_time)
+    if ended is not None:
+        return ended
+    if grant.exhausted:
+        return Deny(Reason.USES_EXHAUSTED, grant.id)
+    most = grant.max_concurrent or MAX_CONCURRENT_LEASES
+    if view.is_lease_limit_reached(grant, ledger_time, most):
+        return Deny(Reason.CONCURRENCY_LIMIT, grant.id)
     return None
 
 

@@ -90,6 +90,7 @@ _WITHOUT: Final = frozenset(
         Verb.NODE_DECLARE,
         Verb.LINEAGE_APPEND,
         Verb.DOMAIN_ADMIT,
+        Verb.DOMAIN_REKEY,
         Verb.FEDERATION_SET_THRESHOLDS,
         Verb.FEDERATION_UPGRADE,
         Verb.PROPOSAL_WITHDRAW,

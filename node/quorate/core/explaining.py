@@ -28,7 +28,7 @@ from quorate.core.decision import (
     other_act,
     tried_grants,
 )
-from quorate.core.delegation import backing, known_executor, why_unbacked
+from quorate.core.delegation import Backings, known_executor, why_unbacked
 from quorate.core.errors import MalformedError, StorageError
 from quorate.core.explanation import (
     Answer,
@@ -46,7 +46,7 @@ from quorate.core.leasing import parent_failure
 from quorate.core.outcome import Deny, Permit, Reason
 from quorate.core.records import Domain, Executor, Grant, Kind, Lease, TrustEdge
 from quorate.core.remedies import Case, remedy
-from quorate.core.routing import active_domain, find_route, split_id, tried_edges, why_broken
+from quorate.core.routing import Routes, active_domain, split_id, why_broken
 from quorate.core.state import StateView
 
 ACT_QUESTIONS: Final = (
@@ -183,11 +183,15 @@ def ask_act(
         return None
     if not inquiry.answer(Question.ACTION, odd_action(request.action)):
         return None
-    trusted, edges = _ask_trust(inquiry, view, request, owner, executor)
-    grant = _ask_grant(inquiry, view, request, owner, ledger_time) if trusted else None
+    routes = Routes(view, request.action, request.resource)
+    trusted, edges = _ask_trust(inquiry, routes, request, owner, executor)
+    if not trusted:
+        return None
+    backings = Backings(view, routes, ledger_time)
+    grant = _ask_grant(inquiry, view, request, owner, ledger_time, backings)
     if grant is None:
         return None
-    behind = backing(view, grant, request.action, request.resource, ledger_time)
+    behind = backings.of(grant)
     assert not isinstance(behind, Deny), "such a grant was passed over"
     return Route(executor, owner.domain, edges, grant, behind)
 
@@ -274,19 +278,19 @@ def _answer_domain(
 
 
 def _ask_trust(
-    inquiry: Inquiry, view: StateView, request: DecisionRequest, owner: Domain, executor: Executor
+    inquiry: Inquiry, routes: Routes, request: DecisionRequest, owner: Domain, executor: Executor
 ) -> tuple[bool, tuple[TrustEdge, ...]]:
     """Whether trust leads there, and over which edges."""
     if owner.domain == executor.domain:
         return inquiry.answer(Question.TRUST, None, note="within one domain"), ()
     ends, act = (owner.domain, executor.domain), (request.action, request.resource)
     things: list[Thing] = []
-    for edge, failure in tried_edges(view, *ends, *act):
+    for edge, failure in routes.tried(*ends):
         note = "" if failure is None else outside(edge, *act)
         things.append(replace(thing_of(edge, failure), note=note))
         if failure is None:
             return inquiry.answer(Question.TRUST, None, things), (edge,)
-    route = find_route(view, *ends, *act)
+    route = routes.find(*ends)
     if route:
         things += [thing_of(edge) for edge in route]
         return inquiry.answer(Question.TRUST, None, things, "passed on"), route
@@ -295,12 +299,17 @@ def _ask_trust(
     return inquiry.answer(Question.TRUST, missing, things, note), ()
 
 
-def _ask_grant(
-    inquiry: Inquiry, view: StateView, request: DecisionRequest, owner: Domain, ledger_time: int
+def _ask_grant(  # noqa: PLR0917  # as `tried_grants`
+    inquiry: Inquiry,
+    view: StateView,
+    request: DecisionRequest,
+    owner: Domain,
+    ledger_time: int,
+    backings: Backings,
 ) -> Grant | None:
     things: list[Thing] = []
     failures: list[Deny] = []
-    for grant, failure in tried_grants(view, request, owner.domain, ledger_time):
+    for grant, failure in tried_grants(view, request, owner.domain, ledger_time, backings):
         if failure is None:
             own = (grant_thing(grant, None), *things_behind(view, grant, None))
             inquiry.answer(Question.GRANT, None, (*things, *own))

@@ -43,6 +43,8 @@ LINEAGE_HEADS: Final = b"o"
 OPEN_PROPOSALS: Final = b"q"
 THRESHOLDS: Final = b"V"
 
+REKEYINGS: Final = b"K"
+
 RECORDS: Final = {
     Kind.DOMAIN: b"D",
     Kind.NODE: b"N",
@@ -155,3 +157,8 @@ def number(value: int) -> bytes:
 
 def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+def rekeying(domain: str, place: int) -> bytes:
+    """Where the proof lies that the domain took new keys, of the first time, the second, ..."""
+    return REKEYINGS + domain.encode("ascii") + b"\x00" + number(place)

@@ -23,8 +23,10 @@ MAX_LEASE_TTL_MS: Final = 24 * 60 * 60 * 1000
 MAX_CONCURRENT_LEASES: Final = 1000
 MAX_EDGES_PER_PAIR: Final = 16
 MAX_GRANTS_PER_EXECUTOR_AND_ISSUER: Final = 256
-MAX_DELEGATED_GRANTS_PER_EXECUTOR_AND_ISSUER: Final = 128
+MAX_DELEGATED_GRANTS_PER_EXECUTOR_AND_ISSUER: Final = 32
 """Of those, how many others may have passed on."""
+MAX_GRANTS_FROM_ONE_DELEGATOR: Final = 8
+"""And of these, how many one executor."""
 MAX_DELEGATIONS_PER_GRANT: Final = 1_000
 """How often one grant is passed on, ever."""
 MAX_DOMAINS: Final = 9
@@ -37,6 +39,8 @@ MAX_DESCRIPTOR_BYTES: Final = 8 * 1024
 MAX_GENESIS_BYTES: Final = MAX_ENTRY_BYTES - 1024
 """The genesis is leaf 0, and must fit an entry with what the entry adds to it."""
 MAX_EXECUTORS_PER_DOMAIN: Final = 100_000
+MAX_REKEYINGS_PER_DOMAIN: Final = 1_000
+"""How often a domain takes new keys, ever: the state keeps the proof of each."""
 MAX_NODES_PER_DOMAIN: Final = 8
 """Nodes that are not retired; at most one of them votes."""
 MAX_NODES_EVER_PER_DOMAIN: Final = 1_000

@@ -23,7 +23,7 @@ MOST: Final = 1_000
 
 def check(protocol: int) -> None:
     """Raises UnsupportedProtocolError for a version that this program does not know."""
-    if protocol > LATEST:
+    if not FIRST <= protocol <= LATEST:
         raise UnsupportedProtocolError(
             f"the federation lives by version {protocol} of the protocol, and this program knows "
             f"them up to {LATEST}"

@@ -155,10 +155,12 @@ class Domain(BaseRecord):
 
     governance_key, cosigner_key: Ed25519 public keys in hex.
     suspended_by: the domain that suspended it, which is itself, or BY_BALLOT; or empty.
+    rekeyings: how often it has taken new keys.
     changed: the ledger index of the last change of its status, here and in every record.
     """
 
     kind: ClassVar[Kind] = Kind.DOMAIN
+    LATER: ClassVar[frozenset[str]] = frozenset({"rekeyings"})
 
     domain: str
     status: Status
@@ -167,6 +169,7 @@ class Domain(BaseRecord):
     cosigner_key: str
     ca_certificate: str
     changed: int
+    rekeyings: int = 0
 
     @property
     def id(self) -> str:
@@ -183,6 +186,7 @@ class Domain(BaseRecord):
             cosigner_key=row.text("cosigner_key"),
             ca_certificate=row.text("ca_certificate"),
             changed=row.number("changed"),
+            rekeyings=row.number_or("rekeyings", 0),
         )
 
 

@@ -10,7 +10,7 @@ same on every node.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
@@ -39,62 +39,69 @@ def active_domain(view: StateView, domain_id: str) -> Domain | Deny:
     return domain
 
 
-def find_route(view: StateView, owner: str, trustee: str, action: str, resource: str) -> _Edges:
-    """The edges that lead from `owner` to `trustee`, another domain, for this act; or none.
+class Routes:
+    """The ways of trust for one act, at one state. Whatever is asked for, the edges between any two
+    domains are looked at once."""
 
-    Looks at the edges between any two domains once, and at those from the one to the other first.
-    """
+    def __init__(self, view: StateView, action: str, resource: str) -> None:
+        self._view = view
+        self._act = action, resource
+        self._active: list[str] | None = None
+        self._edges: dict[tuple[str, str], _Edges] = {}
+        self._found: dict[tuple[str, str], _Edges] = {}
 
-    def between(truster: str, to: str) -> Iterator[TrustEdge]:
-        tried = tried_edges(view, truster, to, action, resource)
-        return (edge for edge, failure in tried if failure is None)
+    def find(self, owner: str, trustee: str) -> _Edges:
+        """The edges that lead from `owner` to `trustee`, another domain; or none. Those from the
+        one to the other are looked at first."""
+        if (owner, trustee) not in self._found:
+            direct = next(self._letting(owner, trustee), None)
+            found = (direct,) if direct is not None else self._find_longer(owner, trustee)
+            self._found[owner, trustee] = found
+        return self._found[owner, trustee]
 
-    direct = next(between(owner, trustee), None)
-    return (direct,) if direct is not None else _find_longer(view, owner, trustee, between)
+    def tried(self, truster: str, trustee: str) -> Iterator[tuple[TrustEdge, Deny | None]]:
+        """Each open edge from the one to the other, in the order in which they are tried, and why
+        it does not do."""
+        for edge in islice(self._view.trust_between(truster, trustee), MAX_EDGES_PER_PAIR):
+            yield edge, None if _lets(edge, *self._act) else Deny(Reason.NO_TRUST, edge.id)
 
+    def _letting(self, truster: str, trustee: str) -> Iterator[TrustEdge]:
+        return (edge for edge, failure in self.tried(truster, trustee) if failure is None)
 
-def tried_edges(
-    view: StateView, truster: str, trustee: str, action: str, resource: str
-) -> Iterator[tuple[TrustEdge, Deny | None]]:
-    """Each open edge from the one to the other, in the order in which they are tried, and why it
-    does not do."""
-    for edge in islice(view.trust_between(truster, trustee), MAX_EDGES_PER_PAIR):
-        does = _lets(edge, action, resource)
-        yield edge, None if does else Deny(Reason.NO_TRUST, edge.id)
+    def _find_longer(self, owner: str, trustee: str) -> _Edges:
+        """From the end: who comes to the trustee with one edge, with two, and so on. How many
+        follow an edge is all that its depth is compared with, so that the way that led to it does
+        not matter."""
+        layers: list[set[str]] = [{trustee}]
+        for following in range(MAX_DEPTH + 1):
+            reached = {
+                each for each in self._domains() if self._onward(each, following, layers[-1])
+            }
+            if owner in reached:
+                break
+            layers.append(reached)
+        else:
+            return ()
+        route: list[TrustEdge] = []
+        for following in range(len(layers) - 1, -1, -1):
+            at = route[-1].trustee if route else owner
+            onward = self._onward(at, following, layers[following])
+            route.append(min(onward, key=lambda edge: edge.id))
+        return tuple(route)
 
-
-def _find_longer(
-    view: StateView,
-    owner: str,
-    trustee: str,
-    between: Callable[[str, str], Iterator[TrustEdge]],
-) -> _Edges:
-    """From the end: who comes to the trustee with one edge, with two, and so on. How many follow an
-    edge is all that its depth is compared with, so that the way that led to it does not matter."""
-    active = [domain.id for domain in view.domains() if domain.status is Status.ACTIVE]
-    edges: dict[tuple[str, str], _Edges] = {}
-
-    def onward(truster: str, following: int, ends: set[str]) -> list[TrustEdge]:
+    def _onward(self, truster: str, following: int, ends: set[str]) -> list[TrustEdge]:
         found: list[TrustEdge] = []
         for end in sorted(ends - {truster}):
-            if (truster, end) not in edges:
-                edges[truster, end] = tuple(between(truster, end))
-            found += [edge for edge in edges[truster, end] if edge.max_depth >= following]
+            if (truster, end) not in self._edges:
+                self._edges[truster, end] = tuple(self._letting(truster, end))
+            found += [e for e in self._edges[truster, end] if e.max_depth >= following]
         return found
 
-    layers: list[set[str]] = [{trustee}]
-    for following in range(MAX_DEPTH + 1):
-        reached = {each for each in active if onward(each, following, layers[-1])}
-        if owner in reached:
-            break
-        layers.append(reached)
-    else:
-        return ()
-    route: list[TrustEdge] = []
-    for following in range(len(layers) - 1, -1, -1):
-        at = route[-1].trustee if route else owner
-        route.append(min(onward(at, following, layers[following]), key=lambda edge: edge.id))
-    return tuple(route)
+    def _domains(self) -> list[str]:
+        if self._active is None:
+            domains = self._view.domains()
+            self._active = [each.id for each in domains if each.status is Status.ACTIVE]
+        return self._active
 
 
 def why_broken(view: StateView, lease: Lease, owner: str, trustee: str) -> Deny | None:

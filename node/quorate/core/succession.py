@@ -1,10 +1,10 @@
 """Whether one state can have become of another.
 
 Owns the comparison of two states, a thing at a time: the same federation, no earlier; every domain
-and node with the keys that it had; what was revoked, closed or retired stays so, no edge of trust
-is for more than it was, and no proposal for something else. Does not own whether the later one is
-sound (`quorate.core.vetting`). Looks at nothing but what domains govern, alone or together. Pure,
-and in steps, as the vetting is.
+with the keys that it had, or has taken itself, and every node with those that it had; what was
+revoked, closed or retired stays so, no edge of trust is for more than it was, and no proposal for
+something else. Does not own whether the later one is sound (`quorate.core.vetting`). Looks at
+nothing but what domains govern, alone or together. Pure, and in steps, as the vetting is.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from typing import Final
 
 from quorate.core import invariants, keys
 from quorate.core.errors import MalformedError
-from quorate.core.records import Kind, Node
+from quorate.core.records import Domain, Kind, Node
+from quorate.core.rekeying import check_rekeyed
 from quorate.core.state import StateView, parse_lasting
 from quorate.core.store import Reader
 
 _OF_FEDERATION: Final = ("origin", "genesis_hash", "created", "parameters", "fence_base")
 _KEPT: Final = {
-    Kind.DOMAIN: ("governance_key", "cosigner_key", "ca_certificate"),
+    Kind.DOMAIN: ("ca_certificate",),
     Kind.NODE: ("domain", "signing_key", "log_key"),
 }
 """What nothing changes of a thing that is there."""
@@ -82,6 +83,9 @@ class Succession:
         for name in _KEPT.get(kind, ()):
             if new is not None and getattr(old, name) != getattr(new, name):
                 raise MalformedError(f"{old.id} has another {name}")
+        if isinstance(old, Domain) and isinstance(new, Domain):
+            origin = StateView(self._after).federation().origin
+            check_rekeyed(self._after, origin, old, new)
         if isinstance(old, Node) and isinstance(new, Node) and old.retired and not new.retired:
             raise MalformedError(f"{old.id} was retired")
         problem = invariants.what_did_not_stay(old, new)

@@ -30,6 +30,7 @@ from quorate.core import (
     leasing,
     membership,
     protocol,
+    rekeying,
     reporting,
     state,
 )
@@ -68,6 +69,7 @@ _HANDLERS: Final = MappingProxyType[Verb, Callable[[Turn, Any], Verdict]](
         Verb.GRANT_RECALL: delegating.recall_grant,
         Verb.DOMAIN_SUSPEND: governing.govern_domain,
         Verb.DOMAIN_REINSTATE: governing.govern_domain,
+        Verb.DOMAIN_REKEY: rekeying.rekey_domain,
         Verb.DOMAIN_ADMIT: balloting.needs_ballot,
         Verb.DOMAIN_EXPEL: balloting.needs_ballot,
         Verb.FEDERATION_SET_THRESHOLDS: balloting.needs_ballot,
@@ -325,7 +327,9 @@ def _judge(overlay: Overlay, case: _Case) -> _Judged:
         return case.refused(Deny(Reason.EXPIRED_COMMAND, command.command_id))
     if command.not_after > case.now + MAX_COMMAND_LIFETIME_MS:
         return case.refused(Deny(Reason.LIFETIME_TOO_LONG, command.command_id))
-    outcome = execute(Turn(overlay, view, command, issuer.domain, case.now, case.seq))
+    outcome = execute(
+        Turn(overlay, view, command, admitted.envelope, issuer.domain, case.now, case.seq)
+    )
     until = command.not_after
     return _Judged(outcome, Remembered(outcome, command.fingerprint, until, until), stored)
 

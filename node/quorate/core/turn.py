@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from quorate.core.commands import Command
+from quorate.core.dsse import Envelope
 from quorate.core.outcome import Deny
 from quorate.core.records import Domain
 from quorate.core.state import StateView
@@ -20,6 +21,7 @@ class Turn:
     """One admitted command, and the state that it acts on.
 
     store: where a handler writes; all of it is undone when the handler denies.
+    envelope: what the command came in, with every signature under it.
     domain: the domain that the command comes from, directly or through its node.
     ledger_time: in ms. seq: the ledger index that the command's entry will have.
     """
@@ -27,6 +29,7 @@ class Turn:
     store: Writer
     view: StateView
     command: Command
+    envelope: Envelope
     domain: Domain
     ledger_time: int
     seq: int

@@ -23,6 +23,7 @@ class Verb(StrEnum):
     GRANT_RECALL = "grant.recall"
     DOMAIN_SUSPEND = "domain.suspend"
     DOMAIN_REINSTATE = "domain.reinstate"
+    DOMAIN_REKEY = "domain.rekey"
     DOMAIN_ADMIT = "domain.admit"
     DOMAIN_EXPEL = "domain.expel"
     FEDERATION_SET_THRESHOLDS = "federation.set_thresholds"

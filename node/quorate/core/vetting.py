@@ -45,6 +45,7 @@ from quorate.core.records import (
     Node,
     TrustEdge,
 )
+from quorate.core.rekeying import read_rekeying
 from quorate.core.remembered import Remembered
 from quorate.core.status import Status
 from quorate.core.store import Reader
@@ -90,6 +91,8 @@ class Vetting:
         self._active: Counter[str] = Counter()
         self._voters: Counter[str] = Counter()
         self._executors: Counter[str] = Counter()
+        self._rekeyings: Counter[str] = Counter()
+        self._rekeyed: Counter[str] = Counter()
         self._counted: dict[bytes, Counter[str]] = {
             keys.NODE_COUNTS: Counter(),
             keys.EXECUTOR_COUNTS: Counter(),
@@ -108,6 +111,7 @@ class Vetting:
             keys.LEASE_COUNTS: self._look_at_lease_count,
             keys.LINEAGE_HEADS: self._look_at_lineage_head,
             keys.THRESHOLDS: self._look_at_thresholds,
+            keys.REKEYINGS: self._look_at_rekeying,
             **dict.fromkeys(_KINDS, self._look_at_record),
             **{prefix: self._look_at_entry for index in _INDEXES for prefix in index},
         }
@@ -147,6 +151,7 @@ class Vetting:
         _require(self._counted[keys.NODE_COUNTS] == self._nodes, "nodes are not as counted")
         counted = self._counted[keys.EXECUTOR_COUNTS]
         _require(counted == self._executors, "executors are not as counted")
+        _require(self._rekeyings == self._rekeyed, "keys were taken as nobody has counted")
         _require(self._voters.total() > 0, "nobody votes")
         for domain in self._domains:
             _require(self._voters[domain] <= 1, f"{domain} has more than one voter")
@@ -158,7 +163,7 @@ class Vetting:
         record = Federation.from_json(codec.load(value))
         ids.check_origin(record.origin)
         self._protocol = record.protocol
-        known = record.protocol <= protocol.LATEST
+        known = protocol.FIRST <= record.protocol <= protocol.LATEST
         _require(known, f"version {record.protocol} of the protocol, which is not known here")
         _require(key == keys.FEDERATION, "a second federation")
         _require(codec.encode(record.to_json()) == value, "a federation in another form")
@@ -209,6 +214,14 @@ class Vetting:
         _require(self._has(keys.record(Kind.NODE, node)), f"reports of {node}")
         _require(len(value) == _DIGEST_BYTES, "a head of another length")
 
+    def _look_at_rekeying(self, key: bytes, value: bytes) -> None:
+        name, _, number = key[1:].partition(b"\x00")
+        domain = name.decode("ascii")
+        _, body = read_rekeying(value, domain)
+        self._check_keys(domain, body.governance_key, body.cosigner_key)
+        _require(_number(number) == self._rekeyings[domain], f"proofs of {domain} out of order")
+        self._rekeyings[domain] += 1
+
     def _look_at_thresholds(self, key: bytes, value: bytes) -> None:
         said = codec.decode_flat(value)
         _require(key == keys.THRESHOLDS, "thresholds twice")
@@ -255,6 +268,7 @@ class Vetting:
         self._domains.add(domain.id)
         _require(len(self._domains) <= MAX_DOMAINS, "too many domains")
         self._check_keys(domain.id, domain.governance_key, domain.cosigner_key)
+        self._rekeyed[domain.id] += domain.rekeyings
 
     def _look_at_node(self, node: Node) -> None:
         _check_node(node)

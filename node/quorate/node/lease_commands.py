@@ -14,9 +14,9 @@ from quorate.core.commands import is_known
 from quorate.core.decision import active_executor, held_lease
 from quorate.core.limits import MAX_COMMAND_LIFETIME_MS
 from quorate.core.outcome import Deny, Reason
-from quorate.core.records import Grant
 from quorate.core.routing import split_id
 from quorate.core.state import StateView
+from quorate.core.status import Status
 from quorate.proofs.commands import build_command
 from quorate.proofs.signing import SigningKey
 
@@ -36,12 +36,22 @@ def unfit_wish(view: StateView, kind: str, body: Mapping[str, object]) -> Deny |
         return Deny(Reason.UNSUPPORTED_PROTOCOL, f"protocol {version}")
     asker = active_executor(view, executor) if kind not in _NARROWING else None
     held = held_lease(view, str(lease), executor) if lease is not None else None
-    granted = _known_grant(view, str(body["grant"])) if "grant" in body else None
+    granted = _own_grant(view, kind, str(body["grant"]), executor) if "grant" in body else None
     return next((found for found in (asker, held, granted) if isinstance(found, Deny)), None)
 
 
-def _known_grant(view: StateView, ident: str) -> Grant | Deny:
-    return view.grant(*split_id(ident)) or Deny(Reason.NOT_FOUND, ident)
+def _own_grant(view: StateView, kind: str, ident: str, executor: str) -> Deny | None:
+    """A grant that the executor has, and may pass on; or one that it has passed on."""
+    grant = view.grant(*split_id(ident))
+    if grant is not None and kind == "grant.recall":
+        if grant.status is Status.REVOKED:
+            return Deny(Reason.FINAL, ident)
+        grant = view.grant(*split_id(grant.parent)) if grant.parent else None
+    elif grant is not None and not grant.max_depth:
+        return Deny(Reason.WIDENS, "max_depth")
+    if grant is None:
+        return Deny(Reason.NOT_FOUND, ident)
+    return None if grant.executor == executor else Deny(Reason.NOT_AUTHORIZED, ident)
 
 
 def parents_of(body: Mapping[str, object]) -> list[str]:

@@ -48,7 +48,7 @@ def parse_options(name: str, arguments: Sequence[str] | None) -> ProcessOptions:
     parser.add_argument("--lifeline-fd", type=int, required=True)
     parser.add_argument("--edges", type=int, default=1)
     parser.add_argument("--slot", type=int, default=0)
-    parser.add_argument("--protocol", type=int, default=protocol.LATEST)
+    parser.add_argument("--protocol", type=int, default=protocol.FIRST)
     given = parser.parse_args(arguments)
     return ProcessOptions(
         given.config,

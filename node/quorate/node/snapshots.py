@@ -50,6 +50,8 @@ MAX_VETTED: Final = 500
 """Pairs of the state that one turn looks at, or things that it compares: some 15 ms."""
 PULL_AGAIN_S: Final = 1.0
 """A pull without an answer, or without one that can be, is sent again after this."""
+REFUSED_S: Final = 10.0
+"""How long whoever has sent a whole state that is none is asked for no other: it cost both much."""
 NO_ROOM_S: Final = 5.0
 """A snapshot for which there was no room is not begun again before this."""
 _STEPS_OF_GIVING_UP: Final = 16
@@ -87,6 +89,7 @@ class SnapshotReceiver:
         self._problem = ""  # of what is staged; it is refused in a turn of its own
         self._is_tidy = False
         self._not_before = float("-inf")
+        self._refused: dict[str, float] = {}  # whose snapshots were of no use, and when
 
     @property
     def sender(self) -> str:
@@ -104,6 +107,8 @@ class SnapshotReceiver:
         self._is_tidy = False
         if turn.has_remains or self._clock() < self._not_before:
             return  # `tidy` takes away what was given up, first
+        if self._clock() - self._refused.get(peer, float("-inf")) < REFUSED_S:
+            return
         _check_extent(offer, turn.applied_index, turn.ledger_size)
         Configuration.decode(offer.configuration)
         if peer in nodes:
@@ -276,6 +281,7 @@ class SnapshotReceiver:
         assert self.is_complete(), "nothing has changed since it was looked at"
         try:
             if self._problem:
+                self._refused[peer] = self._clock()
                 raise PeerError(self._problem)
             self._check(peer, offer)
         except PeerError:

@@ -6,7 +6,7 @@ not judge a command (see `quorate.core.transitions`); a body that makes no sense
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from quorate.core import codec, ids
 from quorate.core.dsse import COMMAND_TYPE
@@ -24,10 +24,12 @@ def build_command(
     nonce: str,
     not_after: int,
     key: SigningKey,
+    also_signed_by: Sequence[SigningKey] = (),
 ) -> bytes:
     """The signed envelope of one command for the ledger `origin`. Submitting it again is harmless.
 
-    issuer: a domain, or a node for lease commands; `key` is the issuer's. command_type:
+    issuer: a domain, or a node for lease commands; `key` is the issuer's. also_signed_by: whoever
+    else has to sign. command_type:
     `executor.register` for example. nonce: 16 to 64 lower-case hex digits, never used before by
     this issuer for another command. not_after: ledger time, milliseconds. Raises MalformedError.
     """
@@ -46,7 +48,7 @@ def build_command(
             "body": dict(body),
         }
     )
-    envelope = sign_envelope(COMMAND_TYPE, payload, key)
+    envelope = sign_envelope(COMMAND_TYPE, payload, key, *also_signed_by)
     if len(envelope) > MAX_ENVELOPE_BYTES:
         raise MalformedError(
             f"the command has {len(envelope)} bytes, at most {MAX_ENVELOPE_BYTES} are allowed",

@@ -119,6 +119,14 @@ async def test_an_unknown_outcome_is_a_denial_that_says_so(edge, lease) -> None:
         ({"max_concurrent": 1_001}, "max_concurrent"),
         ({"max_depth": MAX_DEPTH + 1}, "max_depth"),
         ({"request_id": "x" * 65}, "request_id"),
+        ({"resources": [f"//{DOMAIN}/{n}{'x' * 250}" for n in range(32)]}, "resources[0]"),
+        (
+            {
+                "resources": [f"//{DOMAIN}/{n:02}{'x' * 220}" for n in range(32)],
+                "actions": [f"a{n:02}{'b' * 50}" for n in range(32)],
+            },
+            "resources",
+        ),
     ],
 )
 async def test_an_odd_request_is_refused_field_by_field(edge, lease, changes, field) -> None:

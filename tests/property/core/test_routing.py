@@ -14,7 +14,7 @@ from quorate.core.decision import DecisionRequest, choose_route
 from quorate.core.limits import MAX_DEPTH
 from quorate.core.outcome import Deny, Reason
 from quorate.core.records import Domain, Grant, TrustEdge
-from quorate.core.routing import find_route
+from quorate.core.routing import Routes
 from quorate.core.state import StateView
 from quorate.core.status import Status
 from quorate.core.store import MemoryStore
@@ -98,7 +98,7 @@ def test_the_shortest_is_taken_then_the_first(
     world: list[TrustEdge], standing: list[Status]
 ) -> None:
     standing = [Status.ACTIVE, *standing[1:-1], Status.ACTIVE]
-    found = find_route(StateView(store_of(world, standing)), OWNER, TRUSTEE, ACTION, RESOURCE)
+    found = Routes(StateView(store_of(world, standing)), ACTION, RESOURCE).find(OWNER, TRUSTEE)
     best = min(
         routes(world, standing),
         key=lambda chain: (len(chain), [edge.id for edge in chain]),
@@ -112,9 +112,9 @@ def test_less_trust_never_permits_more(
     world: list[TrustEdge], standing: list[Status], data: st.DataObject
 ) -> None:
     standing = [Status.ACTIVE, *standing[1:-1], Status.ACTIVE]
-    before = find_route(StateView(store_of(world, standing)), OWNER, TRUSTEE, ACTION, RESOURCE)
+    before = Routes(StateView(store_of(world, standing)), ACTION, RESOURCE).find(OWNER, TRUSTEE)
     kept = [edge for edge in world if data.draw(st.booleans())]
-    after = find_route(StateView(store_of(kept, standing)), OWNER, TRUSTEE, ACTION, RESOURCE)
+    after = Routes(StateView(store_of(kept, standing)), ACTION, RESOURCE).find(OWNER, TRUSTEE)
     assert bool(before) or not after
     if before and set(before) <= set(kept):
         assert after == before, "what is not on the route does not change it by going"
@@ -138,7 +138,7 @@ def test_what_is_decided_relies_on_all_that_the_route_passes(
     state.save_executor(store, record)
     state.save_grant(store, grant, ledger.now)
     route = choose_route(view, DecisionRequest(executor, ACTION, RESOURCE), ledger.now)
-    edges = find_route(view, OWNER, TRUSTEE, ACTION, RESOURCE)
+    edges = Routes(view, ACTION, RESOURCE).find(OWNER, TRUSTEE)
     if isinstance(route, Deny):
         assert route == Deny(Reason.NO_TRUST, OWNER)
         assert not edges

@@ -101,7 +101,7 @@ class Reading:
             entry["executed"] = executed
         self.members.reach(entry)
         self.members.check(command, envelope)
-        self.members.learn(command, entry)
+        self.members.learn(command, envelope, entry)
         self.size += 1
 
     def lease(self, node: str) -> None:

@@ -18,6 +18,7 @@ from quorate.testing.builders import (
     acquire_body,
     ballot_body,
     grant_body,
+    key_for,
     node_body,
     proposal_body,
     trust_body,
@@ -127,6 +128,9 @@ def lived(trusted: World) -> World:
         )
         if choice:
             world.must(BANK, "ballot.cast", ballot_body(str(opened.result["id"]), choice))
+    same, other = world.clinic.governance.public.hex(), key_for("another cosigner").public.hex()
+    fresh = {"domain": CLINIC, "governance_key": same, "cosigner_key": other}
+    world.must(CLINIC, "domain.rekey", fresh)
     assert {key[:1] for key, _ in world.store.items()} >= set(keys.RECORDS.values())
-    assert len({key[:1] for key, _ in world.store.items()}) == 23, "all that there are"
+    assert len({key[:1] for key, _ in world.store.items()}) == 24, "all that there are"
     return world

@@ -18,6 +18,7 @@ from quorate.core.limits import (
     MAX_DELEGATED_GRANTS_PER_EXECUTOR_AND_ISSUER,
     MAX_DELEGATIONS_PER_GRANT,
     MAX_DEPTH,
+    MAX_GRANTS_FROM_ONE_DELEGATOR,
 )
 from quorate.core.outcome import Deny, Outcome, Permit, Reason
 from quorate.core.records import Grant, Lease
@@ -296,13 +297,13 @@ def test_a_grant_ends_with_its_own_time(world: World) -> None:
     assert late.reason is Reason.GRANT_EXPIRED
 
 
-def test_a_direct_grant_does_instead(world: World) -> None:
-    """The first by id that permits is taken; one whose backing fell is passed over."""
-    world.delegated(world.head, world.root, world.aide)
+def test_what_was_passed_on_does_instead(world: World) -> None:
+    """Of a direct grant that is over."""
+    made = world.delegated(world.head, world.root, world.aide)
     world.must(OWNER, "grant.issue", grant_body("zz", world.aide, ALL))
-    assert world.leased(world.aide).grants[-1] == world.root
-    world.must(OWNER, "grant.revoke", {"grant": "root"})
     assert world.leased(world.aide).grants == (f"{OWNER}/zz",)
+    world.must(OWNER, "grant.revoke", {"grant": "zz"})
+    assert world.leased(world.aide).grants == (made, world.root)
     assert world.is_well()
 
 
@@ -401,4 +402,56 @@ def test_a_chain_without_an_end_is_no_state(world: World) -> None:
         with pytest.raises(MalformedError):
             Vetting(world.ledger.store).step(1_000_000)
         state.save_grant(world.ledger.store, before, world.ledger.now)
+    assert world.is_well()
+
+
+def test_an_acquisition_looks_at_each_thing_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many grants are tried: all nodes execute what one executor asks for."""
+    monkeypatch.setattr("quorate.core.delegating.MAX_GRANTS_FROM_ONE_DELEGATOR", 32)
+    world = World(max_uses=1)
+    first = world.delegated(world.head, world.root, world.aide, max_depth=1, max_uses=1)
+    for _ in range(MAX_DELEGATED_GRANTS_PER_EXECUTOR_AND_ISSUER):
+        world.delegated(world.aide, first, world.robot, max_uses=1)
+    world.leased(world.robot)
+    read: list[str] = []
+    find = type(world.ledger.view)._find
+
+    def counting(self: Any, kind: Any, ident: str, parse: Any) -> Any:
+        read.append(ident)
+        return find(self, kind, ident, parse)
+
+    monkeypatch.setattr(type(world.ledger.view), "_find", counting)
+    assert world.acquire(world.robot).reason is Reason.USES_EXHAUSTED
+    assert read.count(first) <= 2
+    assert read.count(world.root) <= 2
+    assert read.count(world.head) <= 1
+
+
+def test_nobody_is_made_to_act_on_what_it_was_passed(world: World) -> None:
+    world.must(OWNER, "grant.issue", grant_body("robots-own", world.robot, ALL))
+    world.delegated(world.head, world.root, world.robot, max_lease_ttl_ms=1)
+    assert world.leased(world.robot).grant == f"{OWNER}/robots-own"
+
+
+def test_what_was_passed_on_first_is_used_first(world: World) -> None:
+    first = world.delegated(world.head, world.root, world.robot)
+    for _ in range(5):
+        world.delegated(world.head, world.root, world.robot, max_lease_ttl_ms=1)
+        assert world.leased(world.robot).grant == first
+
+
+def test_one_executor_does_not_fill_the_room_of_another(world: World) -> None:
+    good = world.ledger.federation[CLINIC].executor("good")
+    world.must(CLINIC, "executor.register", {"executor": good})
+    world.must(OWNER, "grant.issue", grant_body("good", good, ALL, max_depth=2))
+    for _ in range(MAX_GRANTS_FROM_ONE_DELEGATOR):
+        world.delegated(world.head, world.root, world.robot)
+    full = world.delegate(world.head, world.root, world.robot)
+    assert full.reason is Reason.LIMIT_EXCEEDED
+    world.delegated(good, f"{OWNER}/good", world.robot)
+    world.must(OWNER, "grant.issue", grant_body("other", world.head, ALL, max_depth=2))
+    again = world.delegate(world.head, f"{OWNER}/other", world.robot)
+    assert again.reason is Reason.LIMIT_EXCEEDED
+    world.must(OWNER, "grant.revoke", {"grant": "root"})
+    world.delegated(world.head, f"{OWNER}/other", world.robot)
     assert world.is_well()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from quorate.core import codec, commands, dsse, protocol
+from quorate.core import codec, commands, dsse, keys, protocol, state
 from quorate.core.commands import parse_command
 from quorate.core.effects import effect_of
 from quorate.core.errors import MalformedError, UnsupportedProtocolError
@@ -266,3 +267,33 @@ def test_a_payload_is_read_by_the_rules_that_are_asked_for() -> None:
     with pytest.raises(MalformedError, match="max_depth"):
         parse_command(envelope.payload, protocol.FIRST)
     assert codec.decode(envelope.payload, 16_384)
+
+
+def test_an_upgrade_does_not_depend_on_repeats() -> None:
+    """They make no entry, and yet move ledger time."""
+
+    def run(*, repeating: bool) -> list[tuple[bytes, bytes]]:
+        ledger = Ledger(Federation.build((A, B, C), version=protocol.FIRST))
+        declare(ledger, A, B, C)
+        opened = propose(ledger, A).outcome.result
+        again = ledger.federation.command(A, "domain.suspend", {"domain": A}, "e" * 16)
+        ledger.apply(again)
+        ledger.now += 500
+        if repeating:
+            assert ledger.apply(again).outcome.duplicate
+        ledger.now += 500
+        vote(ledger, B, opened)
+        assert vote(ledger, C, opened).outcome is not None
+        return [item for item in ledger.store.items() if item[0] == keys.FEDERATION]
+
+    assert run(repeating=True) == run(repeating=False)
+
+
+@pytest.mark.parametrize("version", [0, 3])
+def test_no_state_lives_by_a_version_that_there_is_not(ledger: Ledger, version: int) -> None:
+    odd = replace(ledger.view.federation(), protocol=version)
+    state.save_federation(ledger.store, odd)
+    with pytest.raises(MalformedError, match="not known here"):
+        Vetting(ledger.store).step(1_000_000)
+    with pytest.raises(UnsupportedProtocolError):
+        ledger.run(A, "domain.suspend", {"domain": A})

@@ -75,6 +75,7 @@ def test_whatever_is_missing_is_missed(lived: World) -> None:
         *closed,
         b"R" + f"{BANK}/closed".encode(),
         b"V",
+        b"k" + lived.clinic.cosigner.public,  # a former key: `succession` sees to it
         b"o" + lived.clinic.node.encode(),
     ]
 

@@ -14,7 +14,7 @@ from tests.unit.node.nodes import Node, Nodes
 
 from quorate.consensus import PeerError
 from quorate.consensus.messages import SnapshotChunk, SnapshotOffer, SnapshotPull
-from quorate.core import keys, state
+from quorate.core import keys, protocol, state
 from quorate.core.errors import StorageDamagedError, StorageFullError
 from quorate.core.records import Kind, Role
 from quorate.core.records import Node as NodeRecord
@@ -571,3 +571,22 @@ def test_a_snapshot_that_was_overtaken_by_the_own_ledger_takes_nothing_of_it(two
         two.receiver.install()
     environment.commit()
     assert environment.turn.ledger_size == size + 1
+
+
+def test_a_state_of_later_rules_is_refused_now_and_then_and_nobody_is_stopped(
+    nodes: Nodes,
+) -> None:
+    """A leader that lies must not stop a node; one that speaks true must not be kept busy."""
+    behind = lagging(nodes)
+
+    def later(turn: Turn) -> None:
+        federation = StateView(turn.state).federation()
+        later_rules = replace(federation, protocol=protocol.LATEST + 1)
+        state.save_federation(turn.state, later_rules)
+
+    with lying(nodes, later):
+        nodes.isolate()
+        nodes.run_ms(int(3 * snapshots.REFUSED_S * 1_000))
+    refused = [each for each in behind.problems if "not known here" in each]
+    assert 1 <= len(refused) <= 4, behind.problems
+    nodes.until(lambda: behind.ledger() == nodes.leader.ledger() if nodes.leader else False)
