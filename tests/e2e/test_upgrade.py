@@ -26,6 +26,7 @@ from tests.e2e.federations import (
 
 from quorate.chaos.cluster import Cluster
 from quorate.chaos.crew import Crew, Probing
+from quorate.chaos.operator import CommandFailedError
 from quorate.chaos.probe import boottime_ns
 from quorate.chaos.processes import wait_until
 from quorate.core import protocol
@@ -228,3 +229,19 @@ def test_an_older_program_does_not_start_any_more_and_loses_nothing(
     federation.start([FREIGHT])
     federation.wait_ready(timeout_s=WAIT_S)
     await_permit(probes[FREIGHT], boottime_ns())
+
+
+def test_an_organisation_renews_its_keys_and_who_was_away_follows(
+    federation: Cluster, probes: dict[str, Probing]
+) -> None:
+    assert federation.stop(FREIGHT) == 0
+    federation.cli_at(CLINIC, "domain", "rekey")
+    executor = f"spiffe://{CLINIC}/agent/renewed"
+    with pytest.raises(CommandFailedError, match="REASON_BAD_SIGNATURE"):
+        federation.operator(CLINIC).submit("executor.register", {"executor": executor})
+    federation.cli_at(CLINIC, "executor", "register", executor)
+    federation.start([FREIGHT])
+    federation.wait_ready(timeout_s=WAIT_S)
+    await_permit(probes[FREIGHT], boottime_ns())
+    mirror = same_ledgers(federation)
+    assert set(verify_everywhere(federation).values()) == {len(mirror.entries)}
