@@ -74,6 +74,7 @@ class StateView:
             ledger_time=self.ledger_time(),
             fence_base=base.fence_base,
             protocol=base.protocol,
+            frozen=base.frozen,
         )
 
     def installed(self) -> bool:

@@ -21,7 +21,7 @@ from quorate.core.decision import DecisionRequest, check_lease, decide
 from quorate.core.limits import MAX_ENTRY_BYTES, MAX_LEASE_TTL_MS
 from quorate.core.outcome import Deny, Outcome, Permit, Reason
 from quorate.core.patterns import covers
-from quorate.core.records import TrustEdge
+from quorate.core.records import Lease, TrustEdge
 from quorate.core.state import LeaseStatus, StateView
 from quorate.core.store import MemoryStore
 from quorate.core.transitions import Applied
@@ -73,6 +73,7 @@ def governing(draw: st.DrawFn) -> Step:
             + ["executor.reinstate", "grant.reinstate", "trust.close"]
             + ["trust.narrow"] * 3
             + ["domain.suspend", "domain.reinstate"]
+            + ["resources.freeze", "resources.thaw"] * 2
             + ["node.add"] * 4
             + ["node.promote", "node.demote", "node.retire"] * 2
         )
@@ -85,6 +86,8 @@ def governing(draw: st.DrawFn) -> Step:
         body = {"executor": executor}
     elif subject == "domain":
         body = {"domain": issuer}
+    elif subject == "resources":
+        body = {}
     elif subject == "trust":
         body = {"edge": draw(names)}
     elif subject == "node":
@@ -93,6 +96,8 @@ def governing(draw: st.DrawFn) -> Step:
         body |= {"actions": draw(action_patterns), "resources": draw(patterns_of(issuer))}
     if act == "open":
         body |= {"trustee": draw(domains)}
+    elif act == "freeze":
+        body = {"actions": draw(st.sampled_from([[], ["read"], ["pay.*", "read"], ["*"]]))}
     elif act == "issue":
         body |= {
             "executor": executor,
@@ -349,12 +354,23 @@ class GovernanceMachine(RuleBasedStateMachine):
             assert (edge is None) == (lease.trust_edge == "")
             expected = (
                 set(statuses) == {"active"}
+                and not is_frozen(view, lease)
                 and (edge is None or acts_under(edge) >= {(lease.action, lease.resource)})
                 and lease.status is LeaseStatus.ACTIVE
                 and now < lease.expires_at
             )
             assert (self.check(lease.id, lease.executor) is None) == expected
             assert self.check(lease.id, lease.executor + "x") is not None
+
+
+def is_frozen(view: StateView, lease: Lease) -> bool:
+    """By the owner of the lease's resource. Nothing is listed here but `*`, `read` and `pay.*`."""
+    owner = view.domain(lease.resource.split("/")[2])
+    assert owner is not None
+    if owner.frozen is None or "*" in owner.frozen.actions:
+        return False
+    is_listed = lease.action in owner.frozen.actions
+    return not is_listed and (lease.action != "pay.out" or "pay.*" not in owner.frozen.actions)
 
 
 GovernanceMachine.TestCase.settings = settings(
