@@ -27,6 +27,8 @@ from quorate.core.verbs import Verb
 
 NOT_YET: Final = {
     "node.declare",
+    "grant.delegate",
+    "grant.recall",
     "resources.freeze",
     "resources.thaw",
     "federation.freeze",
