@@ -126,6 +126,11 @@ def lived(trusted: World) -> World:
         BANK, "proposal.open", proposal_body("federation.set_thresholds", everything)
     )
     world.must(CLINIC, "ballot.cast", ballot_body(str(opened.result["id"])))
+    world.must(CLINIC, "resources.freeze", {"actions": []})
+    opened = world.must(
+        BANK, "proposal.open", proposal_body("federation.freeze", {"actions": ["payments.*"]})
+    )
+    world.must(CLINIC, "ballot.cast", ballot_body(str(opened.result["id"])))
     for name, choice in (("rejected", "no"), ("open", "")):
         joiner = json.loads(Organisation.named(f"{name}.example", "127.0.0.1:7778").descriptor())
         opened = world.must(
