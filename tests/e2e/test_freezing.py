@@ -100,16 +100,8 @@ def test_what_one_freezes_is_denied_at_every_node_and_nothing_else(
 
 def test_what_is_listed_goes_on(federation: Cluster, probes: dict[str, Probing]) -> None:
     some = next(each for each in probes.values())
-    cli(
-        federation,
-        owner_of(federation, some),
-        "resources",
-        "freeze",
-        "--allow",
-        ACTION,
-        "--wait",
-        "enforced",
-    )
+    owner, listed = owner_of(federation, some), ("--allow", ACTION)
+    cli(federation, owner, "resources", "freeze", *listed, "--wait", "enforced")
     enforced_ns = boottime_ns()
     for each in probes.values():
         await_permit(each, enforced_ns)
