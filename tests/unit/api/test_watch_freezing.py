@@ -168,6 +168,21 @@ async def test_a_watch_that_is_taken_up_again_is_told_the_same(bench: Bench, by:
             }
 
 
+async def test_a_freeze_says_that_nothing_was_frozen_before(bench: Bench) -> None:
+    """So that a watch can be taken up again before it, whatever was good again meanwhile."""
+    bench.must(BANK, "executor.suspend", {"executor": EXECUTOR})
+    size = len(bench.world.ledger.entries)
+    reinstated = bench.must(BANK, "executor.reinstate", {"executor": EXECUTOR})
+    frozen = bench.turn("domain", "freeze")
+    async with bench.running():
+        await bench.followed()
+        async with bench.hub.watch(EXECUTOR, (bench.writes,), after_size=size) as watcher:
+            assert (await bench.told(watcher))[bench.writes][:2] == [
+                (Event.RESTORED, None, "", reinstated + 1),
+                (Event.INTERRUPTED, Reason.FROZEN, BANK, frozen + 1),
+            ]
+
+
 @pytest.mark.parametrize("by", BY)
 async def test_permits_of_what_is_frozen_are_waited_for(bench: Bench, by: str) -> None:
     """Those that are listed are not told, so that their lives are waited for."""
