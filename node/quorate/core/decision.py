@@ -221,7 +221,7 @@ def active_owner(view: StateView, resource: str) -> Domain | Deny:
 def frozen(view: StateView, owner: Domain, action: str) -> Deny | None:
     """Whether the federation, or the owner, has frozen this action on the owner's resources.
     Neither speaks for the other: both must let it through."""
-    for item in (view.federation(), owner):
+    for item in (view.federation_record(), owner):
         if item.frozen is not None and not item.frozen.lets(action):
             return Deny(Reason.FROZEN, item.id)
     return None

@@ -223,7 +223,7 @@ class LeaseChecker:
             at = Position(snapshot.ledger_size, view.ledger_time())
             latest_ms = _latest_ms(record, early, at)
             decided = [self._decide(view, query, latest_ms) for query in queries]  # step 3
-            origin = view.federation().origin
+            origin = view.federation_record().origin
             now = self._now()  # step 4, while the snapshot still counts as read
         lapsed = self._lapsed(record, now)
         if lapsed is not None:
