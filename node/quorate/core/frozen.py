@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quorate.core.patterns import action_listed
+from quorate.core.errors import MalformedError
+from quorate.core.limits import MAX_PATTERNS
+from quorate.core.patterns import action_listed, check_action_pattern
 from quorate.core.rows import Row
 
 
@@ -33,3 +35,14 @@ class Freeze:
     def from_json(cls, value: object) -> Freeze:
         row = Row(value)
         return cls(row.texts("actions"), row.number("since"))
+
+
+def check_frozen(frozen: Freeze | None, *, may_be: bool) -> None:
+    """Raises MalformedError for what no command has frozen. may_be: whether anything can be."""
+    if frozen is None:
+        return
+    for pattern in frozen.actions:
+        check_action_pattern(pattern)
+    count = len(frozen.actions)
+    if not may_be or len({*frozen.actions}) < count or count > MAX_PATTERNS:
+        raise MalformedError("is frozen in a way that cannot be")

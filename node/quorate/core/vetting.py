@@ -21,7 +21,7 @@ from typing import Final
 from quorate.core import codec, dsse, ids, keys, patterns, protocol
 from quorate.core.acts import ACTS, parse_act, set_under
 from quorate.core.errors import MalformedError
-from quorate.core.frozen import Freeze
+from quorate.core.frozen import check_frozen
 from quorate.core.genesis import check_certificate
 from quorate.core.limits import (
     MAX_DEPTH,
@@ -170,7 +170,7 @@ class Vetting:
         _require(known, f"version {record.protocol} of the protocol, which is not known here")
         _require(key == keys.FEDERATION, "a second federation")
         _require(codec.encode(record.to_json()) == value, "a federation in another form")
-        self._look_at_freeze(record.origin, record.frozen)
+        check_frozen(record.frozen, may_be=record.protocol >= protocol.SECOND)
 
     def _look_at_time(self, key: bytes, value: bytes) -> None:
         _require(key == keys.LEDGER_TIME, "a second time")
@@ -273,19 +273,12 @@ class Vetting:
     def _look_at_domain(self, domain: Domain) -> None:
         ids.check_domain(domain.id)
         check_certificate(domain.ca_certificate)
-        self._look_at_freeze(domain.id, domain.frozen)
-        is_over = domain.status is Status.REVOKED and domain.frozen is not None
-        _require(not is_over, f"{domain.id} is revoked, and frozen")
+        is_possible = self._protocol >= protocol.SECOND and domain.status is not Status.REVOKED
+        check_frozen(domain.frozen, may_be=is_possible)
         self._domains.add(domain.id)
         _require(len(self._domains) <= MAX_DOMAINS, "too many domains")
         self._check_keys(domain.id, domain.governance_key, domain.cosigner_key)
         self._rekeyed[domain.id] += domain.rekeyings
-
-    def _look_at_freeze(self, ident: str, frozen: Freeze | None) -> None:
-        if frozen is not None:
-            _require(self._protocol >= protocol.SECOND, f"{ident} is frozen before its time")
-            _check_patterns(None, frozen.actions, ())
-            _require(len({*frozen.actions}) == len(frozen.actions), f"{ident} is oddly frozen")
 
     def _look_at_node(self, node: Node) -> None:
         _check_node(node)
