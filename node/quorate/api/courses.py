@@ -181,7 +181,12 @@ class Replay:
 
 
 _ONLY_ONCE: Final = frozenset(
-    {Reason.EXECUTOR_SUSPENDED, Reason.GRANT_SUSPENDED, Reason.LEASE_RELEASED}
+    {
+        Reason.EXECUTOR_SUSPENDED,
+        Reason.GRANT_SUSPENDED,
+        Reason.FROZEN,
+        Reason.LEASE_RELEASED,
+    }
 )
 """Stops that can only follow on a thing that was good. A revocation can follow on a suspension, a
 narrowing on another, and a suspension by all domains on one by the domain itself."""
@@ -262,9 +267,10 @@ class WatchedLeases:
             self._rely_on(watched, ())
         else:
             watched.lease = lease
-            watched.acquired_index = lease.fence - view.federation().fence_base
+            federation = view.federation()
+            watched.acquired_index = lease.fence - federation.fence_base
             watched.expires_at = lease.expires_at
-            self._rely_on(watched, things_of(lease))
+            self._rely_on(watched, things_of(lease, federation.origin))
 
     def _rely_on(self, watched: Watched, things: tuple[str, ...]) -> None:
         for thing in watched.things:

@@ -317,7 +317,7 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
             if isinstance(answer.decision, Permit):
                 self._hub.ledger.permitted(
                     Holder(check.lease_id, executor, check.session),
-                    answer.decision.depends_on,
+                    answer.things,
                     answer.at.ledger_size,
                     answer.ttl_ms,
                     now_ns,

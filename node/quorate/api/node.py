@@ -39,8 +39,8 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
         with self._core.read() as snapshot:
             position = convert.position(snapshot)
             root = snapshot.root()
-            version = StateView(snapshot.state).federation().protocol
-        status = self._core.status()
+            federation = StateView(snapshot.state).federation()
+        status, frozen = self._core.status(), federation.frozen
         return node_pb2.GetStatusResponse(
             node_id=status.node_id,
             origin=status.origin,
@@ -61,8 +61,9 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
             durable_turns=status.durable_turns,
             probation=status.probation,
             outbox_records=status.outbox_records,
-            protocol=version,
+            protocol=federation.protocol,
             latest_protocol=protocol.LATEST,
+            frozen=None if frozen is None else node_pb2.Frozen(actions=frozen.actions),
         )
 
     async def ListMembers(  # noqa: N802

@@ -35,6 +35,7 @@ _GROUPS: Final = {
     "executor": "executor:app",
     "trust": "trust:app",
     "grant": "grant:app",
+    "resources": "resources:app",
     "lease": "lease:app",
     "exec": "exec:app",
     "explain": "explain:app",

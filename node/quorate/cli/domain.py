@@ -77,10 +77,10 @@ def list_domains(
     address: AddressOption = "",
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """List the organisations of the federation."""
+    """List the organisations of the federation, and what each has frozen of its own resources."""
     list_records(
         governance_pb2.KIND_DOMAIN,
-        ("id", "status", "suspended_by", "changed"),
+        ("id", "status", "suspended_by", "changed", "frozen"),
         org=org,
         client=client,
         address=address,

@@ -32,6 +32,7 @@ QUESTIONS: Final = {
     "executor": "is the executor active?",
     "home": "is its organisation active?",
     "owner": "is the resource's owner active?",
+    "frozen": "is it let through there?",
     "action": "is the action one?",
     "trust": "does the owner trust its organisation?",
     "grant": "does a grant cover it?",

@@ -149,3 +149,10 @@ def moment(time_ms: int) -> str:
         return f"{datetime.fromtimestamp(time_ms / 1000, UTC):%Y-%m-%d %H:%M:%S}Z"
     except (OverflowError, ValueError):
         return f"{time_ms} ms"
+
+
+def frozen_words(actions: Sequence[str] | None) -> str:
+    """What is frozen, with the actions that are let through; None: nothing is."""
+    if actions is None:
+        return "nothing"
+    return f"all but {', '.join(actions)}" if actions else "all"

@@ -6,6 +6,7 @@ would do to what there is, who has a vote, and who has used it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,26 +26,37 @@ from quorate.cli.options import (
     OrgOption,
     TimeoutOption,
 )
-from quorate.cli.output import Output, OutputOption, facts, moment, show, table
-from quorate.cli.proposing import How, WaitOption, openers, read, read_thresholds
+from quorate.cli.output import (
+    Output,
+    OutputOption,
+    facts,
+    frozen_words,
+    moment,
+    show,
+    table,
+)
+from quorate.cli.proposing import How, WaitOption, openers, read, read_federation
 from quorate.cli.queries import list_records, read_records
 from quorate.core import ids
 from quorate.core.acts import (
     ACTS,
     AdmitDomain,
     FederationAct,
+    FreezeFederation,
     JudgeDomain,
     SetThresholds,
+    ThawFederation,
     UpgradeFederation,
     parse_act,
 )
 from quorate.core.balloting import Count, count
 from quorate.core.dsse import key_id
 from quorate.core.errors import ConfigurationError, MalformedError
+from quorate.core.frozen import Freeze
 from quorate.core.proposals import Proposal, ProposalStatus
-from quorate.core.records import Domain
+from quorate.core.records import Domain, Federation
 from quorate.core.status import Act
-from quorate.core.thresholds import Threshold, Thresholds
+from quorate.core.thresholds import Threshold, Thresholds, thresholds_from_json
 from quorate.node.organisation import Organisation
 from quorate.v1 import governance_pb2
 
@@ -134,8 +146,10 @@ def show_proposal(
         domains, first, _ = read_records(
             connection, governance_pb2.KIND_DOMAIN, record.changed, timeout
         )
-        rules = read_thresholds(connection, record.changed, timeout)
+        federation = read_federation(connection, record.changed, timeout)
     members = [read(Domain.from_json, each) for each in domains]
+    rules = read(thresholds_from_json, federation.get("thresholds"))
+    frozen = read(Federation.from_json, federation).frozen
     act = _act(record)
     is_over = record.expired(first.position.ledger_time_ms)
     is_open = record.status is ProposalStatus.OPEN and not is_over
@@ -145,7 +159,7 @@ def show_proposal(
         **record.to_json(),
         "body": read_json(record.body.encode()),
         "expired": record.status is ProposalStatus.OPEN and is_over,
-        "changes": _changes(act, members, rules, is_open=is_open),
+        "changes": _changes(act, _Present(members, rules, frozen), is_open=is_open),
         "voters": sorted(counted.voters) if counted else None,
         "needed": counted.needed if counted else None,
         "ledger_size": first.position.size,
@@ -181,11 +195,19 @@ def _print(
     console.print(f"at ledger size {value['ledger_size']}", style="dim")
 
 
-def _changes(
-    act: FederationAct, members: list[Domain], rules: Thresholds, *, is_open: bool
-) -> list[list[str]]:
+@dataclass(frozen=True, slots=True)
+class _Present:
+    """What there is by now."""
+
+    members: list[Domain]
+    rules: Thresholds
+    frozen: Freeze | None
+
+
+def _changes(act: FederationAct, now: _Present, *, is_open: bool) -> list[list[str]]:
     """What is, and what would be; of thresholds, once that is over, all that was asked for."""
-    status = {member.id: _standing(member) for member in members}
+    status = {member.id: _standing(member) for member in now.members}
+    frozen = frozen_words(None if now.frozen is None else now.frozen.actions)
     match act:
         case AdmitDomain(item):
             return [
@@ -207,10 +229,14 @@ def _changes(
             return [
                 [what, before, after]
                 for what, after in wished.items()
-                if (before := rules.get(what, Threshold.MAJORITY)) != after or not is_open
+                if (before := now.rules.get(what, Threshold.MAJORITY)) != after or not is_open
             ] or [["nothing", "", ""]]
         case UpgradeFederation(version):
             return [["protocol", str(version - 1), str(version)]]
+        case FreezeFederation(actions):
+            return [["frozen", frozen, frozen_words(actions)]]
+        case ThawFederation():
+            return [["frozen", frozen, frozen_words(None)]]
 
 
 def _standing(member: Domain) -> str:
@@ -249,9 +275,9 @@ def _find(connection: Connection, text: str, at_least: int, timeout: int) -> dic
 
 def _act(record: Proposal) -> FederationAct:
     """What is proposed. Raises RefusedError: nobody should vote on what cannot be told."""
-    if record.act not in list(ACTS):
+    if record.act not in list(ACTS.get(record.protocol, ())):
         raise RefusedError(
             f"proposal {record.id} is for {record.act}, which this version does not know",
             hint="use a newer one; the record as it is: `quorate proposal list -o json`",
         )
-    return read(lambda text: parse_act(record.act, text), record.body)
+    return read(lambda text: parse_act(record.act, text, record.protocol), record.body)

@@ -28,12 +28,12 @@ from quorate.cli.options import (
 )
 from quorate.cli.output import Output, OutputOption
 from quorate.cli.queries import read_records
+from quorate.cli.resources import AllowOption
 from quorate.cli.submit import Wait
-from quorate.core import ids
-from quorate.core.acts import (
-    ACTS,
-)
+from quorate.core import ids, protocol
+from quorate.core.acts import ACTS
 from quorate.core.errors import MalformedError
+from quorate.core.rows import Row
 from quorate.core.thresholds import Threshold, Thresholds, thresholds_from_json
 from quorate.node.organisation import Organisation, read_descriptor
 from quorate.v1 import governance_pb2
@@ -44,7 +44,9 @@ openers = typer.Typer(
 
 _T = TypeVar("_T")
 
-_SHORT: dict[str, str] = {verb.value.rpartition(".")[2]: verb.value for verb in ACTS}
+_SHORT: dict[str, str] = {
+    verb.value.rpartition(".")[2]: verb.value for verb in ACTS[protocol.LATEST]
+}
 _SHORT["thresholds"] = _SHORT.pop("set_thresholds")
 
 DomainArgument = Annotated[str, typer.Argument(metavar="DOMAIN", help="Like bank.example.")]
@@ -192,8 +194,14 @@ def thresholds(
     """Set how many have to agree on what is decided together."""
     changes = _rules(rules)
     with Connection(operator_target(Organisation.load(org), address)) as connection:
-        present = read_thresholds(connection, 0, timeout)
-    body = {act: present.get(act, Threshold.MAJORITY).value for act in map(str, ACTS)} | changes
+        present, version = read_rules(connection, 0, timeout)
+    acts = [*map(str, ACTS.get(version, ()))]
+    for act in changes.keys() - {*acts}:
+        raise RefusedError(
+            f"{act} is nothing that version {version} of the rules knows",
+            hint="upgrade the federation, or use a newer Quorate",
+        )
+    body = {act: present.get(act, Threshold.MAJORITY).value for act in acts} | changes
     how = How(org, timeout, address, output)
     how.open("federation.set_thresholds", {"thresholds": body}, expires)
 
@@ -216,6 +224,37 @@ def upgrade(
     how.open("federation.upgrade", {"protocol": version}, expires)
 
 
+@openers.command("freeze")
+def freeze(
+    *,
+    org: OrgOption,
+    allow: AllowOption = None,
+    expires: ExpiresOption = "7d",
+    wait: WaitOption = None,
+    save: SaveOption = None,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Deny everything on everybody's resources but the actions that are named."""
+    how = How(org, timeout, address, output, save, wait)
+    how.open("federation.freeze", {"actions": allow or []}, expires)
+
+
+@openers.command("thaw")
+def thaw(
+    *,
+    org: OrgOption,
+    expires: ExpiresOption = "7d",
+    save: SaveOption = None,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """End that. What an organisation has frozen of its own stays so."""
+    How(org, timeout, address, output, save).open("federation.thaw", {}, expires)
+
+
 def _rules(texts: list[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for text in texts:
@@ -232,10 +271,17 @@ def _rules(texts: list[str]) -> dict[str, str]:
     return found
 
 
-def read_thresholds(connection: Connection, at_least: int, timeout: int) -> Thresholds:
+def read_rules(connection: Connection, at_least: int, timeout: int) -> tuple[Thresholds, int]:
+    """How many have to agree, and the version of the protocol."""
+    said = read_federation(connection, at_least, timeout)
+    version = read(lambda value: Row(value).number_or("protocol", protocol.FIRST), said)
+    return read(thresholds_from_json, said.get("thresholds")), version
+
+
+def read_federation(connection: Connection, at_least: int, timeout: int) -> dict[str, Any]:
+    """The federation's record, with its thresholds."""
     found, _, _ = read_records(connection, governance_pb2.KIND_FEDERATION, at_least, timeout)
-    said = found[0].get("thresholds") if found else None
-    return read(thresholds_from_json, said)
+    return found[0] if found else {}
 
 
 def read(parse: Callable[[Any], _T], value: object) -> _T:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from rich.console import Console
 
 from quorate.cli.connection import Connection, choose_target, read_json
-from quorate.cli.output import Output, moment, show, table
+from quorate.cli.output import Output, frozen_words, moment, show, table
 from quorate.core.limits import MAX_RECORDS_PER_PAGE
 from quorate.v1 import governance_pb2
 
@@ -80,4 +80,6 @@ def read_records(
 
 def _shown(record: dict[str, Any], name: str) -> object:
     value = record.get(name)
+    if name == "frozen" and isinstance(value, dict):
+        return frozen_words(value.get("actions", ()))
     return moment(value) if name in _TIMES and isinstance(value, int) else value

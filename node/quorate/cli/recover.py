@@ -278,6 +278,8 @@ def _review(on: Console, recovery: Recovery, signed: tuple[str, ...]) -> None:
             shown += [("peer address", item.node.peer_address)]
             shown += [("signed", "yes" if item.domain in signed else "no")]
         on.print(facts(shown))
+    if recovery.is_frozen:
+        on.print("[bold]frozen[/] by the organisations together: it stays so")
     if recovery.thresholds:
         on.print("[bold]thresholds[/]")
         on.print(facts(recovery.thresholds.items()))

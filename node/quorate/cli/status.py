@@ -13,7 +13,16 @@ from quorate.cli.options import (
     OptionalOrgOption,
     TimeoutOption,
 )
-from quorate.cli.output import Output, OutputOption, facts, fields_of, moment, show, table
+from quorate.cli.output import (
+    Output,
+    OutputOption,
+    facts,
+    fields_of,
+    frozen_words,
+    moment,
+    show,
+    table,
+)
 from quorate.cli.submit import reason_name
 from quorate.v1 import node_pb2
 
@@ -35,6 +44,7 @@ def status(
         answer = connection.ask(connection.node.GetStatus, node_pb2.GetStatusRequest(), timeout)
     authority_reason = reason_name(answer.authority_reason)
     role = node_pb2.Role.Name(answer.role).removeprefix("ROLE_").lower()
+    frozen = list(answer.frozen.actions) if answer.HasField("frozen") else None
     value = {
         "node_id": answer.node_id,
         "origin": answer.origin,
@@ -58,6 +68,7 @@ def status(
         "outbox_records": answer.outbox_records,
         "protocol": answer.protocol,
         "latest_protocol": answer.latest_protocol,
+        "frozen": frozen,
     }
 
     def people(console: Console) -> None:
@@ -72,6 +83,7 @@ def status(
             **value,
             "ledger_time_ms": moment(answer.position.ledger_time_ms),
             "storage": answer.storage_problem or writable,
+            "frozen": frozen_words(frozen),
         }
         hidden = ("has_authority", "authority_reason", "writable", "storage_problem")
         console.print(

@@ -53,6 +53,7 @@ _REASONS_OF_ENTRIES: Final[frozenset[AnyReason | None]] = frozenset(
         Reason.DOMAIN_SUSPENDED,
         Reason.EXECUTOR_REVOKED,
         Reason.EXECUTOR_SUSPENDED,
+        Reason.FROZEN,
         Reason.GRANT_REVOKED,
         Reason.GRANT_SUSPENDED,
         Reason.LEASE_RELEASED,

@@ -1,20 +1,23 @@
 """What domains decide together, by ballot: parsed once into typed values.
 
-Owns the form of each. How a ballot goes, and what each does, is `quorate.core.balloting`'s.
+Owns the form of each, by version of the protocol. How a ballot goes, and what each does, is
+`quorate.core.balloting`'s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import Final
 
-from quorate.core import codec, ids, protocol
+from quorate.core import codec, ids, patterns, protocol
 from quorate.core.errors import MalformedError
 from quorate.core.fields import Fields
 from quorate.core.genesis import Descriptor, parse_descriptor
+from quorate.core.limits import MAX_PATTERNS
 from quorate.core.status import Act
 from quorate.core.thresholds import Threshold
 from quorate.core.verbs import Verb
@@ -37,7 +40,8 @@ class JudgeDomain:
 
 @dataclass(frozen=True, slots=True)
 class SetThresholds:
-    """thresholds: of every type of act, so that nothing stays as it was by oversight."""
+    """thresholds: of every type of act of the version, so that nothing stays as it was by
+    oversight."""
 
     thresholds: dict[str, Threshold]
 
@@ -49,7 +53,26 @@ class UpgradeFederation:
     protocol: int
 
 
-FederationAct = AdmitDomain | JudgeDomain | SetThresholds | UpgradeFederation
+@dataclass(frozen=True, slots=True)
+class FreezeFederation:
+    """actions: all that may still be done to anybody's resources; none: nothing."""
+
+    actions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ThawFederation:
+    """Ends that."""
+
+
+FederationAct = (
+    AdmitDomain
+    | JudgeDomain
+    | SetThresholds
+    | UpgradeFederation
+    | FreezeFederation
+    | ThawFederation
+)
 
 
 def admit_domain(body: Fields) -> AdmitDomain:
@@ -68,8 +91,8 @@ def judge_domain(act: Act, body: Fields) -> JudgeDomain:
     return JudgeDomain(act, body.text("domain", ids.check_domain))
 
 
-def set_thresholds(types: Iterable[str], body: Fields) -> SetThresholds:
-    said = body.nested("thresholds")
+def set_thresholds(version: int, body: Fields) -> SetThresholds:
+    said, types = body.nested("thresholds"), map(str, ACTS[version])
     thresholds = {name: Threshold(said.text(name, _check_threshold)) for name in sorted(types)}
     said.done()
     return SetThresholds(thresholds)
@@ -79,33 +102,67 @@ def upgrade_federation(body: Fields) -> UpgradeFederation:
     return UpgradeFederation(body.integer("protocol", protocol.FIRST + 1, protocol.MOST))
 
 
+def freeze_federation(body: Fields) -> FreezeFederation:
+    return FreezeFederation(let_through(body))
+
+
+def let_through(body: Fields) -> tuple[str, ...]:
+    """The actions that a freeze spares. There may be none, and that is said, too."""
+    return body.texts("actions", patterns.check_action_pattern, MAX_PATTERNS, least=0)
+
+
 def _check_threshold(text: str) -> None:
     if text not in list(Threshold):
         raise MalformedError(f"must be {', '.join(Threshold)}")
 
 
-ACTS: Final[Mapping[Verb, Callable[[Fields], FederationAct]]] = MappingProxyType(
+_Acts = Mapping[Verb, Callable[[Fields], FederationAct]]
+
+_OF_FIRST: Final[_Acts] = MappingProxyType(
     {
         Verb.DOMAIN_ADMIT: admit_domain,
         Verb.DOMAIN_SUSPEND: partial(judge_domain, Act.SUSPEND),
         Verb.DOMAIN_REINSTATE: partial(judge_domain, Act.REINSTATE),
         Verb.DOMAIN_EXPEL: partial(judge_domain, Act.REVOKE),
-        Verb.FEDERATION_SET_THRESHOLDS: lambda body: set_thresholds(map(str, ACTS), body),
+        Verb.FEDERATION_SET_THRESHOLDS: partial(set_thresholds, protocol.FIRST),
         Verb.FEDERATION_UPGRADE: upgrade_federation,
     }
 )
-"""What is done by ballot. A domain can suspend itself, and reinstate itself, without one."""
+
+_OF_SECOND: Final[_Acts] = MappingProxyType(
+    {
+        **_OF_FIRST,
+        Verb.FEDERATION_SET_THRESHOLDS: partial(set_thresholds, protocol.SECOND),
+        Verb.FEDERATION_FREEZE: freeze_federation,
+        Verb.FEDERATION_THAW: lambda _body: ThawFederation(),
+    }
+)
+
+ACTS: Final[Mapping[int, _Acts]] = MappingProxyType(
+    {protocol.FIRST: _OF_FIRST, protocol.SECOND: _OF_SECOND}
+)
+"""What is done by ballot, in each version of the protocol. A domain can suspend itself, and
+reinstate itself, without one."""
 
 
-def parse_act(act: str, text: str) -> FederationAct:
-    """What was proposed, from a record of it. Raises MalformedError."""
-    check_act(act)
+def parse_act(act: str, text: str, version: int) -> FederationAct:
+    """What was proposed under that version, which is known here, from a record of it. Raises
+    MalformedError."""
+    check_act(act, version)
     body = Fields(codec.load(text.encode("utf-8")))
-    parsed = ACTS[Verb(act)](body)
+    parsed = ACTS[version][Verb(act)](body)
     body.done()
     return parsed
 
 
-def check_act(text: str) -> None:
-    if text not in list(ACTS):
-        raise MalformedError(f"must be one of {', '.join(ACTS)}")
+def check_act(text: str, version: int) -> None:
+    if text not in list(ACTS[version]):
+        raise MalformedError(f"must be one of {', '.join(ACTS[version])}")
+
+
+def set_under(types: AbstractSet[str], version: int) -> int:
+    """The version under which thresholds of these types were set, as seen from a federation that
+    lives by `version`: by that, or by the first before it that has them all."""
+    return next(
+        (each for each in range(protocol.FIRST, version) if types == ACTS[each].keys()), version
+    )

@@ -21,13 +21,16 @@ from quorate.core import codec, state
 from quorate.core.acts import (
     AdmitDomain,
     FederationAct,
+    FreezeFederation,
     JudgeDomain,
     SetThresholds,
+    ThawFederation,
     UpgradeFederation,
     parse_act,
 )
 from quorate.core.bodies import CastBallot, OpenProposal, WithdrawProposal
-from quorate.core.governing import may_widen
+from quorate.core.frozen import Freeze
+from quorate.core.governing import executed, may_widen
 from quorate.core.ids import proposal_id
 from quorate.core.limits import (
     MAX_DOMAINS,
@@ -63,7 +66,7 @@ class Count:
 
 def count(domains: Iterable[Domain], thresholds: Thresholds, proposal: Proposal) -> Count:
     """domains: all that there are. Raises MalformedError for a proposal of nothing known."""
-    subject = _subject(parse_act(proposal.act, proposal.body))
+    subject = _subject(parse_act(proposal.act, proposal.body, proposal.protocol))
     others = [each for each in domains if each.status is not Status.REVOKED and each.id != subject]
     voters = frozenset(domain.id for domain in others if domain.status is Status.ACTIVE)
     rule = thresholds.get(proposal.act, Threshold.MAJORITY)
@@ -108,6 +111,7 @@ def open_proposal(turn: Turn, body: OpenProposal) -> Verdict:
         reason="",
         thing="",
         changed=turn.seq,
+        protocol=turn.view.federation().protocol,
     )
     return _decided(turn, proposal)
 
@@ -173,7 +177,8 @@ def _decided(turn: Turn, proposal: Proposal) -> Verdict:
         done = _execute(turn, proposal)
         if isinstance(done, Done):
             proposal = replace(proposal, status=ProposalStatus.EXECUTED)
-            result["executed"] = {"type": proposal.act, "thing": done.thing}
+            done_by = {"type": proposal.act, "thing": done.thing}
+            result["executed"] = done.result.get("executed", done_by)
         else:
             proposal = replace(
                 proposal, status=ProposalStatus.FAILED, reason=done.reason.value, thing=done.thing
@@ -186,7 +191,7 @@ def _decided(turn: Turn, proposal: Proposal) -> Verdict:
 
 
 def _execute(turn: Turn, proposal: Proposal) -> Verdict:
-    act = parse_act(proposal.act, proposal.body)
+    act = parse_act(proposal.act, proposal.body, proposal.protocol)
     if _base(turn.view, act) != proposal.base:
         return Deny(Reason.SUPERSEDED, proposal.id)
     overlay = Overlay(turn.store)
@@ -208,6 +213,10 @@ def _done(turn: Turn, act: FederationAct, overlay: Overlay) -> Verdict:
             return _set_thresholds(inner, act)
         case UpgradeFederation():
             return _upgrade_federation(inner, act)
+        case FreezeFederation():
+            return _freeze_federation(inner, act)
+        case ThawFederation():
+            return _thaw_federation(inner)
 
 
 def _subject(act: FederationAct) -> str:
@@ -220,11 +229,19 @@ def _base(view: StateView, act: FederationAct) -> str:
     domain has none, or the domain could get out of its way by changing something."""
     if isinstance(act, JudgeDomain) and act.act is Act.REINSTATE:
         domain = view.domain(act.domain)
-        return _digest(None if domain is None else domain.to_json())
+        return _digest(None if domain is None else replace(domain, frozen=None).to_json())
     if isinstance(act, SetThresholds):
-        rules = thresholds_to_json(view.thresholds())
-        return _digest({act: rule for act, rule in rules.items() if rule != Threshold.MAJORITY})
+        return _digest(_beyond_majority(view.thresholds()))
+    if isinstance(act, ThawFederation):
+        frozen = view.federation().frozen
+        return _digest(None if frozen is None else frozen.to_json())
     return ""
+
+
+def _beyond_majority(rules: Thresholds) -> dict[str, str]:
+    """Those that say something: a majority is needed of what is not named, too."""
+    said = thresholds_to_json(rules)
+    return {act: rule for act, rule in said.items() if rule != Threshold.MAJORITY}
 
 
 def _digest(value: object) -> str:
@@ -270,7 +287,8 @@ def _may_join(turn: Turn, act: AdmitDomain, joining: Domain) -> Deny | None:
         final = known.status is Status.REVOKED
         return Deny(Reason.FINAL if final else Reason.ALREADY_EXISTS, known.id)
     members = [*view.domains(), joining]
-    if len(members) > MAX_DOMAINS or longest_document(members) > MAX_GENESIS_BYTES:
+    longest = longest_document(members, view.federation().protocol)
+    if len(members) > MAX_DOMAINS or longest > MAX_GENESIS_BYTES:
         return Deny(Reason.LIMIT_EXCEEDED, item.domain)
     for public_key in item.keys:
         if view.key_owner(public_key.hex()) is not None:
@@ -297,6 +315,8 @@ def _judge_domain(turn: Turn, act: JudgeDomain) -> Verdict:
         return refusal
     suspended_by = BY_BALLOT if status is Status.SUSPENDED else ""
     changed = replace(domain, status=status, suspended_by=suspended_by, changed=turn.seq)
+    if status is Status.REVOKED:
+        changed = replace(changed, frozen=None)  # nothing is let through any more, for ever
     state.save_domain(turn.store, changed)
     return Done.named(domain.id)
 
@@ -313,8 +333,7 @@ def _retire_all(turn: Turn, domain: Domain) -> Deny | None:
 
 
 def _set_thresholds(turn: Turn, act: SetThresholds) -> Verdict:
-    before = dict.fromkeys(act.thresholds, Threshold.MAJORITY) | {**turn.view.thresholds()}
-    if before == act.thresholds:
+    if _beyond_majority(turn.view.thresholds()) == _beyond_majority(act.thresholds):
         return Deny(Reason.ILLEGAL_TRANSITION, Verb.FEDERATION_SET_THRESHOLDS)
     state.save_thresholds(turn.store, act.thresholds)
     return Done.named(turn.command.origin)
@@ -329,6 +348,30 @@ def _upgrade_federation(turn: Turn, act: UpgradeFederation) -> Verdict:
     for node in turn.view.active_nodes():
         if node.protocol < act.protocol:
             return Deny(Reason.UNSUPPORTED_PROTOCOL, node.id)
+    if longest_document(turn.view.domains(), act.protocol) > MAX_GENESIS_BYTES:
+        return Deny(Reason.LIMIT_EXCEEDED, federation.origin)
     upgraded = replace(federation, protocol=act.protocol, ledger_time=turn.ledger_time)
     state.save_federation(turn.store, upgraded)
     return Done.named(federation.origin)
+
+
+def _freeze_federation(turn: Turn, act: FreezeFederation) -> Verdict:
+    """What a domain has frozen of its own is another matter: both must let an act through."""
+    federation = turn.view.federation()
+    if federation.frozen is not None:
+        return Deny(Reason.ILLEGAL_TRANSITION, federation.origin)
+    frozen = Freeze(act.actions, turn.seq)
+    changed = replace(federation, frozen=frozen, ledger_time=turn.ledger_time)
+    state.save_federation(turn.store, changed)
+    done = executed(Verb.FEDERATION_FREEZE, federation.origin, frozen)
+    return Done(federation.origin, done)
+
+
+def _thaw_federation(turn: Turn) -> Verdict:
+    federation = turn.view.federation()
+    if federation.frozen is None:
+        return Deny(Reason.ILLEGAL_TRANSITION, federation.origin)
+    changed = replace(federation, frozen=None, ledger_time=turn.ledger_time)
+    state.save_federation(turn.store, changed)
+    done = executed(Verb.FEDERATION_THAW, federation.origin, federation.frozen)
+    return Done(federation.origin, done)

@@ -72,6 +72,18 @@ class GovernGrant:
 
 
 @dataclass(frozen=True, slots=True)
+class FreezeResources:
+    """actions: all that may still be done to the issuer's resources; none: nothing."""
+
+    actions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ThawResources:
+    """Ends that."""
+
+
+@dataclass(frozen=True, slots=True)
 class GovernDomain:
     act: Act
     domain: str
@@ -215,6 +227,8 @@ DomainBody = (
     | CloseTrust
     | IssueGrant
     | GovernGrant
+    | FreezeResources
+    | ThawResources
     | GovernDomain
     | RekeyDomain
     | AddNode

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Final
 
 from quorate.core import codec, dsse, ids, patterns, protocol
-from quorate.core.acts import ACTS, check_act
+from quorate.core.acts import ACTS, check_act, let_through
 from quorate.core.bodies import (
     AcquireLease,
     AddNode,
@@ -24,6 +24,7 @@ from quorate.core.bodies import (
     CloseTrust,
     DeclareNode,
     DelegateGrant,
+    FreezeResources,
     GovernDomain,
     GovernExecutor,
     GovernGrant,
@@ -37,6 +38,7 @@ from quorate.core.bodies import (
     ReleaseLease,
     RenewLease,
     RetireNode,
+    ThawResources,
     WithdrawProposal,
 )
 from quorate.core.errors import MalformedError
@@ -214,6 +216,10 @@ def _govern_grant(act: Act) -> Callable[[Fields], Body]:
     return lambda body: GovernGrant(act, body.text("grant", ids.check_name))
 
 
+def _freeze_resources(body: Fields) -> Body:
+    return FreezeResources(let_through(body))
+
+
 def _govern_domain(act: Act) -> Callable[[Fields], Body]:
     return lambda body: GovernDomain(act, body.text("domain", ids.check_domain))
 
@@ -259,13 +265,16 @@ def _declare_node(body: Fields) -> Body:
     return DeclareNode(body.integer("protocol", protocol.FIRST, protocol.MOST))
 
 
-def _open_proposal(body: Fields) -> Body:
-    act = Verb(body.text("act", check_act))
-    text = codec.encode(body.peek("body")).decode("utf-8")
-    inner = body.nested("body")
-    proposal = OpenProposal(act, ACTS[act](inner), text, body.integer("expires_at"))
-    inner.done()
-    return proposal
+def _open_proposal(version: int) -> Callable[[Fields], Body]:
+    def read(body: Fields) -> Body:
+        act = Verb(body.text("act", lambda text: check_act(text, version)))
+        text = codec.encode(body.peek("body")).decode("utf-8")
+        inner = body.nested("body")
+        proposal = OpenProposal(act, ACTS[version][act](inner), text, body.integer("expires_at"))
+        inner.done()
+        return proposal
+
+    return read
 
 
 def _withdraw_proposal(body: Fields) -> Body:
@@ -331,8 +340,16 @@ def _append_lineage(body: Fields) -> Body:
 
 _Bodies = Mapping[Verb, Callable[[Fields], Body]]
 
+
+def _by_ballot(version: int) -> _Bodies:
+    """The acts that are no commands of a domain to itself, too."""
+    own = Verb.DOMAIN_SUSPEND, Verb.DOMAIN_REINSTATE
+    return {act: read for act, read in ACTS[version].items() if act not in own}
+
+
 _OF_FIRST: Final[_Bodies] = MappingProxyType(
     {
+        **_by_ballot(protocol.FIRST),
         Verb.EXECUTOR_REGISTER: _register_executor,
         Verb.EXECUTOR_SUSPEND: _govern_executor(Act.SUSPEND),
         Verb.EXECUTOR_REINSTATE: _govern_executor(Act.REINSTATE),
@@ -346,11 +363,7 @@ _OF_FIRST: Final[_Bodies] = MappingProxyType(
         Verb.GRANT_REVOKE: _govern_grant(Act.REVOKE),
         Verb.DOMAIN_SUSPEND: _govern_domain(Act.SUSPEND),
         Verb.DOMAIN_REINSTATE: _govern_domain(Act.REINSTATE),
-        Verb.DOMAIN_ADMIT: ACTS[Verb.DOMAIN_ADMIT],
-        Verb.DOMAIN_EXPEL: ACTS[Verb.DOMAIN_EXPEL],
-        Verb.FEDERATION_SET_THRESHOLDS: ACTS[Verb.FEDERATION_SET_THRESHOLDS],
-        Verb.FEDERATION_UPGRADE: ACTS[Verb.FEDERATION_UPGRADE],
-        Verb.PROPOSAL_OPEN: _open_proposal,
+        Verb.PROPOSAL_OPEN: _open_proposal(protocol.FIRST),
         Verb.PROPOSAL_WITHDRAW: _withdraw_proposal,
         Verb.BALLOT_CAST: _cast_ballot,
         Verb.NODE_ADD: _add_node,
@@ -368,11 +381,15 @@ _OF_FIRST: Final[_Bodies] = MappingProxyType(
 _OF_SECOND: Final[_Bodies] = MappingProxyType(
     {
         **_OF_FIRST,
+        **_by_ballot(protocol.SECOND),
         Verb.TRUST_OPEN: _open_passed_trust,
         Verb.GRANT_ISSUE: _issue_deep_grant,
         Verb.GRANT_DELEGATE: _delegate_grant,
         Verb.GRANT_RECALL: _recall_grant,
         Verb.DOMAIN_REKEY: _rekey_domain,
+        Verb.RESOURCES_FREEZE: _freeze_resources,
+        Verb.RESOURCES_THAW: lambda _body: ThawResources(),
+        Verb.PROPOSAL_OPEN: _open_proposal(protocol.SECOND),
     }
 )
 

@@ -130,9 +130,9 @@ def choose_route(view: StateView, request: DecisionRequest, ledger_time: int) ->
     owner = active_owner(view, request.resource)
     if isinstance(owner, Deny):
         return owner
-    odd = odd_action(request.action)
-    if odd is not None:
-        return odd
+    refusal = frozen(view, owner, request.action) or odd_action(request.action)
+    if refusal is not None:
+        return refusal
     routes = Routes(view, request.action, request.resource)
     edges: tuple[TrustEdge, ...] = ()
     if owner.domain != executor.domain:
@@ -181,7 +181,8 @@ def review(view: StateView, lease: Lease, ledger_time: int) -> Deny | None:
     owner = active_owner(view, lease.resource)
     if isinstance(owner, Deny):
         return owner
-    broken = why_broken(view, lease, owner.domain, executor.domain)
+    broken = frozen(view, owner, lease.action)
+    broken = broken or why_broken(view, lease, owner.domain, executor.domain)
     if broken is not None:
         return broken
     grant = grant_of_lease(view, lease, owner.domain, ledger_time)
@@ -215,6 +216,15 @@ def active_owner(view: StateView, resource: str) -> Domain | Deny:
     except MalformedError:
         return Deny(Reason.UNKNOWN_DOMAIN, resource)
     return active_domain(view, owner)
+
+
+def frozen(view: StateView, owner: Domain, action: str) -> Deny | None:
+    """Whether the federation, or the owner, has frozen this action on the owner's resources.
+    Neither speaks for the other: both must let it through."""
+    for item in (view.federation_record(), owner):
+        if item.frozen is not None and not item.frozen.lets(action):
+            return Deny(Reason.FROZEN, item.id)
+    return None
 
 
 def odd_action(action: str) -> Deny | None:

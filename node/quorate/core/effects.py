@@ -1,7 +1,9 @@
 """What an entry of the ledger means for leases that are held.
 
 Owns the one question that whoever follows the ledger asks of each entry: which thing, that leases
-rely on, did it stop or let go on, and for which of them? Whether a lease holds at a moment is
+rely on, did it stop or let go on, and for which of them? What is frozen is such a thing, too: of a
+domain (`frozen:<domain>`) or of the whole federation (`federation:<origin>`); every lease relies on
+both, by its resource. Whether a lease holds at a moment is
 `quorate.core.decision`'s: time ends leases and grants too, and no entry says so.
 """
 
@@ -15,8 +17,9 @@ from quorate.core import codec, dsse
 from quorate.core.bodies import NarrowTrust
 from quorate.core.commands import parse_command
 from quorate.core.errors import MalformedError
+from quorate.core.ids import resource_owner
 from quorate.core.outcome import Reason
-from quorate.core.patterns import Scope, covers
+from quorate.core.patterns import Scope, action_listed, covers
 from quorate.core.records import (
     Domain,
     Executor,
@@ -37,23 +40,34 @@ class Effect:
     """What an accepted command did.
 
     index: the ledger index of its entry. ledger_time: of the entry, ms.
-    thing: `<kind>:<id>`, as in `Lease.depends_on`; `lease:<id>` for a lease itself.
+    thing: `<kind>:<id>`, one of `things_of` the leases that it concerns.
     reason: why what relies on the thing is denied from here on; None when it is good again, or,
         for a lease, is there, or lasts longer.
-    but_for: what goes on all the same of what relies on the thing; None: nothing does.
+    but_for: what goes on all the same of what relies on the thing; None: nothing does. A thaw has
+        what the freeze had that it ends.
     """
 
     index: int
     ledger_time: int
     thing: str
     reason: Reason | None
-    but_for: Scope | None = None
+    but_for: Scope | LetThrough | None = None
 
     def spares(self, lease: Lease) -> bool:
         """Whether it changes nothing for this lease, which relies on the thing. What an edge does
-        not cover any more it never covers again, so that this is settled with the entry."""
+        not cover any more it never covers again, and what a freeze lets through stays so until the
+        thaw, so that this is settled with the entry."""
         return self.but_for is not None and _is_covered(lease, self.but_for)
 
+
+@dataclass(frozen=True, slots=True)
+class LetThrough:
+    """These actions, on whichever resource."""
+
+    actions: tuple[str, ...]
+
+
+_FROZEN: Final = "frozen"
 
 _EFFECTS: Final = MappingProxyType(
     {
@@ -66,6 +80,10 @@ _EFFECTS: Final = MappingProxyType(
         Verb.GRANT_REINSTATE: (Kind.GRANT, None),
         Verb.GRANT_REVOKE: (Kind.GRANT, Reason.GRANT_REVOKED),
         Verb.GRANT_RECALL: (Kind.GRANT, Reason.GRANT_REVOKED),
+        Verb.RESOURCES_FREEZE: (_FROZEN, Reason.FROZEN),
+        Verb.RESOURCES_THAW: (_FROZEN, None),
+        Verb.FEDERATION_FREEZE: (Kind.FEDERATION, Reason.FROZEN),
+        Verb.FEDERATION_THAW: (Kind.FEDERATION, None),
         Verb.DOMAIN_SUSPEND: (Kind.DOMAIN, Reason.DOMAIN_SUSPENDED),
         Verb.DOMAIN_REINSTATE: (Kind.DOMAIN, None),
         Verb.DOMAIN_EXPEL: (Kind.DOMAIN, Reason.DOMAIN_REVOKED),
@@ -100,6 +118,15 @@ _WITHOUT: Final = frozenset(
 _VOTES: Final = frozenset({Verb.PROPOSAL_OPEN, Verb.BALLOT_CAST})
 """What they do is what they have brought to a decision, if they have."""
 
+_FREEZING: Final = frozenset(
+    {
+        Verb.RESOURCES_FREEZE,
+        Verb.RESOURCES_THAW,
+        Verb.FEDERATION_FREEZE,
+        Verb.FEDERATION_THAW,
+    }
+)
+
 _BY_NAME: Final = {verb.value: effect for verb, effect in _EFFECTS.items()}
 
 assert not _EFFECTS.keys() & (_WITHOUT | _VOTES)
@@ -113,13 +140,17 @@ def effect_of(index: int, entry: bytes) -> Effect | None:
     """
     row = Row(codec.load(entry))
     kind, done = row.text("type"), row
-    if kind in _VOTES and row.nested("executed") is not None:
+    if kind in _VOTES | _FREEZING and row.nested("executed") is not None:
         done = Row(row.nested("executed"))
         kind = done.text("type")
     if kind not in _BY_NAME or row.text("decision") != "accepted":
         return None
     of, reason = _BY_NAME[kind]
-    but_for = _left_by(row) if kind == Verb.TRUST_NARROW else None
+    but_for: Scope | LetThrough | None = None
+    if kind == Verb.TRUST_NARROW:
+        but_for = _left_by(row)
+    elif kind in _FREEZING:
+        but_for = LetThrough(done.texts("actions"))
     return Effect(index, row.number("time"), f"{of}:{done.text('thing')}", reason, but_for)
 
 
@@ -132,9 +163,14 @@ def _left_by(entry: Row) -> Scope:
     return body
 
 
-def things_of(lease: Lease) -> tuple[str, ...]:
-    """Everything that an entry can stop, and the lease with it; itself, too."""
-    return (*lease.depends_on, f"{Kind.LEASE}:{lease.id}")
+def things_of(lease: Lease, origin: str) -> tuple[str, ...]:
+    """Everything that an entry of this ledger can stop, and the lease with it; itself, too."""
+    return (
+        *lease.depends_on,
+        f"{_FROZEN}:{resource_owner(lease.resource)}",
+        f"{Kind.FEDERATION}:{origin}",
+        f"{Kind.LEASE}:{lease.id}",
+    )
 
 
 def is_stopped(view: StateView, thing: str, lease: Lease | None) -> bool:
@@ -144,6 +180,10 @@ def is_stopped(view: StateView, thing: str, lease: Lease | None) -> bool:
     if kind == Kind.LEASE:
         lease = view.lease(name)
         return lease is None or lease.status is not LeaseStatus.ACTIVE
+    if kind in (_FROZEN, Kind.FEDERATION):
+        held = view.federation() if kind == Kind.FEDERATION else view.domain(name)
+        frozen = None if held is None else held.frozen
+        return frozen is not None and not (lease is not None and frozen.lets(lease.action))
     record: Domain | Executor | TrustEdge | Grant | None
     match kind:
         case Kind.DOMAIN:
@@ -161,7 +201,9 @@ def is_stopped(view: StateView, thing: str, lease: Lease | None) -> bool:
     return record is None or record.status is not Status.ACTIVE
 
 
-def _is_covered(lease: Lease, scope: Scope) -> bool:
+def _is_covered(lease: Lease, scope: Scope | LetThrough) -> bool:
+    if isinstance(scope, LetThrough):
+        return action_listed(scope.actions, lease.action)
     return covers(scope.actions, scope.resources, lease.action, lease.resource)
 
 

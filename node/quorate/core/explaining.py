@@ -1,6 +1,6 @@
 """Explaining a decision: each question in the order in which it is asked, and what was looked at.
 
-Owns the steps of an explanation, and nothing of the rules: every step calls the function of
+Owns how an explanation comes about, and nothing of the rules: every step calls the function of
 `quorate.core.decision` that deciding calls, in the same order, so that the two cannot say different
 things; a property test holds them equal over random states. Looks at no more than deciding does,
 changes nothing, and permits nothing: an explanation is told, never relied on.
@@ -20,6 +20,7 @@ from quorate.core.decision import (
     DecisionRequest,
     Route,
     active_owner,
+    frozen,
     grant_of_lease,
     held_lease,
     lease_over,
@@ -44,7 +45,7 @@ from quorate.core.explanation import (
 )
 from quorate.core.leasing import parent_failure
 from quorate.core.outcome import Deny, Permit, Reason
-from quorate.core.records import Domain, Executor, Grant, Kind, Lease, TrustEdge
+from quorate.core.records import BY_BALLOT, Domain, Executor, Grant, Kind, Lease, TrustEdge
 from quorate.core.remedies import Case, remedy
 from quorate.core.routing import Routes, active_domain, split_id, why_broken
 from quorate.core.state import StateView
@@ -53,6 +54,7 @@ ACT_QUESTIONS: Final = (
     Question.EXECUTOR,
     Question.HOME,
     Question.OWNER,
+    Question.FROZEN,
     Question.ACTION,
     Question.TRUST,
     Question.GRANT,
@@ -178,7 +180,7 @@ def ask_act(
 ) -> Route | None:
     """As `choose_route`. Raises StorageError."""
     executor = _ask_executor(inquiry, view, request.executor)
-    owner = _ask_owner(inquiry, view, request.resource) if executor is not None else None
+    owner = _ask_owner(inquiry, view, request) if executor is not None else None
     if executor is None or owner is None:
         return None
     if not inquiry.answer(Question.ACTION, odd_action(request.action)):
@@ -219,7 +221,7 @@ def ask_in_force(inquiry: Inquiry, lease: Lease, ledger_time: int) -> bool:
 def ask_review(inquiry: Inquiry, view: StateView, lease: Lease, ledger_time: int) -> bool:
     """As `review`, but for what `ask_in_force` asks. Raises StorageError."""
     executor = _ask_executor(inquiry, view, lease.executor)
-    owner = _ask_owner(inquiry, view, lease.resource) if executor is not None else None
+    owner = _ask_owner(inquiry, view, lease) if executor is not None else None
     if executor is None or owner is None:
         return False
     return _ask_own_route(inquiry, view, lease, owner, executor) and _ask_own_grant(
@@ -256,10 +258,31 @@ def _ask_executor(inquiry: Inquiry, view: StateView, executor_id: str) -> Execut
     return executor if _answer_domain(inquiry, view, Question.HOME, home) else None
 
 
-def _ask_owner(inquiry: Inquiry, view: StateView, resource: str) -> Domain | None:
-    owner = active_owner(view, resource)
+def _ask_owner(inquiry: Inquiry, view: StateView, act: DecisionRequest | Lease) -> Domain | None:
+    """The owner of the resource, if it is active, and nothing like the act is frozen there."""
+    owner = active_owner(view, act.resource)
     is_active = _answer_domain(inquiry, view, Question.OWNER, owner)
-    return owner if is_active and not isinstance(owner, Deny) else None
+    if not is_active or isinstance(owner, Deny):
+        return None
+    return owner if _ask_frozen(inquiry, view, owner, act.action) else None
+
+
+def _ask_frozen(inquiry: Inquiry, view: StateView, owner: Domain, action: str) -> bool:
+    failure = frozen(view, owner, action)
+    if failure is None:
+        return inquiry.answer(Question.FROZEN, None)
+    federation = view.federation()
+    is_all = federation.frozen is not None and not federation.frozen.lets(action)
+    held = federation if is_all else owner
+    assert held.frozen is not None, "it denies"
+    listed = ", ".join(held.frozen.actions)
+    note = f"lets through {listed}" if listed else "lets nothing through"
+    role, since = Role.PASSED_OVER, held.frozen.since
+    things = (Thing(held.kind, held.id, role, Question.FROZEN, since, failure, note),)
+    by = BY_BALLOT if is_all else owner.id
+    return inquiry.answer(
+        Question.FROZEN, failure, things, case=replace(inquiry.case, frozen_by=by)
+    )
 
 
 def _answer_domain(

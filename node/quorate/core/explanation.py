@@ -28,6 +28,7 @@ class Question(StrEnum):
     EXECUTOR = "executor"
     HOME = "home"
     OWNER = "owner"
+    FROZEN = "frozen"
     ACTION = "action"
     TRUST = "trust"
     GRANT = "grant"

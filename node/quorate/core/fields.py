@@ -72,11 +72,13 @@ class Fields:
             raise MalformedError("must be true or false", field=self.at(name))
         return value
 
-    def texts(self, name: str, check: Callable[[str], object], most: int) -> tuple[str, ...]:
-        """A list of one or more different strings."""
+    def texts(
+        self, name: str, check: Callable[[str], object], most: int, least: int = 1
+    ) -> tuple[str, ...]:
+        """A list of different strings, of one or more unless `least` says otherwise."""
         value = self.take(name)
-        if not isinstance(value, list) or not 1 <= len(value) <= most:
-            raise MalformedError(f"must be a list of 1 to {most}", field=self.at(name))
+        if not isinstance(value, list) or not least <= len(value) <= most:
+            raise MalformedError(f"must be a list of {least} to {most}", field=self.at(name))
         for index, item in enumerate(value):
             if not isinstance(item, str):
                 raise MalformedError("must be text", field=self.at(f"{name}[{index}]"))

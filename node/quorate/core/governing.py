@@ -1,4 +1,4 @@
-"""The commands of domains: executors, trust edges, grants, and the domain itself.
+"""The commands of domains: executors, trust edges, grants, the domain itself and its resources.
 
 Owns what each may change and when. A domain governs its own things only, alone and at once: to
 narrow needs nobody's consent. A domain that is not active may narrow, and may not widen. Its nodes
@@ -14,6 +14,7 @@ from itertools import islice
 from quorate.core import protocol, state
 from quorate.core.bodies import (
     CloseTrust,
+    FreezeResources,
     GovernDomain,
     GovernExecutor,
     GovernGrant,
@@ -21,7 +22,9 @@ from quorate.core.bodies import (
     NarrowTrust,
     OpenTrust,
     RegisterExecutor,
+    ThawResources,
 )
+from quorate.core.frozen import Freeze
 from quorate.core.ids import SpiffeId
 from quorate.core.limits import (
     MAX_EDGES_PER_PAIR,
@@ -169,6 +172,34 @@ def govern_grant(turn: Turn, body: GovernGrant) -> Verdict:
     changed = replace(grant, status=status, changed=turn.seq)
     state.save_grant(turn.store, changed, turn.ledger_time)
     return Done.named(grant.id)
+
+
+def freeze_resources(turn: Turn, body: FreezeResources) -> Verdict:
+    domain = turn.domain
+    if domain.frozen is not None:
+        return Deny(Reason.ILLEGAL_TRANSITION, domain.id)
+    frozen = Freeze(body.actions, turn.seq)
+    state.save_domain(turn.store, replace(domain, frozen=frozen))
+    return Done(domain.id, executed(turn.command.verb, domain.id, frozen))
+
+
+def thaw_resources(turn: Turn, _body: ThawResources) -> Verdict:
+    """What the federation has frozen stays so."""
+    domain = turn.domain
+    refusal = may_widen(turn)
+    if refusal is not None:
+        return refusal
+    if domain.frozen is None:
+        return Deny(Reason.ILLEGAL_TRANSITION, domain.id)
+    state.save_domain(turn.store, replace(domain, frozen=None))
+    return Done(domain.id, executed(turn.command.verb, domain.id, domain.frozen))
+
+
+def executed(verb: str, thing: str, frozen: Freeze) -> dict[str, object]:
+    """What the entry of a freeze or a thaw says of itself: also what was let through all along, so
+    that whoever follows the ledger knows for which leases it changes nothing."""
+    done = {"type": verb, "thing": thing, "actions": list(frozen.actions)}
+    return {"id": thing, "executed": done}
 
 
 def govern_domain(turn: Turn, body: GovernDomain) -> Verdict:

@@ -113,7 +113,7 @@ def _what_a_proposal_lost(old: Proposal, new: Lasting) -> str:
 def _proposed(proposal: Proposal) -> tuple[object, ...]:
     """What of a proposal never changes."""
     asked = proposal.proposer, proposal.act, proposal.body, proposal.base
-    return *asked, proposal.opened_at, proposal.expires_at
+    return *asked, proposal.protocol, proposal.opened_at, proposal.expires_at
 
 
 def _paired(before: Iterable[G], after: Iterable[G]) -> Iterator[tuple[G, G | None]]:
@@ -149,6 +149,16 @@ def _check_members(view: StateView) -> Iterator[str]:
             yield f"domain {item.id} does not know who suspended it"
         if item.status is Status.REVOKED and any(view.active_nodes(item.id)):
             yield f"domain {item.id} was expelled, and has nodes"
+        if item.status is Status.REVOKED and item.frozen is not None:
+            yield f"domain {item.id} was expelled, and its resources are frozen"
+    yield from _check_frozen(view)
+
+
+def _check_frozen(view: StateView) -> Iterator[str]:
+    federation = view.federation()
+    all_frozen = (federation.frozen, *(domain.frozen for domain in view.domains()))
+    if federation.protocol < protocol.SECOND and any(each is not None for each in all_frozen):
+        yield "something is frozen, which the first version does not know"
 
 
 def _check_nodes(view: StateView, domain: str, nodes: Sequence[Node]) -> Iterator[str]:

@@ -54,13 +54,18 @@ def action_matches(pattern: str, action: str) -> bool:
     return pattern == ANY_ACTION or _matches(pattern, action, _ACTION_WILDCARD)
 
 
+def action_listed(patterns: Iterable[str], action: str) -> bool:
+    """Whether one of `patterns` matches the action."""
+    return any(action_matches(pattern, action) for pattern in patterns)
+
+
 def resource_matches(pattern: str, resource: str) -> bool:
     return _matches(pattern, resource, _RESOURCE_WILDCARD)
 
 
 def covers(actions: Iterable[str], resources: Iterable[str], action: str, resource: str) -> bool:
     """Whether one of `actions` matches the action and one of `resources` the resource."""
-    return any(action_matches(pattern, action) for pattern in actions) and any(
+    return action_listed(actions, action) and any(
         resource_matches(pattern, resource) for pattern in resources
     )
 

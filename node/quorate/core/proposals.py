@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
+from quorate.core import protocol
 from quorate.core.records import BaseRecord, Kind
 from quorate.core.rows import Row
 
@@ -35,9 +36,11 @@ class Proposal(BaseRecord):
     expires_at: ledger time from which on it is over.
     yes, no: the domains that have said so, whether they have a vote or not.
     reason, thing: why it failed.
+    protocol: the version of the rules by which it was opened, and is read.
     """
 
     kind: ClassVar[Kind] = Kind.PROPOSAL
+    LATER: ClassVar[frozenset[str]] = frozenset({"protocol"})
 
     proposal: str
     proposer: str
@@ -52,6 +55,7 @@ class Proposal(BaseRecord):
     reason: str
     thing: str
     changed: int
+    protocol: int = protocol.FIRST
 
     @property
     def id(self) -> str:
@@ -77,4 +81,5 @@ class Proposal(BaseRecord):
             reason=row.text("reason"),
             thing=row.text("thing"),
             changed=row.number("changed"),
+            protocol=row.number_or("protocol", protocol.FIRST),
         )

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import ClassVar, Final
 
 from quorate.core import protocol
+from quorate.core.frozen import Freeze
 from quorate.core.lineage import Stage
 from quorate.core.rows import Row
 from quorate.core.status import Status
@@ -51,6 +52,8 @@ BY_BALLOT: Final = "the federation"
 def _plain(value: object) -> object:
     if isinstance(value, StrEnum):
         return value.value
+    if isinstance(value, Parameters | Freeze):
+        return value.to_json()
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -102,12 +105,14 @@ class Parameters:
 
 
 @dataclass(frozen=True, slots=True)
-class Federation:
+class Federation(BaseRecord):
     """ledger_time: milliseconds since the epoch; never goes back.
     fence_base: what the fences of leases are counted from; 0, but after a recovery.
-    protocol: the version of the rules that it lives by; left out while it is the first."""
+    protocol: the version of the rules that it lives by.
+    frozen: what its domains have frozen together, of all resources; None: nothing."""
 
     kind: ClassVar[Kind] = Kind.FEDERATION
+    LATER: ClassVar[frozenset[str]] = frozenset({"protocol", "frozen"})
 
     origin: str
     genesis_hash: str
@@ -116,24 +121,11 @@ class Federation:
     ledger_time: int
     fence_base: int = 0
     protocol: int = protocol.FIRST
+    frozen: Freeze | None = None
 
     @property
     def id(self) -> str:
         return self.origin
-
-    def to_json(self) -> dict[str, object]:
-        value: dict[str, object] = {
-            "id": self.id,
-            "origin": self.origin,
-            "genesis_hash": self.genesis_hash,
-            "created": self.created,
-            "parameters": self.parameters.to_json(),
-            "ledger_time": self.ledger_time,
-            "fence_base": self.fence_base,
-        }
-        if self.protocol != protocol.FIRST:
-            value["protocol"] = self.protocol
-        return value
 
     @classmethod
     def from_json(cls, value: object) -> Federation:
@@ -146,6 +138,7 @@ class Federation:
             ledger_time=row.number("ledger_time"),
             fence_base=row.number("fence_base"),
             protocol=row.number_or("protocol", protocol.FIRST),
+            frozen=row.parsed_or("frozen", Freeze.from_json, None),
         )
 
 
@@ -157,10 +150,11 @@ class Domain(BaseRecord):
     suspended_by: the domain that suspended it, which is itself, or BY_BALLOT; or empty.
     rekeyings: how often it has taken new keys.
     changed: the ledger index of the last change of its status, here and in every record.
+    frozen: what it has frozen itself, of its own resources; None: nothing.
     """
 
     kind: ClassVar[Kind] = Kind.DOMAIN
-    LATER: ClassVar[frozenset[str]] = frozenset({"rekeyings"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"rekeyings", "frozen"})
 
     domain: str
     status: Status
@@ -170,6 +164,7 @@ class Domain(BaseRecord):
     ca_certificate: str
     changed: int
     rekeyings: int = 0
+    frozen: Freeze | None = None
 
     @property
     def id(self) -> str:
@@ -187,6 +182,7 @@ class Domain(BaseRecord):
             ca_certificate=row.text("ca_certificate"),
             changed=row.number("changed"),
             rekeyings=row.number_or("rekeyings", 0),
+            frozen=row.parsed_or("frozen", Freeze.from_json, None),
         )
 
 

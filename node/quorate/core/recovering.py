@@ -4,8 +4,8 @@ Owns what is carried over and what is not. Domains, executors, trust, grants, an
 of commands stay as they were. Each surviving domain goes on with one node, which votes; every other
 node is retired. Every lease that was in force is ended: the quorum may have ended it already, or
 given its place to another, and nobody is left to ask; so is every proposal that was open: ballots
-may be lost that withdrew what is counted. Does not own who may decide on a recovery
-(`quorate.core.recovery`), nor where state and ledger lie.
+may be lost that withdrew what is counted. What is frozen stays so. Does not own who may decide on a
+recovery (`quorate.core.recovery`), nor where state and ledger lie.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from quorate.core import entries, state
 from quorate.core.errors import MalformedError, StorageDamagedError
+from quorate.core.frozen import Freeze
 from quorate.core.genesis import Descriptor
 from quorate.core.outcome import Outcome
 from quorate.core.proposals import ProposalStatus
@@ -61,6 +62,8 @@ def check_carried(view: StateView, recovery: Recovery) -> None:
     expelled = tuple(item.id for item in domains if item.status is Status.REVOKED)
     if (suspended_by, expelled) != (recovery.suspended_by, recovery.expelled):
         raise MalformedError("are not suspended or expelled as in the state", field="domains")
+    if (federation.frozen is not None) != recovery.is_frozen:
+        raise MalformedError("is not as in the state", field="frozen")
     if view.thresholds() != recovery.thresholds:
         raise MalformedError("are not those of the state", field="thresholds")
     for item in recovery.descriptors:
@@ -93,7 +96,10 @@ def carry_over(store: Writer, recovery: Recovery) -> bytes:
         elif not node.retired:
             state.save_node(store, replace(node, status=Status.REVOKED, changed=0))
     for item in recovery.descriptors:
-        state.save_domain(store, _domain(recovery, item))
+        former = view.domain(item.domain)
+        assert former is not None, "the document was checked"
+        frozen = _since_now(former.frozen)
+        state.save_domain(store, replace(_domain(recovery, item), frozen=frozen))
     for lease in list(view.leases()):
         if lease.status is LeaseStatus.ACTIVE and not lease.expired(recovery.created):
             state.save_lease(store, replace(lease, status=LeaseStatus.RELEASED, changed=0), lease)
@@ -101,7 +107,8 @@ def carry_over(store: Writer, recovery: Recovery) -> bytes:
         if proposal.status is ProposalStatus.OPEN:
             closed = replace(proposal, status=ProposalStatus.WITHDRAWN, changed=0)
             state.save_proposal(store, closed)
-    state.save_federation(store, _federation(recovery))
+    frozen = _since_now(view.federation().frozen)
+    state.save_federation(store, replace(_federation(recovery), frozen=frozen))
     return first_leaf(recovery)
 
 
@@ -164,4 +171,10 @@ def _federation(recovery: Recovery) -> Federation:
         ledger_time=recovery.created,
         fence_base=recovery.fence_base,
         protocol=recovery.protocol,
+        frozen=Freeze((), 0) if recovery.is_frozen else None,
     )
+
+
+def _since_now(frozen: Freeze | None) -> Freeze | None:
+    """What is frozen stays so; the new ledger has no entry that says since when."""
+    return None if frozen is None else replace(frozen, since=0)

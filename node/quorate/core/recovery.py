@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from quorate.core import codec, dsse, ids, protocol
-from quorate.core.acts import ACTS, set_thresholds
+from quorate.core.acts import ACTS, set_thresholds, set_under
 from quorate.core.errors import MalformedError
 from quorate.core.fields import Fields
 from quorate.core.genesis import (
@@ -51,6 +51,7 @@ _PROBATION: Final = "probation"
 _EXPELLED: Final = "expelled"
 _SUSPENDED_BY: Final = "suspended_by"
 _THRESHOLDS: Final = "thresholds"
+_FROZEN: Final = "frozen"
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -90,7 +91,8 @@ class Recovery(Genesis):
     with. survivors: the domains that go on, and have signed. fence_base: what the fences of the new
     ledger are counted from. on_probation: those of the survivors whose node may have forgotten what
     it promised, so that it is one of no quorum. suspended_by, expelled, thresholds: as the state
-    has them, so that whoever has the document alone knows who has a vote.
+    has them, so that whoever has the document alone knows who has a vote. is_frozen: whether the
+    federation is; what it lets through all the same is in the state alone.
     """
 
     former: Former
@@ -100,6 +102,7 @@ class Recovery(Genesis):
     suspended_by: Mapping[str, str] = field(default_factory=dict)
     expelled: tuple[str, ...] = ()
     thresholds: Thresholds = field(default_factory=dict)
+    is_frozen: bool = False
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -137,6 +140,7 @@ def build_recovery_payload(
     suspended_by: Mapping[str, str] | None = None,
     expelled: Iterable[str] = (),
     thresholds: Thresholds | None = None,
+    is_frozen: bool = False,
 ) -> bytes:
     """What every surviving domain signs. version: of the protocol, as the state has it. The domains
     may come in any order. Raises MalformedError."""
@@ -175,6 +179,7 @@ def build_recovery_payload(
                 for item in sorted(descriptors, key=lambda item: item.domain)
             ],
             **({_THRESHOLDS: thresholds_to_json(thresholds)} if thresholds else {}),
+            **({_FROZEN: True} if is_frozen else {}),
             **protocol_to_json(version),
         }
     )
@@ -182,10 +187,11 @@ def build_recovery_payload(
     return payload
 
 
-def longest_document(domains: Iterable[Domain]) -> int:
-    """How many bytes a recovery document about these domains takes at the most: with the longest
-    names that nodes and ledgers have, and all of it said of each that can be. Who is admitted is
-    held to that, or a federation could grow beyond every recovery."""
+def longest_document(domains: Iterable[Domain], version: int) -> int:
+    """How many bytes a recovery document about these domains takes at the most, under that version
+    of the protocol: with the longest names that nodes and ledgers have, and all of it said of each
+    that can be. Who is admitted is held to that, or a federation could grow beyond every
+    recovery."""
     text, digest = "x" * MAX_ID_CHARS, "0" * 64
     rows: list[codec.JsonValue] = [
         {
@@ -213,7 +219,8 @@ def longest_document(domains: Iterable[Domain]) -> int:
             "fence_base": MAX_INTEGER,
             "former": former.to_json(),
             "domains": rows,
-            _THRESHOLDS: {verb.value: rules for verb in ACTS},
+            _THRESHOLDS: {verb.value: rules for verb in ACTS[version]},
+            **({_FROZEN: True} if version >= protocol.SECOND else {}),
             **protocol_to_json(protocol.MOST),
         }
     )
@@ -267,10 +274,11 @@ def _read(envelope: dsse.Envelope, digest: bytes) -> Recovery:
     fence_base = fields.integer("fence_base")
     former = _read_former(fields.nested("former"))
     items = fields.objects("domains", 1, MAX_DOMAINS)
-    thresholds: Thresholds = {}
-    if fields.has(_THRESHOLDS):
-        thresholds = set_thresholds(map(str, ACTS), fields).thresholds
     version = read_protocol(fields)
+    thresholds = _read_thresholds(fields, version) if fields.has(_THRESHOLDS) else {}
+    is_frozen = fields.has(_FROZEN)
+    if is_frozen and not (fields.truth(_FROZEN) and version >= protocol.SECOND):
+        raise MalformedError("is true, of later rules, or left out", field=_FROZEN)
     fields.done()
     read = [_read_domain(Fields(item, f"domains[{n}]"), envelope) for n, item in enumerate(items)]
     descriptors = tuple(each.descriptor for each in read)
@@ -299,7 +307,15 @@ def _read(envelope: dsse.Envelope, digest: bytes) -> Recovery:
         suspended_by={each.domain: each.suspended_by for each in read if each.suspended_by},
         expelled=tuple(each.domain for each in read if each.is_expelled),
         thresholds=thresholds,
+        is_frozen=is_frozen,
     )
+
+
+def _read_thresholds(fields: Fields, version: int) -> Thresholds:
+    """As they were set, under this version or an earlier one."""
+    said = fields.peek(_THRESHOLDS)
+    types = said.keys() if isinstance(said, dict) else set[str]()
+    return set_thresholds(set_under(types, version), fields).thresholds
 
 
 def _read_former(fields: Fields) -> Former:

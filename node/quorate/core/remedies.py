@@ -33,13 +33,15 @@ class Remedy:
 @dataclass(frozen=True, slots=True)
 class Case:
     """What was asked. owner: of the resource. suspended_by: who suspended the domain that the
-    denial is about. Whatever is not known is empty."""
+    denial is about. frozen_by: the domain that has frozen what was asked for, or BY_BALLOT.
+    Whatever is not known is empty."""
 
     executor: str = ""
     action: str = ""
     resource: str = ""
     owner: str = ""
     suspended_by: str = ""
+    frozen_by: str = ""
 
     @property
     def home(self) -> str:
@@ -96,6 +98,14 @@ def _reinstate_domain(thing: str, case: Case) -> Remedy:
     return Remedy("the organisation ends its suspension of itself", command, thing)
 
 
+def _thaw(thing: str, case: Case) -> Remedy:
+    if case.frozen_by == BY_BALLOT:
+        command = _command("proposal", "open", "thaw")
+        return Remedy("the organisations end by ballot what they have frozen", command, BY_BALLOT)
+    sentence = "the resource's owner ends what it has frozen"
+    return Remedy(sentence, _command("resources", "thaw"), thing)
+
+
 def _trust(_thing: str, case: Case) -> Remedy:
     words = ("--trustee", case.home, "--action", case.action, "--resource", case.resource)
     sentence = "the resource's owner opens trust for this; a lease then has to be acquired anew"
@@ -141,6 +151,7 @@ _MAKERS: Final[Mapping[Reason, Callable[[str, Case], Remedy]]] = MappingProxyTyp
         Reason.EXECUTOR_REVOKED: _another_executor,
         Reason.UNKNOWN_DOMAIN: _admit,
         Reason.DOMAIN_SUSPENDED: _reinstate_domain,
+        Reason.FROZEN: _thaw,
         Reason.NO_TRUST: _trust,
         Reason.NO_GRANT: _grant,
         Reason.GRANT_SUSPENDED: _reinstate_grant,

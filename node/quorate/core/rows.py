@@ -6,12 +6,15 @@ Lighter than `quorate.core.fields`, because what is stored was judged before it 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import TypeVar
 
 from quorate.core.errors import MalformedError
 
 E = TypeVar("E", bound=StrEnum)
+T = TypeVar("T")
+M = TypeVar("M")
 
 
 class Row:
@@ -59,6 +62,10 @@ class Row:
     def texts_or(self, name: str, missing: tuple[str, ...]) -> tuple[str, ...]:
         """As `texts`; `missing` when there is no such field."""
         return self.texts(name) if name in self._value else missing
+
+    def parsed_or(self, name: str, parse: Callable[[object], T], missing: M) -> T | M:
+        """What `parse` makes of a field; `missing` when there is no such field."""
+        return parse(self._value[name]) if name in self._value else missing
 
     def choice(self, name: str, kind: type[E]) -> E:
         try:

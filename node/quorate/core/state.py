@@ -8,6 +8,7 @@ must stop, not decide differently from the others. Does not own the rules of wha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
 from typing import Final, TypeVar, cast
@@ -62,19 +63,15 @@ class StateView:
 
     def federation(self) -> Federation:
         """Raises StorageDamagedError when no genesis was installed."""
+        return replace(self.federation_record(), ledger_time=self.ledger_time())
+
+    def federation_record(self) -> Federation:
+        """The same, but for its time, which is that of its last change: one look less, for whoever
+        decides. Raises StorageDamagedError."""
         data = self._reader.get(keys.FEDERATION)
         if data is None:
             raise StorageDamagedError("the state has no federation: no genesis was installed")
-        base = _parse(Federation.from_json, data, "the federation")
-        return Federation(
-            origin=base.origin,
-            genesis_hash=base.genesis_hash,
-            created=base.created,
-            parameters=base.parameters,
-            ledger_time=self.ledger_time(),
-            fence_base=base.fence_base,
-            protocol=base.protocol,
-        )
+        return _parse(Federation.from_json, data, "the federation")
 
     def installed(self) -> bool:
         return self._reader.get(keys.FEDERATION) is not None

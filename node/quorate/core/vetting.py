@@ -19,8 +19,9 @@ from itertools import islice
 from typing import Final
 
 from quorate.core import codec, dsse, ids, keys, patterns, protocol
-from quorate.core.acts import ACTS, parse_act
+from quorate.core.acts import ACTS, parse_act, set_under
 from quorate.core.errors import MalformedError
+from quorate.core.frozen import check_frozen
 from quorate.core.genesis import check_certificate
 from quorate.core.limits import (
     MAX_DEPTH,
@@ -85,7 +86,7 @@ class Vetting:
         self._state = state
         self._next = b""
         self._ledger_time = -1  # to be read at the first step
-        self._protocol = protocol.FIRST  # the federation comes before what it is the version of
+        self._protocol = protocol.FIRST  # to be read at the first step
         self._domains: set[str] = set()
         self._nodes: Counter[str] = Counter()
         self._active: Counter[str] = Counter()
@@ -139,7 +140,9 @@ class Vetting:
     def _begin(self) -> None:
         time = self._state.get(keys.LEDGER_TIME) or b""
         self._look_at_time(keys.LEDGER_TIME, time)
-        _require(self._state.get(keys.FEDERATION) is not None, "no federation")
+        federation = self._state.get(keys.FEDERATION)
+        _require(federation is not None, "no federation")
+        self._look_at_federation(keys.FEDERATION, federation or b"")
         self._ledger_time = int.from_bytes(time, "big")
 
     def _end(self) -> None:
@@ -167,6 +170,7 @@ class Vetting:
         _require(known, f"version {record.protocol} of the protocol, which is not known here")
         _require(key == keys.FEDERATION, "a second federation")
         _require(codec.encode(record.to_json()) == value, "a federation in another form")
+        check_frozen(record.frozen, may_be=record.protocol >= protocol.SECOND)
 
     def _look_at_time(self, key: bytes, value: bytes) -> None:
         _require(key == keys.LEDGER_TIME, "a second time")
@@ -225,7 +229,9 @@ class Vetting:
     def _look_at_thresholds(self, key: bytes, value: bytes) -> None:
         said = codec.decode_flat(value)
         _require(key == keys.THRESHOLDS, "thresholds twice")
-        _require(thresholds_from_json(said).keys() == ACTS.keys(), "thresholds of something else")
+        types = thresholds_from_json(said).keys()
+        own = ACTS[set_under(types, self._protocol)].keys()
+        _require(types == own, "thresholds of something else")
 
     def _end_leases(self) -> None:
         """All leases on file of one grant were seen."""
@@ -246,6 +252,8 @@ class Vetting:
         _require(said["id"] == record.id, f"{record.id} says that it is another")
         match record:
             case Domain():
+                is_whole = said.get("frozen") == record.to_json().get("frozen")
+                _require(is_whole, f"{record.id} is frozen in another form")
                 self._look_at_domain(record)
             case Node():
                 self._look_at_node(record)
@@ -265,6 +273,8 @@ class Vetting:
     def _look_at_domain(self, domain: Domain) -> None:
         ids.check_domain(domain.id)
         check_certificate(domain.ca_certificate)
+        is_possible = self._protocol >= protocol.SECOND and domain.status is not Status.REVOKED
+        check_frozen(domain.frozen, may_be=is_possible)
         self._domains.add(domain.id)
         _require(len(self._domains) <= MAX_DOMAINS, "too many domains")
         self._check_keys(domain.id, domain.governance_key, domain.cosigner_key)
@@ -363,7 +373,9 @@ class Vetting:
 
     def _look_at_proposal(self, proposal: Proposal) -> None:
         ids.check_proposal_id(proposal.id)
-        parse_act(proposal.act, proposal.body)
+        is_known = protocol.FIRST <= proposal.protocol <= self._protocol
+        _require(is_known, f"{proposal.id} is of version {proposal.protocol}")
+        parse_act(proposal.act, proposal.body, proposal.protocol)
         for domain in (proposal.proposer, *proposal.yes, *proposal.no):
             _require(domain in self._domains, f"{domain} has no voice")
         is_once = all(list(some) == sorted(set(some)) for some in (proposal.yes, proposal.no))

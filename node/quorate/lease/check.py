@@ -29,6 +29,7 @@ from typing import Final, Protocol
 import structlog
 
 from quorate.core.decision import check_lease
+from quorate.core.effects import things_of
 from quorate.core.errors import StorageDamagedError
 from quorate.core.explaining import under, unseen
 from quorate.core.explanation import Explanation
@@ -110,6 +111,7 @@ class Checked:
     at: the state decided on; NOWHERE when none was read.
     expires_ns: boot time at which the lease's own expiry ends a permit; 0 for a denial. The
         authority's deadline is not part of it.
+    things: what an entry can name that ends a permit; none for a denial.
     is_of_node: it is the node that denies, whatever the lease: it holds no authority, or cannot
         tell. Any reason can stand there, as the authority word can carry any.
     """
@@ -120,6 +122,7 @@ class Checked:
     fence: int = 0
     expires_ns: int = 0
     is_of_node: bool = False
+    things: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         assert isinstance(self.decision, Permit) == (self.ttl_ms > 0)
@@ -220,11 +223,12 @@ class LeaseChecker:
             at = Position(snapshot.ledger_size, view.ledger_time())
             latest_ms = _latest_ms(record, early, at)
             decided = [self._decide(view, query, latest_ms) for query in queries]  # step 3
+            origin = view.federation_record().origin
             now = self._now()  # step 4, while the snapshot still counts as read
         lapsed = self._lapsed(record, now)
         if lapsed is not None:
             return _same(lapsed, queries, at)
-        return [_answer(decision, lease, record, now, at) for decision, lease in decided]
+        return [_answer(*each, record, now, at, origin=origin) for each in decided]
 
     def _decide(
         self, view: StateView, query: CheckQuery, latest_ms: int
@@ -292,9 +296,16 @@ def _same(deny: Deny, queries: Sequence[CheckQuery], at: Position = NOWHERE) -> 
 
 
 def _answer(
-    decision: Decision, lease: Lease | None, record: AuthorityRecord, now: _Now, at: Position
+    decision: Decision,
+    lease: Lease | None,
+    record: AuthorityRecord,
+    now: _Now,
+    at: Position,
+    *,
+    origin: str,
 ) -> Checked:
-    """The answer at `now`, at which the record is known to give authority."""
+    """The answer at `now`, at which the record is known to give authority. origin: of the ledger
+    that was decided on."""
     if isinstance(decision, Deny):
         return Checked(decision, at)
     assert lease is not None, "what is permitted is a lease"
@@ -305,4 +316,5 @@ def _answer(
     ttl_ms = min(authority_ms, lease_ms, record.max_permit_ttl_ms)
     if ttl_ms <= 0:  # less than a millisecond of authority left: nothing that could be used
         return Checked(Deny(Reason.INQUORATE), at, is_of_node=True)
-    return Checked(decision, at, ttl_ms, lease.fence, expiry_ns(record, lease.expires_at))
+    ends_ns, things = expiry_ns(record, lease.expires_at), things_of(lease, origin)
+    return Checked(decision, at, ttl_ms, lease.fence, ends_ns, things=things)

@@ -154,6 +154,7 @@ def _document(
             suspended_by={each.id: each.suspended_by for each in domains if each.suspended_by},
             expelled={each.id for each in domains if each.status is Status.REVOKED},
             thresholds=view.thresholds(),
+            is_frozen=federation.frozen is not None,
         )
     except MalformedError as error:
         raise ConfigurationError(f"no recovery document can be made: {error}") from error

@@ -19,10 +19,11 @@ PASSING: Final[frozenset[AnyReason]] = frozenset(
         Reason.QUARANTINED,
         Reason.INTERNAL,
         Reason.BEHIND,
-        # Suspended is not final: whoever suspended can reinstate.
+        # Suspended is not final: whoever suspended can reinstate. Nor is frozen.
         Reason.EXECUTOR_SUSPENDED,
         Reason.DOMAIN_SUSPENDED,
         Reason.GRANT_SUSPENDED,
+        Reason.FROZEN,
         # The client's own that say nothing of the lease, only that no permit came.
         ClientReason.UNREACHABLE,
         ClientReason.LATE,

@@ -55,9 +55,11 @@ class _QuestionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Question.Val
     """does every lease that the work comes from hold?"""
     QUESTION_EFFECT: _Question.ValueType  # 13
     """of a recorded command: may what it does be done?"""
+    QUESTION_FROZEN: _Question.ValueType  # 14
+    """do the federation and the resource's domain let the action through? asked after OWNER"""
 
 class Question(_Question, metaclass=_QuestionEnumTypeWrapper):
-    """What a decision asks, in this order; a decision asks only those that concern it."""
+    """What a decision asks, in the order of docs/explain.md; it asks only those that concern it."""
 
 QUESTION_UNSPECIFIED: Question.ValueType  # 0
 QUESTION_NODE: Question.ValueType  # 1
@@ -86,6 +88,8 @@ QUESTION_PARENTS: Question.ValueType  # 12
 """does every lease that the work comes from hold?"""
 QUESTION_EFFECT: Question.ValueType  # 13
 """of a recorded command: may what it does be done?"""
+QUESTION_FROZEN: Question.ValueType  # 14
+"""do the federation and the resource's domain let the action through? asked after OWNER"""
 Global___Question: _TypeAlias = Question  # noqa: Y015
 
 class _Answer:
@@ -146,11 +150,11 @@ class Thing(_message.Message):
     REASON_THING_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """domain, node, executor, trust, grant, lease"""
+    """federation, domain, node, executor, trust, grant, lease"""
     id: _builtins.str
     role: Global___ThingRole.ValueType
     status: _builtins.str
-    """active, suspended, revoked, released; empty: it is not there"""
+    """active, suspended, revoked, released, frozen; empty: it is not there"""
     changed: _builtins.int
     """the ledger index at which its status last changed"""
     reason: _decision_pb2.Reason.ValueType

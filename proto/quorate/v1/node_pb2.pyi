@@ -84,6 +84,7 @@ class GetStatusResponse(_message.Message):
     OUTBOX_RECORDS_FIELD_NUMBER: _builtins.int
     PROTOCOL_FIELD_NUMBER: _builtins.int
     LATEST_PROTOCOL_FIELD_NUMBER: _builtins.int
+    FROZEN_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """SPIFFE ID"""
     origin: _builtins.str
@@ -119,6 +120,10 @@ class GetStatusResponse(_message.Message):
     """the latest that the node's program knows"""
     @_builtins.property
     def position(self) -> _decision_pb2.LedgerPosition: ...
+    @_builtins.property
+    def frozen(self) -> Global___Frozen:
+        """by all domains together, of everybody's resources; unset: nothing is"""
+
     def __init__(
         self,
         *,
@@ -143,14 +148,39 @@ class GetStatusResponse(_message.Message):
         outbox_records: _builtins.int = ...,
         protocol: _builtins.int = ...,
         latest_protocol: _builtins.int = ...,
+        frozen: Global___Frozen | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["frozen", b"frozen", "position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_index", b"applied_index", "authority_reason", b"authority_reason", "authority_remaining_ms", b"authority_remaining_ms", "clock_offset_ms", b"clock_offset_ms", "commit_index", b"commit_index", "durable_turns", b"durable_turns", "has_authority", b"has_authority", "latest_protocol", b"latest_protocol", "leader", b"leader", "node_id", b"node_id", "origin", b"origin", "outbox_records", b"outbox_records", "position", b"position", "probation", b"probation", "protocol", b"protocol", "role", b"role", "root", b"root", "storage_problem", b"storage_problem", "term", b"term", "version", b"version", "writable", b"writable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_index", b"applied_index", "authority_reason", b"authority_reason", "authority_remaining_ms", b"authority_remaining_ms", "clock_offset_ms", b"clock_offset_ms", "commit_index", b"commit_index", "durable_turns", b"durable_turns", "frozen", b"frozen", "has_authority", b"has_authority", "latest_protocol", b"latest_protocol", "leader", b"leader", "node_id", b"node_id", "origin", b"origin", "outbox_records", b"outbox_records", "position", b"position", "probation", b"probation", "protocol", b"protocol", "role", b"role", "root", b"root", "storage_problem", b"storage_problem", "term", b"term", "version", b"version", "writable", b"writable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class Frozen(_message.Message):
+    """What is frozen: everything but these actions. There may be none of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def actions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """patterns, as those of grants"""
+
+    def __init__(
+        self,
+        *,
+        actions: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Frozen: _TypeAlias = Frozen  # noqa: Y015
 
 @_typing.final
 class Member(_message.Message):

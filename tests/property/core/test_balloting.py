@@ -11,6 +11,7 @@ from typing import Any
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from quorate.core import protocol
 from quorate.core.acts import ACTS
 from quorate.core.invariants import check, check_step
 from quorate.core.state import StateView
@@ -24,6 +25,7 @@ from quorate.testing.builders import (
     proposal_body,
 )
 
+EVERY_ACT = [verb.value for verb in ACTS[protocol.LATEST]]
 FOUNDERS = tuple(f"d{number}.example" for number in range(3))
 JOINERS = {
     name: Organisation.named(name, f"127.0.0.1:{9000 + number}")
@@ -53,7 +55,7 @@ class Model:
     (suspended by the others) or gone."""
 
     standing: dict[str, str] = field(default_factory=lambda: dict.fromkeys(FOUNDERS, "active"))
-    rules: dict[str, str] = field(default_factory=lambda: dict.fromkeys(map(str, ACTS), "majority"))
+    rules: dict[str, str] = field(default_factory=lambda: dict.fromkeys(EVERY_ACT, "majority"))
     versions: dict[str, int] = field(default_factory=dict)
     items: dict[str, Item] = field(default_factory=dict)
 
@@ -223,7 +225,7 @@ class Run:
 names = st.sampled_from(NAMES)
 some = st.sampled_from(("d0.example", "d1.example", "x.example"))
 """What is decided is mostly about these, so that there is more than one decision about each."""
-thresholds = st.fixed_dictionaries({verb.value: st.sampled_from(list(SHARES)) for verb in ACTS})
+thresholds = st.fixed_dictionaries({verb: st.sampled_from(list(SHARES)) for verb in EVERY_ACT})
 acts = st.one_of(
     *[st.tuples(st.just("domain.admit"), some)] * 2,
     *(

@@ -27,7 +27,7 @@ from quorate.core.effects import effect_of, things_of
 from quorate.core.outcome import Reason
 from quorate.lease import following
 from quorate.telemetry import Metrics
-from quorate.testing.builders import acquire_body
+from quorate.testing.builders import ORIGIN, acquire_body
 from quorate.testing.checks import ACTION, EXECUTOR, RESOURCE, Source, make_world
 
 NODE = "spiffe://bank.example/node/1"
@@ -162,6 +162,8 @@ class Scene:
             case "both":
                 self.turn("executor")
                 self.turn("grant")
+            case "freeze":
+                self.freeze(which)
             case "flap":
                 self.turn("executor")
                 self.turn("executor")
@@ -172,6 +174,12 @@ class Scene:
         run = self.world.ledger.run
         if not run("bank.example", f"{kind}.suspend", body).outcome.accepted:
             assert run("bank.example", f"{kind}.reinstate", body).outcome.accepted
+
+    def freeze(self, which: int) -> None:
+        """Freezes the bank's resources, for these leases or around them, or thaws them."""
+        run, listed = self.world.ledger.run, LISTS[which % len(LISTS)]
+        if not run("bank.example", "resources.freeze", {"actions": listed}).outcome.accepted:
+            assert run("bank.example", "resources.thaw", {}).outcome.accepted
 
     async def look(self, *, is_told: bool = True) -> None:
         """is_told: that the ledger has moved; else it looks for another reason."""
@@ -269,11 +277,11 @@ class Scene:
         """Whether the ledger has a lease good at each size, since it is there."""
         lease = self.world.ledger.view.lease(lease_id)
         assert lease is not None
-        own, stopped = set(things_of(lease)), set[str]()
+        own, stopped = set(things_of(lease, ORIGIN)), set[str]()
         states = {lease.fence + 1: True}
         for index in range(lease.fence + 1, self.size):
             effect = effect_of(index, self.world.ledger.entries[index])
-            if effect is not None and effect.thing in own:
+            if effect is not None and effect.thing in own and not effect.spares(lease):
                 (stopped.discard if effect.reason is None else stopped.add)(effect.thing)
             states[index + 1] = not stopped
         return states
@@ -309,7 +317,11 @@ def _changes(states: list[bool]) -> list[bool]:
     return [now for before, now in pairwise([None, *states]) if now != before]  # type: ignore[misc]
 
 
-WHAT = ("executor", "executor", "grant", "grant", "flap", "flap", "both", "acquire", "release")
+LISTS = ([], [ACTION], ["others.*"])
+WHAT = (
+    *("executor", "executor", "grant", "grant", "freeze", "freeze", "flap", "flap", "both"),
+    *("acquire", "release"),
+)
 EXECUTOR_TURNS = ("executor", 0)
 entries = st.tuples(st.sampled_from(WHAT), st.integers(0, MOST_LEASES))
 readers = st.integers(0, 2)

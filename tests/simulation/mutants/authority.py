@@ -8,8 +8,9 @@ from typing import Any
 
 from tests.simulation.mutants.mutant import Patch, mutant
 
+from quorate.core import decision
 from quorate.core.effects import Effect
-from quorate.lease import following
+from quorate.lease import check, following
 from quorate.lease.authority import Authority, AuthorityHolder, Grant
 from quorate.lease.bounds import Bound, Bounds, Known
 from quorate.lease.confirm import Confirm, ConfirmReply, ConfirmRounds, Leadership
@@ -226,9 +227,22 @@ def narrowings_that_drain_at_once(patch: Patch) -> None:
 
     def effect_of(index: int, entry: bytes) -> Effect | None:
         effect = original(index, entry)
-        return None if effect is None or effect.but_for is not None else effect
+        is_narrowed = effect is not None and effect.thing.startswith("trust:")
+        return None if is_narrowed and effect.but_for is not None else effect
 
     patch.setattr(following, "effect_of", effect_of)
+
+
+@mutant("trust", 24, "revoked", "revocation")
+def freezes_that_nobody_asks_about(patch: Patch) -> None:
+    """A check does not ask what the resource's owner has frozen."""
+    patch.setattr(decision, "frozen", lambda _view, _owner, _action: None)
+
+
+@mutant("trust", 24, "drained")
+def freezes_that_stop_no_permit(patch: Patch) -> None:
+    """An edge does not note that a permit relies on what the resource's owner freezes."""
+    patch.setattr(check, "things_of", lambda lease, _origin: lease.depends_on)
 
 
 @mutant("mixed", 16, "drained")
@@ -275,6 +289,8 @@ MUTANTS = (
     draining_by_half,
     permits_that_nothing_stops,
     narrowings_that_drain_at_once,
+    freezes_that_nobody_asks_about,
+    freezes_that_stop_no_permit,
     permits_by_the_lease_alone,
     permits_that_no_promise_counts,
 )

@@ -316,12 +316,14 @@ class _Status(node_pb2_grpc.NodeServiceServicer):
         self.node = node
 
     def GetStatus(self, request: Any, context: Any) -> Any:  # noqa: N802
+        frozen = self.node.view.federation().frozen
         return node_pb2.GetStatusResponse(
             node_id=self.node.organisation.config.node.id,
             origin=self.node.genesis.origin,
             role=node_pb2.ROLE_FOLLOWER,
             position=self.node.position,
             authority_reason=decision_pb2.REASON_INQUORATE,
+            frozen=None if frozen is None else node_pb2.Frozen(actions=frozen.actions),
         )
 
     def ListMembers(self, request: Any, context: Any) -> Any:  # noqa: N802

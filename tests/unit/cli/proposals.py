@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from quorate.core import codec, dsse
+from quorate.core import codec, dsse, protocol
 from quorate.core.acts import ACTS
 from quorate.core.limits import MAX_ENVELOPE_BYTES
 
 BANK, CLINIC, LOGISTICS = "bank.example", "clinic.example", "logistics.example"
 PORT = "port.example"
-EVERY = dict.fromkeys(map(str, ACTS), "majority")
+EVERY = dict.fromkeys(map(str, ACTS[protocol.LATEST]), "majority")
 
 
 def command(envelope: bytes) -> Any:

@@ -234,3 +234,45 @@ def test_commands_are_read_by_the_rules_that_the_ledger_had_come_to() -> None:
     reading.read("b.example", "ballot.cast", ballot_body(proposal.id), done)
     assert reading.members.protocol == protocol.SECOND
     reading.read("a.example", "trust.open", trust)
+
+
+def test_what_is_frozen_by_ballot_is_decided_again() -> None:
+    """Also what was let through, which no other command says."""
+    reading = Reading("a.example", "b.example", "c.example")
+    origin, view = reading.federation.origin, reading.members.state
+    listed = ["alarms.*"]
+
+    def done(act: str, actions: list[str]) -> dict[str, object]:
+        return {"type": f"federation.{act}", "thing": origin, "actions": actions}
+
+    def agree(act: str, body: dict[str, object], executed: dict[str, object]) -> None:
+        known = {proposal.id for proposal in view.proposals()}
+        reading.read("a.example", "proposal.open", proposal_body(f"federation.{act}", body))
+        [ident] = {proposal.id for proposal in view.proposals()} - known
+        reading.read("b.example", "ballot.cast", ballot_body(ident), executed)
+
+    with pytest.raises(MalformedError, match="something else than it does"):
+        agree("freeze", {"actions": listed}, done("freeze", ["*"]))
+    with pytest.raises(MalformedError, match="ILLEGAL_TRANSITION"):
+        agree("thaw", {}, done("thaw", listed))
+    agree("freeze", {"actions": listed}, done("freeze", listed))
+    with pytest.raises(MalformedError, match="ILLEGAL_TRANSITION"):
+        agree("freeze", {"actions": []}, done("freeze", []))
+    with pytest.raises(MalformedError, match="something else than it does"):
+        agree("thaw", {}, done("thaw", []))
+    agree("thaw", {}, done("thaw", listed))
+    assert view.federation().frozen is None
+
+
+def test_what_a_domain_freezes_of_its_own_changes_no_ballot() -> None:
+    """It is not decided again, and what is must not depend on it."""
+    reading = Reading("a.example", "b.example", "c.example")
+    view = reading.members.state
+    for act in ("domain.suspend", "domain.reinstate"):
+        known = {proposal.id for proposal in view.proposals()}
+        reading.read("a.example", "proposal.open", proposal_body(act, {"domain": "c.example"}))
+        [ident] = {proposal.id for proposal in view.proposals()} - known
+        frozen = {"type": "resources.freeze", "thing": "c.example", "actions": []}
+        reading.read("c.example", "resources.freeze", {"actions": []}, frozen)
+        executed = {"type": act, "thing": "c.example"}
+        reading.read("b.example", "ballot.cast", ballot_body(ident), executed)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from quorate.cli.recover import _review
-from quorate.core import dsse
+from quorate.core import dsse, protocol
 from quorate.core.acts import ACTS
 from quorate.core.records import BY_BALLOT
 from quorate.core.recovering import next_fence_base
@@ -33,7 +33,7 @@ def test_who_is_expelled_or_suspended_and_the_thresholds_are_shown() -> None:
         survivors=["a.example", "b.example"],
         suspended_by={"b.example": BY_BALLOT},
         expelled=["c.example"],
-        thresholds=dict.fromkeys(map(str, ACTS), Threshold.TWO_THIRDS),
+        thresholds=dict.fromkeys(map(str, ACTS[protocol.LATEST]), Threshold.TWO_THIRDS),
     )
     recovery, _ = parse_recovery_draft(sign_envelope(dsse.RECOVERY_TYPE, payload))
     text = " ".join(_shown(recovery).split())

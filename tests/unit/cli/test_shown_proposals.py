@@ -242,11 +242,14 @@ def test_thresholds_that_cannot_be_read_are_not_guessed(
     ("arguments", "told"),
     [
         ((), ("vote", "withdraw", "list", "show", "open", "What organisations decide together")),
-        (("open",), ("admit", "suspend", "reinstate", "expel", "thresholds", "the others vote")),
+        (
+            ("open",),
+            ("admit", "suspend", "expel", "thresholds", "freeze", "thaw", "the others vote"),
+        ),
         (
             ("open", "thresholds"),
             (
-                "WHAT: admit, expel, reinstate, suspend, thresholds, upgrade.",
+                "WHAT: admit, expel, freeze, reinstate, suspend, thaw, thresholds, upgrade.",
                 "RULE: majority, two-thirds,",
             ),
         ),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from quorate.core import keys
+from quorate.core import keys, protocol
 from quorate.core.acts import ACTS
 from quorate.core.outcome import Outcome
 from quorate.core.store import MemoryStore
@@ -59,6 +59,11 @@ class World(Ledger):
             "grant.issue",
             grant_body("grant", self.agent, ["//bank.example/accounts/*"], **grant),
         )
+
+    def agree(self, act: str, body: dict[str, object]) -> Outcome:
+        """What the bank proposes, and the clinic votes for: the outcome of the second ballot."""
+        opened = self.must(BANK, "proposal.open", proposal_body(act, body))
+        return self.must(CLINIC, "ballot.cast", ballot_body(str(opened.result["id"])))
 
     def acquire(
         self, *, ttl_ms: int = 0, action: str = "payments.read", parents: Sequence[str] = ()
@@ -116,9 +121,14 @@ def lived(trusted: World) -> World:
     event = {"kind": "event", "lease": held.result["id"], "executor": world.agent}
     event |= {"type": "started", "attributes": {}, "at": world.now}
     world.must(world.clinic.node, "lineage.append", {"after": "", "records": [event]})
-    everything = {"thresholds": dict.fromkeys(map(str, ACTS), "unanimity")}
+    everything = {"thresholds": dict.fromkeys(map(str, ACTS[protocol.LATEST]), "unanimity")}
     opened = world.must(
         BANK, "proposal.open", proposal_body("federation.set_thresholds", everything)
+    )
+    world.must(CLINIC, "ballot.cast", ballot_body(str(opened.result["id"])))
+    world.must(CLINIC, "resources.freeze", {"actions": []})
+    opened = world.must(
+        BANK, "proposal.open", proposal_body("federation.freeze", {"actions": ["payments.*"]})
     )
     world.must(CLINIC, "ballot.cast", ballot_body(str(opened.result["id"])))
     for name, choice in (("rejected", "no"), ("open", "")):

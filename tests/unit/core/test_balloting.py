@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from quorate.core import codec, dsse
+from quorate.core import codec, dsse, protocol
 from quorate.core.acts import ACTS
 from quorate.core.effects import effect_of
 from quorate.core.invariants import check
@@ -39,7 +39,7 @@ from quorate.testing.builders import (
 
 A, B, C, D, E = (f"{name}.example" for name in ("alpha", "beta", "gamma", "delta", "epsilon"))
 NEW = Organisation.named("new.example", "127.0.0.1:7999")
-EVERY = {verb.value: Threshold.MAJORITY.value for verb in ACTS}
+EVERY = {verb.value: Threshold.MAJORITY.value for verb in ACTS[protocol.LATEST]}
 
 
 def ledger_of(*domains: str) -> Ledger:
@@ -566,4 +566,4 @@ def test_a_ledger_says_the_same_when_it_is_executed_again(ledger: Ledger) -> Non
     assert again.digest() == ledger.digest()
     assert isinstance(again.store, MemoryStore)
     assert again.now >= CREATED_MS
-    assert Verb.DOMAIN_EXPEL in ACTS
+    assert Verb.DOMAIN_EXPEL in ACTS[protocol.LATEST]

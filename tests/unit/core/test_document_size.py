@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from quorate.core import dsse
+from quorate.core import dsse, protocol
 from quorate.core.genesis import NodeDescriptor, build_descriptor_payload
 from quorate.core.limits import MAX_DOMAINS, MAX_GENESIS_BYTES
 from quorate.core.outcome import Outcome, Reason
@@ -82,7 +82,7 @@ def test_a_federation_admits_no_more_than_a_recovery_document_can_say(
     assert reasons[0] is None
     assert (reasons[-1] is None) is fits
     assert set(reasons) <= {None, Reason.LIMIT_EXCEEDED}
-    assert longest_document(ledger.view.domains()) <= MAX_GENESIS_BYTES
+    assert longest_document(ledger.view.domains(), protocol.LATEST) <= MAX_GENESIS_BYTES
 
 
 def test_whatever_is_said_of_a_domain_is_counted() -> None:
@@ -90,4 +90,5 @@ def test_whatever_is_said_of_a_domain_is_counted() -> None:
     [one, *others] = ledger.view.domains()
     longer = replace(one, ca_certificate=one.ca_certificate + "x" * 300)
     for more in ([longer, *others], [one, *others, replace(one, domain="d.example")]):
-        assert longest_document(more) >= longest_document([one, *others]) + 300
+        before = longest_document([one, *others], protocol.LATEST)
+        assert longest_document(more, protocol.LATEST) >= before + 300

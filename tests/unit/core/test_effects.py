@@ -11,7 +11,7 @@ from quorate.core.effects import Effect, effect_of, is_stopped, things_of
 from quorate.core.errors import MalformedError
 from quorate.core.outcome import Reason
 from quorate.core.records import Lease
-from quorate.testing.builders import narrow_body, node_body
+from quorate.testing.builders import ORIGIN, narrow_body, node_body
 from quorate.testing.checks import EXECUTOR, World, make_world
 
 BANK = "bank.example"
@@ -57,7 +57,7 @@ def test_what_narrows_names_what_the_lease_relies_on(
 ) -> None:
     lease = world.ledger.view.lease(world.lease_id)
     assert lease is not None
-    assert thing in things_of(lease)
+    assert thing in things_of(lease, ORIGIN)
     assert not is_stopped(world.ledger.view, thing, lease)
     size = len(world.ledger.entries)
     world.ledger.run(BANK, kind, body)
@@ -91,7 +91,7 @@ def test_a_narrowing_stops_what_it_leaves_out(
     trusted: Any, resources: list[str], actions: list[str], is_spared: bool
 ) -> None:
     lease, size = crossing(trusted), len(trusted.entries)
-    assert CROSSING in things_of(lease)
+    assert CROSSING in things_of(lease, ORIGIN)
     assert not is_stopped(trusted.view, CROSSING, lease)
     outcome = trusted.must(BANK, "trust.narrow", narrow_body("edge", resources, actions))
     effect = effect_of(outcome.index, trusted.entries[size])

@@ -61,6 +61,7 @@ def test_a_permit_shows_the_chain_that_led_there(trusted: Any) -> None:
         Question.EXECUTOR,
         Question.HOME,
         Question.OWNER,
+        Question.FROZEN,
         Question.ACTION,
         Question.TRUST,
         Question.GRANT,
@@ -167,6 +168,20 @@ DENIALS: list[tuple[Callable[[Any], None] | dict[str, str], Reason, Question, st
         BY_BALLOT,
     ),
     ({"resource": "bank.example"}, Reason.UNKNOWN_DOMAIN, Question.OWNER, "", ""),
+    (
+        act(BANK, "resources.freeze", actions=["payments.pay"]),
+        Reason.FROZEN,
+        Question.FROZEN,
+        "resources thaw",
+        BANK,
+    ),
+    (
+        lambda world: world.agree("federation.freeze", {"actions": []}),
+        Reason.FROZEN,
+        Question.FROZEN,
+        "proposal open thaw",
+        BY_BALLOT,
+    ),
     ({"action": "*"}, Reason.NO_GRANT, Question.ACTION, "", ""),
     (
         act(BANK, "trust.close", edge="edge"),
@@ -253,8 +268,10 @@ def test_what_is_done_as_advised_is_permitted(trusted: Any) -> None:
     trusted.must(BANK, "grant.suspend", {"grant": "grant"})
     trusted.must(BANK, "trust.close", {"edge": "edge"})
     trusted.must(CLINIC, "executor.suspend", {"executor": AGENT})
+    trusted.must(BANK, "resources.freeze", {"actions": []})
+    trusted.agree("federation.freeze", {"actions": ["other"]})
     followed = []
-    for _ in range(4):
+    for _ in range(6):
         step = why(trusted).decided
         if step is None:
             break
@@ -262,7 +279,8 @@ def test_what_is_done_as_advised_is_permitted(trusted: Any) -> None:
         words = shlex.split(step.remedy.command)[1:]
         followed.append(" ".join(words[:2]))
         do_as_advised(trusted, step.remedy.signer, words)
-    assert followed == ["executor reinstate", "trust open", "grant reinstate"]
+    mended = ["proposal open", "resources thaw", "trust open", "grant reinstate"]
+    assert followed == ["executor reinstate", *mended]
     assert isinstance(why(trusted).decision, Permit)
 
 
@@ -272,6 +290,10 @@ def do_as_advised(world: Any, signer: str, words: list[str]) -> None:
         options = dict(zip(rest[1::2], rest[2::2], strict=True))
         body = trust_body("new", options["--trustee"], [options["--resource"]])
         world.must(signer, "trust.open", body | {"actions": [options["--action"]]})
+    elif kind == "proposal":
+        world.agree(f"federation.{rest[0]}", {})
+    elif kind == "resources":
+        world.must(signer, f"{kind}.{verb}", {})
     else:
         world.must(signer, f"{kind}.{verb}", {kind: rest[0]})
 
@@ -279,7 +301,7 @@ def do_as_advised(world: Any, signer: str, words: list[str]) -> None:
 def test_edges_that_do_not_do_say_why(trusted: Any) -> None:
     trusted.must(BANK, "trust.open", trust_body("a", CLINIC, ["//bank.example/*"], actions=["x"]))
     trusted.must(BANK, "trust.open", trust_body("b", CLINIC, ["//bank.example/vault"]))
-    step = why(trusted).steps[4]
+    step = why(trusted).steps[5]
     assert [(thing.id, thing.role, thing.note) for thing in step.things] == [
         (f"{BANK}/a", Role.PASSED_OVER, "for other actions"),
         (f"{BANK}/b", Role.PASSED_OVER, "for other resources"),
@@ -329,8 +351,8 @@ def test_no_more_is_looked_at_than_deciding_does(trusted: Any) -> None:
         trusted.must(BANK, "grant.issue", body)
     trusted.must(BANK, "grant.revoke", {"grant": "grant"})
     told = why(trusted)
-    assert len(told.steps[4].things) == MAX_EDGES_PER_PAIR
-    assert len(told.steps[5].things) == MAX_GRANTS_PER_EXECUTOR_AND_ISSUER
+    assert len(told.steps[5].things) == MAX_EDGES_PER_PAIR
+    assert len(told.steps[6].things) == MAX_GRANTS_PER_EXECUTOR_AND_ISSUER
 
 
 def test_parents_are_the_last_question(trusted: Any) -> None:
@@ -452,7 +474,7 @@ def test_a_lease_of_somebody_else_is_not_described(trusted: Any) -> None:
 def test_what_the_node_may_not_do_comes_first_and_the_rest_is_told(trusted: Any) -> None:
     told = under(why(trusted), Deny(Reason.INQUORATE))
     assert told.decision == Deny(Reason.INQUORATE)
-    assert [step.answer for step in told.steps] == [Answer.FAILED, *[Answer.PASSED] * 6]
+    assert [step.answer for step in told.steps] == [Answer.FAILED, *[Answer.PASSED] * 7]
     assert under(why(trusted), None).decision == why(trusted).decision
     assert unseen(Deny(Reason.INTERNAL)).decision == Deny(Reason.INTERNAL)
 

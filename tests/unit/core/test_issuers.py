@@ -9,6 +9,7 @@ import pytest
 from tests.unit.core.conftest import BANK, CLINIC
 from tests.unit.core.test_transitions import AGENT, DENIALS, OWN, state_of
 
+from quorate.core import protocol
 from quorate.core.acts import ACTS
 from quorate.core.outcome import Reason
 from quorate.core.verbs import Verb
@@ -23,6 +24,7 @@ from quorate.testing.builders import (
     trust_body,
 )
 
+EVERY_ACT = [verb.value for verb in ACTS[protocol.LATEST]]
 OF_NODES = {Verb.NODE_DECLARE, Verb.GRANT_DELEGATE, Verb.GRANT_RECALL}
 DELEGATED = {
     "executor": AGENT,
@@ -46,6 +48,8 @@ _GIVEN: dict[str, dict[str, Any]] = {
     "grant": {"grant": "grant"},
     "grant.delegate": DELEGATED,
     "grant.recall": {"executor": AGENT, "grant": "bank.example/grant"},
+    "resources.freeze": {"actions": []},
+    "resources.thaw": {},
     "domain": {"domain": CLINIC},
     "domain.rekey": {
         "domain": CLINIC,
@@ -53,8 +57,10 @@ _GIVEN: dict[str, dict[str, Any]] = {
         "cosigner_key": key_for("new cosigner").public.hex(),
     },
     "domain.admit": {"descriptor": json.loads(Organisation.named("x", "x:1").descriptor())},
-    "federation.set_thresholds": {"thresholds": dict.fromkeys(map(str, ACTS), "majority")},
+    "federation.set_thresholds": {"thresholds": dict.fromkeys(EVERY_ACT, "majority")},
     "federation.upgrade": {"protocol": 2},
+    "federation.freeze": {"actions": ["payments.*"]},
+    "federation.thaw": {},
     "proposal.open": proposal_body("domain.expel", {"domain": BANK}),
     "proposal": {"proposal": "0" * 64},
     "ballot.cast": ballot_body("0" * 64),
@@ -71,7 +77,7 @@ _GIVEN: dict[str, dict[str, Any]] = {
     "lease.release": {"lease": "0" * 32, "executor": AGENT},
     "lineage.append": {"after": "", "records": [DENIALS]},
 }
-BODIES = {verb: _GIVEN.get(verb) or _GIVEN[verb.partition(".")[0]] for verb in Verb}
+BODIES = {verb: _GIVEN[verb if verb in _GIVEN else verb.partition(".")[0]] for verb in Verb}
 """Of each type, one that can be read."""
 
 

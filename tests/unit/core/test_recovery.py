@@ -6,11 +6,15 @@ import json
 from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from quorate.core import codec, dsse, keys
+from quorate.cli.ledger_members import Members
+from quorate.core import codec, dsse, keys, protocol, state
+from quorate.core.acts import ACTS
 from quorate.core.errors import MalformedError, StorageDamagedError
+from quorate.core.frozen import Freeze
 from quorate.core.genesis import parse_genesis
 from quorate.core.invariants import check
 from quorate.core.outcome import Reason
@@ -31,6 +35,7 @@ from quorate.core.state import StateView
 from quorate.core.status import Status
 from quorate.core.store import MemoryStore
 from quorate.core.succession import Succession
+from quorate.core.thresholds import Threshold
 from quorate.core.transitions import apply
 from quorate.core.vetting import Vetting
 from quorate.node.recover import _descriptor
@@ -344,11 +349,16 @@ def of_state(ledger: Ledger, *survivors: str) -> Recovery:
         suspended_by={each.id: each.suspended_by for each in domains if each.suspended_by},
         expelled={each.id for each in domains if each.status is Status.REVOKED},
         thresholds=view.thresholds(),
+        is_frozen=view.federation().frozen is not None,
     )
 
 
 def decide(ledger: Ledger, act: str, domain: str, *voters: str) -> None:
-    body = proposal_body(act, {"domain": domain}, ledger.now + 60_000)
+    agree(ledger, act, {"domain": domain}, *voters)
+
+
+def agree(ledger: Ledger, act: str, what: dict[str, object], *voters: str) -> None:
+    body = proposal_body(act, what, ledger.now + 60_000)
     opened = ledger.run(voters[0], "proposal.open", body).outcome
     for voter in voters[1:]:
         cast = ledger.run(voter, "ballot.cast", ballot_body(str(opened.result["id"]))).outcome
@@ -397,4 +407,89 @@ def test_an_address_that_a_lost_domain_has_left_is_anothers(ledger: Ledger) -> N
 def test_no_document_takes_more_than_it_is_counted_for(ledger: Ledger) -> None:
     ledger.run(CLINIC, "domain.suspend", {"domain": CLINIC})
     recovery = of_state(ledger, *DOMAINS)
-    assert len(recovery.envelope.to_bytes()) <= longest_document(ledger.view.domains())
+    longest = longest_document(ledger.view.domains(), recovery.protocol)
+    assert len(recovery.envelope.to_bytes()) <= longest
+
+
+# -- what is frozen --------------------------------------------------------------------------
+
+
+def freeze(ledger: Ledger) -> None:
+    """By all, and by one that survives and one that does not."""
+    agree(ledger, "federation.freeze", {"actions": ["alarms.*"]}, BANK, CLINIC)
+    for domain, actions in ((BANK, []), (PORT, ["records.read"])):
+        assert ledger.run(domain, "resources.freeze", {"actions": actions}).outcome.accepted
+
+
+def test_what_is_frozen_stays_so(ledger: Ledger) -> None:
+    freeze(ledger)
+    recovery = parse_recovery(of_state(ledger, BANK, CLINIC).envelope.to_bytes())
+    assert recovery.is_frozen
+    alone = MemoryStore()
+    begin_without(alone, recovery)
+    carry_over(ledger.store, recovery)
+    assert ledger.view.federation().frozen == Freeze(("alarms.*",), 0)
+    frozen = {each.id: each.frozen for each in ledger.view.domains()}
+    assert frozen == {BANK: Freeze((), 0), CLINIC: None, PORT: Freeze(("records.read",), 0)}
+    assert check(ledger.view) == []
+    assert Vetting(ledger.store).step(1_000_000)
+    assert StateView(alone).federation().frozen == Freeze((), 0), "what it lets through is unknown"
+    assert Succession(alone, ledger.store).step(1_000_000)
+
+
+def test_whoever_is_expelled_is_frozen_no_more(ledger: Ledger) -> None:
+    """A node that begins with the document alone would not know of it, and what is final stays."""
+    freeze(ledger)
+    decide(ledger, "domain.expel", PORT, BANK, CLINIC)
+    recovery = of_state(ledger, BANK, CLINIC)
+    alone = MemoryStore()
+    begin_without(alone, recovery)
+    carry_over(ledger.store, recovery)
+    assert Succession(alone, ledger.store).step(1_000_000)
+
+
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_a_document_says_whether_the_federation_is_frozen(
+    ledger: Ledger, *, is_frozen: bool
+) -> None:
+    if is_frozen:
+        freeze(ledger)
+    recovery = of_state(ledger, BANK, CLINIC)
+    assert (b"frozen" in recovery.envelope.payload) is is_frozen
+    with pytest.raises(MalformedError) as refused:
+        check_carried(ledger.view, replace(recovery, is_frozen=not is_frozen))
+    assert refused.value.field == "frozen"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda said: said | {"frozen": False},
+        lambda said: said | {"frozen": 1},
+        lambda said: {name: value for name, value in said.items() if name != "protocol"},
+    ],
+)
+def test_frozen_is_true_or_left_out_and_of_later_rules(ledger: Ledger, change: Any) -> None:
+    freeze(ledger)
+    said = codec.load(of_state(ledger, BANK, CLINIC).envelope.payload)
+    data = codec.encode(change(said))
+    with pytest.raises(MalformedError) as refused:
+        parse_recovery_draft(dsse.Envelope(data, dsse.RECOVERY_TYPE, ()).to_bytes())
+    assert refused.value.field == "frozen"
+
+
+def test_thresholds_of_the_first_version_are_carried_over(ledger: Ledger) -> None:
+    """They were set before the upgrade, and name nothing that it brought."""
+    rules = {verb.value: Threshold.TWO_THIRDS for verb in ACTS[protocol.FIRST]}
+    state.save_thresholds(ledger.store, rules)
+    recovery = parse_recovery(of_state(ledger, BANK, CLINIC).envelope.to_bytes())
+    assert recovery.protocol == protocol.SECOND
+    assert recovery.thresholds == rules
+    carry_over(ledger.store, recovery)
+    assert Vetting(ledger.store).step(1_000_000)
+
+
+def test_ballots_are_decided_again_behind_a_recovery_of_what_is_frozen(ledger: Ledger) -> None:
+    freeze(ledger)
+    members = Members(of_state(ledger, BANK, CLINIC))
+    assert members.state.federation().frozen is not None

@@ -22,7 +22,7 @@ def signed_by(verb: Verb) -> str:
     body = commands._BODIES[protocol.LATEST][verb](commands.Fields(dict(BODIES[verb]), "body"))
     if type(body).__name__ in OF_NODES:
         return "a node"
-    return "a domain, or by ballot" if verb in ACTS else "a domain"
+    return "a domain, or by ballot" if verb in ACTS[protocol.LATEST] else "a domain"
 
 
 def since(verb: Verb) -> int:

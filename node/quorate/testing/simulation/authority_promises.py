@@ -7,7 +7,7 @@ Owns the checks that see what nobody in the federation can see: all machines at 
 - I2: once anybody has been told that a Raft index is enforced, no node permits on an older state;
   once a caller was told that a revocation is enforced, no node permits what relies on the thing
   revoked, and once it was told drained, no executor holds such a permit; what a narrowing leaves
-  out of an edge is such a thing, by itself;
+  out of an edge is such a thing, by itself, and so is what a domain freezes;
 - nobody acts on what was revoked later than the caller was promised (`quorate.lease.bounds`);
 - no permit outlives its lease by more than that, in ledger time;
 - what is told to be enforced is committed, and never falls while a process lives.

@@ -180,7 +180,7 @@ class Edge:
             machine=self.machine,
             lease_id=holder.lease_id,
             resource=holder.resource,
-            depends_on=checked.decision.depends_on,
+            depends_on=checked.things,
             applied_index=reading.applied_index,
             sent=sent,
             expires=sent + lasts + lasts * self._rho_ppm // 1_000_000,

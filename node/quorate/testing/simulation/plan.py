@@ -115,8 +115,8 @@ PROFILES: Final = {
 @dataclass(frozen=True, slots=True)
 class Planned:
     """One thing that is to happen. at: nanoseconds of true time. kind: `wish ...`, `narrow trust`,
-    `upgrade` or a fault. who: numbers of machines, -1 for whoever leads then. span: how long it
-    lasts, nanoseconds. draw: the seed of whatever else has to be drawn when it happens."""
+    `upgrade`, `freeze` or a fault. who: numbers of machines, -1 for whoever leads then. span: how
+    long it lasts, nanoseconds. draw: the seed of whatever else has to be drawn when it happens."""
 
     at: int
     kind: str
@@ -168,6 +168,7 @@ def make_plan(seed: int, profile: Profile) -> Plan:
         *_wishes(chance, length, profile),
         *_faults(chance, length, profile, size),
         *_narrowings(seed, length, profile),
+        *_freezes(seed, length),
     ]
     version = _stream(seed, "version").choice((protocol.FIRST, protocol.SECOND))
     if version == protocol.FIRST:
@@ -201,6 +202,18 @@ def _narrowings(seed: int, length: int, profile: Profile) -> list[Planned]:
     at = 4 * NS_PER_S  # by then somebody should trust somebody
     while every_s and at < length:
         planned.append(Planned(at, "narrow trust", draw=chance.getrandbits(63)))
+        at += int(chance.expovariate(1 / every_s) * NS_PER_S)
+    return planned
+
+
+def _freezes(seed: int, length: int) -> list[Planned]:
+    """That somebody freezes or thaws, where the rules know that; drawn by themselves, too."""
+    chance = _stream(seed, "freezes")
+    every_s = chance.choice((0.0, 3.0, 10.0))
+    planned: list[Planned] = []
+    at = 4 * NS_PER_S
+    while every_s and at < length:
+        planned.append(Planned(at, "freeze", draw=chance.getrandbits(63)))
         at += int(chance.expovariate(1 / every_s) * NS_PER_S)
     return planned
 

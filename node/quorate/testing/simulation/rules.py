@@ -1,14 +1,15 @@
 """How a simulated federation comes to later rules, and what its domains then do with them.
 
 Owns the ballot on the upgrade, and how trust is passed on: domains let others have what they trust
-them with, and open edges for what is others' own. Who gives a command to whom is `workload`'s.
+them with, and open edges for what is others' own; and how they freeze their resources. Who gives a
+command to whom is `workload`'s.
 """
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from quorate.api.ports import Level
@@ -16,6 +17,7 @@ from quorate.core import protocol
 from quorate.core.outcome import Outcome
 from quorate.testing.builders import ballot_body, proposal_body
 from quorate.testing.simulation.ballots import Order
+from quorate.testing.simulation.scopes import freezing, frozen_part
 
 _LIFETIME_MS: Final = 20_000
 
@@ -23,7 +25,7 @@ _LIFETIME_MS: Final = 20_000
 class Rules:
     """The rules of one federation, as its domains know them.
 
-    passes_on: whether they pass trust on: from the beginning, or since the upgrade.
+    passes_on: whether they pass trust on, and freeze: from the beginning, or since the upgrade.
     """
 
     def __init__(
@@ -31,13 +33,17 @@ class Rules:
         domains: Sequence[str],
         order: Order,
         sometimes: Counter[str],
+        widened: Callable[[str], None],
         *,
         passes_on: bool,
     ) -> None:
+        """widened: is told of what somebody wants to be good again."""
         self._domains = tuple(domains)
         self._order = order
         self._sometimes = sometimes
         self._open: list[str] = []
+        self._frozen: list[str] = []
+        self._widened = widened
         self.passes_on = passes_on
 
     def upgrade(self, now_ms: int, chance: random.Random) -> None:
@@ -91,3 +97,25 @@ class Rules:
             "max_concurrent": chance.choice((0, 0, 2)),
             **({"max_depth": depth} if depth else {}),
         }
+
+    def freeze(self, chance: random.Random) -> None:
+        """A domain freezes its resources, and may wait until that holds everywhere; or thaws them,
+        if it knows that they are frozen."""
+        if not self.passes_on:
+            return
+        if self._frozen and chance.random() < 0.4:
+            domain = self._frozen.pop(chance.randrange(len(self._frozen)))
+            self._widened(frozen_part(domain))
+            self._order(domain, "resources.thaw", {}, chance, Level.COMMITTED)
+            return
+        domain = chance.choice(self._domains)
+        body, part = freezing(domain, chance)
+        level = chance.choice((Level.COMMITTED, Level.ENFORCED, Level.DRAINED, Level.DRAINED))
+        call = self._order(domain, "resources.freeze", body, chance, level)
+        call.revokes = part
+
+        def accepted(_: Outcome) -> None:
+            self._frozen.append(domain)
+            self._sometimes["resources frozen"] += 1
+
+        call.on_accepted = accepted

@@ -97,6 +97,8 @@ class Run:
             self.federation.workload.wish(what, self.world.stream(f"wish {event.draw}"))
         elif event.kind == "narrow trust":
             self.federation.workload.narrow_trust(self.world.stream(f"narrow {event.draw}"))
+        elif event.kind == "freeze":
+            self.federation.workload.freeze(self.world.stream(f"freeze {event.draw}"))
         elif event.kind == "upgrade":
             self.federation.workload.upgrade(self.world.stream(f"upgrade {event.draw}"))
         else:

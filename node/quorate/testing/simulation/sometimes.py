@@ -44,6 +44,8 @@ EXPECTED: Final = (
     "revocation drained",
     "not enforced in time",
     "edge narrowed",
+    "resources frozen",
+    "denial FROZEN",
     "upgrade",
     "permit by a route",
     "permit by a delegation",

@@ -32,7 +32,7 @@ from quorate.testing.simulation.edge import Edge, Holder
 from quorate.testing.simulation.machine import Machine
 from quorate.testing.simulation.reports import Reports
 from quorate.testing.simulation.rules import Rules
-from quorate.testing.simulation.scopes import ACTION, narrowing, resource_of
+from quorate.testing.simulation.scopes import ACTION, frozen_part, narrowing, resource_of
 
 _LIFETIME_MS: Final = 120_000
 _FAR_MS: Final = 10 * 365 * 86_400_000
@@ -52,7 +52,7 @@ ABOUT_MEMBERS: Final = frozenset(("add node", "assign role", "retire node", "bal
 _MOST_MACHINES: Final = 9
 _LOOKS: Final = 12
 """For so many the end of a run waits for one command; then it begins with another."""
-_RENEWAL: Final = ("domain.reinstate", "executor.register", "grant.issue")
+_RENEWAL: Final = ("domain.reinstate", "resources.thaw", "executor.register", "grant.issue")
 
 WISHES: Final = {
     "acquire": 24,
@@ -138,7 +138,7 @@ class Workload:
         self._nodes = 0
         names = list(self._domains)
         self._ballots = Ballots(names, self._order_of, self._expelled, sometimes)
-        self._rules = Rules(names, self._order_of, sometimes, passes_on=passes_on)
+        self._rules = Rules(names, self._order_of, sometimes, calls.widened, passes_on=passes_on)
 
     # -- who checks --------------------------------------------------------------------------
 
@@ -214,9 +214,12 @@ class Workload:
                     _holder(renewal.executor, outcome)
                 )
             return
+        if _RENEWAL[renewal.step] == "resources.thaw" and not self._rules.passes_on:
+            renewal.step += 1  # nobody has frozen anything, nor could
         kind = _RENEWAL[renewal.step]
         bodies: dict[str, dict[str, object]] = {
             "domain.reinstate": {"domain": name},
+            "resources.thaw": {},
             "executor.register": {"executor": renewal.executor},
             "grant.issue": grant_body(
                 renewal.grant,
@@ -227,6 +230,7 @@ class Workload:
         }
         if kind == "domain.reinstate":
             self._calls.widened(f"domain:{name}")
+            self._calls.widened(frozen_part(name))
         envelope = self._command(domain, kind, bodies[kind], chance)
         renewal.call = self._calls.call(machine, envelope, chance)
 
@@ -365,6 +369,10 @@ class Workload:
     def upgrade(self, chance: random.Random) -> None:
         """Somebody wants later rules."""
         self._rules.upgrade(self._now_ms(), chance)
+
+    def freeze(self, chance: random.Random) -> None:
+        """Somebody freezes its resources, or thaws them."""
+        self._rules.freeze(chance)
 
     def _reinstate(self, domain: _Domain, chance: random.Random) -> None:
         if not domain.suspended:

@@ -36,8 +36,9 @@ NEVER = frozenset(
         Reason.INTERNAL,
         Reason.BEHIND,
         Reason.MALFORMED_REQUEST,
-        # Of an upgrade, which is not modelled yet.
+        # Of an upgrade, and of what it brings, which are not modelled yet.
         Reason.UNSUPPORTED_PROTOCOL,
+        Reason.FROZEN,
         # Of bytes; the model is given values.
         Reason.MALFORMED_COMMAND,
         Reason.TOO_LARGE,
