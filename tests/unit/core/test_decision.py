@@ -262,7 +262,7 @@ def test_leases_at_once_are_counted_by_ledger_time(world: Any) -> None:
 
 def test_even_an_unlimited_grant_has_a_limit(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert MAX_CONCURRENT_LEASES == 1000
-    monkeypatch.setattr("quorate.core.decision.MAX_CONCURRENT_LEASES", 3)
+    monkeypatch.setattr("quorate.core.delegation.MAX_CONCURRENT_LEASES", 3)
     world.setup()
     assert [world.acquire().reason for _ in range(4)] == [None] * 3 + [Reason.CONCURRENCY_LIMIT]
 
