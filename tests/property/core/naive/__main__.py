@@ -3,7 +3,7 @@
     python -m tests.property.core.naive [--histories N] [--first SEED] [--processes N]
 
 Ends with 1 when the ledger and the model disagreed, after the shortest history that shows it, or
-when a reason never came up that should have.
+when something never came up that should have (`due`).
 """
 
 from __future__ import annotations
@@ -19,32 +19,12 @@ from dataclasses import dataclass, field
 from itertools import islice
 from random import Random
 
-from tests.property.core.naive.sides import Came, DifferenceError, play, replay, shortest
+from tests.property.core.naive.due import missing, missing_pairs
+from tests.property.core.naive.noting import Came
+from tests.property.core.naive.sides import DifferenceError, play, replay, shortest
 from tests.property.core.naive.world import Command
 
-from quorate.core.outcome import Reason
-
 BATCH = 100
-
-NEVER = frozenset(
-    {
-        # A node's own, before it proposes anything, or of its health.
-        Reason.INQUORATE,
-        Reason.CLOCK_STEP,
-        Reason.STORAGE_FULL,
-        Reason.QUARANTINED,
-        Reason.INTERNAL,
-        Reason.BEHIND,
-        Reason.MALFORMED_REQUEST,
-        # Of an upgrade, and of what it brings, which are not modelled yet.
-        Reason.UNSUPPORTED_PROTOCOL,
-        Reason.FROZEN,
-        # Of bytes; the model is given values.
-        Reason.MALFORMED_COMMAND,
-        Reason.TOO_LARGE,
-    }
-)
-"""All others have to come up."""
 
 
 @dataclass
@@ -91,12 +71,6 @@ def short(command: Command) -> str:
     body = {k: v if len(str(v)) < 200 else "..." for k, v in command.body.items()}
     life = command.not_after - command.at
     return f"  {command.at} {command.issuer} {command.verb} {body} ({command.nonce}, {life} ms)"
-
-
-def missing(came: Came) -> list[str]:
-    """The reasons that never came up."""
-    seen = {reason for _, reason in came}
-    return sorted(reason for reason in Reason if reason not in NEVER and reason not in seen)
 
 
 def batches(first: int, histories: int) -> Iterator[range]:
@@ -151,9 +125,9 @@ def main() -> int:
             say(f"{verb:28} {reason or 'yes':22} {count}")
     pairs = len(found.came)
     say(f"{found.commands} commands, {pairs} pairs of verb and reason, no difference")
-    never = missing(found.came)
+    never = missing(found.came) + missing_pairs(found.came)
     if never:
-        say(f"never came up: {', '.join(never)}")
+        say(f"never came up: {'; '.join(never)}")
     return 1 if never else 0
 
 

@@ -2,8 +2,8 @@
 
     python -m tests.property.core.naive.again
 
-Reads lines of `founders is_small payload payload ...`, the payloads in hex, and writes for each a
-hash of the whole state and of all entries.
+Reads lines of `founders version is_small payload payload ...`, the payloads in hex, and writes for
+each a hash of the whole state and of all entries.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ def line_of(sides: Sides) -> str:
     """A history, to be executed again. Its signatures have to be real."""
     setting = sides.setting
     assert not setting.is_cheap
-    start = [str(setting.founders), str(int(setting.is_small))]
+    start = [str(setting.founders), str(setting.version), str(int(setting.is_small))]
     return " ".join([*start, *(payload.hex() for payload in sides.payloads)])
 
 
 def executed(line: str) -> str:
-    founders, is_small, *payloads = line.split()
-    setting = Setting(int(founders), is_small == "1", is_cheap=False)
-    ledger = begun(setting.founders)
+    founders, version, is_small, *payloads = line.split()
+    setting = Setting(int(founders), int(version), is_small == "1", is_cheap=False)
+    ledger = begun(setting)
     with rules_of(setting):
         for payload in payloads:
             ledger.apply_payload(bytes.fromhex(payload))

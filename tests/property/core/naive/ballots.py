@@ -166,10 +166,17 @@ def is_possible(world: World, act: str, body: Mapping[str, Any]) -> None:
     if act == "domain.admit":
         may_join(world, signed(body["descriptor"]))
     elif act == "federation.set_thresholds":
-        if body["thresholds"] == world.thresholds:
+        if after(world, body) == world.thresholds:
             raise No("ILLEGAL_TRANSITION", act)
+    elif act == "federation.upgrade":
+        may_upgrade(world, body["protocol"])
     else:
         status_after(world, act, body["domain"])
+
+
+def after(world: World, body: Mapping[str, Any]) -> dict[str, str]:
+    """The thresholds that are wished for; of what is not named, those by default."""
+    return {**dict.fromkeys(world.thresholds, "majority"), **body["thresholds"]}
 
 
 def may_join(world: World, descriptor: Mapping[str, Any]) -> None:
@@ -185,6 +192,15 @@ def may_join(world: World, descriptor: Mapping[str, Any]) -> None:
             raise No("ALREADY_EXISTS", key)
     if find(world.active_nodes(), peer_address=node["peer_address"]) is not None:
         raise No("ALREADY_EXISTS", node["peer_address"])
+
+
+def may_upgrade(world: World, version: int) -> None:
+    """One version at a time, when every node that is not retired knows it."""
+    if version != world.protocol + 1:
+        raise No("ILLEGAL_TRANSITION", f"protocol {version}")
+    behind = [each["node"] for each in world.active_nodes() if each["protocol"] < version]
+    if behind:
+        raise No("UNSUPPORTED_PROTOCOL", *sorted(behind))
 
 
 def status_after(world: World, act: str, domain: str) -> str:
@@ -209,7 +225,10 @@ def do(world: World, act: str, body: Mapping[str, Any]) -> str:
         world.join(descriptor)
         return str(descriptor["domain"])
     if act == "federation.set_thresholds":
-        world.thresholds = dict(body["thresholds"])
+        world.thresholds = after(world, body)
+        return world.origin
+    if act == "federation.upgrade":
+        world.protocol = body["protocol"]
         return world.origin
     status = status_after(world, act, body["domain"])
     domain = find(world.domains, domain=body["domain"])

@@ -1,8 +1,14 @@
-"""Who may do what, and whether a lease still holds: in the order of docs/reasons.md."""
+"""Who may do what, and whether a lease still holds: in the order of docs/reasons.md.
+
+How trust leads somewhere is docs/trust.md's, what a grant that was passed on rests on
+docs/delegation.md's. Both say nothing of the order in which the links of a chain are asked, nor
+which of them a denial is about when several are broken: here they are asked as the ledger asks.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from tests.property.core.naive.world import No, Thing, World, find, is_for, owner
 
@@ -12,34 +18,72 @@ NEAREST_FIRST = (
     "GRANT_EXPIRED",
     "GRANT_SUSPENDED",
     "GRANT_REVOKED",
+    "NO_TRUST",
+    "EXECUTOR_SUSPENDED",
+    "DOMAIN_SUSPENDED",
+    "EXECUTOR_REVOKED",
+    "DOMAIN_REVOKED",
 )
 
 
-def decide(
-    world: World, executor: str, action: str, resource: str, now: int
-) -> tuple[Thing | None, Thing]:
-    """The edge and the grant that permit a new lease; None within one domain. Raises No."""
+class Link(NamedTuple):
+    """One grant behind another. delegator: its executor, that passed it on. route: how trust leads
+    to that one's domain."""
+
+    grant: Thing
+    delegator: Thing
+    route: list[Thing]
+
+
+class Basis(NamedTuple):
+    """What permits. route: how trust leads to the executor's domain; nothing within one. chain:
+    what is behind the grant, the nearest first."""
+
+    executor: Thing
+    owner: str
+    route: list[Thing]
+    grant: Thing
+    chain: list[Link]
+
+    @property
+    def grants(self) -> list[Thing]:
+        """All that a lease counts for."""
+        return [self.grant, *(link.grant for link in self.chain)]
+
+    def relied_on(self) -> list[str]:
+        """`<kind>:<id>` of all of it, in order of that."""
+        who = [self.executor, *(link.delegator for link in self.chain)]
+        edges = [*self.route, *(edge for link in self.chain for edge in link.route)]
+        things = {f"domain:{self.owner}"}
+        things |= {f"executor:{each['executor']}" for each in who}
+        things |= {f"domain:{each['domain']}" for each in who}
+        things |= {f"trust:{edge_id(each)}" for each in edges}
+        things |= {f"domain:{each['trustee']}" for each in edges}
+        things |= {f"grant:{name_of(each)}" for each in self.grants}
+        return sorted(things)
+
+
+def decide(world: World, executor: str, action: str, resource: str, now: int) -> Basis:
+    """What permits a new lease. Raises No."""
     who = active_executor(world, executor)
-    active_domain(world, owner(resource))
-    edge = None
-    if owner(resource) != who["domain"]:
-        edge = trusting_edge(world, who["domain"], action, resource)
-    return edge, permitting_grant(world, executor, action, resource, now)
+    of = owner(resource)
+    active_domain(world, of)
+    route = trusted(world, edges_for(world, action, resource), of, who["domain"], of)
+    grant, chain = permitting_grant(world, executor, action, resource, now)
+    return Basis(who, of, route, grant, chain)
 
 
-def relied_on(executor: str, home: str, resource: str, edge: str, grant: str) -> list[str]:
-    """What a permit relies on, as `<kind>:<id>`, in order of that."""
-    things = {f"domain:{home}", f"domain:{owner(resource)}", f"executor:{executor}"}
-    things |= {f"grant:{grant}"} | ({f"trust:{edge}"} if edge else set())
-    return sorted(things)
-
-
-def active_executor(world: World, executor: str) -> Thing:
+def known_executor(world: World, executor: str) -> Thing:
     found = find(world.executors, executor=executor)
     if found is None:
         raise No("UNKNOWN_EXECUTOR", executor)
     if found["status"] != "active":
         raise No(f"EXECUTOR_{found['status'].upper()}", executor)
+    return found
+
+
+def active_executor(world: World, executor: str) -> Thing:
+    found = known_executor(world, executor)
     active_domain(world, found["domain"])
     return found
 
@@ -52,36 +96,118 @@ def active_domain(world: World, domain: str) -> None:
         raise No(f"DOMAIN_{found['status'].upper()}", domain)
 
 
-def trusting_edge(world: World, trustee: str, action: str, resource: str) -> Thing:
-    """The first by name that leads from the resource's owner to the trustee."""
-    for edge in sorted(world.edges, key=lambda each: str(each["edge"])):
-        if (
-            edge["truster"] == owner(resource)
-            and edge["trustee"] == trustee
-            and edge["status"] == "active"
-            and is_for(edge, action, resource)
-        ):
-            return edge
-    raise No("NO_TRUST", owner(resource))
+# -- trust ---------------------------------------------------------------------------------------
 
 
-def permitting_grant(world: World, executor: str, action: str, resource: str, now: int) -> Thing:
-    """The first by name that permits. When none does, the denial is the one nearest to a permit;
+def edges_for(world: World, action: str, resource: str) -> list[Thing]:
+    return [each for each in world.edges if lets(each, action, resource)]
+
+
+def trusted(
+    world: World, usable: Sequence[Thing], truster: str, trustee: str, thing: str
+) -> list[Thing]:
+    """The shortest route from one domain to another, then the first by the ids of its edges; none
+    is needed within one. thing: what the denial is about."""
+    if truster == trustee:
+        return []
+    routes = list(chains(world, usable, [], truster, trustee))
+    if not routes:
+        raise No("NO_TRUST", thing)
+    return min(routes, key=lambda route: (len(route), [edge_id(each) for each in route]))
+
+
+def chains(
+    world: World, usable: Sequence[Thing], before: list[Thing], at: str, end: str
+) -> Iterator[list[Thing]]:
+    """Every way on from a domain to the end that passes by none twice and that each of its edges
+    lets be as long as it is."""
+    passed = {each["truster"] for each in before}
+    for edge in usable:
+        if edge["truster"] != at or edge["trustee"] in passed:
+            continue
+        route = [*before, edge]
+        if any(each["max_depth"] < len(route) - place for place, each in enumerate(route, 1)):
+            continue
+        if edge["trustee"] == end:
+            yield route
+        elif is_active(world, edge["trustee"]) and len(route) <= world.limits["MAX_DEPTH"]:
+            yield from chains(world, usable, route, edge["trustee"], end)
+
+
+def is_active(world: World, domain: str) -> bool:
+    return find(world.domains, domain=domain, status="active") is not None
+
+
+def lets(edge: Thing, action: str, resource: str) -> bool:
+    return edge["status"] == "active" and is_for(edge, action, resource)
+
+
+def edge_id(edge: Thing) -> str:
+    return f"{edge['truster']}/{edge['edge']}"
+
+
+# -- grants --------------------------------------------------------------------------------------
+
+
+def permitting_grant(
+    world: World, executor: str, action: str, resource: str, now: int
+) -> tuple[Thing, list[Link]]:
+    """The first that permits, and what is behind it: of those that the issuer has issued by name,
+    then of those that were passed on. When none does, the denial is the one nearest to a permit;
     which of several that are equally near it is about is left open."""
-    failures: list[tuple[str, str]] = []
-    for grant in sorted(world.grants, key=lambda each: str(each["grant"])):
+    failures: list[No] = []
+    for grant in sorted(world.grants, key=place_of):
         is_meant = grant["executor"] == executor and grant["issuer"] == owner(resource)
         if not is_meant or not is_for(grant, action, resource):
             continue
-        problem = what_ended(grant, now) or what_is_used_up(world, grant, now)
-        if not problem:
-            return grant
-        failures.append((problem, name_of(grant)))
+        try:
+            gives(world, grant, now)
+            return grant, what_is_behind(world, grant, action, resource, now)
+        except No as no:
+            failures.append(no)
     for reason in NEAREST_FIRST:
-        things = [thing for problem, thing in failures if problem == reason]
+        things = [thing for no in failures if no.reason == reason for thing in no.things]
         if things:
             raise No(reason, *things)
     raise No("NO_GRANT", owner(resource))
+
+
+def place_of(grant: Thing) -> tuple[int, str]:
+    """docs/delegation.md: the one that was passed on first. The ledger goes by its last change,
+    which a suspension and its end are, too."""
+    return (grant["changed"] if grant["parent"] else -1), name_of(grant)
+
+
+def gives(world: World, grant: Thing, now: int) -> None:
+    """Raises No when the grant, by itself, gives no lease."""
+    problem = what_ended(grant, now) or what_is_used_up(world, grant, now)
+    if problem:
+        raise No(problem, name_of(grant))
+
+
+def what_is_behind(world: World, grant: Thing, action: str, resource: str, now: int) -> list[Link]:
+    """All that a grant rests on that was passed on. Raises No when something of it is not good."""
+    edges, chain = edges_for(world, action, resource), behind(world, grant)
+    for each in chain:
+        gives(world, each, now)
+        active_executor(world, each["executor"])
+    links: list[Link] = []
+    for each in reversed(chain):
+        who = active_executor(world, each["executor"])
+        home = who["domain"]
+        links.append(Link(each, who, trusted(world, edges, each["issuer"], home, home)))
+    return links[::-1]
+
+
+def behind(world: World, grant: Thing) -> list[Thing]:
+    """The grants that it was made of, the nearest first."""
+    parent = grant_named(world, grant["parent"])
+    return [parent, *behind(world, parent)] if parent else []
+
+
+def grant_named(world: World, ident: str) -> Thing | None:
+    issuer, _, name = ident.partition("/")
+    return find(world.grants, issuer=issuer, grant=name)
 
 
 def what_ended(grant: Thing, now: int) -> str:
@@ -96,12 +222,19 @@ def what_is_used_up(world: World, grant: Thing, now: int) -> str:
     in_force = [
         lease
         for lease in world.leases
-        if lease["grant"] == name_of(grant)
+        if any(each is grant for each in lease["_basis"].grants)
         and lease["status"] == "active"
         and now < lease["expires_at"]
     ]
     most = grant["max_concurrent"] or world.limits["MAX_CONCURRENT_LEASES"]
     return "CONCURRENCY_LIMIT" if len(in_force) >= most else ""
+
+
+def name_of(grant: Thing) -> str:
+    return f"{grant['issuer']}/{grant['grant']}"
+
+
+# -- leases --------------------------------------------------------------------------------------
 
 
 def held(world: World, lease: str, executor: str) -> Thing:
@@ -116,28 +249,44 @@ def held(world: World, lease: str, executor: str) -> Thing:
 
 def review(world: World, lease: Thing, now: int) -> None:
     """Raises No when the lease does not hold any more."""
+    basis: Basis = lease["_basis"]
     if lease["status"] != "active":
         raise No("LEASE_RELEASED", lease["lease"])
     if now >= lease["expires_at"]:
         raise No("LEASE_EXPIRED", lease["lease"])
     active_executor(world, lease["executor"])
-    active_domain(world, owner(lease["resource"]))
-    if lease["trust_edge"]:
-        truster, _, name = lease["trust_edge"].partition("/")
-        edge = find(world.edges, truster=truster, edge=name, status="active")
-        if edge is None or not is_for(edge, lease["action"], lease["resource"]):
-            raise No("NO_TRUST", lease["trust_edge"])
-    grant = grant_of(world, lease)
-    problem = what_ended(grant, now)
-    if problem:
-        raise No(problem, lease["grant"])
+    active_domain(world, basis.owner)
+    for edge in basis.route:
+        still_lets(edge, lease)
+        if edge is not basis.route[-1]:
+            active_domain(world, edge["trustee"])
+    review_grants([basis.grant], now)
+    review_chain(world, lease, basis.chain, now)
 
 
-def grant_of(world: World, lease: Thing) -> Thing:
-    issuer, _, name = lease["grant"].partition("/")
-    grant = find(world.grants, issuer=issuer, grant=name)
-    assert grant is not None
-    return grant
+def review_chain(world: World, lease: Thing, chain: Sequence[Link], now: int) -> None:
+    """What is behind its grant: domains first, then executors, trust and grants."""
+    edges = [edge for link in chain for edge in link.route]
+    domains = [link.delegator["domain"] for link in chain] + [edge["trustee"] for edge in edges]
+    for domain in domains:
+        active_domain(world, domain)
+    for link in chain:
+        known_executor(world, link.delegator["executor"])
+    for edge in edges:
+        still_lets(edge, lease)
+    review_grants([link.grant for link in chain], now)
+
+
+def still_lets(edge: Thing, lease: Thing) -> None:
+    if not lets(edge, lease["action"], lease["resource"]):
+        raise No("NO_TRUST", edge_id(edge))
+
+
+def review_grants(grants: Sequence[Thing], now: int) -> None:
+    for grant in grants:
+        problem = what_ended(grant, now)
+        if problem:
+            raise No(problem, name_of(grant))
 
 
 def check(world: World, asked: Sequence[str], now: int) -> Thing:
@@ -149,7 +298,3 @@ def check(world: World, asked: Sequence[str], now: int) -> Thing:
         raise No("LEASE_SCOPE", lease)
     review(world, found, now)
     return found
-
-
-def name_of(grant: Thing) -> str:
-    return f"{grant['issuer']}/{grant['grant']}"

@@ -8,52 +8,37 @@ hypothesis can shrink.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from itertools import accumulate
 from random import Random
-from typing import Any, Final, TypeVar
+from typing import Final
 
-from tests.property.core.naive.ballots import OTHERS, is_possible
+from tests.property.core.naive.cast import (
+    ACTION_PATTERNS,
+    ACTIONS,
+    DAY_MS,
+    FOUNDERS,
+    HOUR_MS,
+    JOINERS,
+    NAMES,
+    PATHS,
+    Body,
+    Deed,
+)
 from tests.property.core.naive.deciding import decide
+from tests.property.core.naive.linking import Linking
 from tests.property.core.naive.rules import FOLLOWS
+from tests.property.core.naive.voting import Voting
 from tests.property.core.naive.world import (
-    BALLOT_TYPES,
+    LATEST,
     Command,
     No,
-    Thing,
     World,
     find,
     home,
     is_for,
-    proposal_id,
+    owner,
 )
-
-T = TypeVar("T")
-Body = dict[str, Any]
-
-FOUNDERS: Final = ("a.example", "b.example", "c.example")
-JOINERS: Final = ("x.example", "y.example")
-NAMES: Final = ("a", "b", "c")
-ACTIONS: Final = ("pay", "pay.out", "read")
-PATHS: Final = ("x", "x/y", "z")
-ACTION_PATTERNS: Final = (["*"], ["*"], ["pay.*"], ["pay", "read"], ["pay.*", "read"], ["read"])
-PATH_PATTERNS: Final = (["*"], ["*"], ["x/*"], ["x", "z"], ["x/*", "z"], ["x"])
-HOUR_MS: Final = 3_600_000
-DAY_MS: Final = 86_400_000
-
-SMALL_LIMITS: Final = {
-    "MAX_CONCURRENT_LEASES": 3,
-    "MAX_EDGES_PER_PAIR": 2,
-    "MAX_GRANTS_PER_EXECUTOR_AND_ISSUER": 2,
-    "MAX_DOMAINS": 4,
-    "MAX_EXECUTORS_PER_DOMAIN": 2,
-    "MAX_NODES_PER_DOMAIN": 2,
-    "MAX_NODES_EVER_PER_DOMAIN": 3,
-    "MAX_OPEN_PROPOSALS_PER_DOMAIN": 2,
-    "MAX_EVENTS_PER_LEASE": 4,
-    "NONCES_FORGOTTEN_PER_COMMAND": 1,
-}
-"""Some histories have these, so that limits are met."""
 
 WEIGHTS: Final = {
     "executor.register": 5,
@@ -67,11 +52,14 @@ WEIGHTS: Final = {
     "grant.suspend": 2,
     "grant.reinstate": 2,
     "grant.revoke": 1,
+    "grant.delegate": 6,
+    "grant.recall": 2,
     "domain.suspend": 1.5,
     "domain.reinstate": 2,
     "domain.admit": 0.2,
     "domain.expel": 0.2,
     "federation.set_thresholds": 0.2,
+    "federation.upgrade": 0.2,
     "proposal.open": 6,
     "proposal.withdraw": 1,
     "ballot.cast": 8,
@@ -79,25 +67,22 @@ WEIGHTS: Final = {
     "node.promote": 2,
     "node.demote": 2,
     "node.retire": 1,
+    "node.declare": 2,
     "lease.acquire": 20,
     "lease.renew": 6,
     "lease.release": 4,
     "lineage.append": 6,
+    "break": 6,
 }
+"""break: whatever ends a lease that rests on several links, by one of them."""
 VERBS: Final = tuple(WEIGHTS)
 CUMULATED: Final = tuple(accumulate(WEIGHTS.values()))
-PROPOSED: Final = BALLOT_TYPES[:-1]
-"""All but an upgrade: these histories live by the protocol that they begin with."""
 REPEATING: Final = 0.07
 """How often somebody says again what was said before, more or less."""
 
 
-class Author:
-    """Makes up one command after the other.
-
-    descriptors: the signed descriptors of founders, and of who may join. key_of: the public key
-    (hex) of a name.
-    """
+class Author(Linking, Voting):
+    """Makes up one command after the other."""
 
     def __init__(
         self,
@@ -106,36 +91,60 @@ class Author:
         descriptors: Mapping[str, Body],
         key_of: Callable[[str], str],
     ) -> None:
-        self._chance = chance
-        self._world = world
-        self._descriptors = descriptors
-        self._key_of = key_of
-        self._written: list[Command] = []
-        self._planned: list[tuple[str, str, Body]] = []
+        super().__init__(chance, world, descriptors, key_of)
+        self._upgrade_at = chance.randint(5, 35) if self.often(0.75) else 1_000
+        self._is_linked = self.often(0.7)
+        """Whether domains tend to pass on what they have, rather than to trust each other."""
         if self.often(0.8):
             self._open()
 
     def next(self) -> Command:
         """The next command, of whoever gives it; the world has yet to judge it."""
         at = max(self._world.time + self.pause(), 0)
+        if self._world.protocol < LATEST and len(self._written) >= self._upgrade_at:
+            self._plan_upgrade()
         if self._written and self.often(REPEATING):
             command = self.again(at)
-        elif self._planned:
-            command = self.made(at, *self._planned.pop(0))
         else:
-            verb = self.sensible(self._chance.choices(VERBS, cum_weights=CUMULATED)[0])
-            issuer, body = self.body_of(verb, at)
-            command = self.made(at, issuer, verb, body)
+            command = self.made(at, *self.deed(at))
+        if self.leads_too_far(command):
+            return self.next()
         self._written.append(command)
         return command
 
+    def deed(self, at: int) -> Deed:
+        """What is done next, and by whom."""
+        if self._planned:
+            issuer, verb, body = self._planned.pop(0)
+            return (issuer, verb, body) if issuer else self.worked_out(verb, at)
+        verb = self.sensible(self._chance.choices(VERBS, cum_weights=CUMULATED)[0])
+        return self.worked_out(verb, at)
+
+    def worked_out(self, verb: str, at: int) -> Deed:
+        if verb == "break":
+            deeds = self.ending()
+            self._planned = deeds[1:] + self._planned
+            return deeds[0] if deeds else self.worked_out("lease.acquire", at)
+        if verb == "link":
+            if self._world.protocol == LATEST:
+                self._link()
+            return self.deed(at)
+        if verb == "upgrade":
+            issuer, body = self._propose(at, "federation.upgrade", {"protocol": LATEST}, 0.9)
+            if self.often(0.15):  # one is put back to its older program meanwhile
+                self._planned.insert(0, (self.node(self.domain()), "node.declare", {"protocol": 1}))
+            self._planned += [("", "link", {})] if self._is_linked else []
+            return issuer, "proposal.open", body
+        issuer, body = self.body_of(verb, at)
+        return issuer, verb, body
+
+    def leads_too_far(self, command: Command) -> bool:
+        """Whether it begins an upgrade to what nobody's program knows: that stops all."""
+        act, inner = command.body.get("act"), command.body.get("body", {})
+        is_beyond = act == "federation.upgrade" and inner["protocol"] > LATEST
+        return is_beyond and self.is_possible("federation.upgrade", inner)
+
     # -- chance ----------------------------------------------------------------------------------
-
-    def one(self, some: Sequence[T]) -> T:
-        return self._chance.choice(some)
-
-    def often(self, share: float) -> bool:
-        return self._chance.random() < share
 
     def pause(self) -> int:
         if self.often(0.95 if self._planned else 0.6):
@@ -159,10 +168,14 @@ class Author:
         }
         if subject in first and not first[subject][0] and self.often(0.9):
             return first[subject][1]
+        if verb in ("grant.delegate", "grant.recall") and world.protocol == 1 and self.often(0.8):
+            return "grant.issue"
+        if verb == "grant.recall" and not self.passed_on() and self.often(0.9):
+            return "grant.delegate"
         return verb
 
     def made(self, at: int, issuer: str, verb: str, body: Body) -> Command:
-        is_long = self.often(0.5 if verb == "lease.acquire" else 0.8)
+        is_long = self.often(0.5 if verb in ("lease.acquire", "grant.delegate") else 0.8)
         life = 1_000_000 if is_long else self.one((0, 1_000, 5_000, DAY_MS, HOUR_MS))
         origin, key = self._world.origin, ""
         if self.often(0.02):
@@ -186,9 +199,10 @@ class Author:
         """What was said before, as it was; or signed anew; or with something else in it."""
         said = self.one(self._written[-12:] if self.often(0.6) else self._written)
         other = self.one(self._written)
-        acquired = [each for each in self._written if each.verb == "lease.acquire"]
-        if acquired and self.often(0.3):  # the ledger may have forgotten it, and not the lease
-            said = self.one(acquired)
+        made = ("lease.acquire", "grant.delegate")
+        lasting = [each for each in self._written if each.verb in made]
+        if lasting and self.often(0.3):  # the ledger may have forgotten it, and not what it made
+            said = self.one(lasting)
         match self.one(("same", "same", "anew", "anew", "anew", "other")):
             case "same":
                 return Command(**{**vars(said), "at": at})
@@ -203,58 +217,26 @@ class Author:
             for name in NAMES[:2]:
                 body = {"executor": f"spiffe://{domain}/agent/{name}"}
                 self._planned.append((domain, "executor.register", body))
+        share = 0.2 if self._is_linked else 0.7
         for domain in members:
             for trustee in members:
-                if trustee != domain and self.often(0.7):
+                if trustee != domain and self.often(share):
                     self._planned.append((domain, "trust.open", self.edge(domain, "e1", trustee)))
         for domain in members:
             for place, executor in enumerate(self.executors(members)):
-                if self.often(0.5):
+                if self.often(share * 0.7):
                     grant = self.terms(domain, f"g{place}", executor, self._world.time)
                     self._planned.append((domain, "grant.issue", grant))
+        if self._world.protocol == LATEST and self._is_linked:
+            self._link()
 
-    # -- who and what ----------------------------------------------------------------------------
-
-    def domain(self) -> str:
-        """One that is a member, mostly."""
-        if self.often(0.03):
-            return self.one((*FOUNDERS, *JOINERS))
-        return str(self.one(self._world.domains)["domain"])
-
-    def mostly(self, domain: str) -> str:
-        return self.domain() if self.often(0.05) else domain
-
-    def executors(self, domains: Sequence[str]) -> list[str]:
-        return [f"spiffe://{each}/agent/{name}" for each in domains for name in NAMES[:2]]
-
-    def anybody(self) -> str:
-        """An executor, registered mostly."""
-        if self._world.executors and self.often(0.85):
-            return str(self.one(self._world.executors)["executor"])
-        return f"spiffe://{self.domain()}/agent/{self.one(NAMES)}"
-
-    def node(self, domain: str) -> str:
-        """One of a domain's, active mostly."""
-        own = [each for each in self._world.active_nodes() if each["domain"] == domain]
-        if own and self.often(0.95):
-            return str(self.one(own)["node"])
-        return f"spiffe://{domain}/node/{self.one('1111123')}"
-
-    def existing(self, things: Sequence[Thing], name: str) -> tuple[str, str]:
-        """The domain and the own name of an edge or grant, mostly one that there is."""
-        own = "truster" if name == "edge" else "issuer"
-        alive = [each for each in things if each["status"] != "revoked"]
-        if alive and self.often(0.9):
-            found = self.one(alive)
-            return self.mostly(found[own]), found[name]
-        if things and self.often(0.8):
-            found = self.one(things)
-            return found[own], found[name]
-        return self.domain(), f"{name[0]}{self.one('123')}"
-
-    def resources(self, domain: str) -> list[str]:
-        others = self.domain() if self.often(0.03) else domain
-        return [f"//{others}/{path}" for path in self.one(PATH_PATTERNS)]
+    def _plan_upgrade(self) -> None:
+        """Every node declares what its program knows, mostly, and somebody proposes to go on."""
+        self._upgrade_at = len(self._written) + 20
+        for node in self._world.active_nodes():
+            if node["protocol"] < LATEST and self.often(0.95):
+                self._planned.append((node["node"], "node.declare", {"protocol": LATEST}))
+        self._planned.append(("", "upgrade", {}))
 
     # -- bodies: who gives the command, and what it says -------------------------------------------
 
@@ -297,36 +279,20 @@ class Author:
                 case "a":
                     actions = [each for each in ("pay.out", "read") if self.often(0.7)] or ["pay"]
                 case "r":
-                    resources = [f"//{truster}/{each}" for each in self.one((["x/y"], ["x", "z"]))]
+                    of = owner(edge["resources"][0])
+                    resources = [f"//{of}/{each}" for each in self.one((["x/y"], ["x", "z"]))]
         return truster, {"edge": name, "actions": list(actions), "resources": list(resources)}
-
-    def edge(self, truster: str, name: str, trustee: str) -> Body:
-        return {
-            "edge": name,
-            "trustee": trustee,
-            "actions": list(self.one(ACTION_PATTERNS)),
-            "resources": self.resources(truster),
-        }
 
     def _grant(self, act: str, at: int) -> tuple[str, Body]:
         if act == "issue":
             issuer = self.domain()
             return issuer, self.terms(issuer, f"g{self.one('0123456')}", self.anybody(), at)
+        if act == "delegate":
+            return self._delegation(at)
+        if act == "recall":
+            return self._recall()
         issuer, name = self.existing(self._world.grants, "grant")
         return issuer, {"grant": name}
-
-    def terms(self, issuer: str, name: str, executor: str, at: int) -> Body:
-        life = HOUR_MS if self.often(0.7) else self.one((1, 0, 5_000, 100_000))
-        return {
-            "grant": name,
-            "executor": executor,
-            "actions": list(self.one(ACTION_PATTERNS)),
-            "resources": self.resources(issuer),
-            "not_after": at + life,
-            "max_lease_ttl_ms": self.one((1, 2_000, 50_000, 50_000, 100_000)),
-            "max_uses": self.one((0, 0, 0, 1, 2, 3)),
-            "max_concurrent": self.one((0, 0, 0, 1, 2)),
-        }
 
     def _domain(self, act: str, at: int) -> tuple[str, Body]:
         domain = self.domain()
@@ -338,88 +304,14 @@ class Author:
         return self.mostly(domain), {"domain": domain}
 
     def _federation(self, act: str, at: int) -> tuple[str, Body]:
+        if act == "upgrade":
+            return self.domain(), {"protocol": self.one((2, 2, 3))}
         return self.domain(), {"thresholds": self.thresholds()}
-
-    def thresholds(self) -> Body:
-        if self.often(0.3):
-            return dict.fromkeys(BALLOT_TYPES, "majority")
-        wished = dict(self._world.thresholds)
-        for name in BALLOT_TYPES:
-            if self.often(0.3):
-                wished[name] = self.one(("majority", "two-thirds", "unanimity"))
-        return wished
-
-    def _proposal(self, act: str, at: int) -> tuple[str, Body]:
-        if act == "withdraw":
-            found = self.proposed()
-            return self.mostly(found["proposer"]), {"proposal": found["proposal"]}
-        issuer = self.domain()
-        verb, inner = self.proposable()
-        life = self.one((600_000, 600_000, 5_000, 1_000))
-        if self.often(0.03):
-            life = self.one((0, 31 * DAY_MS))
-        body = {"act": verb, "body": inner, "expires_at": at + life}
-        if self.often(0.6) and self.is_possible(verb, inner):
-            nonce = f"{len(self._written) + 1:016x}"
-            opening = Command(issuer, "proposal.open", body, nonce, 0, at, self._world.origin)
-            self.campaign(issuer, proposal_id(opening))
-        return issuer, body
-
-    def proposable(self) -> tuple[str, Body]:
-        """What domains may want to do together."""
-        is_open = self.open_proposals()
-        if is_open and self.often(0.3):  # two are for the same
-            other = self.one(is_open)
-            return other["act"], other["_body"]
-        verb, domains = self.one(PROPOSED), self._world.domains
-        if verb == "federation.set_thresholds":
-            return verb, {"thresholds": self.thresholds()}
-        if verb == "domain.admit":
-            joining = "a.example" if self.often(0.2) else self.one(JOINERS)
-            return verb, {"descriptor": self._descriptors[joining]}
-        out = [each["domain"] for each in domains if each["suspended_by"] == OTHERS]
-        if out and self.often(0.5):
-            return "domain.reinstate", {"domain": self.one(out)}
-        active = [each["domain"] for each in domains if each["status"] == "active"]
-        return verb, {"domain": self.one(active) if active and self.often(0.6) else self.domain()}
-
-    def is_possible(self, act: str, body: Body) -> bool:
-        try:
-            is_possible(self._world, act, body)
-        except No:
-            return False
-        return True
-
-    def campaign(self, issuer: str, ident: str) -> None:
-        """The others are about to vote, for it mostly."""
-        for each in self._world.domains:
-            if each["domain"] != issuer and self.often(0.9):
-                choice = "yes" if self.often(0.85) else "no"
-                ballot = {"proposal": ident, "choice": choice}
-                self._planned.append((each["domain"], "ballot.cast", ballot))
-
-    def _ballot(self, act: str, at: int) -> tuple[str, Body]:
-        by, choice = self.domain(), self.one(("yes", "yes", "no"))
-        ident = self.proposed()["proposal"]
-        if self.often(0.3):
-            self.campaign(by, ident)
-        return by, {"proposal": ident, "choice": choice}
-
-    def proposed(self) -> Thing:
-        """A proposal, open mostly."""
-        nothing = [{"proposer": self.domain(), "proposal": "0" * 64}]
-        if self.often(0.03):
-            return nothing[0]
-        some = self.open_proposals() if self.often(0.9) else self._world.proposals
-        return self.one(some or self._world.proposals or nothing)
-
-    def open_proposals(self) -> list[Thing]:
-        now = self._world.time
-        proposals = self._world.proposals
-        return [e for e in proposals if e["status"] == "open" and now < e["expires_at"]]
 
     def _node(self, act: str, at: int) -> tuple[str, Body]:
         domain = self.domain()
+        if act == "declare":
+            return self.node(domain), {"protocol": self.one((1, 2, 2, 3))}
         if act != "add":
             node = self.node(domain)
             return self.mostly(home(node)), {"node": node}
@@ -468,7 +360,8 @@ class Author:
         executor, action = self.anybody(), self.one(ACTIONS)
         resource = f"//{self.domain()}/{self.one(PATHS)}"
         if self._world.grants and self.often(0.8):
-            grant = self.one(self._world.grants)
+            passed_on = self.passed_on()
+            grant = self.one(passed_on if passed_on and self.often(0.6) else self._world.grants)
             executor, resource = grant["executor"], f"//{grant['issuer']}/{self.one(PATHS)}"
             if not is_for(grant, action, resource):  # once more
                 action, resource = self.one(ACTIONS), f"//{grant['issuer']}/{self.one(PATHS)}"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from tests.property.core.naive import ballots, rules
+from tests.property.core.naive import ballots, delegating, rules
 from tests.property.core.naive.rules import Yes
-from tests.property.core.naive.world import Command, No, Said, Thing, World, find
+from tests.property.core.naive.world import Command, No, Said, Thing, World, decided_by_ballot, find
 
 Rule = Callable[[World, Thing, Command], Yes]
 
@@ -38,6 +38,9 @@ OF_DOMAINS: dict[str, Rule] = {
     "node.retire": rules.retire_node,
 }
 OF_NODES: dict[str, Rule] = {
+    "node.declare": rules.declare_node,
+    "grant.delegate": delegating.delegate_grant,
+    "grant.recall": delegating.recall_grant,
     "lease.acquire": rules.acquire_lease,
     "lease.renew": rules.renew_lease,
     "lease.release": rules.release_lease,
@@ -45,10 +48,16 @@ OF_NODES: dict[str, Rule] = {
 }
 
 
+SINCE_SECOND = ("grant.delegate", "grant.recall")
+"""Types of command that version 2 has brought; and a field, in two that there were."""
+DEEPENED_BY_SECOND = ("trust.open", "grant.issue")
+
+
 def hand_in(world: World, command: Command) -> Said:
     """Has the world judge a command; says what the ledger has to answer."""
     world.time = max(world.time, command.at)
     try:
+        is_known(world, command)
         by = authenticated(world, command)
         said = repeated(world, command)
         if said is None:
@@ -59,6 +68,27 @@ def hand_in(world: World, command: Command) -> Said:
     if not said.is_repeat:
         world.size += 1
     return said
+
+
+def is_known(world: World, command: Command) -> None:
+    """The form: what a later version has brought is malformed in an earlier one."""
+    of_thresholds(world, command)
+    if world.protocol >= 2:
+        return
+    if command.verb in SINCE_SECOND:
+        raise No("MALFORMED_COMMAND", "type")
+    if command.verb in DEEPENED_BY_SECOND and "max_depth" in command.body:
+        raise No("MALFORMED_COMMAND", "body.max_depth")
+
+
+def of_thresholds(world: World, command: Command) -> None:
+    """Each version's thresholds are of all that it decides by ballot, and of nothing else."""
+    body, place = command.body, "body.thresholds"
+    if command.verb == "proposal.open":
+        body, place = body["body"], "body.body.thresholds"
+    others = {*body.get("thresholds", ())} ^ {*decided_by_ballot(world.protocol)}
+    if "thresholds" in body and others:
+        raise No("MALFORMED_COMMAND", f"{place}.{min(others)}")
 
 
 def authenticated(world: World, command: Command) -> Thing:

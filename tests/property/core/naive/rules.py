@@ -23,6 +23,7 @@ from tests.property.core.naive.world import (
     is_within,
     lease_id,
     owner,
+    public,
 )
 
 
@@ -109,7 +110,8 @@ def govern(world: World, by: Thing, command: Command, found: Thing | None, thing
 def open_trust(world: World, by: Thing, command: Command) -> Yes:
     body, truster = command.body, by["domain"]
     thing = f"{truster}/{body['edge']}"
-    is_own(by, the_owner(body), thing)
+    if world.protocol == 1:
+        is_own(by, the_owner(body), thing)
     if body["trustee"] == truster:
         raise No("NOT_AUTHORIZED", thing)
     may_widen(by)
@@ -127,7 +129,8 @@ def open_trust(world: World, by: Thing, command: Command) -> Yes:
     ]
     if len(pair) >= world.limits["MAX_EDGES_PER_PAIR"]:
         raise No("LIMIT_EXCEEDED", thing)
-    world.edges.append({**body, "truster": truster, "status": "active", "changed": world.size})
+    made = {"truster": truster, "status": "active", "changed": world.size}
+    world.edges.append({"max_depth": 0, **body, **made})
     return Yes(thing)
 
 
@@ -176,19 +179,28 @@ def issue_grant(world: World, by: Thing, command: Command) -> Yes:
         raise No("EXECUTOR_REVOKED", body["executor"])
     if world.time >= body["not_after"]:
         raise No("GRANT_EXPIRED", thing)
-    alive = [
+    alive = may_yet_permit(world, issuer, body["executor"])
+    if len(alive) >= world.limits["MAX_GRANTS_PER_EXECUTOR_AND_ISSUER"]:
+        raise No("LIMIT_EXCEEDED", thing)
+    world.grants.append(new_grant(world, body, issuer=issuer))
+    return Yes(thing)
+
+
+def may_yet_permit(world: World, issuer: str, executor: str) -> list[Thing]:
+    """The grants of an executor by one issuer that fill its room."""
+    return [
         each
         for each in world.grants
-        if (each["issuer"], each["executor"]) == (issuer, body["executor"])
+        if (each["issuer"], each["executor"]) == (issuer, executor)
         and each["status"] != "revoked"
         and world.time < each["not_after"]
         and not 0 < each["max_uses"] <= each["uses"]
     ]
-    if len(alive) >= world.limits["MAX_GRANTS_PER_EXECUTOR_AND_ISSUER"]:
-        raise No("LIMIT_EXCEEDED", thing)
-    made = {"issuer": issuer, "uses": 0, "status": "active", "changed": world.size}
-    world.grants.append({**body, **made})
-    return Yes(thing)
+
+
+def new_grant(world: World, body: Mapping[str, Any], **fields: object) -> Thing:
+    made = {"uses": 0, "status": "active", "changed": world.size}
+    return {"max_depth": 0, "parent": "", "delegations": 0, **body, **made, **fields}
 
 
 def govern_grant(world: World, by: Thing, command: Command) -> Yes:
@@ -231,7 +243,7 @@ def add_node(world: World, by: Thing, command: Command) -> Yes:
     if body["role"] == "voter":
         has_no_voter(world, domain)
     made = {"domain": domain, "status": "active", "changed": world.size}
-    world.nodes.append({**body, **made})
+    world.nodes.append({**body, **made, "protocol": world.protocol})
     return Yes(node)
 
 
@@ -257,6 +269,17 @@ def retire_node(world: World, by: Thing, command: Command) -> Yes:
     status = next_status(node["status"], "retire", node["node"])
     leaves_a_voter(world, node)
     change(world, node, status=status)
+    return Yes(node["node"])
+
+
+def declare_node(world: World, by: Thing, command: Command) -> Yes:
+    node, knows = find(world.nodes, node=command.issuer), command.body["protocol"]
+    assert node is not None
+    if knows < world.protocol:
+        raise No("UNSUPPORTED_PROTOCOL", node["node"])
+    if knows == node["protocol"]:
+        raise No("ILLEGAL_TRANSITION", node["node"])
+    change(world, node, protocol=knows)
     return Yes(node["node"])
 
 
@@ -287,39 +310,42 @@ def acquire_lease(world: World, by: Thing, command: Command) -> Yes:
     body, now = command.body, world.time
     executor, action, resource = body["executor"], body["action"], body["resource"]
     is_own(by, home(executor), executor)
-    edge, grant = deciding.decide(world, executor, action, resource, now)
+    basis = deciding.decide(world, executor, action, resource, now)
     parents = list(body.get("parents", ()))
     for parent in parents:
         holds(world, parent, now)
-    ident, edge_id = lease_id(command), f"{edge['truster']}/{edge['edge']}" if edge else ""
+    ident, route = lease_id(command), [deciding.edge_id(each) for each in basis.route]
     before = find(world.leases, lease=ident)
     if before is not None:
         # The ledger has forgotten the command, and the lease is there.
         asked = [executor, action, resource, parents]
         is_same = asked == [before[it] for it in ("executor", "action", "resource", "parents")]
         if is_same and before["status"] == "active" and now < before["expires_at"]:
-            return Yes(ident, dict(before))
+            return Yes(ident, public(before))
         raise No("ALREADY_EXISTS", ident)
     lease = {
         "lease": ident,
         "executor": executor,
         "action": action,
         "resource": resource,
-        "grant": deciding.name_of(grant),
-        "trust_edge": edge_id,
+        "grant": deciding.name_of(basis.grant),
+        "trust_edge": route[0] if route else "",
+        "passed_on": route[1:],
         "fence": world.size,
         "acquired_at": now,
-        "expires_at": end_of_lease(world, grant, body["ttl_ms"]),
+        "expires_at": end_of_lease(world, basis.grant, body["ttl_ms"]),
         "status": "active",
         "changed": world.size,
         "parents": parents,
         "stage": "authorized",
         "events": 0,
         "lineage": "",
+        "_basis": basis,
     }
-    grant["uses"] += 1
+    for grant in basis.grants:
+        grant["uses"] += 1
     world.leases.append(lease)
-    return Yes(ident, dict(lease))
+    return Yes(ident, public(lease))
 
 
 def holds(world: World, parent: str, now: int) -> None:
@@ -341,9 +367,9 @@ def end_of_lease(world: World, grant: Thing, wished_ms: int) -> int:
 def renew_lease(world: World, by: Thing, command: Command) -> Yes:
     lease = own_lease(world, by, command)
     deciding.review(world, lease, world.time)
-    grant = deciding.grant_of(world, lease)
+    grant = lease["_basis"].grant
     change(world, lease, expires_at=end_of_lease(world, grant, command.body["ttl_ms"]))
-    return Yes(lease["lease"], dict(lease))
+    return Yes(lease["lease"], public(lease))
 
 
 def release_lease(world: World, by: Thing, command: Command) -> Yes:
@@ -353,7 +379,7 @@ def release_lease(world: World, by: Thing, command: Command) -> Yes:
     if world.time >= lease["expires_at"]:
         raise No("LEASE_EXPIRED", lease["lease"])
     change(world, lease, status="released")
-    return Yes(lease["lease"], dict(lease))
+    return Yes(lease["lease"], public(lease))
 
 
 def own_lease(world: World, by: Thing, command: Command) -> Thing:

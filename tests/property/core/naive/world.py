@@ -1,7 +1,8 @@
 """What there is, as plain dictionaries in plain lists.
 
 The fields of a thing are named as in its record, so that both can be compared; those that begin
-with an underscore are the model's own. Sources: docs/ledger.md, docs/ballots.md, docs/reasons.md.
+with an underscore are the model's own. Sources: docs/ledger.md, docs/ballots.md, docs/reasons.md,
+docs/upgrades.md.
 """
 
 from __future__ import annotations
@@ -28,8 +29,25 @@ LIMITS: dict[str, int] = {
     "MAX_OPEN_PROPOSALS_PER_DOMAIN": 8,
     "MAX_PROPOSAL_LIFETIME_MS": 30 * 86_400_000,
     "MAX_EVENTS_PER_LEASE": 1_000,
+    "MAX_DEPTH": 7,
+    "MAX_DELEGATED_GRANTS_PER_EXECUTOR_AND_ISSUER": 32,
+    "MAX_GRANTS_FROM_ONE_DELEGATOR": 8,
+    "MAX_DELEGATIONS_PER_GRANT": 1_000,
 }
 """As in docs/ledger.md."""
+
+LATER: dict[str, Any] = {
+    "protocol": 1,
+    "max_depth": 0,
+    "passed_on": [],
+    "parent": "",
+    "delegations": 0,
+}
+"""The fields that a later version has brought: they are left out while they have these values, so
+that a federation of version 1 writes what it always wrote (ADR 0021)."""
+
+LATEST = 2
+"""The latest version of the protocol that is modelled."""
 
 BALLOT_TYPES = (
     "domain.admit",
@@ -39,6 +57,12 @@ BALLOT_TYPES = (
     "federation.set_thresholds",
     "federation.upgrade",
 )
+FREEZING = ("federation.freeze", "federation.thaw")
+"""Decided by ballot, too, from version 2 on. They have thresholds here, and no rules yet."""
+
+
+def decided_by_ballot(version: int) -> tuple[str, ...]:
+    return BALLOT_TYPES if version == 1 else (*BALLOT_TYPES, *FREEZING)
 
 
 class No(Exception):  # noqa: N818  # an answer, and no error
@@ -84,10 +108,12 @@ class Said:
 
 @dataclass
 class World:
-    """memory: the executed commands, those that could be repeated no more among them."""
+    """protocol: the version that the federation lives by. memory: the executed commands, those that
+    could be repeated no more among them."""
 
     origin: str
     time: int
+    protocol: int = 1
     limits: Mapping[str, int] = field(default_factory=lambda: LIMITS)
     size: int = 1
     domains: list[Thing] = field(default_factory=list)
@@ -100,7 +126,7 @@ class World:
     memory: list[Thing] = field(default_factory=list)
     heads: dict[str, str] = field(default_factory=dict)
     thresholds: dict[str, str] = field(
-        default_factory=lambda: dict.fromkeys(BALLOT_TYPES, "majority")
+        default_factory=lambda: dict.fromkeys((*BALLOT_TYPES, *FREEZING), "majority")
     )
 
     def join(self, descriptor: Mapping[str, Any]) -> None:
@@ -123,6 +149,7 @@ class World:
                 "role": "voter",
                 "status": "active",
                 "changed": self.size,
+                "protocol": self.protocol,
                 **node,
             }
         )
@@ -141,6 +168,11 @@ class World:
 
 KEYS_OF_DOMAINS = ("governance_key", "cosigner_key")
 KEYS_OF_NODES = ("signing_key", "log_key")
+
+
+def public(thing: Thing) -> Thing:
+    """The thing without what is the model's own."""
+    return {name: value for name, value in thing.items() if not name.startswith("_")}
 
 
 def find(things: Sequence[Thing], **what: object) -> Thing | None:
@@ -200,6 +232,11 @@ def proposal_id(command: Command) -> str:
 
 def lease_id(command: Command) -> str:
     return sha256(command.origin + command.ident)[:32]
+
+
+def delegation_name(command: Command) -> str:
+    """docs/delegation.md and ADR 0024 say that it is a hash of the command, and not of what."""
+    return "d-" + sha256(f"delegation\x00{command.origin}\x00{command.ident}")[:32]
 
 
 def signed(envelope: Mapping[str, Any]) -> Any:

@@ -1,0 +1,91 @@
+"""What has to come up in many histories, or they are made up badly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from quorate.core.outcome import Reason
+
+NEVER: Final = frozenset(
+    {
+        # A node's own, before it proposes anything, or of its health.
+        Reason.INQUORATE,
+        Reason.CLOCK_STEP,
+        Reason.STORAGE_FULL,
+        Reason.QUARANTINED,
+        Reason.INTERNAL,
+        Reason.BEHIND,
+        Reason.MALFORMED_REQUEST,
+        # Of what is frozen, which is not modelled yet.
+        Reason.FROZEN,
+        # Of bytes; the model is given values.
+        Reason.TOO_LARGE,
+    }
+)
+"""All other reasons have to."""
+
+OF_LINKS: Final = (
+    "NO_TRUST",
+    "DOMAIN_SUSPENDED",
+    "DOMAIN_REVOKED",
+    "EXECUTOR_SUSPENDED",
+    "EXECUTOR_REVOKED",
+    "GRANT_SUSPENDED",
+    "GRANT_REVOKED",
+)
+PAIRS: Final[dict[str, tuple[str, ...]]] = {
+    "node.declare": ("", "ILLEGAL_TRANSITION", "UNSUPPORTED_PROTOCOL", "NOT_AUTHORIZED"),
+    "federation.upgrade": ("NEEDS_BALLOT",),
+    "proposal.open": ("UNSUPPORTED_PROTOCOL", "ILLEGAL_TRANSITION"),
+    "by ballot: federation.upgrade": ("",),
+    "by ballot": ("UNSUPPORTED_PROTOCOL", "ILLEGAL_TRANSITION"),
+    "trust.open": ("MALFORMED_COMMAND", "NOT_AUTHORIZED"),
+    "grant.issue": ("MALFORMED_COMMAND",),
+    "grant.delegate": (
+        "",
+        "MALFORMED_COMMAND",
+        "NOT_AUTHORIZED",
+        "NOT_FOUND",
+        "EXECUTOR_SUSPENDED",
+        "EXECUTOR_REVOKED",
+        "DOMAIN_SUSPENDED",
+        "GRANT_SUSPENDED",
+        "GRANT_REVOKED",
+        "GRANT_EXPIRED",
+        "UNKNOWN_EXECUTOR",
+        "WIDENS",
+        "ALREADY_EXISTS",
+        "LIMIT_EXCEEDED",
+    ),
+    "grant.recall": ("", "MALFORMED_COMMAND", "NOT_AUTHORIZED", "NOT_FOUND", "FINAL"),
+    # Of what is behind a grant that was passed on; one that is over is so itself.
+    "lease.acquire, for a link": (*OF_LINKS, "USES_EXHAUSTED", "CONCURRENCY_LIMIT"),
+    "lease.acquire over 2 edges": ("",),
+    "lease.acquire over 3 edges": ("",),
+    "lease.acquire passed on 1 times": ("",),
+    "lease.acquire passed on 2 times": ("",),
+    "lease.acquire passed on 3 times": ("",),
+    "lease.acquire passed on, and over several edges": ("",),
+    "lease.renew over 2 edges": ("", "NO_TRUST", "DOMAIN_SUSPENDED"),
+    "lease.renew passed on 1 times": ("", *OF_LINKS),
+    "check over 2 edges": ("", "NO_TRUST", "DOMAIN_SUSPENDED", "DOMAIN_REVOKED"),
+    "check over 3 edges": ("", "NO_TRUST", "DOMAIN_SUSPENDED"),
+    "check passed on 1 times": ("", *OF_LINKS),
+    "check passed on 2 times": ("", *OF_LINKS),
+    "check passed on, and over several edges": ("", "NO_TRUST", "DOMAIN_SUSPENDED"),
+}
+"""And of what version 2 of the protocol has brought, these, each for each; empty: a yes."""
+
+
+def missing(came: Iterable[tuple[str, str]]) -> list[str]:
+    """The reasons that never came up."""
+    seen = {reason for _, reason in came}
+    return sorted(reason for reason in Reason if reason not in NEVER and reason not in seen)
+
+
+def missing_pairs(came: Iterable[tuple[str, str]]) -> list[str]:
+    """What never came to what it should have come to."""
+    seen = set(came)
+    wanted = [(what, reason) for what, reasons in PAIRS.items() for reason in reasons]
+    return [f"{what}: {reason or 'yes'}" for what, reason in wanted if (what, reason) not in seen]

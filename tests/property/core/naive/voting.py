@@ -1,0 +1,101 @@
+"""What domains propose to each other, and how they vote."""
+
+from __future__ import annotations
+
+from tests.property.core.naive.ballots import OTHERS, is_possible
+from tests.property.core.naive.cast import DAY_MS, JOINERS, Body, Cast
+from tests.property.core.naive.world import (
+    BALLOT_TYPES,
+    Command,
+    No,
+    Thing,
+    decided_by_ballot,
+    proposal_id,
+)
+
+
+class Voting(Cast):
+    """Makes up proposals, ballots, and who is about to cast some."""
+
+    def thresholds(self) -> Body:
+        types = decided_by_ballot(self._world.protocol)
+        if self.often(0.3):
+            return dict.fromkeys(types, "majority")
+        wished = {name: self._world.thresholds[name] for name in types}
+        for name in types:
+            if self.often(0.3):
+                wished[name] = self.one(("majority", "two-thirds", "unanimity"))
+        return wished
+
+    def _proposal(self, act: str, at: int) -> tuple[str, Body]:
+        if act == "withdraw":
+            found = self.proposed()
+            return self.mostly(found["proposer"]), {"proposal": found["proposal"]}
+        return self._propose(at, *self.proposable())
+
+    def _propose(self, at: int, verb: str, inner: Body, supported: float = 0.6) -> tuple[str, Body]:
+        issuer = self.domain()
+        life = self.one((600_000, 600_000, 5_000, 1_000))
+        if self.often(0.03):
+            life = self.one((0, 31 * DAY_MS))
+        body = {"act": verb, "body": inner, "expires_at": at + life}
+        if self.often(supported) and self.is_possible(verb, inner):
+            nonce = f"{len(self._written) + 1:016x}"
+            opening = Command(issuer, "proposal.open", body, nonce, 0, at, self._world.origin)
+            self.campaign(issuer, proposal_id(opening))
+        return issuer, body
+
+    def proposable(self) -> tuple[str, Body]:
+        """What domains may want to do together."""
+        is_open = self.open_proposals()
+        if is_open and self.often(0.3):  # two are for the same
+            other = self.one(is_open)
+            return other["act"], other["_body"]
+        verb, domains = self.one(BALLOT_TYPES), self._world.domains
+        if verb == "federation.upgrade":
+            return verb, {"protocol": self.one((2, 2, 3))}
+        if verb == "federation.set_thresholds":
+            return verb, {"thresholds": self.thresholds()}
+        if verb == "domain.admit":
+            joining = "a.example" if self.often(0.2) else self.one(JOINERS)
+            return verb, {"descriptor": self._descriptors[joining]}
+        out = [each["domain"] for each in domains if each["suspended_by"] == OTHERS]
+        if out and self.often(0.5):
+            return "domain.reinstate", {"domain": self.one(out)}
+        active = [each["domain"] for each in domains if each["status"] == "active"]
+        return verb, {"domain": self.one(active) if active and self.often(0.6) else self.domain()}
+
+    def is_possible(self, act: str, body: Body) -> bool:
+        try:
+            is_possible(self._world, act, body)
+        except No:
+            return False
+        return True
+
+    def campaign(self, issuer: str, ident: str) -> None:
+        """The others are about to vote, for it mostly."""
+        for each in self._world.domains:
+            if each["domain"] != issuer and self.often(0.9):
+                choice = "yes" if self.often(0.85) else "no"
+                ballot = {"proposal": ident, "choice": choice}
+                self._planned.append((each["domain"], "ballot.cast", ballot))
+
+    def _ballot(self, act: str, at: int) -> tuple[str, Body]:
+        by, choice = self.domain(), self.one(("yes", "yes", "no"))
+        ident = self.proposed()["proposal"]
+        if self.often(0.3):
+            self.campaign(by, ident)
+        return by, {"proposal": ident, "choice": choice}
+
+    def proposed(self) -> Thing:
+        """A proposal, open mostly."""
+        nothing = [{"proposer": self.domain(), "proposal": "0" * 64}]
+        if self.often(0.03):
+            return nothing[0]
+        some = self.open_proposals() if self.often(0.9) else self._world.proposals
+        return self.one(some or self._world.proposals or nothing)
+
+    def open_proposals(self) -> list[Thing]:
+        now = self._world.time
+        proposals = self._world.proposals
+        return [e for e in proposals if e["status"] == "open" and now < e["expires_at"]]
