@@ -8,7 +8,6 @@ break what it has promised. What is done about that is `quorate.node.store_care`
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections import deque
 from pathlib import Path
@@ -20,6 +19,7 @@ from quorate.core.recovering import begin_without
 from quorate.core.recovery import Recovery
 from quorate.core.transitions import install_genesis
 from quorate.node.config import NodeConfig
+from quorate.node.durable import sync_directory
 from quorate.node.identity import write_public
 from quorate.storage import Environment
 
@@ -105,15 +105,6 @@ def begin(environment: Environment, config: NodeConfig, genesis: Genesis) -> Non
 def new_token() -> str:
     """Names one time at which a store was put on probation."""
     return secrets.token_hex(TOKEN_BYTES)
-
-
-def sync_directory(directory: Path) -> None:
-    """Makes the names in a directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _has_begun(environment: Environment) -> bool:

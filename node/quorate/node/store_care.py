@@ -24,6 +24,7 @@ from quorate.core.genesis import Genesis
 from quorate.core.lineage import RECORD_TYPE, Record
 from quorate.core.state import StateView
 from quorate.node.config import NodeConfig
+from quorate.node.durable import sync_directory
 from quorate.node.identity import load_signing_key
 from quorate.node.locks import RunningError, hold_all
 from quorate.node.organisation import read_genesis
@@ -35,7 +36,6 @@ from quorate.node.store import (
     leave_mark,
     new_token,
     store_path,
-    sync_directory,
 )
 from quorate.proofs.checkpoint import Checkpoint, sign_checkpoint
 from quorate.storage import Environment, Progress

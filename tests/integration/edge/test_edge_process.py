@@ -22,7 +22,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from quorate.chaos.processes import wait_until
-from quorate.core import codec, dsse
+from quorate.core import codec, dsse, protocol
 from quorate.core.genesis import build_genesis_payload
 from quorate.core.outcome import Reason
 from quorate.core.state import StateView
@@ -85,7 +85,8 @@ class Node:
         log = (self.directory / "edge.log").open("ab")
         command = [sys.executable, "-m", "quorate.node.edge_process"]
         command += ["--config", str(self.directory / "node.toml")]
-        command += ["--authority-fd", str(fd), "--lifeline-fd", str(self.lifeline), *options]
+        command += ["--authority-fd", str(fd), "--lifeline-fd", str(self.lifeline)]
+        command += ["--protocol", str(protocol.LATEST), *options]
         try:
             edge = subprocess.Popen(
                 command,
@@ -452,6 +453,7 @@ def test_a_descriptor_that_is_no_word_ends_it(node: Node) -> None:
     command = [sys.executable, "-m", "quorate.node.edge_process"]
     command += ["--config", str(node.directory / "node.toml")]
     command += ["--authority-fd", str(node.lifeline), "--lifeline-fd", str(node.lifeline)]
+    command += ["--protocol", str(protocol.LATEST)]
     done = subprocess.run(
         command, pass_fds=(node.lifeline,), capture_output=True, timeout=30, check=False
     )
