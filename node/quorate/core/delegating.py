@@ -58,6 +58,7 @@ def delegate_grant(turn: Turn, body: DelegateGrant) -> Verdict:
         status=Status.ACTIVE,
         changed=turn.seq,
         parent=parent.id,
+        made=turn.seq,
         max_depth=body.max_depth,
     )
     refusal = _what_widens(grant, parent) or _may_be_made(turn, grant, parent, to)

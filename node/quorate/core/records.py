@@ -308,13 +308,13 @@ class Grant(BaseRecord):
     not_after: ledger time from which on it permits nothing.
     max_uses: how many leases it gives, ever; 0: no limit. uses: how many it has given.
     max_concurrent: how many of them may be in force at once; 0: MAX_CONCURRENT_LEASES.
-    parent: the grant that it was made of, by that one's executor; empty: the issuer has issued it.
-    max_depth: how often it may be passed on, and on. delegations: how many were made of it, ever.
-    What is done with a grant that was passed on counts as a use of all that are behind it.
+    parent: the grant that it was made of, by that one's executor, at ledger index `made`; empty:
+    the issuer has issued it. max_depth: how often it may be passed on, and on. delegations: how
+    many were made of it, ever; what is done with those counts as a use of it.
     """
 
     kind: ClassVar[Kind] = Kind.GRANT
-    LATER: ClassVar[frozenset[str]] = frozenset({"parent", "max_depth", "delegations"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"parent", "made", "max_depth", "delegations"})
 
     issuer: str
     grant: str
@@ -329,6 +329,7 @@ class Grant(BaseRecord):
     status: Status
     changed: int
     parent: str = ""
+    made: int = 0
     max_depth: int = 0
     delegations: int = 0
 
@@ -360,6 +361,7 @@ class Grant(BaseRecord):
             status=row.choice("status", Status),
             changed=row.number("changed"),
             parent=row.text_or("parent", ""),
+            made=row.number_or("made", 0),
             max_depth=row.number_or("max_depth", 0),
             delegations=row.number_or("delegations", 0),
         )
@@ -414,10 +416,8 @@ class Lease(BaseRecord):
     @property
     def grants(self) -> tuple[str, ...]:
         """The grants that it is a use of: its own, and those that are behind it."""
-        prefix = f"{Kind.GRANT}:"
-        return tuple(
-            thing.removeprefix(prefix) for thing in self.depends_on if thing.startswith(prefix)
-        )
+        parts = (thing.partition(":") for thing in self.depends_on)
+        return tuple(ident for kind, _, ident in parts if kind == Kind.GRANT)
 
     def expired(self, ledger_time: int) -> bool:
         return ledger_time >= self.expires_at

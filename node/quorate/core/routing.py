@@ -48,6 +48,7 @@ class Routes:
         self._act = action, resource
         self._active: list[str] | None = None
         self._edges: dict[tuple[str, str], _Edges] = {}
+        self._deepest: dict[tuple[str, str], int] = {}
         self._found: dict[tuple[str, str], _Edges] = {}
 
     def find(self, owner: str, trustee: str) -> _Edges:
@@ -74,28 +75,40 @@ class Routes:
         not matter."""
         layers: list[set[str]] = [{trustee}]
         for following in range(MAX_DEPTH + 1):
-            reached = {
-                each for each in self._domains() if self._onward(each, following, layers[-1])
-            }
+            reached = {each for each in self._domains() if self._leads(each, following, layers[-1])}
             if owner in reached:
                 break
+            if reached <= layers[-1]:  # whoever comes to them later comes there now
+                return ()
             layers.append(reached)
         else:
             return ()
         route: list[TrustEdge] = []
         for following in range(len(layers) - 1, -1, -1):
             at = route[-1].trustee if route else owner
-            onward = self._onward(at, following, layers[following])
+            onward = [
+                edge
+                for end in layers[following] - {at}
+                for edge in self._edges_to(at, end)
+                if edge.max_depth >= following
+            ]
             route.append(min(onward, key=lambda edge: edge.id))
         return tuple(route)
 
-    def _onward(self, truster: str, following: int, ends: set[str]) -> list[TrustEdge]:
-        found: list[TrustEdge] = []
-        for end in sorted(ends - {truster}):
-            if (truster, end) not in self._edges:
-                self._edges[truster, end] = tuple(self._letting(truster, end))
-            found += [e for e in self._edges[truster, end] if e.max_depth >= following]
-        return found
+    def _leads(self, truster: str, following: int, ends: set[str]) -> bool:
+        """Whether an edge leads from there to one of the ends, and lets so many follow it."""
+        return any(
+            self._edges_to(truster, end) and self._deepest[truster, end] >= following
+            for end in ends
+            if end != truster
+        )
+
+    def _edges_to(self, truster: str, end: str) -> _Edges:
+        if (truster, end) not in self._edges:
+            edges = tuple(self._letting(truster, end))
+            self._edges[truster, end] = edges
+            self._deepest[truster, end] = max((edge.max_depth for edge in edges), default=0)
+        return self._edges[truster, end]
 
     def _domains(self) -> list[str]:
         if self._active is None:

@@ -351,7 +351,7 @@ def substance(ledger: Ledger) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = [
         json.loads(data) for kind in Kind for _, data in list_records(ledger.view, kind, "", 10_000)
     ]
-    by_index = {"changed", "fence", "base"}
+    by_index = {"changed", "made", "fence", "base"}
     return [{k: v for k, v in record.items() if k not in by_index} for record in records]
 
 

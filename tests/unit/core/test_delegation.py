@@ -440,7 +440,6 @@ def test_what_was_passed_on_first_is_used_first(world: World) -> None:
         assert world.leased(world.robot).grant == first
 
 
-@pytest.mark.xfail(strict=True, reason="the ledger goes by the last change, not by the making")
 def test_what_was_passed_on_first_is_used_first_when_it_is_good_again(world: World) -> None:
     first = world.delegated(world.head, world.root, world.robot)
     world.delegated(world.head, world.root, world.robot)

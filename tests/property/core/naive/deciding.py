@@ -173,9 +173,8 @@ def permitting_grant(
 
 
 def place_of(grant: Thing) -> tuple[int, str]:
-    """docs/delegation.md: the one that was passed on first. The ledger goes by its last change,
-    which a suspension and its end are, too."""
-    return (grant["changed"] if grant["parent"] else -1), name_of(grant)
+    """docs/delegation.md: the one that was passed on first."""
+    return (grant["made"] if grant["parent"] else -1), name_of(grant)
 
 
 def gives(world: World, grant: Thing, now: int) -> None:

@@ -45,7 +45,7 @@ def delegate_grant(world: World, by: Thing, command: Command) -> Yes:
         raise No("EXECUTOR_REVOKED", body["to"])
     terms = {k: v for k, v in body.items() if k not in ("to", "grant", "executor")}
     made = {"issuer": parent["issuer"], "grant": name, "executor": body["to"]}
-    grant = new_grant(world, {**terms, **made}, parent=body["grant"])
+    grant = new_grant(world, {**terms, **made}, parent=body["grant"], made=world.size)
     is_narrower(grant, parent)
     if body["to"] == body["executor"]:
         raise No("NOT_AUTHORIZED", body["to"])

@@ -41,6 +41,7 @@ LATER: dict[str, Any] = {
     "max_depth": 0,
     "passed_on": [],
     "parent": "",
+    "made": 0,
     "delegations": 0,
 }
 """The fields that a later version has brought: they are left out while they have these values, so
