@@ -22,7 +22,7 @@ from quorate.api.freshness import until_held
 from quorate.api.ports import Core, Level, OpenNode, Proposed, Reach
 from quorate.api.validate import Violations, envelope_and_timeout
 from quorate.core import dsse, ids
-from quorate.core.commands import Command, parse_command
+from quorate.core.commands import Command, parse_any
 from quorate.core.errors import MalformedError
 from quorate.core.limits import (
     DEFAULT_PROPOSAL_TIMEOUT_MS,
@@ -279,7 +279,7 @@ def _parse(envelope: bytes) -> Command:
     except MalformedError as error:
         raise InvalidRequestError([Violation(_at("envelope", error), error.problem)]) from error
     try:
-        return parse_command(parsed.payload)
+        return parse_any(parsed.payload)
     except MalformedError as error:
         where = _at("envelope.payload", error)
         raise InvalidRequestError([Violation(where, error.problem)]) from error

@@ -28,7 +28,7 @@ from quorate.cli.submit import (
     submit,
 )
 from quorate.core import dsse, ids
-from quorate.core.commands import parse_command
+from quorate.core.commands import parse_any
 from quorate.core.errors import ConfigurationError, MalformedError
 from quorate.core.limits import MAX_COMMAND_LIFETIME_MS, MAX_ENVELOPE_BYTES
 from quorate.node.identity import read_public, write_public
@@ -105,7 +105,7 @@ def save(
         key=organisation.governance_key(),
     )
     # Nobody is to carry about what no ledger would take.
-    parse_command(dsse.parse(envelope, MAX_ENVELOPE_BYTES).payload)
+    parse_any(dsse.parse(envelope, MAX_ENVELOPE_BYTES).payload)
     write_public(file, envelope)
     command_id = ids.command_id(organisation.domain, nonce)
     value = {"type": kind, "file": str(file), "command_id": command_id, "not_after_ms": not_after}
@@ -127,7 +127,7 @@ def hand_in(
     node, and prints what became of it."""
     envelope = read_public(file, MAX_ENVELOPE_BYTES)
     try:
-        command = parse_command(dsse.parse(envelope, MAX_ENVELOPE_BYTES).payload)
+        command = parse_any(dsse.parse(envelope, MAX_ENVELOPE_BYTES).payload)
     except MalformedError as error:
         raise ConfigurationError(
             f"{file} is no signed command: {error}",

@@ -104,9 +104,19 @@ class Members:
         if not outcome.accepted:
             why = f"{outcome.reason} {outcome.thing}".rstrip()
             raise MalformedError(f"accepted, but it is to be denied: {why}")
-        if row.nested("executed") != outcome.result.get("executed"):
+        if self._less_carried(row.nested("executed")) != self._less_carried(
+            outcome.result.get("executed")
+        ):
             raise MalformedError("says that it did something else than it does")
         overlay.commit()
+
+    def _less_carried(self, executed: object) -> object:
+        """Without what a freeze let through that a recovery has carried over: its document says
+        that there was one, and not of what."""
+        frozen = self.state.federation().frozen
+        if frozen is None or frozen.since != 0 or not isinstance(executed, dict):
+            return executed
+        return {name: value for name, value in executed.items() if name != "actions"}
 
     def _use_up(self, command: Command) -> None:
         """A ballot that was taken back could be shown again, behind the one that took it back. What

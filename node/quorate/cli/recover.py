@@ -22,8 +22,10 @@ from quorate.core.errors import ConfigurationError
 from quorate.core.recovery import Recovery
 from quorate.node import recover
 from quorate.node.config import load_config
+from quorate.node.former import check_former
 from quorate.node.identity import replace_public, write_public
 from quorate.node.organisation import Organisation, read_genesis
+from quorate.node.store_care import Tell
 from quorate.node.survivors import Summary, read_summary, summarise
 from quorate.proofs.signing import SigningKey
 
@@ -115,7 +117,8 @@ def sign(
     organisation = Organisation.load(org)
     file = directory / recover.DOCUMENT
     recovery, signed = recover.read_draft(file)
-    _check(organisation, recovery)
+    with progress(output) as tell, damage():
+        _check(organisation, directory, recovery, tell)
     if organisation.domain not in signed:
         _review(console(error=output is Output.JSON), recovery, signed)
         if not yes:
@@ -153,11 +156,15 @@ def verify(
     """Verify that every survivor has signed, and what the document commits to. Exits 6 if not."""
     try:
         recovery = recover.read_recovery(directory / recover.DOCUMENT)
-        if genesis is not None:
-            recover.check_former(read_genesis(genesis), recovery)
         if config is not None:
             with progress(output) as tell, damage():
                 recover.check_commitment(load_config(config), directory, recovery, tell)
+        if genesis is not None and config is not None:
+            with progress(output) as tell, damage():
+                known, former = load_config(config), read_genesis(genesis)
+                recover.check_goes_on(known, directory, former, recovery, tell)
+        elif genesis is not None:
+            check_former(read_genesis(genesis), recovery)
     except ConfigurationError as error:
         raise VerificationError(str(error), hint=error.hint) from error
     value = {"valid": True, **_summary(recovery, recovery.survivors)}
@@ -199,12 +206,12 @@ def install(
     show(output, value, people)
 
 
-def _check(organisation: Organisation, recovery: Recovery) -> None:
+def _check(organisation: Organisation, directory: Path, recovery: Recovery, tell: Tell) -> None:
     """What a survivor must not sign. Raises VerificationError."""
     genesis = organisation.genesis()
     try:
         if genesis.hash != recovery.hash:
-            recover.check_former(genesis, recovery)
+            recover.check_goes_on(organisation.config, directory, genesis, recovery, tell)
     except ConfigurationError as error:
         raise VerificationError(str(error), hint=error.hint) from error
     if organisation.domain not in recovery.survivors:

@@ -13,7 +13,6 @@ from quorate.cli.govern import govern
 from quorate.cli.options import DEFAULT_TIMEOUT_MS, AddressOption, OrgOption, TimeoutOption
 from quorate.cli.output import Output, OutputOption, facts, show
 from quorate.cli.queries import read_records
-from quorate.core.dsse import key_id
 from quorate.core.errors import ConfigurationError
 from quorate.node.fresh_keys import FreshKeys
 from quorate.node.organisation import Organisation
@@ -43,27 +42,21 @@ def rekey(
     directory as .old; remove them when a backup has the new ones.
     """
     organisation = Organisation.load(org)
-    fresh = FreshKeys.of(
-        org, governance=only is not Only.COSIGNER, cosigner=only is not Only.GOVERNANCE
-    )
     known = _known(organisation, address, timeout)
-    if known == fresh.wanted:
-        fresh.adopt()  # the ledger took them, and nobody was left to hear it
-        _show(fresh, output)
+    fresh = FreshKeys(org, known)
+    if fresh.was_interrupted:  # the ledger took them, and nobody was left to put them in place
+        _show(known, output)
         return
-    if known != fresh.present:
-        raise ConfigurationError(
-            "the keys in the directory are not those that the federation knows",
-            hint="find the directory, or the backup, with the present ones; "
-            f"the governance key has the id {key_id(bytes.fromhex(known[0]))}",
-        )
-    governance_key, cosigner_key = fresh.wanted
+    if only is not Only.COSIGNER:
+        fresh.governance.renew()
+    if only is not Only.GOVERNANCE:
+        fresh.cosigner.renew()
     body = {
         "domain": organisation.domain,
-        "governance_key": governance_key,
-        "cosigner_key": cosigner_key,
+        "governance_key": fresh.governance.public,
+        "cosigner_key": fresh.cosigner.public,
     }
-    more = (fresh.governance.wanted,) if fresh.governance.is_renewed else ()
+    new = (fresh.governance.wanted, fresh.cosigner.wanted)
     govern(
         org,
         "domain.rekey",
@@ -71,7 +64,7 @@ def rekey(
         timeout_ms=timeout,
         output=output,
         address=address,
-        also_signed_by=more,
+        also_signed_by=[key for key in new if key is not None],
         on_accepted=fresh.adopt,
     )
 
@@ -86,9 +79,9 @@ def _known(organisation: Organisation, address: str, timeout: int) -> tuple[str,
     return str(own.get("governance_key")), str(own.get("cosigner_key"))
 
 
-def _show(fresh: FreshKeys, output: Output) -> None:
+def _show(known: tuple[str, str], output: Output) -> None:
     names = ("governance_key", "cosigner_key")
-    value = {"type": "domain.rekey", **dict(zip(names, fresh.wanted, strict=True))}
+    value = {"type": "domain.rekey", **dict(zip(names, known, strict=True))}
 
     def people(console: Console) -> None:
         console.print("[bold green]taken[/] already; the directory has them now")

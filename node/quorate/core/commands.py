@@ -6,6 +6,7 @@ may be executed is decided by `quorate.core.transitions`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -119,6 +120,15 @@ def parse_command(payload: bytes, version: int = protocol.LATEST) -> Command:
         command_id=ids.command_id(issuer, nonce),
         fingerprint=hashlib.sha256(codec.encode([verb, value["body"]])).hexdigest(),
     )
+
+
+def parse_any(payload: bytes) -> Command:
+    """A command of whatever version of the protocol, the latest first: for who does not know which
+    the ledger lives by. Raises MalformedError."""
+    for version in range(protocol.LATEST, protocol.FIRST, -1):
+        with contextlib.suppress(MalformedError):
+            return parse_command(payload, version)
+    return parse_command(payload, protocol.FIRST)
 
 
 def is_known(kind: str, version: int) -> bool:

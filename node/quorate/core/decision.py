@@ -252,7 +252,7 @@ def tried_grants(
                 later.append(grant)
             else:
                 yield grant, _why_useless(view, request, grant, ledger_time)
-        passed_on += sorted(later, key=lambda grant: (grant.changed, grant.id))
+        passed_on += sorted(later, key=lambda grant: (grant.made, grant.id))
     for grant in passed_on:
         failure = _why_useless(view, request, grant, ledger_time)
         behind = NOTHING if failure is not None else backings.of(grant)

@@ -39,7 +39,7 @@ MAX_DESCRIPTOR_BYTES: Final = 8 * 1024
 MAX_GENESIS_BYTES: Final = MAX_ENTRY_BYTES - 1024
 """The genesis is leaf 0, and must fit an entry with what the entry adds to it."""
 MAX_EXECUTORS_PER_DOMAIN: Final = 100_000
-MAX_REKEYINGS_PER_DOMAIN: Final = 1_000
+MAX_REKEYINGS_PER_DOMAIN: Final = 100
 """How often a domain takes new keys, ever: the state keeps the proof of each."""
 MAX_NODES_PER_DOMAIN: Final = 8
 """Nodes that are not retired; at most one of them votes."""

@@ -58,7 +58,9 @@ def recount(view: StateView, entry: Entry) -> Explanation:
     recorded = None if entry.reason is None else Deny(entry.reason, entry.thing)
     if entry.kind in (entries.GENESIS, entries.MALFORMED):
         return _as_recorded(Inquiry((Question.COMMAND,), Case()), entry, recorded)
-    command = parse_command(dsse.from_json(entry.command, "command").payload)
+    command = parse_command(
+        dsse.from_json(entry.command, "command").payload, view.federation().protocol
+    )
     inquiry = Inquiry(_questions(command), _case(view, command, recorded))
     things, is_gone = _issuer(view, command)
     of_command = recorded if recorded is not None and _is_of_command(recorded, is_gone) else None

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from quorate.core import entries, state
+from quorate.core import entries, keys, state
 from quorate.core.errors import MalformedError, StorageDamagedError
 from quorate.core.frozen import Freeze
 from quorate.core.genesis import Descriptor
@@ -108,6 +108,8 @@ def carry_over(store: Writer, recovery: Recovery) -> bytes:
             closed = replace(proposal, status=ProposalStatus.WITHDRAWN, changed=0)
             state.save_proposal(store, closed)
     frozen = _since_now(view.federation().frozen)
+    for proof, _ in list(store.scan(keys.REKEYINGS)):  # the document is the new root of all keys
+        store.delete(proof)
     state.save_federation(store, replace(_federation(recovery), frozen=frozen))
     return first_leaf(recovery)
 

@@ -1,8 +1,8 @@
 """New keys for a domain, and the proof that it was the domain itself that took them.
 
 Owns the command, and how a state that has other keys is held to one that has the old. A domain
-takes new keys by a command that its governance key signs, as any; the new governance key signs the
-same envelope, so that nobody claims a key that is another's, or that nobody has. The state keeps
+takes new keys by a command that its governance key signs, as any; each new key signs the same
+envelope, so that nobody claims a key that is another's, or that nobody has. The state keeps
 each such envelope: whoever is sent a state, and knows the domain by its old keys, follows them one
 by one. No sender of a state can give a domain keys that it has not taken.
 """
@@ -37,8 +37,9 @@ def rekey_domain(turn: Turn, body: RekeyDomain) -> Verdict:
     for key in fresh:
         if turn.view.key_owner(key) is not None:
             return Deny(Reason.ALREADY_EXISTS, key)
-    if not turn.envelope.verify(bytes.fromhex(body.governance_key)):
-        return Deny(Reason.BAD_SIGNATURE, body.governance_key)
+    for key in fresh:
+        if not turn.envelope.verify(bytes.fromhex(key)):
+            return Deny(Reason.BAD_SIGNATURE, key)
     changed = replace(
         domain,
         governance_key=body.governance_key,
@@ -64,7 +65,8 @@ def check_rekeyed(later: Reader, origin: str, old: Domain, new: Domain) -> None:
         data = later.get(keys.rekeying(old.id, number))
         envelope, body = read_rekeying(data, old.id)
         is_its_own = envelope.verify(bytes.fromhex(current.governance_key))
-        is_held = envelope.verify(bytes.fromhex(body.governance_key))
+        taken = {body.governance_key, body.cosigner_key} - {*_keys(current)}
+        is_held = all(envelope.verify(bytes.fromhex(key)) for key in taken)
         if _origin(envelope) != origin or not (is_its_own and is_held):
             raise MalformedError(f"{old.id} has keys that it did not take")
         for key in _keys(current):  # for ever: they are not to be taken again

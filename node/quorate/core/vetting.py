@@ -32,6 +32,7 @@ from quorate.core.limits import (
     MAX_NODES_PER_DOMAIN,
     MAX_PARENTS,
     MAX_PATTERNS,
+    MAX_REKEYINGS_PER_DOMAIN,
 )
 from quorate.core.lineage import NO_HEAD, Stage, check_head
 from quorate.core.proposals import Proposal, ProposalStatus
@@ -125,10 +126,8 @@ class Vetting:
                 self._begin()
             count = 0
             for key, value in islice(self._state.scan(b"", self._next), most):
-                look = self._looks.get(key[:1])
-                _require(look is not None, f"there is nothing at {key!r}")
-                assert look is not None
-                look(key, value)
+                _require(key[:1] in self._looks, f"there is nothing at {key!r}")
+                self._looks[key[:1]](key, value)
                 self._next = key + b"\x00"
                 count += 1
             if count < most:
@@ -278,6 +277,7 @@ class Vetting:
         self._domains.add(domain.id)
         _require(len(self._domains) <= MAX_DOMAINS, "too many domains")
         self._check_keys(domain.id, domain.governance_key, domain.cosigner_key)
+        _require(domain.rekeyings <= MAX_REKEYINGS_PER_DOMAIN, f"{domain.id} has too many keys")
         self._rekeyed[domain.id] += domain.rekeyings
 
     def _look_at_node(self, node: Node) -> None:

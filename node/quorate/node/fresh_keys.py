@@ -8,86 +8,77 @@ are replaced. What the ledger has taken is for the caller to find out.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from quorate.core.dsse import key_id
 from quorate.core.errors import ConfigurationError
+from quorate.node.durable import sync_directory
 from quorate.node.identity import load_signing_key, save_signing_key
 from quorate.node.organisation import COSIGNER_KEY_FILE, GOVERNANCE_KEY_FILE
-from quorate.node.store import sync_directory
 from quorate.proofs.signing import SigningKey
 
 _NEXT: Final = ".next"
 _OLD: Final = ".old"
 
 
-@dataclass(frozen=True, slots=True)
 class Pair:
-    """A key in the organisation's directory, and the one that is to take its place; the same when
-    it stays."""
+    """A key in the organisation's directory, and the one, if any, that is to take its place.
 
-    file: Path
-    present: SigningKey
-    wanted: SigningKey
+    known: the public key, in hex, that the ledger has. Raises ConfigurationError when the directory
+    has neither that nor one that is to be it: then nothing is made, and nothing changed."""
 
-    @classmethod
-    def load(cls, file: Path, *, is_renewed: bool) -> Pair:
-        """Makes the new key, unless one is there from a time that was interrupted. Raises
-        ConfigurationError."""
-        present = load_signing_key(file)
-        following = file.with_name(file.name + _NEXT)
-        if not is_renewed:
-            if following.exists():
-                raise ConfigurationError(
-                    f"{following} is there from a renewal that was interrupted",
-                    hint="renew that key, too; or remove the file, if the ledger does not have it",
-                )
-            return cls(file, present, present)
-        if not following.exists():
-            save_signing_key(following, SigningKey.generate())
-            sync_directory(file.parent)
-        return cls(file, present, load_signing_key(following))
+    def __init__(self, file: Path, known: str) -> None:
+        self._file = file
+        self._following = file.with_name(file.name + _NEXT)
+        self.present = load_signing_key(file)
+        self.wanted = load_signing_key(self._following) if self._following.exists() else None
+        mine = [key.public.hex() for key in (self.present, self.wanted) if key is not None]
+        if known not in mine:
+            raise ConfigurationError(
+                f"{file.name} is not the key that the federation knows",
+                hint="find the directory, or the backup, with the present one; its id is "
+                f"{key_id(bytes.fromhex(known))}; keep what is here",
+            )
+        self.is_taken = self.wanted is not None and self.wanted.public.hex() == known
 
     @property
-    def is_renewed(self) -> bool:
-        return self.wanted.public != self.present.public
+    def public(self) -> str:
+        """Of the key that is to be, or that stays."""
+        return (self.wanted or self.present).public.hex()
+
+    def renew(self) -> None:
+        """Makes the new key, unless one is there from a time that was interrupted."""
+        if self.wanted is None:
+            save_signing_key(self._following, SigningKey.generate())
+            sync_directory(self._file.parent)
+            self.wanted = load_signing_key(self._following)
 
     def adopt(self) -> None:
         """The new key is the ledger's: it takes the place of the present one, kept as `.old`."""
-        if not self.is_renewed:
+        if self.wanted is None:
             return
-        old = self.file.with_name(self.file.name + _OLD)
+        old = self._file.with_name(self._file.name + _OLD)
         old.unlink(missing_ok=True)
-        os.link(self.file, old)
-        self.file.with_name(self.file.name + _NEXT).replace(self.file)
-        sync_directory(self.file.parent)
+        os.link(self._file, old)
+        self._following.replace(self._file)
+        sync_directory(self._file.parent)
 
 
-@dataclass(frozen=True, slots=True)
 class FreshKeys:
-    """Both keys of an organisation."""
+    """Both keys of an organisation. known: those that the ledger has, governance key first. What it
+    has taken already is put in its place first. Raises ConfigurationError."""
 
-    governance: Pair
-    cosigner: Pair
-
-    @classmethod
-    def of(cls, directory: Path, *, governance: bool, cosigner: bool) -> FreshKeys:
-        """Which of the two are to be renewed. Raises ConfigurationError."""
-        return cls(
-            Pair.load(directory / GOVERNANCE_KEY_FILE, is_renewed=governance),
-            Pair.load(directory / COSIGNER_KEY_FILE, is_renewed=cosigner),
-        )
-
-    @property
-    def wanted(self) -> tuple[str, str]:
-        """The public keys in hex."""
-        return self.governance.wanted.public.hex(), self.cosigner.wanted.public.hex()
-
-    @property
-    def present(self) -> tuple[str, str]:
-        return self.governance.present.public.hex(), self.cosigner.present.public.hex()
+    def __init__(self, directory: Path, known: tuple[str, str]) -> None:
+        self.governance = Pair(directory / GOVERNANCE_KEY_FILE, known[0])
+        self.cosigner = Pair(directory / COSIGNER_KEY_FILE, known[1])
+        self.was_interrupted = self.governance.is_taken or self.cosigner.is_taken
+        if self.governance.is_taken:
+            self.governance.adopt()
+        if self.cosigner.is_taken:
+            self.cosigner.adopt()
 
     def adopt(self) -> None:
+        """Everything that was new is the ledger's now."""
         self.governance.adopt()
         self.cosigner.adopt()

@@ -39,6 +39,7 @@ from quorate.core.recovery import (
 from quorate.core.state import StateView
 from quorate.core.status import Status
 from quorate.node.config import NodeConfig
+from quorate.node.former import check_former, renewed
 from quorate.node.identity import read_public, replace_public, write_public
 from quorate.node.locks import hold_all
 from quorate.node.machine import LedgerMachine
@@ -216,7 +217,7 @@ def install(config: NodeConfig, directory: Path, tell: Tell) -> tuple[Recovery, 
             hint="its organisation can add another node to it",
         )
     if genesis.hash != recovery.hash:
-        check_former(genesis, recovery)
+        check_goes_on(config, directory, genesis, recovery, tell)
     former: Path | None = None
     with hold_all(config.node.data_dir):
         if not _is_installed(config, recovery, tell):
@@ -268,23 +269,17 @@ def _make(config: NodeConfig, base_path: Path, place: Path, recovery: Recovery, 
             tell(step)
 
 
-def check_former(genesis: Genesis, recovery: Recovery) -> None:
-    """Raises ConfigurationError unless the document goes on from this genesis: it names it, and
-    gives every organisation in it the keys that it has there."""
-    former = recovery.former
-    known = {item.domain: item for item in recovery.descriptors}
-    is_named = (genesis.hash.hex(), genesis.origin) == (former.genesis_hash, former.origin)
-    keys = ("governance_key", "cosigner_key", "ca_certificate")
-    is_same = genesis.parameters == recovery.parameters and all(
-        item.domain in known
-        and all(getattr(item, key) == getattr(known[item.domain], key) for key in keys)
-        for item in genesis.descriptors
-    )
-    if not is_named or not is_same:
-        raise ConfigurationError(
-            f"the recovery document does not go on from the genesis of {genesis.origin}",
-            hint="do not sign it, and do not install it",
-        )
+def check_goes_on(
+    config: NodeConfig, directory: Path, genesis: Genesis, recovery: Recovery, tell: Tell
+) -> None:
+    """As `check_former`, with the proofs of new keys that are in the base. Raises StorageError,
+    too."""
+    if not renewed(genesis, recovery):
+        check_former(genesis, recovery)
+        return
+    with opened(directory / BASE, config, tell) as base, base.read() as snapshot:
+        check_former(genesis, recovery, snapshot.state)
+    _tidy_base(directory)
 
 
 def check_commitment(config: NodeConfig, directory: Path, recovery: Recovery, tell: Tell) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from quorate.node.fresh_keys import FreshKeys
 from quorate.node.identity import load_signing_key
 
 FILES = ("governance.key", "cosigner.key")
@@ -92,5 +93,33 @@ def test_keys_that_the_federation_does_not_know_renew_nothing(
     before = known(node)
     ran = run("domain", "rekey", "--org", directory, "-o", "json")
     assert ran.exit_code == 1
-    assert "are not those that the federation knows" in ran.error["message"]
+    assert "is not the key that the federation knows" in ran.error["message"]
     assert known(node) == before
+
+
+def test_a_renewal_that_was_cut_off_between_the_two_keys_goes_on(
+    run: Any, federation: Any, node: Any, keys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a third key: the directory has the ledger's, one of them as .next."""
+
+    def dies(self: FreshKeys) -> None:
+        self.governance.adopt()
+        raise OSError("killed here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FreshKeys, "adopt", dies)
+        run("domain", "rekey", "--org", federation.org())
+    assert keys() != known(node)
+    again = run("domain", "rekey", "--org", federation.org())
+    assert again.exit_code == 0, again.stderr
+    assert keys() == known(node)
+    assert not list(federation.org().glob("*.next"))
+
+
+def test_a_node_that_cannot_be_asked_has_no_key_made(
+    run: Any, federation: Any, node: Any, keys: Any
+) -> None:
+    org = federation.org()
+    ran = run("domain", "rekey", "--org", org, "--address", "127.0.0.1:1", "--timeout", "1s")
+    assert ran.exit_code != 0
+    assert not list(org.glob("*.next"))

@@ -11,6 +11,7 @@ from quorate.core import keys, protocol
 from quorate.core.acts import ACTS
 from quorate.core.outcome import Outcome
 from quorate.core.store import MemoryStore
+from quorate.proofs.commands import build_command
 from quorate.testing.builders import (
     Federation,
     Ledger,
@@ -95,6 +96,23 @@ def copied(store: MemoryStore) -> MemoryStore:
     return copy
 
 
+def renew_the_cosigner(world: World) -> None:
+    """A new key for the clinic's cosigner, which signs too."""
+    governance, other = world.clinic.governance, key_for("another cosigner")
+    fresh = {"domain": CLINIC, "governance_key": governance.public.hex()}
+    envelope = build_command(
+        origin=world.federation.origin,
+        issuer=CLINIC,
+        command_type="domain.rekey",
+        body=fresh | {"cosigner_key": other.public.hex()},
+        nonce="f" * 32,
+        not_after=world.now + 3_600_000,
+        key=governance,
+        also_signed_by=[other],
+    )
+    assert world.apply(envelope).outcome.accepted
+
+
 @pytest.fixture
 def lived(trusted: World) -> World:
     """Something of every kind, in every condition."""
@@ -138,9 +156,7 @@ def lived(trusted: World) -> World:
         )
         if choice:
             world.must(BANK, "ballot.cast", ballot_body(str(opened.result["id"]), choice))
-    same, other = world.clinic.governance.public.hex(), key_for("another cosigner").public.hex()
-    fresh = {"domain": CLINIC, "governance_key": same, "cosigner_key": other}
-    world.must(CLINIC, "domain.rekey", fresh)
+    renew_the_cosigner(world)
     assert {key[:1] for key, _ in world.store.items()} >= set(keys.RECORDS.values())
     assert len({key[:1] for key, _ in world.store.items()}) == 24, "all that there are"
     return world

@@ -85,7 +85,7 @@ COSIGNER = key_for("new cosigner")
 
 def test_the_new_key_signs_and_the_old_one_does_not_any_more(world: World) -> None:
     assert world.register(world.old).accepted
-    done = world.rekey(NEW, COSIGNER, world.old, NEW)
+    done = world.rekey(NEW, COSIGNER, world.old, NEW, COSIGNER)
     assert (done.accepted, done.thing) == (True, A)
     assert world.register(world.old).reason is Reason.BAD_SIGNATURE
     assert world.register(NEW).accepted
@@ -98,19 +98,19 @@ def test_the_new_key_signs_and_the_old_one_does_not_any_more(world: World) -> No
 
 
 def test_no_lease_is_touched(world: World) -> None:
-    applied = world.ledger.apply(world.envelope(NEW, COSIGNER, world.old, NEW))
+    applied = world.ledger.apply(world.envelope(NEW, COSIGNER, world.old, NEW, COSIGNER))
     assert applied.entry is not None
     assert effect_of(applied.outcome.index, applied.entry) is None
 
 
 def test_one_key_can_be_renewed_alone(world: World) -> None:
-    assert world.rekey(world.old, COSIGNER, world.old).accepted
-    assert world.rekey(NEW, COSIGNER, world.old, NEW).accepted
+    assert world.rekey(world.old, COSIGNER, world.old, COSIGNER).accepted
+    assert world.rekey(NEW, COSIGNER, world.old, NEW, COSIGNER).accepted
     assert world.is_well()
 
 
 def test_a_repeat_of_it_is_the_first_outcome(world: World) -> None:
-    envelope = world.envelope(NEW, COSIGNER, world.old, NEW)
+    envelope = world.envelope(NEW, COSIGNER, world.old, NEW, COSIGNER)
     first, again = (world.ledger.apply(envelope).outcome for _ in range(2))
     assert (first.accepted, again.duplicate, again.index) == (True, True, first.index)
 
@@ -119,6 +119,8 @@ def test_a_repeat_of_it_is_the_first_outcome(world: World) -> None:
     ("signers", "reason"),
     [
         (lambda w: (w.old,), Reason.BAD_SIGNATURE),
+        (lambda w: (w.old, NEW), Reason.BAD_SIGNATURE),
+        (lambda w: (w.old, COSIGNER), Reason.BAD_SIGNATURE),
         (lambda w: (NEW,), Reason.BAD_SIGNATURE),
         (lambda w: (w.cosigner, NEW), Reason.BAD_SIGNATURE),
         (lambda w: (w.ledger.federation[B].governance, NEW), Reason.BAD_SIGNATURE),
@@ -138,9 +140,9 @@ def test_keys_are_nobodys_and_never_were(world: World) -> None:
         (NEW, world.ledger.federation[A].signing),
         (NEW, world.old),
     ):
-        said = world.rekey(governance, cosigner, world.old, governance)
+        said = world.rekey(governance, cosigner, world.old, governance, cosigner)
         assert said.reason in {Reason.ALREADY_EXISTS, Reason.MALFORMED_COMMAND}, said
-    assert world.rekey(NEW, COSIGNER, world.old, NEW).accepted
+    assert world.rekey(NEW, COSIGNER, world.old, NEW, COSIGNER).accepted
     back = world.rekey(world.old, COSIGNER, NEW, world.old)
     assert (back.reason, back.thing) == (Reason.ALREADY_EXISTS, world.old.public.hex())
     assert world.is_well()
@@ -156,13 +158,13 @@ def test_no_key_changes_its_purpose(world: World) -> None:
 
 
 def test_nobody_takes_keys_for_another(world: World) -> None:
-    envelope = world.envelope(NEW, COSIGNER, world.old, NEW, domain=B)
+    envelope = world.envelope(NEW, COSIGNER, world.old, NEW, COSIGNER, domain=B)
     assert world.ledger.apply(envelope).outcome.reason is Reason.NOT_AUTHORIZED
 
 
 def test_a_suspended_domain_may_because_of_its_key(world: World) -> None:
     assert world.ledger.run(A, "domain.suspend", {"domain": A}).outcome.accepted
-    assert world.rekey(NEW, COSIGNER, world.old, NEW).accepted
+    assert world.rekey(NEW, COSIGNER, world.old, NEW, COSIGNER).accepted
 
 
 def test_one_key_is_not_for_two_purposes(world: World) -> None:
@@ -172,13 +174,13 @@ def test_one_key_is_not_for_two_purposes(world: World) -> None:
 
 def test_there_is_an_end_to_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("quorate.core.rekeying.MAX_REKEYINGS_PER_DOMAIN", 1)
-    assert world.rekey(NEW, COSIGNER, world.old, NEW).accepted
+    assert world.rekey(NEW, COSIGNER, world.old, NEW, COSIGNER).accepted
     assert world.rekey(NEWER, COSIGNER, NEW, NEWER).reason is Reason.LIMIT_EXCEEDED
 
 
 def test_the_first_version_does_not_know_it() -> None:
     world = World(protocol.FIRST)
-    said = world.rekey(NEW, COSIGNER, world.old, NEW)
+    said = world.rekey(NEW, COSIGNER, world.old, NEW, COSIGNER)
     assert (said.reason, said.thing) == (Reason.MALFORMED_COMMAND, "type")
 
 
@@ -191,7 +193,7 @@ def follows(before: MemoryStore, after: MemoryStore) -> bool:
 
 def test_whoever_knows_the_old_keys_follows_to_the_new_ones(world: World) -> None:
     first = world.copy()
-    assert world.rekey(NEW, COSIGNER, world.old, NEW).accepted
+    assert world.rekey(NEW, COSIGNER, world.old, NEW, COSIGNER).accepted
     second = world.copy()
     assert world.rekey(NEWER, COSIGNER, NEW, NEWER).accepted
     third = world.copy()
@@ -211,7 +213,7 @@ def test_nobody_gives_a_domain_keys_that_it_did_not_take(world: World) -> None:
         world.envelope(mine, COSIGNER, mine),
         world.envelope(mine, COSIGNER, other, mine),
         world.envelope(mine, COSIGNER, world.old),
-        world.envelope(mine, COSIGNER, world.old, mine, issuer=B),
+        world.envelope(mine, COSIGNER, world.old, mine, COSIGNER, issuer=B),
     ]
     domain = world.ledger.view.domain(A)
     assert domain is not None
@@ -230,7 +232,7 @@ def test_nobody_gives_a_domain_keys_that_it_did_not_take(world: World) -> None:
         with pytest.raises(MalformedError):
             follows(before, after)
     taken = world.copy()
-    assert world.rekey(NEW, COSIGNER, world.old, NEW).accepted
+    assert world.rekey(NEW, COSIGNER, world.old, NEW, COSIGNER).accepted
     forgotten = world.copy()
     forgotten.delete(keys.public_key(world.old.public.hex()))
     with pytest.raises(MalformedError, match="former key"):
@@ -257,7 +259,7 @@ def test_keys_of_another_ledger_are_none_here(world: World) -> None:
         nonce="a" * 32,
         not_after=world.ledger.now,
         key=world.old,
-        also_signed_by=[NEW],
+        also_signed_by=[NEW, COSIGNER],
     )
     domain = world.ledger.view.domain(A)
     assert domain is not None
@@ -274,7 +276,7 @@ def test_keys_of_another_ledger_are_none_here(world: World) -> None:
 
 
 def test_a_state_has_each_proof_once_and_in_order(world: World) -> None:
-    assert world.rekey(NEW, COSIGNER, world.old, NEW).accepted
+    assert world.rekey(NEW, COSIGNER, world.old, NEW, COSIGNER).accepted
     good = world.copy()
     proof = good.get(keys.rekeying(A, 0))
     assert proof is not None
