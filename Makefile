@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+FUZZ := $(VENV)-fuzz
+FUZZ_STAMP := $(FUZZ)/.installed
 
 PROTOS := $(wildcard proto/quorate/v1/*.proto)
 
@@ -22,10 +24,11 @@ help:
 	@echo "make sim           simulated federations on all cores, held to every promise"
 	@echo "make sim-mutants   rules broken on purpose, and which promise of the simulator sees each"
 	@echo "make histories     random histories decided by the ledger and by a naive model, on all cores"
+	@echo "make fuzz          every parser of outside bytes, a minute each, guided by coverage"
 	@echo "make healing       nodes cut off and brought back, and how long each took to be in step"
 	@echo "make sim-bare      the engine as it comes and ours, in the same simulated faults, as a table"
-	@echo "make lock          remakes requirements.lock"
-	@echo "make clean         removes .venv and caches"
+	@echo "make lock          remakes requirements.lock, and the one of fuzzing"
+	@echo "make clean         removes .venv, .venv-fuzz and caches"
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Quorate needs python3 3.11 or newer."; exit 1; }
@@ -104,6 +107,20 @@ HISTORIES ?= 100000
 histories: $(STAMP)
 	@$(BIN)/python -m tests.property.core.naive --histories $(HISTORIES) $(HISTORIES_ARGS)
 
+# The fuzzer has an environment of its own: there is no build of it for every Python.
+$(FUZZ_STAMP): requirements.lock tests/fuzz/requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(FUZZ)
+	$(FUZZ)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+		-r requirements.lock -r tests/fuzz/requirements.lock
+	$(FUZZ)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+FUZZ_SECONDS ?= 60
+
+.PHONY: fuzz
+fuzz: $(FUZZ_STAMP)
+	@$(FUZZ)/bin/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(FUZZ_ARGS)
+
 .PHONY: healing
 healing: $(STAMP)
 	$(BIN)/python -m pytest -s -m "" tests/e2e/test_healing.py tests/e2e/test_catching_up.py $(PYTEST_ARGS)
@@ -124,8 +141,14 @@ lock:
 	  $(VENV)/lock/bin/uv pip compile pyproject.toml --extra dev --generate-hashes \
 	    --no-emit-index-url --no-header --python-version 3.11 --universal --quiet; } > requirements.lock.new
 	mv requirements.lock.new requirements.lock
+	{ echo "# What fuzzing needs in addition, pinned with its hashes."; \
+	  echo "# Remade by 'make lock'."; \
+	  $(VENV)/lock/bin/uv pip compile tests/fuzz/requirements.in --generate-hashes \
+	    --no-emit-index-url --no-header --python-version 3.11 --universal --quiet; } \
+	  > tests/fuzz/requirements.lock.new
+	mv tests/fuzz/requirements.lock.new tests/fuzz/requirements.lock
 
 .PHONY: clean
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	rm -rf $(VENV) $(FUZZ) .fuzz .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

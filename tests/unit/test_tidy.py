@@ -64,7 +64,7 @@ def texts() -> Iterator[Path]:
     yield from sources()
     for pattern in ("*.md", "docs/**/*.md", "changelog.d/*", "proto/**/*.proto", ".ci/*"):
         yield from (file for file in ROOT.glob(pattern) if file.is_file())
-    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
+    for name in ("Makefile", "pyproject.toml", "requirements.lock", "tests/fuzz/requirements.lock"):
         yield ROOT / name
 
 

@@ -308,4 +308,6 @@ def _after(kind: int, token: str) -> str:
         raise MalformedError("is not a token of this service") from error
     if not separator or of_kind != str(kind):
         raise MalformedError("is not a token of this kind's list")
+    if _token(kind, after) != token:  # the library forgives padding that is not needed
+        raise MalformedError("is not a token of this service")
     return after

@@ -55,7 +55,7 @@ def load_config(path: Path) -> ClientConfig:
 def _settings(file: Path) -> dict[str, str]:
     try:
         document = tomllib.loads(_read(file).decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also for numbers, and lists, without end
         raise ConfigurationError(f"{file}: not TOML: {error}") from error
     table = document.pop("node", None)
     if document or not isinstance(table, dict):

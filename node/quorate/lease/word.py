@@ -193,6 +193,8 @@ def decode(image: bytes) -> AuthorityRecord | None:
         reason = Reason(name) if name else None
     except ValueError:
         return None  # a reason that this version does not know
+    if reason is not None and deadline:
+        return None  # no authority, until then
     return AuthorityRecord(
         boot_id, deadline, boottime, realtime, term, index, ledger_time, ttl, rho, reason
     )

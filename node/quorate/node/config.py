@@ -59,7 +59,10 @@ def _check_path(path: Path) -> Path:
     # An empty path would silently mean the directory that holds the file.
     if str(path) in ("", "."):
         raise ValueError("a path must name a file or directory")
-    return path.expanduser()
+    try:
+        return path.expanduser()
+    except RuntimeError as error:  # `~` of somebody whom this machine does not know
+        raise ValueError(f"{path} is in nobody's home directory") from error
 
 
 Address = Annotated[str, _syntax(ids.check_address)]
@@ -255,7 +258,7 @@ def _read(path: Path) -> dict[str, object]:
         raise ConfigurationError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes")
     try:
         return tomllib.loads(data.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also for numbers, and lists, without end
         raise ConfigurationError(f"{path} is not TOML: {error}") from error
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -39,7 +40,7 @@ class SigningKey:
         """Raises `ConfigurationError` for anything but one unencrypted Ed25519 key."""
         try:
             private = serialization.load_pem_private_key(pem, password=None)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:
             # The library's message may quote the file; a key file must not reach a log.
             raise ConfigurationError("the private key cannot be read", hint=_HINT) from error
         if not isinstance(private, Ed25519PrivateKey):

@@ -204,10 +204,15 @@ def _metas(file: _File) -> tuple[Meta, Meta]:
         raise file.damaged(
             metas.index(newest), f"is of transaction {newest.txn_id}, after {older.txn_id}"
         )
-    in_file = file.size_bytes // file.page_bytes
-    if not _METAS <= newest.pages <= in_file + _MAX_PAGES_BEHIND_THE_END:
-        raise file.damaged(metas.index(newest), f"says that there are {newest.pages} pages")
+    _check_pages(file, newest)
     return older, newest
+
+
+def _check_pages(file: _File, meta: Meta) -> None:
+    """As many as it says are counted in memory: no more than can be."""
+    in_file = file.size_bytes // file.page_bytes
+    if not _METAS <= meta.pages <= in_file + _MAX_PAGES_BEHIND_THE_END:
+        raise file.damaged(meta.txn_id % _METAS, f"says that there are {meta.pages} pages")
 
 
 def _pinned_meta(file: _File, txn_id: int) -> Meta:
@@ -217,6 +222,7 @@ def _pinned_meta(file: _File, txn_id: int) -> Meta:
     meta = _meta(file, txn_id % _METAS)
     if meta.txn_id != txn_id:
         raise OvertakenError
+    _check_pages(file, meta)
     return meta
 
 
@@ -388,8 +394,9 @@ class _Walk:
 
     def _take_free(self, numbers: bytes) -> None:
         """A list of free pages (MDB_IDL): how many, then their numbers."""
-        listed = [number for (number,) in _NUMBER.iter_unpack(numbers)] if numbers else []
-        if len(numbers) % _NUMBER.size or not listed or listed[0] >= len(listed):
+        is_whole = len(numbers) % _NUMBER.size == 0
+        listed = [number for (number,) in _NUMBER.iter_unpack(numbers)] if is_whole else []
+        if not listed or listed[0] >= len(listed):
             raise self._damaged(self._meta.free.root, "begins lists of free pages, one senseless")
         for page in listed[1 : listed[0] + 1]:
             self._take(page, self._meta.free.root)

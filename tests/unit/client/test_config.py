@@ -56,6 +56,14 @@ def tls_node(ca: trustme.CA) -> Iterator[tuple[ScriptedNode, str]]:
     stop(server)
 
 
+@pytest.mark.parametrize("value", ["1" * 5_000, "[" * 5_000])
+def test_numbers_and_lists_without_end_are_refused(tmp_path: Path, value: str) -> None:
+    """The library gives up on them with errors that are not its own."""
+    (tmp_path / "client.toml").write_text(f"[node]\nserver_name = {value}\n")
+    with pytest.raises(ConfigurationError, match="not TOML"):
+        load_config(tmp_path)
+
+
 def test_a_gate_opens_from_the_directory(
     tmp_path: Path, ca: trustme.CA, tls_node: tuple[ScriptedNode, str]
 ) -> None:

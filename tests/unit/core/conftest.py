@@ -115,8 +115,11 @@ def renew_the_cosigner(world: World) -> None:
 
 @pytest.fixture
 def lived(trusted: World) -> World:
-    """Something of every kind, in every condition."""
-    world = trusted
+    return live(trusted)
+
+
+def live(world: World) -> World:
+    """Something of every kind, in every condition. To be given what `setup` has made."""
     first, second = (str(world.acquire().result["id"]) for _ in range(2))
     world.acquire(ttl_ms=1)
     world.lease_act("release", first)

@@ -5,6 +5,7 @@ import mmap
 import os
 import subprocess
 import sys
+import zlib
 from contextlib import ExitStack
 
 import pytest
@@ -73,6 +74,17 @@ def test_every_reason_fits(shared, reason):
 def test_a_record_with_a_reason_has_no_deadline():
     with pytest.raises(AssertionError):
         record(7, Reason.INQUORATE)
+
+
+def test_a_record_that_contradicts_itself_is_none():
+    """A deadline, and a reason why there is none, with a checksum that fits."""
+    image = bytearray(word.encode(record(7), 2))
+    reason = Reason.INQUORATE.value.encode()
+    begin = word._CHECKSUM_AT - 32
+    image[begin : begin + len(reason)] = reason
+    covered = image[word._SEQUENCE_AT : word._CHECKSUM_AT]
+    word._CHECKSUM.pack_into(image, word._CHECKSUM_AT, zlib.crc32(covered))
+    assert word.decode(bytes(image)) is None
 
 
 def test_an_edge_cannot_write(shared):

@@ -60,6 +60,19 @@ def test_relative_paths_are_relative_to_the_file(
     assert config.tls.private_key == Path("/etc/keys/tls.key")
 
 
+@pytest.mark.parametrize("value", ["1" * 5_000, "[" * 5_000])
+def test_numbers_and_lists_without_end_are_refused(file: Path, value: str) -> None:
+    """The library gives up on them with errors that are not its own."""
+    file.write_text(f"{GOOD}[storage]\nmap_size_bytes = {value}\n")
+    assert "is not TOML" in str(refused(file))
+
+
+def test_the_home_of_somebody_unknown_is_refused(file: Path) -> None:
+    file.write_text(GOOD.replace('"data"', '"~nobody-here/data"'))
+    error = refused(file)
+    assert "node.data_dir: ~nobody-here/data is in nobody's home directory" in str(error)
+
+
 def test_what_is_not_set_has_its_default(file: Path) -> None:
     config = load_config(file)
     assert config.storage.map_size_bytes == 1024**3

@@ -1,5 +1,6 @@
 """Private keys: their files, what they sign, and that they do not show themselves."""
 
+import base64
 import copy
 import hashlib
 import pickle
@@ -50,7 +51,27 @@ def other_kind():
     )
 
 
-@pytest.mark.parametrize("pem", [b"", b"not a key", encrypted(), other_kind()])
+def unknown_curve():
+    """A key on a curve of a number that no curve has."""
+    der = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.DER,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    number = bytes.fromhex("2a8648ce3d0301")
+    body = base64.encodebytes(der.replace(number + b"\x07", number + b"\x77"))
+    return b"-----BEGIN PRIVATE KEY-----\n" + body + b"-----END PRIVATE KEY-----\n"
+
+
+def wrong_length():
+    """A key of another kind, as long as ours: the library knows no error of its own for it."""
+    body = base64.encodebytes(bytes.fromhex("302e020100300506032b656f04220420") + SECRET)
+    return b"-----BEGIN PRIVATE KEY-----\n" + body + b"-----END PRIVATE KEY-----\n"
+
+
+@pytest.mark.parametrize(
+    "pem", [b"", b"not a key", encrypted(), other_kind(), unknown_curve(), wrong_length()]
+)
 def test_other_files_are_configuration_errors_with_a_hint(pem):
     with pytest.raises(ConfigurationError) as caught:
         SigningKey.from_pem(pem)

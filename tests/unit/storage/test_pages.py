@@ -111,6 +111,34 @@ def test_a_list_that_says_that_it_is_longer_than_it_is_is_found(data):
     refused(data, "lists of free pages")
 
 
+def test_a_list_of_half_a_number_is_found(data):
+    """The first of the page's nodes loses two bytes, and moves up by as many: there is no gap."""
+    page, count = leaf_of(data, None)
+    begin = page * PAGE_BYTES
+    pointers = [begin + HEADER_BYTES + 2 * place for place in range(count)]
+    pointer = min(pointers, key=lambda each: read(data, each, "<H"))
+    node = begin + read(data, pointer, "<H")
+    low, high, flags, key_bytes = struct.unpack_from("<HHHH", data.read_bytes(), node)
+    key = data.read_bytes()[node + 8 : node + 8 + key_bytes]
+    with data.open("r+b") as file:
+        file.seek(node + 2)
+        file.write(struct.pack("<HHHH", low - 2, high, flags, key_bytes) + key)
+    for place in (pointer, begin + 14):
+        changed(data, place, "<H", read(data, place, "<H") + 2)
+    refused(data, "lists of free pages")
+
+
+@pytest.mark.parametrize("last", [1 << 40, 2**64 - 1])
+def test_more_pages_than_can_be_are_found_while_somebody_writes_too(data, last):
+    """They would all be counted in memory first."""
+    with looked_at(data) as file:
+        _, newest = pages._metas(file)
+    changed(data, newest.txn_id % 2 * PAGE_BYTES + HEADER_BYTES + 136 - 16, "<Q", last)
+    refused(data, "says that there are")
+    with pytest.raises(StorageDamagedError, match="says that there are"):
+        list(pages.check_file(data, pinned=newest.txn_id))
+
+
 def test_nodes_that_changed_places_are_found(data):
     page, _ = leaf_of(data, b"state_a")
     at = page * PAGE_BYTES + HEADER_BYTES
