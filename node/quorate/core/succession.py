@@ -2,9 +2,10 @@
 
 Owns the comparison of two states, a thing at a time: the same federation, no earlier; every domain
 with the keys that it had, or has taken itself, and every node with those that it had; what was
-revoked, closed or retired stays so, no edge of trust is for more than it was, and no proposal for
-something else. Does not own whether the later one is sound (`quorate.core.vetting`). Looks at
-nothing but what domains govern, alone or together. Pure, and in steps, as the vetting is.
+revoked, closed or retired stays so, as do the proofs of keys; no edge of trust is for more than it
+was, and no proposal for something else. Does not own whether the later one is sound
+(`quorate.core.vetting`). Looks at nothing but what domains govern, alone or together. Pure, and in
+steps, as the vetting is.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ _LASTING: Final = (
     Kind.GRANT,
     Kind.PROPOSAL,
 )
+_PROOFS: Final = None
+"""In the place of a kind: the envelopes that domains took their keys by."""
 
 
 class Succession:
@@ -43,7 +46,7 @@ class Succession:
         self._before = before
         self._after = after
         self._has_begun = False
-        self._kinds = list(_LASTING)
+        self._kinds: list[Kind | None] = [*_LASTING, _PROOFS]
         self._next = b""
 
     def step(self, most: int) -> bool:
@@ -55,7 +58,8 @@ class Succession:
             self._has_begun = True
         while self._kinds:
             kind = self._kinds[0]
-            for key, old in islice(self._before.scan(keys.RECORDS[kind], self._next), most):
+            place = keys.REKEYINGS if kind is _PROOFS else keys.RECORDS[kind]
+            for key, old in islice(self._before.scan(place, self._next), most):
                 new = self._after.get(key)
                 if new != old:
                     self._compare(kind, old, new)
@@ -77,7 +81,9 @@ class Succession:
         if then.ledger_time > now.ledger_time:
             raise MalformedError("its time is before this node's")
 
-    def _compare(self, kind: Kind, old_data: bytes, new_data: bytes | None) -> None:
+    def _compare(self, kind: Kind | None, old_data: bytes, new_data: bytes | None) -> None:
+        if kind is _PROOFS:  # others may know older keys than this node, and follow by it
+            raise MalformedError("a proof that a domain took its keys is not what it was")
         old = parse_lasting(kind, old_data)
         new = None if new_data is None else parse_lasting(kind, new_data)
         for name in _KEPT.get(kind, ()):

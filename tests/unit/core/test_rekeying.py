@@ -243,6 +243,23 @@ def test_nobody_gives_a_domain_keys_that_it_did_not_take(world: World) -> None:
         follows(before, without)
 
 
+def test_what_others_may_still_have_to_follow_by_stays(world: World) -> None:
+    """A node that has followed does not need the proof any more: one that knows less does."""
+    assert world.rekey(NEW, COSIGNER, world.old, NEW, COSIGNER).accepted
+    before = world.copy()
+    proof = before.get(keys.rekeying(A, 0))
+    assert proof is not None
+    for change in (
+        lambda s: s.delete(keys.rekeying(A, 0)),
+        lambda s: s.put(keys.rekeying(A, 0), proof[:-1]),
+    ):
+        after = world.copy()
+        change(after)
+        with pytest.raises(MalformedError, match="not what it was"):
+            follows(before, after)
+    follows(before, world.copy())
+
+
 def test_keys_of_another_ledger_are_none_here(world: World) -> None:
     """The same domain may be in two federations, with the same keys."""
     before = world.copy()
