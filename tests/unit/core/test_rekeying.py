@@ -209,15 +209,18 @@ def test_nobody_gives_a_domain_keys_that_it_did_not_take(world: World) -> None:
     before = world.copy()
     mine = key_for("a liar's")
     other = world.ledger.federation[B].governance
-    forged = [
-        world.envelope(mine, COSIGNER, mine),
-        world.envelope(mine, COSIGNER, other, mine),
-        world.envelope(mine, COSIGNER, world.old),
-        world.envelope(mine, COSIGNER, world.old, mine, COSIGNER, issuer=B),
-    ]
+    forged = {  # each lacks one thing alone
+        world.envelope(mine, COSIGNER, mine, COSIGNER): "did not take",
+        world.envelope(mine, COSIGNER, other, mine, COSIGNER): "did not take",
+        world.envelope(mine, COSIGNER, world.cosigner, mine, COSIGNER): "did not take",
+        world.envelope(mine, COSIGNER, world.old, COSIGNER): "did not take",
+        world.envelope(mine, COSIGNER, world.old, mine): "did not take",
+        world.envelope(mine, COSIGNER, world.old, mine, COSIGNER, issuer=B): "another domain",
+        world.envelope(mine, COSIGNER, world.old, mine, COSIGNER, domain=B): "another domain",
+    }
     domain = world.ledger.view.domain(A)
     assert domain is not None
-    for envelope in forged:
+    for envelope, problem in forged.items():
         after = world.copy()
         changed = replace(
             domain,
@@ -229,7 +232,7 @@ def test_nobody_gives_a_domain_keys_that_it_did_not_take(world: World) -> None:
         after.put(keys.rekeying(A, 0), envelope)
         for key in (mine, COSIGNER):
             state.claim_key(after, key.public.hex(), A)
-        with pytest.raises(MalformedError):
+        with pytest.raises(MalformedError, match=problem):
             follows(before, after)
     taken = world.copy()
     assert world.rekey(NEW, COSIGNER, world.old, NEW, COSIGNER).accepted
