@@ -102,9 +102,10 @@ def _commands() -> tuple[bytes, ...]:
 
 
 @target(
-    "quorate.core.vetting",
+    "quorate.core.vetting.walk",
+    "quorate.core.vetting.records",
     "quorate.core.succession",
-    "quorate.core.state",
+    "quorate.core.state.view",
     "quorate.core.keys",
     bounds=Bounds(steps=(600_000, 400), allocated=(8 * 1024 * 1024, 2_000)),
 )
@@ -122,7 +123,13 @@ def vetted_state(data: bytes) -> None:
     attempt(MalformedError, succeed, lived().store, store)
 
 
-@target("quorate.core.state", "quorate.core.transitions", bounds=None, inputs="vetted_state")
+@target(
+    "quorate.core.state.view",
+    "quorate.core.state.writing",
+    "quorate.core.transitions",
+    bounds=None,
+    inputs="vetted_state",
+)
 def governed_state(data: bytes) -> None:
     """Nor who executes commands on it: none of them is a fault."""
     store = changed(data)
@@ -135,7 +142,7 @@ def governed_state(data: bytes) -> None:
         assert applied.outcome.reason is not Reason.INTERNAL, applied.fault
 
 
-@target("quorate.core.keys", "quorate.core.state")
+@target("quorate.core.keys", "quorate.core.state.view")
 def key(data: bytes) -> None:
     """Any text may be asked for, whatever kind it is meant to be of."""
     ident = data.decode("utf-8", "surrogateescape")

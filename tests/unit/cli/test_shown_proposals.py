@@ -228,7 +228,7 @@ def test_thresholds_that_cannot_be_read_are_not_guessed(
     ask: Any, opened: Any, nodes: Any, monkeypatch: pytest.MonkeyPatch, said: bytes
 ) -> None:
     ident = opened("expel", CLINIC)
-    monkeypatch.setattr(state, "_federation_json", lambda view: said)
+    monkeypatch.setattr(state.view, "_federation_json", lambda _: said)
     for arguments in (("show", ident), ("open", "thresholds", "admit=unanimity")):
         ran = ask(*arguments)
         assert (ran.exit_code, ran.error["kind"]) == (1, "refused")

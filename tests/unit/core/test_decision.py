@@ -508,7 +508,7 @@ def test_invariants_see_what_is_wrong(trusted: Any) -> None:
 
     def broken(*records: Any) -> list[str]:
         for record in records:
-            state._save(trusted.store, record)
+            state.writing._save(trusted.store, record)
         problems = invariants.check(trusted.view)
         for key, _ in trusted.store.items():
             trusted.store.delete(key)
@@ -542,8 +542,8 @@ def test_steps_that_may_not_be_are_seen(trusted: Any) -> None:
         after.put(key, value)
     assert invariants.check_step(trusted.view, StateView(after)) == []
     grant = trusted.view.grant(BANK, "grant")
-    state._save(after, replace(grant, status=Status.ACTIVE))
-    state._save(after, replace(trusted.view.lease(lease.id), status=LeaseStatus.ACTIVE))
+    state.writing._save(after, replace(grant, status=Status.ACTIVE))
+    state.writing._save(after, replace(trusted.view.lease(lease.id), status=LeaseStatus.ACTIVE))
     state.save_ledger_time(after, trusted.now - 1)
     after.delete(b"E" + AGENT.encode())
     assert len(invariants.check_step(trusted.view, StateView(after))) == 4

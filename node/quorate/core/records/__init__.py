@@ -1,0 +1,39 @@
+"""The records of the replicated state, as frozen values and as JSON.
+
+Owns their fields and form. `from_json` reads what `to_json` wrote, and raises MalformedError for
+anything else: a record that is damaged must never be half understood. Does not know where records
+lie (see `quorate.core.state`).
+"""
+
+from __future__ import annotations
+
+from quorate.core.records.base import BaseRecord, Kind
+from quorate.core.records.members import (
+    BY_BALLOT,
+    Domain,
+    Executor,
+    Federation,
+    Node,
+    Parameters,
+    Role,
+)
+from quorate.core.records.rights import Grant, Lease, LeaseStatus, TrustEdge
+
+__all__ = [
+    "BY_BALLOT",
+    "BaseRecord",
+    "Domain",
+    "Executor",
+    "Federation",
+    "Governed",
+    "Grant",
+    "Kind",
+    "Lease",
+    "LeaseStatus",
+    "Node",
+    "Parameters",
+    "Role",
+    "TrustEdge",
+]
+
+Governed = Domain | Node | Executor | TrustEdge | Grant

@@ -1,0 +1,271 @@
+"""Whether each record of a state that another node has sent can be one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final
+
+from quorate.core import codec, dsse, ids, keys, patterns, protocol
+from quorate.core.acts import parse_act
+from quorate.core.errors import MalformedError
+from quorate.core.frozen import check_frozen
+from quorate.core.genesis import check_certificate
+from quorate.core.limits import (
+    MAX_DEPTH,
+    MAX_DOMAINS,
+    MAX_EVENTS_PER_LEASE,
+    MAX_NODES_PER_DOMAIN,
+    MAX_PARENTS,
+    MAX_PATTERNS,
+    MAX_REKEYINGS_PER_DOMAIN,
+)
+from quorate.core.lineage import NO_HEAD, Stage, check_head
+from quorate.core.proposals import Proposal, ProposalStatus
+from quorate.core.records import (
+    Domain,
+    Executor,
+    Grant,
+    Kind,
+    Lease,
+    LeaseStatus,
+    Node,
+    TrustEdge,
+)
+from quorate.core.status import Status
+from quorate.core.store import Reader
+from quorate.core.stored import PARSERS
+
+
+class RecordLooks:
+    """What was seen of the records, and what they call for elsewhere: their entries in indexes, and
+    the counts that count them.
+
+    domains, nodes, executors, rekeyings: what there is, by domain. expected: how many entries each
+    index must have, by its prefix.
+    """
+
+    def __init__(self, state: Reader) -> None:
+        self._state = state
+        self._ledger_time = 0  # to be told at the first step
+        self._protocol = protocol.FIRST  # to be told at the first step
+        self.domains: set[str] = set()
+        self.nodes: Counter[str] = Counter()
+        self.executors: Counter[str] = Counter()
+        self.rekeyings: Counter[str] = Counter()
+        self.expected: Counter[bytes] = Counter()
+        self._active: Counter[str] = Counter()
+        self._voters: Counter[str] = Counter()
+
+    def begin(self, ledger_time: int, version: int) -> None:
+        """Says what the state lives by, before anything is looked at."""
+        self._ledger_time, self._protocol = ledger_time, version
+
+    def end(self) -> None:
+        """All records were seen. Raises MalformedError, as every look."""
+        require(self._voters.total() > 0, "nobody votes")
+        for domain in self.domains:
+            require(self._voters[domain] <= 1, f"{domain} has more than one voter")
+            require(self._active[domain] <= MAX_NODES_PER_DOMAIN, f"{domain} has too many nodes")
+
+    def look(self, key: bytes, value: bytes) -> None:
+        kind = KINDS[key[:1]]
+        said = codec.decode_flat(value)
+        record = PARSERS[kind](said)
+        assert isinstance(said, dict), "or it was no record"
+        require(keys.record(kind, record.id) == key, f"a {kind} lies where another should")
+        require(said.keys() == record.to_json().keys(), f"{record.id} has other fields")
+        require(said["id"] == record.id, f"{record.id} says that it is another")
+        match record:
+            case Domain():
+                is_whole = said.get("frozen") == record.to_json().get("frozen")
+                require(is_whole, f"{record.id} is frozen in another form")
+                self._look_at_domain(record)
+            case Node():
+                self._look_at_node(record)
+            case Executor():
+                ids.check_executor(record.id)
+                self._check_home(record.id, record.domain)
+                self.executors[record.domain] += 1
+            case TrustEdge():
+                self._look_at_edge(record)
+            case Grant():
+                self._look_at_grant(record)
+            case Lease():
+                self._look_at_lease(record)
+            case Proposal():
+                self._look_at_proposal(record)
+
+    def _look_at_domain(self, domain: Domain) -> None:
+        ids.check_domain(domain.id)
+        check_certificate(domain.ca_certificate)
+        is_possible = self._protocol >= protocol.SECOND and domain.status is not Status.REVOKED
+        check_frozen(domain.frozen, may_be=is_possible)
+        self.domains.add(domain.id)
+        require(len(self.domains) <= MAX_DOMAINS, "too many domains")
+        self.check_keys(domain.id, domain.governance_key, domain.cosigner_key)
+        require(domain.rekeyings <= MAX_REKEYINGS_PER_DOMAIN, f"{domain.id} has too many keys")
+        self.rekeyings[domain.id] += domain.rekeyings
+
+    def _look_at_node(self, node: Node) -> None:
+        check_node(node)
+        self._check_home(node.id, node.domain)
+        self.check_keys(node.id, node.signing_key, node.log_key)
+        self.nodes[node.domain] += 1
+        self._voters[node.domain] += node.votes
+        if not node.retired:
+            self._active[node.domain] += 1
+            self.expect(keys.active_node(node.id))
+
+    def _look_at_edge(self, edge: TrustEdge) -> None:
+        ids.check_name(edge.edge)
+        for domain in (edge.truster, edge.trustee):
+            require(domain in self.domains, f"{edge.id} is about {domain}")
+        is_first = self._protocol < protocol.SECOND
+        _check_patterns(edge.truster if is_first else None, edge.actions, edge.resources)
+        require(edge.max_depth <= (0 if is_first else MAX_DEPTH), f"{edge.id} leads too far")
+        if edge.status is not Status.REVOKED:
+            self.expect(keys.edge_of_pair(edge.truster, edge.trustee, edge.edge))
+
+    def _look_at_grant(self, grant: Grant) -> None:
+        ids.check_name(grant.grant)
+        require(grant.issuer in self.domains, f"{grant.id} is of {grant.issuer}")
+        self._refer(Kind.EXECUTOR, grant.executor)
+        _check_patterns(grant.issuer, grant.actions, grant.resources)
+        require(grant.max_depth <= MAX_DEPTH, f"{grant.id} leads too far")
+        if grant.parent:
+            self._look_at_parent(grant)
+        ends = grant.executor, grant.issuer, grant.grant
+        live, spent = (
+            keys.grant_of_executor(index, *ends) for index in (keys.LIVE_GRANTS, keys.SPENT_GRANTS)
+        )
+        is_over = grant.status is Status.REVOKED or grant.exhausted
+        if self.has(live):
+            require(not is_over, f"{grant.id} is over, and filed as if it were not")
+            self.expect(live)
+        else:
+            is_over = is_over or grant.expired(self._ledger_time)
+            require(is_over, f"{grant.id} may permit, and is filed as if it could not")
+            self.expect(spent)
+
+    def _look_at_parent(self, grant: Grant) -> None:
+        """Depth shrinks with every link, so that no chain is endless."""
+        key = keys.record(Kind.GRANT, grant.parent)
+        data = None if key is None else self._state.get(key)
+        require(data is not None, f"{grant.id} was made of nothing")
+        parent = Grant.from_json(codec.load(data or b""))
+        require(parent.id == grant.parent, f"{grant.id} was made of another")
+        is_part = parent.issuer == grant.issuer and parent.max_depth > grant.max_depth
+        require(is_part, f"{grant.id} is no part of {parent.id}")
+
+    def _look_at_lease(self, lease: Lease) -> None:
+        ids.check_lease_id(lease.id)
+        ids.check_action(lease.action)
+        ids.check_resource(lease.resource)
+        self._refer(Kind.EXECUTOR, lease.executor)
+        self._refer(Kind.GRANT, lease.grant)
+        home, issuer = ids.SpiffeId.parse(lease.executor).trust_domain, lease.grant.split("/")[0]
+        relies_on = {f"domain:{home}", f"domain:{issuer}"}
+        relies_on |= {f"executor:{lease.executor}", f"grant:{lease.grant}"}
+        require(bool(lease.edges) == (home != issuer), f"{lease.id} has an odd route")
+        require(bool(lease.trust_edge) or not lease.passed_on, f"{lease.id} has an odd route")
+        require(len(lease.edges) <= MAX_DEPTH + 1, f"{lease.id} has too long a route")
+        require(len({*lease.edges}) == len(lease.edges), f"{lease.id} goes round in circles")
+        for edge in lease.edges:
+            self._refer(Kind.TRUST, edge)
+            relies_on |= {f"trust:{edge}", f"domain:{edge.split('/')[0]}"}
+        said = set(lease.depends_on)
+        if len(lease.grants) > 1:
+            self._look_at_backing(lease, said - relies_on)
+            said &= relies_on
+        require(said == relies_on, f"{lease.id} relies on something else")
+        require(lease.grants[0] == lease.grant, f"{lease.id} is a use of another grant")
+        self._look_at_lineage(lease)
+        if lease.status is LeaseStatus.ACTIVE:
+            for grant in lease.grants:
+                filed = keys.lease_of_grant(grant, lease.expires_at, lease.id)
+                if not lease.expired(self._ledger_time) or self.has(filed):
+                    self.expect(filed)
+
+    def _look_at_backing(self, lease: Lease, more: set[str]) -> None:
+        """What it relies on beyond its own: as many links as a chain has, with routes to each."""
+        require(len(more) <= MAX_DEPTH * (2 * MAX_DEPTH + 4), f"{lease.id} relies on too much")
+        is_once = len({*lease.depends_on}) == len(lease.depends_on)
+        require(is_once, f"{lease.id} relies on something twice")
+        for thing in more:
+            kind, _, ident = thing.partition(":")
+            known = kind in {Kind.DOMAIN, Kind.EXECUTOR, Kind.TRUST, Kind.GRANT}
+            require(known, f"{lease.id} relies on {thing}")
+            self._refer(Kind(kind), ident)
+
+    def _look_at_proposal(self, proposal: Proposal) -> None:
+        ids.check_proposal_id(proposal.id)
+        is_known = protocol.FIRST <= proposal.protocol <= self._protocol
+        require(is_known, f"{proposal.id} is of version {proposal.protocol}")
+        parse_act(proposal.act, proposal.body, proposal.protocol)
+        for domain in (proposal.proposer, *proposal.yes, *proposal.no):
+            require(domain in self.domains, f"{domain} has no voice")
+        is_once = all(list(some) == sorted(set(some)) for some in (proposal.yes, proposal.no))
+        require(is_once and not {*proposal.yes} & {*proposal.no}, f"{proposal.id} has odd votes")
+        if proposal.status is ProposalStatus.OPEN:
+            filed = keys.open_proposal(proposal.proposer, proposal.id)
+            if not proposal.expired(self._ledger_time) or self.has(filed):
+                self.expect(filed)
+
+    def _look_at_lineage(self, lease: Lease) -> None:
+        for parent in lease.parents:
+            self._refer(Kind.LEASE, parent)
+        ascends = list(lease.parents) == sorted(set(lease.parents))
+        require(ascends and len(lease.parents) <= MAX_PARENTS, f"{lease.id} has odd parents")
+        check_head(lease.lineage)
+        said = lease.lineage != NO_HEAD
+        agrees = said == (lease.events > 0) == (lease.stage is not Stage.AUTHORIZED)
+        require(agrees, f"{lease.id} does not agree with itself about its events")
+        require(lease.events <= MAX_EVENTS_PER_LEASE, f"{lease.id} has too many events")
+
+    def _check_home(self, ident: str, domain: str) -> None:
+        owner = ids.SpiffeId.parse(ident).trust_domain
+        require(owner == domain and domain in self.domains, f"{ident} is of {domain}")
+
+    def check_keys(self, owner: str, *public_keys: str) -> None:
+        for public_key in public_keys:
+            dsse.parse_public_key(public_key)
+            filed = self._state.get(keys.public_key(public_key))
+            require(filed == owner.encode("ascii"), f"a key of {owner} is not on file as its own")
+
+    def _refer(self, kind: Kind, ident: str) -> None:
+        require(self.has(keys.record(kind, ident)), f"there is no {kind} {ident}")
+
+    def expect(self, entry: bytes) -> None:
+        require(self.has(entry), f"there is no entry {entry!r}")
+        self.expected[entry[:1]] += 1
+
+    def has(self, key: bytes | None) -> bool:
+        return key is not None and self._state.get(key) is not None
+
+
+KINDS: Final = {prefix: kind for kind, prefix in keys.RECORDS.items()}
+
+
+def check_node(node: Node) -> None:
+    ids.check_node(node.id)
+    ids.check_address(node.peer_address)
+    dsse.parse_public_key(node.signing_key)
+    dsse.parse_public_key(node.log_key)
+    require(node.status is not Status.SUSPENDED, f"{node.id} is suspended")
+
+
+def _check_patterns(
+    owner: str | None, actions: tuple[str, ...], resources: tuple[str, ...]
+) -> None:
+    """owner: of the resources; None: anybody."""
+    for action in actions:
+        patterns.check_action_pattern(action)
+    for resource in resources:
+        of = patterns.pattern_owner(resource)
+        require(owner in {of, None}, f"{resource} is not of {owner}")
+    require(max(len(actions), len(resources)) <= MAX_PATTERNS, "too many patterns")
+
+
+def require(holds: bool, problem: str) -> None:
+    if not holds:
+        raise MalformedError(problem)
