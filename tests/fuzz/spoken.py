@@ -57,7 +57,7 @@ def messages() -> Iterator[bytes]:
         yield encode_raft(message).SerializeToString()
     for said in (
         Ask(1, 9, 8, 7),
-        Grant(1, 3, 9, FederationTime(1_700_000_000_000, 1_700_000_000_001)),
+        Grant(1, 3, 9, FederationTime(1_700_000_000_000, 1_700_000_000_001), 2_000),
         Confirm(3, 5),
         ConfirmReply(3, 5),
         authority.EnforcedReport(9, 8),

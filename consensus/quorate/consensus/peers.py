@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from quorate.v1 import peer_pb2 as pb
 
-PROTOCOL_VERSION: Final = 8
+PROTOCOL_VERSION: Final = 9
 """Between nodes. Raised with every command that an older node would apply otherwise."""
 
 

@@ -44,6 +44,7 @@ from quorate.core.acts import (
     FederationAct,
     FreezeFederation,
     JudgeDomain,
+    SetParameters,
     SetThresholds,
     ThawFederation,
     UpgradeFederation,
@@ -54,7 +55,7 @@ from quorate.core.dsse import key_id
 from quorate.core.errors import ConfigurationError, MalformedError
 from quorate.core.frozen import Freeze
 from quorate.core.proposals import Proposal, ProposalStatus
-from quorate.core.records import Domain, Federation
+from quorate.core.records import Domain, Federation, Parameters
 from quorate.core.status import Act
 from quorate.core.thresholds import Threshold, Thresholds, thresholds_from_json
 from quorate.node.organisation import Organisation
@@ -149,8 +150,9 @@ def show_proposal(
         federation = read_federation(connection, record.changed, timeout)
     members = [read(Domain.from_json, each) for each in domains]
     rules = read(thresholds_from_json, federation.get("thresholds"))
-    frozen = read(Federation.from_json, federation).frozen
+    held = read(Federation.from_json, federation)
     act = _act(record)
+    now = _Present(members, rules, held.frozen, held.parameters)
     is_over = record.expired(first.position.ledger_time_ms)
     is_open = record.status is ProposalStatus.OPEN and not is_over
     # Who had a vote on what is over is not on record: the members are others by now.
@@ -159,7 +161,7 @@ def show_proposal(
         **record.to_json(),
         "body": read_json(record.body.encode()),
         "expired": record.status is ProposalStatus.OPEN and is_over,
-        "changes": _changes(act, _Present(members, rules, frozen), is_open=is_open),
+        "changes": _changes(act, now, is_open=is_open),
         "voters": sorted(counted.voters) if counted else None,
         "needed": counted.needed if counted else None,
         "ledger_size": first.position.size,
@@ -202,6 +204,7 @@ class _Present:
     members: list[Domain]
     rules: Thresholds
     frozen: Freeze | None
+    parameters: Parameters
 
 
 def _changes(act: FederationAct, now: _Present, *, is_open: bool) -> list[list[str]]:
@@ -230,6 +233,13 @@ def _changes(act: FederationAct, now: _Present, *, is_open: bool) -> list[list[s
                 [what, before, after]
                 for what, after in wished.items()
                 if (before := now.rules.get(what, Threshold.MAJORITY)) != after or not is_open
+            ] or [["nothing", "", ""]]
+        case SetParameters(parameters):
+            present = now.parameters.to_json()
+            return [
+                [name.replace("_", " "), str(present[name]), str(value)]
+                for name, value in parameters.to_json().items()
+                if value != present[name] or not is_open
             ] or [["nothing", "", ""]]
         case UpgradeFederation(version):
             return [["protocol", str(version - 1), str(version)]]

@@ -7,7 +7,7 @@ proposed is shown, and voted on, in `quorate.cli.proposal`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -23,6 +23,7 @@ from quorate.cli.options import (
     AddressOption,
     OrgOption,
     TimeoutOption,
+    duration_ms,
     expiry_ms,
     now_ms,
 )
@@ -33,6 +34,8 @@ from quorate.cli.submit import Wait
 from quorate.core import ids, protocol
 from quorate.core.acts import ACTS
 from quorate.core.errors import MalformedError
+from quorate.core.genesis import check_parameters
+from quorate.core.records import Parameters
 from quorate.core.rows import Row
 from quorate.core.thresholds import Threshold, Thresholds, thresholds_from_json
 from quorate.node.organisation import Organisation, read_descriptor
@@ -47,7 +50,8 @@ _T = TypeVar("_T")
 _SHORT: dict[str, str] = {
     verb.value.rpartition(".")[2]: verb.value for verb in ACTS[protocol.LATEST]
 }
-_SHORT["thresholds"] = _SHORT.pop("set_thresholds")
+for _name in ("thresholds", "parameters"):
+    _SHORT[_name] = _SHORT.pop(f"set_{_name}")
 
 DomainArgument = Annotated[str, typer.Argument(metavar="DOMAIN", help="Like bank.example.")]
 ExpiresOption = Annotated[
@@ -204,6 +208,61 @@ def thresholds(
     body = {act: present.get(act, Threshold.MAJORITY).value for act in acts} | changes
     how = How(org, timeout, address, output)
     how.open("federation.set_thresholds", {"thresholds": body}, expires)
+
+
+@openers.command("parameters")
+def parameters(
+    *,
+    org: OrgOption,
+    authority_period: Annotated[
+        int | None,
+        typer.Option(
+            "--authority-period",
+            parser=duration_ms,
+            metavar="DURATION",
+            help="How long after a quorum confirmed it a node may permit.",
+        ),
+    ] = None,
+    max_permit_ttl: Annotated[
+        int | None,
+        typer.Option(
+            "--max-permit-ttl",
+            parser=duration_ms,
+            metavar="DURATION",
+            help="How long an executor may rely on one permit.",
+        ),
+    ] = None,
+    rho_ppm: Annotated[
+        int | None,
+        typer.Option("--rho-ppm", help="How far clock rates differ, parts per million."),
+    ] = None,
+    max_skew: Annotated[
+        int | None,
+        typer.Option(
+            "--max-skew",
+            parser=duration_ms,
+            metavar="DURATION",
+            help="How far off a node's wall clock may be for it to lead.",
+        ),
+    ] = None,
+    expires: ExpiresOption = "7d",
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Set how long authority and permits last, and how wrong clocks may be. What is not named stays
+    as it is."""
+    said = (authority_period, max_permit_ttl, rho_ppm, max_skew)
+    names = [item.name for item in fields(Parameters)]
+    changes = {name: value for name, value in zip(names, said, strict=True) if value is not None}
+    if not changes:
+        raise MalformedError("no parameter is named", hint="give --authority-period or another")
+    with Connection(operator_target(Organisation.load(org), address)) as connection:
+        record = read_federation(connection, 0, timeout)
+    wished = replace(read(Parameters.from_json, record.get("parameters")), **changes)
+    check_parameters(wished)
+    how = How(org, timeout, address, output)
+    how.open("federation.set_parameters", {"parameters": wished.to_json()}, expires)
 
 
 @openers.command("upgrade")

@@ -16,8 +16,9 @@ from typing import Final
 from quorate.core import codec, ids, patterns, protocol
 from quorate.core.errors import MalformedError
 from quorate.core.fields import Fields
-from quorate.core.genesis import Descriptor, parse_descriptor
+from quorate.core.genesis import Descriptor, parse_descriptor, read_parameters
 from quorate.core.limits import MAX_PATTERNS
+from quorate.core.records import Parameters
 from quorate.core.status import Act
 from quorate.core.thresholds import Threshold
 from quorate.core.verbs import Verb
@@ -47,6 +48,13 @@ class SetThresholds:
 
 
 @dataclass(frozen=True, slots=True)
+class SetParameters:
+    """parameters: all of them, so that nothing stays as it was by oversight."""
+
+    parameters: Parameters
+
+
+@dataclass(frozen=True, slots=True)
 class UpgradeFederation:
     """protocol: the version of the rules to live by from the next command on."""
 
@@ -69,6 +77,7 @@ FederationAct = (
     AdmitDomain
     | JudgeDomain
     | SetThresholds
+    | SetParameters
     | UpgradeFederation
     | FreezeFederation
     | ThawFederation
@@ -96,6 +105,10 @@ def set_thresholds(version: int, body: Fields) -> SetThresholds:
     thresholds = {name: Threshold(said.text(name, _check_threshold)) for name in sorted(types)}
     said.done()
     return SetThresholds(thresholds)
+
+
+def set_parameters(body: Fields) -> SetParameters:
+    return SetParameters(read_parameters(body.nested("parameters")))
 
 
 def upgrade_federation(body: Fields) -> UpgradeFederation:
@@ -133,6 +146,7 @@ _OF_SECOND: Final[_Acts] = MappingProxyType(
     {
         **_OF_FIRST,
         Verb.FEDERATION_SET_THRESHOLDS: partial(set_thresholds, protocol.SECOND),
+        Verb.FEDERATION_SET_PARAMETERS: set_parameters,
         Verb.FEDERATION_FREEZE: freeze_federation,
         Verb.FEDERATION_THAW: lambda _body: ThawFederation(),
     }

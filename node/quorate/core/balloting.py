@@ -23,6 +23,7 @@ from quorate.core.acts import (
     FederationAct,
     FreezeFederation,
     JudgeDomain,
+    SetParameters,
     SetThresholds,
     ThawFederation,
     UpgradeFederation,
@@ -211,6 +212,8 @@ def _done(turn: Turn, act: FederationAct, overlay: Overlay) -> Verdict:
             return _judge_domain(inner, act)
         case SetThresholds():
             return _set_thresholds(inner, act)
+        case SetParameters():
+            return _set_parameters(inner, act)
         case UpgradeFederation():
             return _upgrade_federation(inner, act)
         case FreezeFederation():
@@ -232,6 +235,8 @@ def _base(view: StateView, act: FederationAct) -> str:
         return _digest(None if domain is None else replace(domain, frozen=None).to_json())
     if isinstance(act, SetThresholds):
         return _digest(_beyond_majority(view.thresholds()))
+    if isinstance(act, SetParameters):
+        return _digest(view.federation().parameters.to_json())
     if isinstance(act, ThawFederation):
         frozen = view.federation().frozen
         return _digest(None if frozen is None else frozen.to_json())
@@ -337,6 +342,23 @@ def _set_thresholds(turn: Turn, act: SetThresholds) -> Verdict:
         return Deny(Reason.ILLEGAL_TRANSITION, Verb.FEDERATION_SET_THRESHOLDS)
     state.save_thresholds(turn.store, act.thresholds)
     return Done.named(turn.command.origin)
+
+
+def _set_parameters(turn: Turn, act: SetParameters) -> Verdict:
+    """From the next command on. Who waits for something to be over counts by the largest that were
+    ever in force (docs/authority.md)."""
+    federation = turn.view.federation()
+    if act.parameters == federation.parameters:
+        return Deny(Reason.ILLEGAL_TRANSITION, Verb.FEDERATION_SET_PARAMETERS)
+    widest = federation.bounding.joined(act.parameters)
+    changed = replace(
+        federation,
+        parameters=act.parameters,
+        widest=None if widest == act.parameters else widest,
+        ledger_time=turn.ledger_time,
+    )
+    state.save_federation(turn.store, changed)
+    return Done.named(federation.origin)
 
 
 def _upgrade_federation(turn: Turn, act: UpgradeFederation) -> Verdict:

@@ -242,6 +242,11 @@ def read_parameters(fields: Fields) -> Parameters:
     return parameters
 
 
+def check_parameters(parameters: Parameters) -> None:
+    """Raises MalformedError for parameters that nobody can have agreed on."""
+    read_parameters(Fields(parameters.to_json(), "parameters"))
+
+
 def _verified_descriptor(envelope: dsse.Envelope, path: str) -> Descriptor:
     try:
         descriptor = _read_descriptor(envelope)

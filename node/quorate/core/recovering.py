@@ -107,10 +107,11 @@ def carry_over(store: Writer, recovery: Recovery) -> bytes:
         if proposal.status is ProposalStatus.OPEN:
             closed = replace(proposal, status=ProposalStatus.WITHDRAWN, changed=0)
             state.save_proposal(store, closed)
-    frozen = _since_now(view.federation().frozen)
+    was = view.federation()
+    carried = replace(_federation(recovery), frozen=_since_now(was.frozen), widest=was.widest)
     for proof, _ in list(store.scan(keys.REKEYINGS)):  # the document is the new root of all keys
         store.delete(proof)
-    state.save_federation(store, replace(_federation(recovery), frozen=frozen))
+    state.save_federation(store, carried)
     return first_leaf(recovery)
 
 

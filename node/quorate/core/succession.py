@@ -13,14 +13,14 @@ from __future__ import annotations
 from itertools import islice
 from typing import Final
 
-from quorate.core import invariants, keys
+from quorate.core import invariants, keys, protocol
 from quorate.core.errors import MalformedError
 from quorate.core.records import Domain, Kind, Node
 from quorate.core.rekeying import check_rekeyed
 from quorate.core.state import StateView, parse_lasting
 from quorate.core.store import Reader
 
-_OF_FEDERATION: Final = ("origin", "genesis_hash", "created", "parameters", "fence_base")
+_OF_FEDERATION: Final = ("origin", "genesis_hash", "created", "fence_base")
 _KEPT: Final = {
     Kind.DOMAIN: ("ca_certificate",),
     Kind.NODE: ("domain", "signing_key", "log_key"),
@@ -78,6 +78,10 @@ class Succession:
                 raise MalformedError(f"the federation has another {name}")
         if then.protocol > now.protocol:
             raise MalformedError("it lives by an earlier version of the protocol")
+        if then.parameters != now.parameters and now.protocol < protocol.SECOND:
+            raise MalformedError("the federation has other parameters")
+        if not now.bounding.covers(then.bounding):  # or this node would wait for too short
+            raise MalformedError("it has forgotten parameters that were in force")
         if then.ledger_time > now.ledger_time:
             raise MalformedError("its time is before this node's")
 

@@ -75,6 +75,7 @@ _HANDLERS: Final = MappingProxyType[Verb, Callable[[Turn, Any], Verdict]](
         Verb.DOMAIN_ADMIT: balloting.needs_ballot,
         Verb.DOMAIN_EXPEL: balloting.needs_ballot,
         Verb.FEDERATION_SET_THRESHOLDS: balloting.needs_ballot,
+        Verb.FEDERATION_SET_PARAMETERS: balloting.needs_ballot,
         Verb.FEDERATION_UPGRADE: balloting.needs_ballot,
         Verb.FEDERATION_FREEZE: balloting.needs_ballot,
         Verb.FEDERATION_THAW: balloting.needs_ballot,

@@ -29,6 +29,7 @@ class Verb(StrEnum):
     DOMAIN_ADMIT = "domain.admit"
     DOMAIN_EXPEL = "domain.expel"
     FEDERATION_SET_THRESHOLDS = "federation.set_thresholds"
+    FEDERATION_SET_PARAMETERS = "federation.set_parameters"
     FEDERATION_UPGRADE = "federation.upgrade"
     FEDERATION_FREEZE = "federation.freeze"
     FEDERATION_THAW = "federation.thaw"

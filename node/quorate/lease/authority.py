@@ -43,24 +43,28 @@ class Ask:
 @dataclass(frozen=True, slots=True)
 class Grant:
     """A quorum has confirmed the leader since the ask of this `seq` arrived. It holds for a state
-    that has applied `read_index`."""
+    that has applied `read_index`, and for no longer than `period_ms`: `L`, as the leader has it."""
 
     seq: int
     term: int
     read_index: int
     time: FederationTime
+    period_ms: int
 
 
 @dataclass(frozen=True, slots=True)
 class Authority:
     """What a node may publish: permits until `asked_boottime_ns` + `L`, on a state that has
-    applied at least `read_index`. Clock readings are this node's, of the moment it asked."""
+    applied at least `read_index`. Clock readings are this node's, of the moment it asked. `L` is
+    the shorter of the leader's, `period_ms`, and this node's own: one of them may not have applied
+    yet what the federation has changed it to."""
 
     asked_boottime_ns: int
     asked_realtime_ns: int
     term: int
     read_index: int
     time: FederationTime
+    period_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,11 @@ class AuthorityHolder:
         self._granted: deque[Authority] = deque(maxlen=_MAX_OUTSTANDING)
         self._leader: str | None = None
         self._next_ns = 0
+
+    def follow(self, period_ms: int) -> None:
+        """The federation has another `L`: asks from the next one on are as far apart as that
+        needs."""
+        self._every_ns = period_ms * 1_000_000 // RENEWALS_PER_PERIOD
 
     def next_ask_ns(self) -> int:
         """When the next ask is due, on the boot clock."""
@@ -120,6 +129,7 @@ class AuthorityHolder:
                 term=grant.term,
                 read_index=grant.read_index,
                 time=grant.time,
+                period_ms=grant.period_ms,
             )
         )
         return True

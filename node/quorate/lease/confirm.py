@@ -166,15 +166,17 @@ class ConfirmRounds:
         if reply.term == self._term and reply.round <= self._round and peer in self._peers:
             self._confirmed[peer] = max(self._confirmed.get(peer, 0), reply.round)
 
-    def grants(self, raft: Leadership, time: FederationTime) -> list[tuple[str, Grant]]:
-        """The grants for which a majority has answered by now."""
+    def grants(
+        self, raft: Leadership, time: FederationTime, period_ms: int
+    ) -> list[tuple[str, Grant]]:
+        """The grants for which a majority has answered by now, each for so long at the most."""
         if not raft.is_leader or raft.term != self._term:
             return []
         closed = self._closed()
         granted = []
         while self._waiting and self._waiting[0].round <= closed:
             done = self._waiting.popleft()
-            grant = Grant(done.seq, raft.term, done.read_index, time)
+            grant = Grant(done.seq, raft.term, done.read_index, time, period_ms)
             granted.append((done.node, grant))
         return granted
 

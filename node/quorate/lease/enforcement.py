@@ -27,6 +27,10 @@ class Enforcement:
         self._since_ns: int | None = None
         self._watermark = 0
 
+    def follow(self, period_ms: int, rho_ppm: int) -> None:
+        """The largest of these that were ever in force are larger now: a lapse takes longer."""
+        self._lapse_ns = stretched_ns(period_ms * 1_000_000, rho_ppm)
+
     def reconfigure(self, members: Collection[str]) -> None:
         """Others can hold authority than before. Who is new has reported nothing; who is gone must
         have lapsed."""
@@ -40,8 +44,10 @@ class Enforcement:
         return now_ns - max(self._since_ns, self._granted_ns.get(member, 0)) >= self._lapse_ns
 
     def begin(self, now_ns: int) -> None:
-        """This node has committed the first entry of its leadership. It knows no grants of the
-        leaders before it; the last of them can only have been confirmed earlier."""
+        """This node has committed the first entry of its leadership, and applied it. It knows no
+        grants of the leaders before it; the last of them can only have been confirmed earlier, and
+        none was for longer than what this node knows of by now: what a leader had applied is
+        committed, and so before that entry."""
         self._since_ns = now_ns
         self._granted_ns.clear()
 
@@ -94,11 +100,14 @@ class OwnReaders:
     An edge reads the authority word before it opens its snapshot, and permits before the deadline
     that it read. So a snapshot that is older than the state of boot time t was opened under a word
     from before t, asked for before t: from `t + L` on nothing can be permitted on it, however long
-    a stopped edge holds it.
+    a stopped edge holds it. `L`: the longest that was ever in force at t.
     """
 
     def __init__(self, period_ms: int) -> None:
         self._applied = _Before(period_ms * 1_000_000)
+
+    def follow(self, period_ms: int) -> None:
+        self._applied.while_ns = period_ms * 1_000_000
 
     def enforced(self, now_ns: int, applied_index: int, oldest_in_use: int) -> int:
         """`applied_index`: durable at `now_ns`, this node's boot time. `oldest_in_use`: of its
@@ -111,11 +120,15 @@ class OwnPermits:
     also when they say nothing.
 
     From when an index is enforced here, nothing is decided on an older state. An executor uses what
-    was decided before for no longer than `max_permit_ttl_ms`, on its own clock.
+    was decided before for no longer than `max_permit_ttl_ms`, on its own clock: the longest that
+    was ever in force.
     """
 
     def __init__(self, max_permit_ttl_ms: int, rho_ppm: int) -> None:
         self._enforced = _Before(stretched_ns(max_permit_ttl_ms * 1_000_000, 2 * rho_ppm))
+
+    def follow(self, max_permit_ttl_ms: int, rho_ppm: int) -> None:
+        self._enforced.while_ns = stretched_ns(max_permit_ttl_ms * 1_000_000, 2 * rho_ppm)
 
     def drained(self, now_ns: int, enforced_index: int, edges_index: int) -> int:
         """`enforced_index`: this node's at `now_ns`. `edges_index`: what all its edges say."""
@@ -151,19 +164,19 @@ class EdgeReports:
 
 
 class _Before:
-    """What an index that only grows was a while ago."""
+    """What an index that only grows was a while ago. The while may become longer."""
 
     def __init__(self, while_ns: int) -> None:
-        self._while_ns = while_ns
+        self.while_ns = while_ns
         self._held: deque[tuple[int, int]] = deque()
         self._reached = 0
 
     def reached(self, now_ns: int, index: int) -> int:
         """`index`: of now. Returns one that was reached `while_ns` ago."""
-        while self._held and now_ns - self._held[0][0] >= self._while_ns:
+        while self._held and now_ns - self._held[0][0] >= self.while_ns:
             self._reached = self._held.popleft()[1]
         # Bounded: what was reached within one step counts as of its end.
-        step_ns = self._while_ns // _STEPS_PER_PERIOD
+        step_ns = self.while_ns // _STEPS_PER_PERIOD
         if not self._held or now_ns - self._held[-1][0] >= step_ns:
             self._held.append((now_ns, index))
         return self._reached

@@ -128,18 +128,19 @@ class EdgeLedger:
 
     def _begin(self, snapshot: FollowedSnapshot, now_ns: int) -> None:
         """The edge before this one may have given permits until a moment ago."""
-        parameters = StateView(snapshot.state).federation().parameters
-        self._rho_ppm = parameters.rho_ppm
-        lasts_ns = parameters.max_permit_ttl_ms * _NS_PER_MS
+        self._reach(snapshot.ledger_size, snapshot)
+        bounding = StateView(snapshot.state).federation_record().bounding
+        lasts_ns = bounding.max_permit_ttl_ms * _NS_PER_MS
         self._silent_until_ns = now_ns + lasts_ns + -(-lasts_ns * 2 * self._rho_ppm // _PPM)
         self.has_begun = True
-        self._reach(snapshot.ledger_size, snapshot)
 
     def _reach(self, size: int, snapshot: FollowedSnapshot) -> None:
         if size < snapshot.ledger_size:
             self.at = Position(size, self.at.ledger_time_ms)
             return
-        self.at = Position(size, StateView(snapshot.state).ledger_time())
+        view = StateView(snapshot.state)
+        self.at = Position(size, view.ledger_time())
+        self._rho_ppm = view.federation_record().bounding.rho_ppm
         if self._marks and self._marks[-1][0] == size:
             self._marks.pop()  # entries of the log that are none of the ledger
         self._marks.append((size, snapshot.applied_index))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from quorate.consensus import PeerError
 from quorate.core.limits import MAX_INTEGER
 from quorate.core.outcome import Reason
+from quorate.core.records import Parameters
 from quorate.lease.authority import Ask, Authority, AuthorityHolder, FederationTime, Grant
 from quorate.lease.clock import Clock
 from quorate.lease.confirm import Confirm, ConfirmReply, ConfirmRounds, Leadership, confirms
@@ -45,6 +46,10 @@ class AuthorityTerms:
     max_permit_ttl_ms: int
     rho_ppm: int
 
+    @classmethod
+    def of(cls, parameters: Parameters) -> AuthorityTerms:
+        return cls(parameters.authority_period_ms, parameters.max_permit_ttl_ms, parameters.rho_ppm)
+
 
 class AuthorityKeeper:
     """One node's authority: its own, and as the leader, everybody's."""
@@ -61,7 +66,8 @@ class AuthorityKeeper:
         federation_time: Callable[[], FederationTime],
         first_seq: int | None = None,
     ) -> None:
-        """`first_seq` is for simulations; by default it is drawn anew for each process."""
+        """`terms`: see `follow` for those of a federation that has changed them. `first_seq` is for
+        simulations; by default it is drawn anew for each process."""
         self._node_id = node_id
         self._peers = tuple(peers)
         self._followed: tuple[Collection[str], ...] = ()
@@ -85,6 +91,7 @@ class AuthorityKeeper:
         self._open = OpenMembers(clock)
         self._outbox: list[tuple[str, AuthorityMessage]] = []
         self._led_term: int | None = None
+        self._begins_at = (0, 0)
         self._reported: tuple[str | None, int, int] = (None, 0, 0)
         self._told = (0, 0)
         self._claimed = (0, 0, 0)
@@ -98,7 +105,20 @@ class AuthorityKeeper:
         self.on_round: Callable[[int], None] = lambda _took_ns: None
         """Is told how long each confirm round took, from its start to its majority."""
         self.current: Authority | None = None
+        self._deadline_ns = 0
         word.clear(Reason.INQUORATE)
+
+    def follow(self, terms: AuthorityTerms, widest: AuthorityTerms) -> None:
+        """The federation's parameters, in a state that is durable here. What is permitted, and
+        granted, goes by those in force; whoever waits until something is over counts by the largest
+        that ever were. They are told together: this node grants nothing for longer than it counts.
+        """
+        self._terms = terms
+        self._holder.follow(terms.period_ms)
+        self._readers.follow(widest.period_ms)
+        self._permits.follow(widest.max_permit_ttl_ms, widest.rho_ppm)
+        self._enforcement.follow(widest.period_ms, widest.rho_ppm)
+        self._drainage.follow(widest.period_ms, 3 * widest.rho_ppm)
 
     # -- a turn ------------------------------------------------------------------------------
 
@@ -109,8 +129,8 @@ class AuthorityKeeper:
                 self._on_report(peer, message, raft, message.applied_index)
                 self._rounds.on_ask(peer, message)
             case Grant():
-                times = message.time.ledger_ms, message.time.clocks_ms
-                if all(0 <= each <= MAX_INTEGER for each in times):
+                said = message.time.ledger_ms, message.time.clocks_ms, message.period_ms
+                if all(0 <= each <= MAX_INTEGER for each in said):
                     self._holder.on_grant(peer, message, raft.term)
             case Confirm():
                 reply = None if self.on_probation() else confirms(peer, message, raft)
@@ -168,12 +188,13 @@ class AuthorityKeeper:
             self._grant(raft, now)
         self._report(raft.leader, enforced_index, drained_index)
         self._believe_watermark(raft)
-        self._enforce(raft, now)
+        self._enforce(raft, now, applied_index)
 
     def _grant(self, raft: Leadership, now: int) -> None:
         for took_ns in self._rounds.take_durations_ns(now):
             self.on_round(took_ns)
-        for node, grant in self._rounds.grants(raft, self._federation_time()):
+        at = self._federation_time(), self._terms.period_ms
+        for node, grant in self._rounds.grants(raft, *at):
             self._enforcement.granted(node, now)
             self._drainage.granted(node, now)
             if node == self._node_id:
@@ -221,7 +242,7 @@ class AuthorityKeeper:
             self.watermark = max(self.watermark, min(enforced, raft.commit_index))
             self.drained = max(self.drained, min(drained, raft.commit_index))
 
-    def _enforce(self, raft: Leadership, now: int) -> None:
+    def _enforce(self, raft: Leadership, now: int, applied_index: int) -> None:
         if self._led_term is not None and (not raft.is_leader or self._led_term != raft.term):
             # Also when no turn saw the end of that leadership: whoever led in between may have
             # granted authority of which this node knows nothing.
@@ -231,6 +252,10 @@ class AuthorityKeeper:
         if not raft.is_leader or not raft.commits_own_term:
             return
         if self._led_term is None:
+            if self._begins_at[0] != raft.term:
+                self._begins_at = raft.term, raft.commit_index
+            if applied_index < self._begins_at[1]:
+                return  # how long others were granted authority for may stand in what is left
             self._led_term = raft.term
             self._enforcement.begin(now)
             self._drainage.begin(now)
@@ -262,10 +287,12 @@ class AuthorityKeeper:
         if authority is None:
             return None
         self.current = authority
+        period_ms = min(self._terms.period_ms, authority.period_ms)
+        self._deadline_ns = authority.asked_boottime_ns + period_ms * _NS_PER_MS
         self._word.write(
             AuthorityRecord(
                 boot_id=self._boot_id,
-                deadline_ns=authority.asked_boottime_ns + self._terms.period_ms * _NS_PER_MS,
+                deadline_ns=self._deadline_ns,
                 granted_at_boottime_ns=authority.asked_boottime_ns,
                 granted_at_realtime_ns=authority.asked_realtime_ns,
                 term=authority.term,
@@ -309,8 +336,7 @@ class AuthorityKeeper:
         """What is left of this node's authority, milliseconds; 0 without any."""
         if self.current is None:
             return 0
-        deadline = self.current.asked_boottime_ns + self._terms.period_ms * _NS_PER_MS
-        return max(0, (deadline - self._clock.boottime_ns()) // _NS_PER_MS)
+        return max(0, (self._deadline_ns - self._clock.boottime_ns()) // _NS_PER_MS)
 
     def enforced_by(self, member: str) -> int:
         """As this node, the leader, was told."""

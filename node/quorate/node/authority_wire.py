@@ -74,6 +74,7 @@ def encode(message: AuthorityMessage) -> pb.PeerMessage:
                     read_index=message.read_index,
                     ledger_time_ms=message.time.ledger_ms,
                     clocks_ms=message.time.clocks_ms,
+                    period_ms=message.period_ms,
                 )
             )
         case Confirm():
@@ -117,7 +118,7 @@ def decode(message: pb.PeerMessage) -> AuthorityMessage | None:
         case "authority_grant":
             grant = message.authority_grant
             time = FederationTime(grant.ledger_time_ms, grant.clocks_ms)
-            return Grant(grant.seq, grant.term, grant.read_index, time)
+            return Grant(grant.seq, grant.term, grant.read_index, time, grant.period_ms)
         case "confirm":
             return Confirm(message.confirm.term, message.confirm.round)
         case "confirm_reply":

@@ -23,8 +23,16 @@ def check_former(genesis: Genesis, recovery: Recovery, base: Reader | None = Non
     known = {item.domain for item in recovery.descriptors}
     is_named = (genesis.hash.hex(), genesis.origin) == (former.genesis_hash, former.origin)
     are_there = known >= {item.domain for item in genesis.descriptors}
-    if not is_named or not are_there or genesis.parameters != recovery.parameters:
+    if not is_named or not are_there:
         raise _goes_on_from_another(genesis)
+    if genesis.parameters != recovery.parameters:
+        if base is None:
+            raise ConfigurationError(
+                "the federation has other parameters in the document than in the genesis",
+                hint="the base shows whether it has changed them itself: give --config, too",
+            )
+        if StateView(base).federation().parameters != recovery.parameters:
+            raise _goes_on_from_another(genesis)
     for was, has in renewed(genesis, recovery):
         if base is None:
             raise ConfigurationError(
@@ -49,6 +57,11 @@ def renewed(genesis: Genesis, recovery: Recovery) -> list[tuple[Descriptor, Desc
         if item.domain in known
         and any(getattr(item, name) != getattr(known[item.domain], name) for name in names)
     ]
+
+
+def is_changed(genesis: Genesis, recovery: Recovery) -> bool:
+    """Whether the document says anything otherwise that only the base can show to be right."""
+    return bool(renewed(genesis, recovery)) or genesis.parameters != recovery.parameters
 
 
 def _described(item: Descriptor, base: Reader | None = None) -> Domain:

@@ -144,18 +144,13 @@ class NodeCore:
             self._probation = snapshot.probation()
             federation = StateView(snapshot.state).federation()
             self.origin = federation.origin
-            self.parameters = federation.parameters
             self.ledger_clock.not_before(federation.ledger_time)
             self.ledger_size = snapshot.ledger_size
             self.durable_applied = snapshot.applied_index
         self.keeper = AuthorityKeeper(
             node_id=node_id,
             peers=[node for node in self._initial.members if node != node_id],
-            terms=AuthorityTerms(
-                self.parameters.authority_period_ms,
-                self.parameters.max_permit_ttl_ms,
-                self.parameters.rho_ppm,
-            ),
+            terms=AuthorityTerms.of(federation.parameters),
             clock=clock,
             boot_id=boot_id,
             word=word,
@@ -388,10 +383,13 @@ class NodeCore:
         """Raises UnsupportedProtocolError when the federation has gone on to other rules."""
         with self.environment.read() as snapshot:
             view = StateView(snapshot.state)
-            protocol.check(view.federation().protocol)
+            federation = view.federation_record()
+            protocol.check(federation.protocol)
             self.nodes = {node.id: node for node in view.nodes()}
         retired = [node.id for node in self.nodes.values() if node.status is Status.REVOKED]
         self.keeper.retire(retired)
+        self.parameters, self.bounding = federation.parameters, federation.bounding
+        self.keeper.follow(*map(AuthorityTerms.of, (self.parameters, self.bounding)))
         self._observer.members_changed()
 
     def _end_probation(self) -> None:

@@ -46,11 +46,15 @@ class Reaching:
         self._core = core
         self._clock = clock
         self._send = send
-        terms = core.parameters
-        self._bounds = Bounds(terms.authority_period_ms, terms.max_permit_ttl_ms, terms.rho_ppm)
         self._grown = Bell()
         self._enforced = WatermarkWaiters()
         self._drained = WatermarkWaiters()
+
+    @property
+    def _bounds(self) -> Bounds:
+        """By the largest parameters that were ever in force: what rests on former ones counts."""
+        terms = self._core.bounding
+        return Bounds(terms.authority_period_ms, terms.max_permit_ttl_ms, terms.rho_ppm)
 
     def grown(self) -> None:
         """The ledger has new entries."""

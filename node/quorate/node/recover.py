@@ -39,7 +39,7 @@ from quorate.core.recovery import (
 from quorate.core.state import StateView
 from quorate.core.status import Status
 from quorate.node.config import NodeConfig
-from quorate.node.former import check_former, renewed
+from quorate.node.former import check_former, is_changed
 from quorate.node.identity import read_public, replace_public, write_public
 from quorate.node.locks import hold_all
 from quorate.node.machine import LedgerMachine
@@ -274,7 +274,7 @@ def check_goes_on(
 ) -> None:
     """As `check_former`, with the proofs of new keys that are in the base. Raises StorageError,
     too."""
-    if not renewed(genesis, recovery):
+    if not is_changed(genesis, recovery):
         check_former(genesis, recovery)
         return
     with opened(directory / BASE, config, tell) as base, base.read() as snapshot:

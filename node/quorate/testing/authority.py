@@ -7,6 +7,9 @@ One seed gives one trace. What must hold is `quorate.testing.authority_safety`'s
 The network is worse than `quorate.consensus.transport`: besides losing what is in flight with the
 link, it loses single messages, delivers some again, much later and to a node started since, and is
 deaf to Raft alone at times, so that a leader does not hear that it is none any more.
+
+The federation changes its `L` all the time, to a half or a quarter and back: which one is in force
+is said by the log, and so known to a node only when it has applied that much.
 """
 
 from __future__ import annotations
@@ -31,6 +34,9 @@ _MS: Final = 1_000_000
 _BOOT_ID: Final = b"simulated boot  "
 _STAGES: Final = 4
 """Where a turn can be held up or cut off: before it, and before its tick, commit and sending."""
+
+_PERIODS: Final = (1, 2, 4)
+"""What the longest period is divided by."""
 
 _FAULTS: Final = (
     *("campaign", "campaign", "hold up", "hold up", "crash", "crash"),
@@ -95,12 +101,22 @@ class AuthorityWorld:
     """`size` machines `n1`..., and time, which passes in `run_ms` alone. Close it in the end."""
 
     def __init__(
-        self, seed: int, size: int, *, period_ms: int = 1_000, rho_ppm: int = 250_000
+        self,
+        seed: int,
+        size: int,
+        *,
+        period_ms: int = 1_000,
+        rho_ppm: int = 250_000,
+        changes: bool = True,
     ) -> None:
+        """period_ms: the longest that is ever in force. changes: whether there are others."""
         self.now = 0
         self.chance = random.Random(seed)  # noqa: S311 - a simulation's chance, no secret
         self.period_ns = period_ms * _MS
         self.terms = AuthorityTerms(period_ms, period_ms // 2, rho_ppm)
+        self.changes = changes
+        first = period_ms // _PERIODS[-1] if changes else period_ms
+        self._periods = [(first, first)]
         self.trouble = True
         self.commands = True
         self._events: list[tuple[int, int, Callable[[], None]]] = []
@@ -168,18 +184,34 @@ class AuthorityWorld:
         machine.keeper = AuthorityKeeper(
             node_id=machine.node_id,
             peers=peers,
-            terms=self.terms,
+            terms=self._terms(machine.disk)[0],
             clock=machine.clock,
             boot_id=_BOOT_ID,
             word=machine.word,
             federation_time=lambda: FederationTime(self.now // _MS, self.now // _MS),
             first_seq=self.chance.getrandbits(62),
         )
+        machine.keeper.follow(*self._terms(machine.disk))
         self.safety.started(machine)
         for peer in peers:
             if self._links[machine.node_id, peer].up:
                 machine.keeper.connected(peer)
         self.wake(machine)
+
+    def _terms(self, disk: Disk) -> tuple[AuthorityTerms, AuthorityTerms]:
+        """In force after what the machine has applied, which is the same on all that have applied
+        as much, and the widest that ever were. Every seventh entry of a log changes something."""
+        while len(self._periods) <= disk.applied_index:
+            index, (period, widest) = len(self._periods), self._periods[-1]
+            term = disk.log[index - 1]
+            if self.changes and (index * 3 + term) % 7 == 0:
+                period = self.terms.period_ms // _PERIODS[(index * 5 + term) % len(_PERIODS)]
+            self._periods.append((period, max(period, widest)))
+        present, ever = (
+            AuthorityTerms(period, period // 2, self.terms.rho_ppm)
+            for period in self._periods[disk.applied_index]
+        )
+        return present, ever
 
     def crash(self, machine: Machine) -> None:
         machine.voter = machine.keeper = None
@@ -238,6 +270,7 @@ class AuthorityWorld:
 
     def _finish(self, machine: Machine, voter: Voter, keeper: AuthorityKeeper) -> None:
         self.safety.durable(machine, voter, self.now)
+        keeper.follow(*self._terms(machine.disk))
         keeper.publish(machine.disk.applied_index)
         self.safety.published(machine, self.now)
         self.safety.told(machine, keeper.watermark, self.now)

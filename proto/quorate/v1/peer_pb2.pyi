@@ -728,12 +728,15 @@ class AuthorityGrant(_message.Message):
     READ_INDEX_FIELD_NUMBER: _builtins.int
     LEDGER_TIME_MS_FIELD_NUMBER: _builtins.int
     CLOCKS_MS_FIELD_NUMBER: _builtins.int
+    PERIOD_MS_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     term: _builtins.int
     read_index: _builtins.int
     ledger_time_ms: _builtins.int
     clocks_ms: _builtins.int
     """what the voters' wall clocks say"""
+    period_ms: _builtins.int
+    """how long it holds at the most, from the asking: L, as the leader has it"""
     def __init__(
         self,
         *,
@@ -742,10 +745,11 @@ class AuthorityGrant(_message.Message):
         read_index: _builtins.int = ...,
         ledger_time_ms: _builtins.int = ...,
         clocks_ms: _builtins.int = ...,
+        period_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clocks_ms", b"clocks_ms", "ledger_time_ms", b"ledger_time_ms", "read_index", b"read_index", "seq", b"seq", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clocks_ms", b"clocks_ms", "ledger_time_ms", b"ledger_time_ms", "period_ms", b"period_ms", "read_index", b"read_index", "seq", b"seq", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -17,7 +17,7 @@ from tests.property.core.naive.due import missing, missing_pairs
 from tests.property.core.naive.model import OF_DOMAINS, OF_NODES
 from tests.property.core.naive.noting import Came
 from tests.property.core.naive.sides import play
-from tests.property.core.naive.world import BALLOT_TYPES, FREEZING, LIMITS
+from tests.property.core.naive.world import BALLOT_TYPES, EVERY_BALLOT_TYPE, LIMITS
 
 from quorate.core import (
     limits,
@@ -42,6 +42,7 @@ ONLY_BY_BALLOT: Final = {
     "domain.admit",
     "domain.expel",
     "federation.set_thresholds",
+    "federation.set_parameters",
     "federation.upgrade",
 }
 
@@ -69,6 +70,7 @@ def test_nearly_everything_comes_up(came: Came) -> None:
     assert yes >= {verb.value for verb in Verb} - ONLY_BY_BALLOT - NOT_YET
     rare = {"by ballot: domain.reinstate"}
     assert yes >= {f"by ballot: {act}" for act in ACTS[protocol.FIRST]} - rare
+    assert "by ballot: federation.set_parameters" in yes
 
 
 def test_it_is_the_same_with_real_signatures() -> None:
@@ -81,5 +83,5 @@ def test_it_is_the_same_with_real_signatures() -> None:
 def test_the_model_knows_every_type_of_command_and_every_limit_of_theirs() -> None:
     assert OF_DOMAINS.keys() | OF_NODES.keys() == set(Verb) - NOT_YET
     assert set(BALLOT_TYPES) == set(ACTS[protocol.FIRST])
-    assert {*BALLOT_TYPES, *FREEZING} == set(ACTS[protocol.SECOND])
+    assert set(EVERY_BALLOT_TYPE) == set(ACTS[protocol.SECOND])
     assert {name: getattr(limits, name) for name in LIMITS} == LIMITS

@@ -105,7 +105,7 @@ def test_one_seed_gives_one_trace(worlds: Worlds, seed: int):
 @pytest.mark.parametrize("size", [3, 5])
 def test_a_node_that_is_cut_off_holds_nothing_back(worlds: Worlds, seed: int, size: int):
     """ENFORCED is reached without a member once its authority has certainly lapsed."""
-    world = worlds(seed, size, rho_ppm=250_000)
+    world = worlds(seed, size, rho_ppm=250_000, changes=False)
     leader = _settle(world)
     assert world.run_ms(_PERIOD_MS, lambda: _all_quorate(world))
     lost = next(m for m in world.machines.values() if m is not leader)
@@ -159,7 +159,7 @@ def test_a_minority_loses_its_authority_and_does_not_regain_it(worlds: Worlds):
 @pytest.mark.parametrize("size", [1, 3, 5])
 def test_a_quiet_federation_takes_few_turns(worlds: Worlds, size: int):
     """The timers that a keeper asks for lead somewhere: none is due again at once."""
-    world = worlds(1, size)
+    world = worlds(1, size, changes=False)
     _settle(world)
     world.commands = False
     world.run_ms(2 * _PERIOD_MS)
@@ -187,7 +187,7 @@ def test_a_node_that_starts_again_learns_what_is_enforced(worlds: Worlds):
 
 def test_an_edge_that_is_stopped_for_good_holds_nothing_back(worlds: Worlds):
     """It holds its snapshot, and cannot permit on it any more: its node says so after a period."""
-    world = worlds(4, 3)
+    world = worlds(4, 3, changes=False)
     leader = _settle(world)
     assert world.run_ms(_PERIOD_MS, lambda: _all_quorate(world))
     for machine in world.machines.values():

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from quorate.lease.authority import Authority, AuthorityHolder, Grant
+from quorate.lease.authority import Authority, AuthorityHolder, FederationTime, Grant
 from quorate.lease.confirm import Confirm, ConfirmReply, ConfirmRounds, Leadership
 from quorate.lease.enforcement import Enforcement, OwnReaders
 from quorate.node import authority_keeper
@@ -110,11 +110,11 @@ def half_is_a_majority(patch: pytest.MonkeyPatch) -> None:
     original = ConfirmRounds.grants
 
     def grants(
-        self: ConfirmRounds, raft: Leadership, ledger_time_ms: int
+        self: ConfirmRounds, raft: Leadership, time: FederationTime, period_ms: int
     ) -> list[tuple[str, Grant]]:
         peers, self._peers = self._peers, self._peers[2:]
         try:
-            return original(self, raft, ledger_time_ms)
+            return original(self, raft, time, period_ms)
         finally:
             self._peers = peers
 
@@ -128,12 +128,12 @@ def pending_asks_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 def lapse_without_rho(patch: pytest.MonkeyPatch) -> None:
     """A node's authority is taken to have lapsed after L by the leader's clock."""
-    original = Enforcement.__init__
+    original = Enforcement.follow
 
-    def init(self: Enforcement, members: object, period_ms: int, rho_ppm: int) -> None:
-        original(self, members, period_ms, 0)  # type: ignore[arg-type]
+    def follow(self: Enforcement, period_ms: int, _rho_ppm: int) -> None:
+        original(self, period_ms, 0)
 
-    patch.setattr(Enforcement, "__init__", init)
+    patch.setattr(Enforcement, "follow", follow)
 
 
 def grants_not_counted(patch: pytest.MonkeyPatch) -> None:
@@ -200,12 +200,26 @@ def published_before_applied(patch: pytest.MonkeyPatch) -> None:
 
 def stopped_readers_outlived_early(patch: pytest.MonkeyPatch) -> None:
     """A snapshot is taken for useless after half of the time in which it can be permitted on."""
-    original = OwnReaders.__init__
+    original = OwnReaders.follow
 
-    def init(self: OwnReaders, period_ms: int) -> None:
+    def follow(self: OwnReaders, period_ms: int) -> None:
         original(self, period_ms // 2)
 
-    patch.setattr(OwnReaders, "__init__", init)
+    patch.setattr(OwnReaders, "follow", follow)
+
+
+def lapse_by_the_present_period(patch: pytest.MonkeyPatch) -> None:
+    """Whoever waits counts by the L that is in force, and not by the longest that ever was."""
+    original = authority_keeper.AuthorityKeeper.follow
+
+    def follow(
+        self: authority_keeper.AuthorityKeeper,
+        terms: authority_keeper.AuthorityTerms,
+        _widest: authority_keeper.AuthorityTerms,
+    ) -> None:
+        original(self, terms, terms)
+
+    patch.setattr(authority_keeper.AuthorityKeeper, "follow", follow)
 
 
 MUTANTS: list[Patch] = [
@@ -224,13 +238,14 @@ MUTANTS: list[Patch] = [
     reported_when_applied,
     published_before_applied,
     stopped_readers_outlived_early,
+    lapse_by_the_present_period,
 ]
 
 
 def _violation() -> str:
     """The first violation that the seeds come upon, or nothing."""
     for seed in range(_SEEDS):
-        world = AuthorityWorld(seed, (3, 5)[seed % 2])
+        world = AuthorityWorld(seed, (3, 5)[seed % 2], changes=seed % 4 > 0)
         try:
             world.run_ms(_RUN_MS)
         except AuthorityViolationError as violation:

@@ -274,6 +274,7 @@ def test_how_many_must_agree_to_freeze_is_set_like_the_rest(trusted: World) -> N
                 "domain.reinstate",
                 "domain.expel",
                 "federation.set_thresholds",
+                "federation.set_parameters",
                 "federation.upgrade",
             ),
             "majority",
@@ -479,7 +480,8 @@ def test_proposals_are_read_by_the_rules_that_they_were_opened_under() -> None:
 
 def test_thresholds_of_the_second_version_are_not_the_firsts() -> None:
     ledger = first()
-    more = RULES | {"federation.freeze": "majority", "federation.thaw": "majority"}
+    brought = ("federation.freeze", "federation.set_parameters", "federation.thaw")
+    more = RULES | dict.fromkeys(brought, "majority")
     body = proposal_body("federation.set_thresholds", {"thresholds": more})
     refused = ledger.run(BANK, "proposal.open", body).outcome
     assert (refused.reason, refused.thing) == (

@@ -58,6 +58,14 @@ _GIVEN: dict[str, dict[str, Any]] = {
     },
     "domain.admit": {"descriptor": json.loads(Organisation.named("x", "x:1").descriptor())},
     "federation.set_thresholds": {"thresholds": dict.fromkeys(EVERY_ACT, "majority")},
+    "federation.set_parameters": {
+        "parameters": {
+            "authority_period_ms": 3_000,
+            "max_permit_ttl_ms": 500,
+            "rho_ppm": 0,
+            "max_skew_ms": 1,
+        }
+    },
     "federation.upgrade": {"protocol": 2},
     "federation.freeze": {"actions": ["payments.*"]},
     "federation.thaw": {},

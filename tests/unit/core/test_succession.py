@@ -175,7 +175,7 @@ def test_a_state_that_cannot_have_become_of_it_does_not_follow(lived: World) -> 
             lambda s: state.save_federation(s, replace(federation, fence_base=1)),
         ),
         (
-            "another parameters",
+            "it has forgotten parameters",
             lambda s: state.save_federation(
                 s, replace(federation, parameters=replace(federation.parameters, rho_ppm=1))
             ),

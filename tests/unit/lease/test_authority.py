@@ -34,7 +34,7 @@ def _ask(holder: AuthorityHolder, leader: str = "a") -> Ask:
 
 
 def _grant(seq: int, read_index: int = 7, term: int = 3) -> Grant:
-    return Grant(seq, term, read_index, FederationTime(1_000, 900))
+    return Grant(seq, term, read_index, FederationTime(1_000, 900), 1_000)
 
 
 def test_without_a_leader_there_is_nobody_to_ask(holder: AuthorityHolder):

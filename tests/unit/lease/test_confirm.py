@@ -69,17 +69,17 @@ def test_a_voter_confirms_nobody_else(sender: str, term: int, leader: str | None
 def test_an_ask_is_granted_after_a_majority_confirmed(rounds: ConfirmRounds, raft: Raft):
     rounds.on_ask("c", _ask(7))
     assert rounds.start_round(raft, 0) == [("b", Confirm(3, 1)), ("c", Confirm(3, 1))]
-    assert rounds.grants(raft, TIME) == []
+    assert rounds.grants(raft, TIME, 1_000) == []
     rounds.on_reply("b", ConfirmReply(3, 1))
-    assert rounds.grants(raft, TIME) == [("c", Grant(7, 3, 10, TIME))]
-    assert rounds.grants(raft, TIME) == [], "once"
+    assert rounds.grants(raft, TIME, 1_000) == [("c", Grant(7, 3, 10, TIME, 1_000))]
+    assert rounds.grants(raft, TIME, 1_000) == [], "once"
 
 
 def test_a_single_node_confirms_itself(raft: Raft):
     rounds = ConfirmRounds("a", [])
     rounds.on_ask("a", _ask(1))
     assert rounds.start_round(raft, 0) == []
-    assert rounds.grants(raft, TIME) == [("a", Grant(1, 3, 10, TIME))]
+    assert rounds.grants(raft, TIME, 1_000) == [("a", Grant(1, 3, 10, TIME, 1_000))]
 
 
 @pytest.mark.parametrize(("peers", "needed"), [(1, 1), (2, 1), (3, 2), (4, 2), (8, 4)])
@@ -93,7 +93,7 @@ def test_a_majority_is_more_than_half_the_leader_included(raft: Raft, peers: int
         answered += 1
         rounds.on_reply(name, ConfirmReply(3, 1))
         rounds.on_reply(name, ConfirmReply(3, 1))  # twice is once
-        if rounds.grants(raft, TIME):
+        if rounds.grants(raft, TIME, 1_000):
             break
     assert answered == needed
 
@@ -104,9 +104,9 @@ def test_confirmations_from_before_the_ask_do_not_count(rounds: ConfirmRounds, r
     rounds.on_ask("c", _ask(2))
     assert rounds.start_round(raft, 0)[0] == ("b", Confirm(3, 2))
     rounds.on_reply("b", ConfirmReply(3, 1))
-    assert [grant.seq for _, grant in rounds.grants(raft, TIME)] == [1]
+    assert [grant.seq for _, grant in rounds.grants(raft, TIME, 1_000)] == [1]
     rounds.on_reply("c", ConfirmReply(3, 2))
-    assert [grant.seq for _, grant in rounds.grants(raft, TIME)] == [2]
+    assert [grant.seq for _, grant in rounds.grants(raft, TIME, 1_000)] == [2]
 
 
 def test_a_later_round_closes_the_earlier_ones(rounds: ConfirmRounds, raft: Raft):
@@ -115,7 +115,7 @@ def test_a_later_round_closes_the_earlier_ones(rounds: ConfirmRounds, raft: Raft
         rounds.start_round(raft, 0)
     rounds.on_reply("c", ConfirmReply(3, 2))
     rounds.on_reply("c", ConfirmReply(3, 1))  # late
-    assert [grant.seq for _, grant in rounds.grants(raft, TIME)] == [1, 2]
+    assert [grant.seq for _, grant in rounds.grants(raft, TIME, 1_000)] == [1, 2]
 
 
 def test_one_round_serves_all_that_wait(rounds: ConfirmRounds, raft: Raft):
@@ -123,7 +123,7 @@ def test_one_round_serves_all_that_wait(rounds: ConfirmRounds, raft: Raft):
         rounds.on_ask(node, _ask(5))
     assert len(rounds.start_round(raft, 0)) == 2
     rounds.on_reply("b", ConfirmReply(3, 1))
-    assert [node for node, _ in rounds.grants(raft, TIME)] == ["a", "b", "c"]
+    assert [node for node, _ in rounds.grants(raft, TIME, 1_000)] == ["a", "b", "c"]
 
 
 def test_the_read_index_is_noted_when_the_round_begins(rounds: ConfirmRounds, raft: Raft):
@@ -133,7 +133,7 @@ def test_the_read_index_is_noted_when_the_round_begins(rounds: ConfirmRounds, ra
     assert rounds.pending_read_index("b") == 10
     assert rounds.pending_read_index("c") is None
     rounds.on_reply("b", ConfirmReply(3, 1))
-    assert rounds.grants(raft, TIME)[0][1].read_index == 10
+    assert rounds.grants(raft, TIME, 1_000)[0][1].read_index == 10
     assert rounds.pending_read_index("b") is None
 
 
@@ -150,11 +150,13 @@ def test_before_a_commit_of_its_own_a_leader_grants_nothing(rounds: ConfirmRound
     rounds.on_ask("b", _ask(1))
     assert rounds.start_round(raft, 0) == []
     rounds.on_reply("b", ConfirmReply(3, 0))
-    assert rounds.grants(raft, TIME) == []
+    assert rounds.grants(raft, TIME, 1_000) == []
     raft.commits_own_term, raft.commit_index = True, 11
     assert rounds.start_round(raft, 0)
     rounds.on_reply("b", ConfirmReply(3, 1))
-    assert [grant for _, grant in rounds.grants(raft, TIME)] == [Grant(1, 3, 11, TIME)]
+    assert [grant for _, grant in rounds.grants(raft, TIME, 1_000)] == [
+        Grant(1, 3, 11, TIME, 1_000)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -173,7 +175,7 @@ def test_a_reply_that_proves_nothing_is_void(
     rounds.on_ask("b", _ask(1))
     rounds.start_round(raft, 0)
     rounds.on_reply(peer, ConfirmReply(term, number))
-    assert rounds.grants(raft, TIME) == []
+    assert rounds.grants(raft, TIME, 1_000) == []
 
 
 def test_a_round_does_not_outlive_the_leadership(rounds: ConfirmRounds, raft: Raft):
@@ -181,11 +183,11 @@ def test_a_round_does_not_outlive_the_leadership(rounds: ConfirmRounds, raft: Ra
     rounds.start_round(raft, 0)
     rounds.on_reply("b", ConfirmReply(3, 1))
     raft.is_leader = False
-    assert rounds.grants(raft, TIME) == []
+    assert rounds.grants(raft, TIME, 1_000) == []
     assert rounds.start_round(raft, 0) == []
     raft.is_leader, raft.term = True, 5
     assert rounds.start_round(raft, 10**12) == []
-    assert rounds.grants(raft, TIME) == []
+    assert rounds.grants(raft, TIME, 1_000) == []
 
 
 def test_a_round_does_not_outlive_its_term_even_unseen(rounds: ConfirmRounds, raft: Raft):
@@ -194,12 +196,12 @@ def test_a_round_does_not_outlive_its_term_even_unseen(rounds: ConfirmRounds, ra
     rounds.start_round(raft, 0)
     rounds.on_reply("b", ConfirmReply(3, 1))
     raft.term = 5
-    assert rounds.grants(raft, TIME) == []
+    assert rounds.grants(raft, TIME, 1_000) == []
     rounds.on_ask("c", _ask(2))
     sent = rounds.start_round(raft, 0)
-    assert rounds.grants(raft, TIME) == [], "confirmations of the older term are gone"
+    assert rounds.grants(raft, TIME, 1_000) == [], "confirmations of the older term are gone"
     rounds.on_reply("b", ConfirmReply(5, sent[0][1].round))
-    assert rounds.grants(raft, TIME) == [("c", Grant(2, 5, 10, TIME))]
+    assert rounds.grants(raft, TIME, 1_000) == [("c", Grant(2, 5, 10, TIME, 1_000))]
 
 
 def test_asks_that_reach_a_follower_are_dropped(rounds: ConfirmRounds, raft: Raft):
@@ -216,7 +218,7 @@ def test_confirms_are_sent_again_while_somebody_waits(rounds: ConfirmRounds, raf
     assert rounds.start_round(raft, 99 * MS) == []
     assert rounds.start_round(raft, 100 * MS) == [("b", Confirm(3, 1)), ("c", Confirm(3, 1))]
     rounds.on_reply("b", ConfirmReply(3, 1))
-    rounds.grants(raft, TIME)
+    rounds.grants(raft, TIME, 1_000)
     assert rounds.start_round(raft, 10**12) == []
 
 
@@ -231,7 +233,7 @@ def test_asks_of_one_node_take_bounded_memory_and_leave_the_others_alone(
         rounds.on_ask("b", _ask(seq))
         rounds.start_round(raft, 0)
     rounds.on_reply("b", ConfirmReply(3, 101))
-    granted = rounds.grants(raft, TIME)
+    granted = rounds.grants(raft, TIME, 1_000)
     assert [grant.seq for node, grant in granted if node == "b"] == [196, 197, 198, 199]
     assert [grant.seq for node, grant in granted if node == "c"] == [1]
 

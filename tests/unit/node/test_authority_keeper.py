@@ -98,7 +98,7 @@ def _ask(sent: list[tuple[str, AuthorityMessage]]) -> Ask:
 
 
 def test_a_node_that_starts_takes_the_authority_of_the_one_before_away(node: Node):
-    node.turn(("b", Grant(_ask(node.turn()).seq, 3, 10, TIME)))
+    node.turn(("b", Grant(_ask(node.turn()).seq, 3, 10, TIME, PERIOD_MS)))
     assert node.record().deadline_ns > 0
     node.start()
     assert node.record().reason is Reason.INQUORATE
@@ -111,7 +111,7 @@ def test_a_follower_asks_its_leader_and_publishes_from_when_it_asked(node: Node)
     ask = _ask(sent)
     assert ("b", Ask(ask.seq, 10, 10)) in sent
     node.clock.advance_ms(40)
-    node.turn(("b", Grant(ask.seq, 3, 10, FederationTime(1234, 1200))))
+    node.turn(("b", Grant(ask.seq, 3, 10, FederationTime(1234, 1200), PERIOD_MS)))
     assert node.record() == AuthorityRecord(
         boot_id=BOOT_ID,
         deadline_ns=asked[0] + PERIOD_MS * MS,
@@ -130,7 +130,7 @@ def test_a_follower_asks_its_leader_and_publishes_from_when_it_asked(node: Node)
 
 def test_nothing_is_published_for_a_state_that_is_not_durable_yet(node: Node):
     ask = _ask(node.turn())
-    node.turn(("b", Grant(ask.seq, 3, 12, TIME)), applied=11)
+    node.turn(("b", Grant(ask.seq, 3, 12, TIME, PERIOD_MS)), applied=11)
     assert node.record().reason is Reason.INQUORATE
     node.turn(applied=12)
     assert node.record().index == 12
@@ -141,7 +141,7 @@ def test_nothing_is_published_for_a_state_that_is_not_durable_yet(node: Node):
 def test_a_grant_with_an_impossible_time_is_dropped(node: Node, which: str, impossible_ms: int):
     ask = _ask(node.turn())
     time = replace(TIME, **{which: impossible_ms})
-    node.turn(("b", Grant(ask.seq, 3, 10, time)))
+    node.turn(("b", Grant(ask.seq, 3, 10, time, PERIOD_MS)))
     assert node.record().reason is Reason.INQUORATE
 
 
@@ -151,21 +151,21 @@ def test_a_grant_for_the_process_before_gives_the_one_after_nothing(node: Node):
     node.start()
     node.clock.advance_ms(10 * PERIOD_MS)
     assert _ask(node.turn()).seq != before.seq
-    node.turn(("b", Grant(before.seq, 3, 10, TIME)))
+    node.turn(("b", Grant(before.seq, 3, 10, TIME, PERIOD_MS)))
     assert node.record().reason is Reason.INQUORATE
 
 
 def test_authority_is_given_up_at_once_and_only_a_new_ask_brings_it_back(node: Node):
     first = _ask(node.turn())
-    node.turn(("b", Grant(first.seq, 3, 10, TIME)))
+    node.turn(("b", Grant(first.seq, 3, 10, TIME, PERIOD_MS)))
     node.clock.advance_ms(PERIOD_MS // 5)
     second = _ask(node.turn())
     node.keeper.surrender(Reason.STORAGE_FULL)
     assert node.record().reason is Reason.STORAGE_FULL
     assert node.keeper.take_outbox() == []
-    third = _ask(node.turn(("b", Grant(second.seq, 3, 10, TIME))))
+    third = _ask(node.turn(("b", Grant(second.seq, 3, 10, TIME, PERIOD_MS))))
     assert node.record().reason is Reason.STORAGE_FULL
-    node.turn(("b", Grant(third.seq, 3, 10, TIME)))
+    node.turn(("b", Grant(third.seq, 3, 10, TIME, PERIOD_MS)))
     assert node.record().reason is None
 
 
@@ -186,7 +186,7 @@ def test_a_leader_grants_to_its_members_and_to_itself_by_the_same_round(node: No
     (confirm,) = {message for _, message in sent if isinstance(message, Confirm)}
     node.clock.advance_ms(20)
     sent = node.turn(("c", ConfirmReply(3, confirm.round)))
-    assert ("b", Grant(5, 3, 10, FederationTime(77, 70))) in sent
+    assert ("b", Grant(5, 3, 10, FederationTime(77, 70), PERIOD_MS)) in sent
     assert node.record().granted_at_boottime_ns == asked_ns
 
 
@@ -319,7 +319,7 @@ def test_the_watermark_is_told_again_with_each_grant(node: Node):
     number = max(m.round for _, m in sent if isinstance(m, Confirm))
     sent = node.turn(("c", ConfirmReply(3, number)))
     assert [m for p, m in sent if p == "b"] == [
-        Grant(1, 3, 10, FederationTime(77, 70)),
+        Grant(1, 3, 10, FederationTime(77, 70), PERIOD_MS),
         EnforcedWatermark(10),
     ]
 
@@ -368,6 +368,50 @@ def test_a_leadership_that_ended_unseen_still_counts_as_ended(node: Node):
     node.turn()
     assert node.keeper.watermark == 0
     node.clock.advance_ms(PERIOD_MS * 101 // 100)
+    node.turn()
+    assert node.keeper.watermark == 10
+
+
+def test_a_new_leader_counts_from_when_it_has_applied_what_may_say_how_long(node: Node):
+    """The leaders before it may have granted by an `L` that stands in what is left to apply."""
+    node.lead()
+    node.turn(("b", EnforcedReport(10)), applied=9)
+    node.clock.advance_ms(10 * PERIOD_MS)
+    node.turn(applied=9)
+    assert node.keeper.watermark == 0
+    node.keeper.follow(TERMS, replace(TERMS, period_ms=5 * PERIOD_MS))
+    node.turn(applied=10)
+    node.clock.advance_ms(5 * PERIOD_MS)
+    node.turn()
+    assert node.keeper.watermark == 0
+    node.clock.advance_ms(5 * PERIOD_MS // 100)
+    node.turn()
+    assert node.keeper.watermark == 10
+
+
+@pytest.mark.parametrize(("own", "leaders"), [(400, PERIOD_MS), (PERIOD_MS, 400), (400, 400)])
+def test_of_two_periods_the_shorter_one_counts(node: Node, own: int, leaders: int):
+    """Each may have applied a change that the other has not."""
+    terms = replace(TERMS, period_ms=own)
+    node.keeper.follow(terms, terms)
+    asked = node.clock.boottime_ns()
+    ask = _ask(node.turn())
+    node.turn(("b", Grant(ask.seq, 3, 10, TIME, leaders)))
+    assert node.record().deadline_ns == asked + 400 * MS
+    assert node.keeper.remaining_ms() == 400
+
+
+def test_a_leader_grants_for_what_is_in_force_and_counts_what_ever_was(node: Node):
+    node.lead()
+    node.keeper.follow(replace(TERMS, period_ms=200), TERMS)
+    sent = node.turn(("b", Ask(5, 10, 10)), ("b", EnforcedReport(10)))
+    confirm = next(message for _, message in sent if isinstance(message, Confirm))
+    sent = node.turn(("b", ConfirmReply(3, confirm.round)))
+    assert ("b", Grant(5, 3, 10, FederationTime(77, 70), 200)) in sent
+    node.clock.advance_ms(PERIOD_MS)
+    node.turn()
+    assert node.keeper.watermark == 0, "what the leader before granted may last for L as it was"
+    node.clock.advance_ms(PERIOD_MS // 100)
     node.turn()
     assert node.keeper.watermark == 10
 

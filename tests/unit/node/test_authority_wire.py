@@ -70,7 +70,7 @@ def test_every_kind_on_the_wire_is_somebodys():
         encode(message).WhichOneof("body")
         for message in (
             Ask(1, 1, 1),
-            Grant(1, 1, 1, FederationTime(1, 1)),
+            Grant(1, 1, 1, FederationTime(1, 1), 1),
             Confirm(1, 1),
             ConfirmReply(1, 1),
             EnforcedReport(1),

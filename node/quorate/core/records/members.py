@@ -25,7 +25,8 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """What the federation agreed on at genesis. See the defaults in `quorate.core.limits`.
+    """What the federation agreed on: at genesis, or since, by ballot. See the defaults in
+    `quorate.core.limits`.
 
     authority_period_ms: L, how long after a confirmation by a quorum a node may permit.
     max_permit_ttl_ms: how long an executor may rely on one permit; at most L.
@@ -37,6 +38,15 @@ class Parameters:
     max_permit_ttl_ms: int
     rho_ppm: int
     max_skew_ms: int
+
+    def covers(self, other: Parameters) -> bool:
+        """Whether none of the other's is larger."""
+        return self.joined(other) == self
+
+    def joined(self, other: Parameters) -> Parameters:
+        """Of each the larger."""
+        names = (item.name for item in fields(self))
+        return Parameters(*(max(getattr(self, name), getattr(other, name)) for name in names))
 
     def to_json(self) -> dict[str, object]:
         return {item.name: getattr(self, item.name) for item in fields(self)}
@@ -52,10 +62,11 @@ class Federation(BaseRecord):
     """ledger_time: milliseconds since the epoch; never goes back.
     fence_base: what the fences of leases are counted from; 0, but after a recovery.
     protocol: the version of the rules that it lives by.
-    frozen: what its domains have frozen together, of all resources; None: nothing."""
+    frozen: what its domains have frozen together, of all resources; None: nothing.
+    widest: of each parameter the largest that was ever in force; None: those in force are."""
 
     kind: ClassVar[Kind] = Kind.FEDERATION
-    LATER: ClassVar[frozenset[str]] = frozenset({"protocol", "frozen"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"protocol", "frozen", "widest"})
 
     origin: str
     genesis_hash: str
@@ -65,10 +76,17 @@ class Federation(BaseRecord):
     fence_base: int = 0
     protocol: int = protocol.FIRST
     frozen: Freeze | None = None
+    widest: Parameters | None = None
 
     @property
     def id(self) -> str:
         return self.origin
+
+    @property
+    def bounding(self) -> Parameters:
+        """By these whoever waits for something to be over has to count: what rests on former ones
+        may last for longer than what is in force allows."""
+        return self.widest or self.parameters
 
     @classmethod
     def from_json(cls, value: object) -> Federation:
@@ -82,6 +100,7 @@ class Federation(BaseRecord):
             fence_base=row.number("fence_base"),
             protocol=row.number_or("protocol", protocol.FIRST),
             frozen=row.parsed_or("frozen", Freeze.from_json, None),
+            widest=row.parsed_or("widest", Parameters.from_json, None),
         )
 
 

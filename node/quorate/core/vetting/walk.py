@@ -11,6 +11,7 @@ from quorate.core import codec, ids, keys, protocol
 from quorate.core.acts import ACTS, set_under
 from quorate.core.errors import MalformedError
 from quorate.core.frozen import check_frozen
+from quorate.core.genesis import check_parameters
 from quorate.core.limits import (
     MAX_ENTRY_BYTES,
     MAX_INTEGER,
@@ -134,6 +135,12 @@ class Vetting:
         require(key == keys.FEDERATION, "a second federation")
         require(codec.encode(record.to_json()) == value, "a federation in another form")
         check_frozen(record.frozen, may_be=record.protocol >= protocol.SECOND)
+        check_parameters(record.parameters)
+        if record.widest is not None:
+            require(record.protocol >= protocol.SECOND, "parameters that were never others")
+            check_parameters(record.widest)
+            require(record.widest != record.parameters, "widest parameters that go without saying")
+            require(record.widest.covers(record.parameters), "parameters wider than the widest")
 
     def _look_at_time(self, key: bytes, value: bytes) -> None:
         require(key == keys.LEDGER_TIME, "a second time")

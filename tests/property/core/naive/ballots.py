@@ -155,6 +155,8 @@ def what_it_widens(world: World, act: str, body: Mapping[str, Any]) -> object:
         return dict(find(world.domains, domain=body["domain"]) or {})
     if act == "federation.set_thresholds":
         return dict(world.thresholds)
+    if act == "federation.set_parameters":
+        return world.parameters[-1]
     return None
 
 
@@ -167,6 +169,9 @@ def is_possible(world: World, act: str, body: Mapping[str, Any]) -> None:
         may_join(world, signed(body["descriptor"]))
     elif act == "federation.set_thresholds":
         if after(world, body) == world.thresholds:
+            raise No("ILLEGAL_TRANSITION", act)
+    elif act == "federation.set_parameters":
+        if body["parameters"] == world.parameters[-1]:
             raise No("ILLEGAL_TRANSITION", act)
     elif act == "federation.upgrade":
         may_upgrade(world, body["protocol"])
@@ -226,6 +231,9 @@ def do(world: World, act: str, body: Mapping[str, Any]) -> str:
         return str(descriptor["domain"])
     if act == "federation.set_thresholds":
         world.thresholds = after(world, body)
+        return world.origin
+    if act == "federation.set_parameters":
+        world.parameters.append(body["parameters"])
         return world.origin
     if act == "federation.upgrade":
         world.protocol = body["protocol"]

@@ -59,6 +59,7 @@ WEIGHTS: Final = {
     "domain.admit": 0.2,
     "domain.expel": 0.2,
     "federation.set_thresholds": 0.2,
+    "federation.set_parameters": 0.1,
     "federation.upgrade": 0.2,
     "proposal.open": 6,
     "proposal.withdraw": 1,
@@ -306,6 +307,8 @@ class Author(Linking, Voting):
     def _federation(self, act: str, at: int) -> tuple[str, Body]:
         if act == "upgrade":
             return self.domain(), {"protocol": self.one((2, 2, 3))}
+        if act == "set_parameters":
+            return self.domain(), {"parameters": self.parameters()}
         return self.domain(), {"thresholds": self.thresholds()}
 
     def _node(self, act: str, at: int) -> tuple[str, Body]:

@@ -28,6 +28,7 @@ OF_DOMAINS: dict[str, Rule] = {
     "domain.admit": ballots.needs_ballot,
     "domain.expel": ballots.needs_ballot,
     "federation.set_thresholds": ballots.needs_ballot,
+    "federation.set_parameters": ballots.needs_ballot,
     "federation.upgrade": ballots.needs_ballot,
     "proposal.open": ballots.open_proposal,
     "proposal.withdraw": ballots.withdraw_proposal,
@@ -48,7 +49,7 @@ OF_NODES: dict[str, Rule] = {
 }
 
 
-SINCE_SECOND = ("grant.delegate", "grant.recall")
+SINCE_SECOND = ("grant.delegate", "grant.recall", "federation.set_parameters")
 """Types of command that version 2 has brought; and a field, in two that there were."""
 DEEPENED_BY_SECOND = ("trust.open", "grant.issue")
 

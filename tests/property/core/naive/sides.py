@@ -157,7 +157,11 @@ class Sides:
         rules = dict.fromkeys(world.thresholds, "majority") | dict(view.thresholds())
         _same("thresholds", world.thresholds, rules)
         _same("time", {"": world.time}, {"": view.ledger_time()})
-        _same("federation", {"protocol": world.protocol}, view.federation().to_json())
+        present, ever = dict(world.parameters[-1]), world.parameters
+        widest = {name: max(each[name] for each in ever) for name in present}
+        told: dict[str, object] = {"protocol": world.protocol, "parameters": present}
+        record = view.federation().to_json()
+        _same("federation", told | {"widest": widest}, {"widest": present} | record)
         _same("heads", world.heads, {node: view.lineage_head(node) for node in world.heads})
 
 

@@ -6,6 +6,7 @@ from tests.property.core.naive.ballots import OTHERS, is_possible
 from tests.property.core.naive.cast import DAY_MS, JOINERS, Body, Cast
 from tests.property.core.naive.world import (
     BALLOT_TYPES,
+    BALLOT_TYPES_OF_SECOND,
     Command,
     No,
     Thing,
@@ -25,6 +26,19 @@ class Voting(Cast):
         for name in types:
             if self.often(0.3):
                 wished[name] = self.one(("majority", "two-thirds", "unanimity"))
+        return wished
+
+    def parameters(self) -> Body:
+        """Present ones, some of them changed; a permit never lasts longer than an authority."""
+        wished = dict(self._world.parameters[-1])
+        for name, values in (
+            ("authority_period_ms", (1_000, 2_000, 5_000)),
+            ("max_permit_ttl_ms", (500, 1_000)),
+            ("rho_ppm", (0, 10_000, 20_000)),
+            ("max_skew_ms", (5_000, 60_000)),
+        ):
+            if self.often(0.4):
+                wished[name] = self.one(values)
         return wished
 
     def _proposal(self, act: str, at: int) -> tuple[str, Body]:
@@ -51,9 +65,12 @@ class Voting(Cast):
         if is_open and self.often(0.3):  # two are for the same
             other = self.one(is_open)
             return other["act"], other["_body"]
-        verb, domains = self.one(BALLOT_TYPES), self._world.domains
+        later = BALLOT_TYPES_OF_SECOND if self._world.protocol > 1 else ()
+        verb, domains = self.one((*BALLOT_TYPES, *later)), self._world.domains
         if verb == "federation.upgrade":
             return verb, {"protocol": self.one((2, 2, 3))}
+        if verb == "federation.set_parameters":
+            return verb, {"parameters": self.parameters()}
         if verb == "federation.set_thresholds":
             return verb, {"thresholds": self.thresholds()}
         if verb == "domain.admit":

@@ -58,12 +58,24 @@ BALLOT_TYPES = (
     "federation.set_thresholds",
     "federation.upgrade",
 )
+BALLOT_TYPES_OF_SECOND = ("federation.set_parameters",)
 FREEZING = ("federation.freeze", "federation.thaw")
 """Decided by ballot, too, from version 2 on. They have thresholds here, and no rules yet."""
 
 
+EVERY_BALLOT_TYPE = (*BALLOT_TYPES, *BALLOT_TYPES_OF_SECOND, *FREEZING)
+
+PARAMETERS = {
+    "authority_period_ms": 2_000,
+    "max_permit_ttl_ms": 1_000,
+    "rho_ppm": 10_000,
+    "max_skew_ms": 5_000,
+}
+"""What the federation of the histories has agreed on at genesis."""
+
+
 def decided_by_ballot(version: int) -> tuple[str, ...]:
-    return BALLOT_TYPES if version == 1 else (*BALLOT_TYPES, *FREEZING)
+    return BALLOT_TYPES if version == 1 else EVERY_BALLOT_TYPE
 
 
 class No(Exception):  # noqa: N818  # an answer, and no error
@@ -127,8 +139,10 @@ class World:
     memory: list[Thing] = field(default_factory=list)
     heads: dict[str, str] = field(default_factory=dict)
     thresholds: dict[str, str] = field(
-        default_factory=lambda: dict.fromkeys((*BALLOT_TYPES, *FREEZING), "majority")
+        default_factory=lambda: dict.fromkeys(EVERY_BALLOT_TYPE, "majority")
     )
+    parameters: list[Mapping[str, int]] = field(default_factory=lambda: [PARAMETERS])
+    """All that were ever in force, the present ones last."""
 
     def join(self, descriptor: Mapping[str, Any]) -> None:
         """A domain becomes a member, with its first node."""
