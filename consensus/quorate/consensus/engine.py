@@ -14,13 +14,13 @@ come from the caller. An engine that raised is not used again: it is built anew 
 from __future__ import annotations
 
 import random
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 from quorate.consensus.configuration import COMMAND, CONFIGURATION, Configuration
 from quorate.consensus.elections import Elections
 from quorate.consensus.errors import PeerError, SafetyViolationError
+from quorate.consensus.fairness import FairQueue
 from quorate.consensus.followers import Followers, Leading
 from quorate.consensus.journal import EngineEntry, Journal, LogStore
 from quorate.consensus.limits import (
@@ -29,8 +29,6 @@ from quorate.consensus.limits import (
     MAX_APPLY_BYTES,
     MAX_APPLY_ENTRIES,
     MAX_COMMAND_BYTES,
-    MAX_QUEUED_APPEND_BYTES,
-    MAX_QUEUED_APPENDS,
     MAX_TERM,
 )
 from quorate.consensus.messages import (
@@ -108,8 +106,7 @@ class Engine(SyncObj):  # type: ignore[misc]
         self._chance = chance
         self._outbox = outbox
         self._probation = probation
-        self._proposals: deque[bytes] = deque()
-        self._proposal_bytes = 0
+        self._proposals = FairQueue()
         self.connected_ids: set[str] = set()
         self._voters_for_me: set[str] = set()
         self._want_send = False
@@ -278,23 +275,16 @@ class Engine(SyncObj):  # type: ignore[misc]
         self.connected_ids.discard(peer)
         self._followers.link_changed(peer)
 
-    def propose(self, payload: bytes) -> bool:
-        """Queues a command for this leader's log. False: not the leader, or the queue is full."""
-        assert len(payload) < MAX_COMMAND_BYTES
-        is_full = (
-            len(self._proposals) >= MAX_QUEUED_APPENDS
-            or self._proposal_bytes + len(payload) > MAX_QUEUED_APPEND_BYTES
-        )
-        if is_full or not self.is_leader or self.elections.is_handing_over:
+    def propose(self, source: str, payload: bytes) -> bool:
+        """Queues a command for this leader's log. False: not the leader, or too many of this
+        source's wait already."""
+        if not self.is_leader or self.elections.is_handing_over:
             return False
-        self._proposals.append(payload)
-        self._proposal_bytes += len(payload)
-        return True
+        return self._proposals.add(source, payload)
 
     def _drop_proposals(self) -> None:
         """Each proposer sees that the leader has changed, and asks again."""
         self._proposals.clear()
-        self._proposal_bytes = 0
 
     @property
     def is_leader(self) -> bool:
@@ -407,9 +397,7 @@ class Engine(SyncObj):  # type: ignore[misc]
         if self.elections.is_handing_over:
             return
         for _ in range(min(len(self._proposals), MAX_APPENDS_PER_TURN)):
-            payload = self._proposals.popleft()
-            self._proposal_bytes -= len(payload)
-            command = COMMAND + self._stamp(payload)
+            command = COMMAND + self._stamp(self._proposals.take())
             self.journal.add(command, self.journal.last_index() + 1, self.term)
             self._want_send = True
 

@@ -27,9 +27,10 @@ MAX_PENDING_PROPOSALS: Final = 8192
 """Proposals of this node that wait for their outcome."""
 MAX_PENDING_BYTES: Final = 8 * 1024 * 1024
 """Their payloads; below MAX_QUEUED_BYTES, or forwarding them would overflow the link."""
-MAX_QUEUED_APPENDS: Final = 8192
-"""Proposals, own and forwarded, that a leader has taken and not yet written to its log."""
-MAX_QUEUED_APPEND_BYTES: Final = 16 * 1024 * 1024
+MAX_QUEUED_APPENDS: Final = 2048
+"""Proposals of one source, own or forwarded, that a leader has taken and not yet written to its
+log. There are as many sources as domains."""
+MAX_QUEUED_APPEND_BYTES: Final = 4 * 1024 * 1024
 MAX_APPENDS_PER_TURN: Final = 1024
 MAX_KEY_BYTES: Final = 32
 MAX_MEMBERS: Final = 72

@@ -64,18 +64,22 @@ class Replica:
         may_lead: Callable[[], bool] = lambda: True,
         offer: Callable[[str, int], SnapshotOffer | None] = lambda _peer, _term: None,
         probation: Callable[[], str] = lambda: "",
+        source_of: Callable[[str], str] = lambda node_id: node_id,
     ) -> None:
         """initial: the configuration that every log of the federation begins with.
         may_lead: while it says no, this replica votes and follows, and does not lead.
         offer: (follower, term) -> the snapshot for a follower whose next entry is compacted.
         probation: a token while this replica may have forgotten what it promised (its store was
         restored, or began anew): it then neither votes nor campaigns, and tells its leader.
+        source_of: whom a node proposes for. Sources take turns at a leader, whatever their number
+        of nodes.
         """
         self.node_id = node_id
         self._store = store
         self._settings = settings
         self._clock = clock
         self._on_wall_clock = on_wall_clock
+        self._source_of = source_of
         self._outbox: list[tuple[str, Message]] = []
         self._pending: dict[bytes, _Pending] = {}
         self._pending_bytes = 0
@@ -111,7 +115,7 @@ class Replica:
             case Propose() | ProposeReply() if not self._is_member(peer):
                 raise PeerError(f"{peer} is not a member")
             case Propose():
-                if not self._engine.propose(message.payload):
+                if not self._engine.propose(self._source_of(peer), message.payload):
                     busy = self._engine.is_leader
                     refusal = Refusal.BUSY if busy else Refusal.NOT_LEADER
                     self._send(peer, ProposeReply(message.key, refusal))
@@ -212,7 +216,7 @@ class Replica:
             pending = self._pending[key]
             if not mine:
                 self._send(leader, Propose(key, pending.payload))
-            elif not self._engine.propose(pending.payload):
+            elif not self._engine.propose(self._source_of(self.node_id), pending.payload):
                 return
             pending.attempted = True
             del self._unsent[key]

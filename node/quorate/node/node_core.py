@@ -21,7 +21,7 @@ from quorate.consensus import PeerError, RaftSettings, Replica
 from quorate.consensus.limits import MAX_INBOX_BYTES, MAX_INBOX_MESSAGES
 from quorate.consensus.wire import decode as decode_raft
 from quorate.consensus.wire import encode as encode_raft
-from quorate.core import codec, protocol
+from quorate.core import codec, ids, protocol
 from quorate.core.errors import ProbationError, StorageFullError
 from quorate.core.outcome import Outcome, Reason
 from quorate.core.records import Node
@@ -189,6 +189,7 @@ class NodeCore:
             may_lead=self._may_lead,
             offer=self._snapshots.sender.offer,
             probation=lambda: self._probation,
+            source_of=lambda node: ids.SpiffeId.parse(node).trust_domain,
         )
         for peer in sorted(self.links_up):
             replica.connected(peer)

@@ -526,7 +526,10 @@ def test_a_leader_that_is_full_says_busy_and_another_says_not_leader() -> None:
     for number in range(MAX_QUEUED_APPENDS):
         node.replica.receive("b", Propose(b"%d" % number, b"p"))
     node.replica.receive("b", Propose(b"more", b"p"))
-    assert ("b", ProposeReply(b"more", Refusal.BUSY)) in node.turn()
+    node.replica.receive("c", Propose(b"another", b"p"))
+    sent = node.turn()
+    assert ("b", ProposeReply(b"more", Refusal.BUSY)) in sent
+    assert not any(isinstance(each, ProposeReply) for to, each in sent if to == "c")
     follower = following()
     assert follower.turn(("c", Propose(b"k", b"p"))) == [
         ("c", ProposeReply(b"k", Refusal.NOT_LEADER))
