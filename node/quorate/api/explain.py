@@ -11,9 +11,11 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from quorate.api import validate
+from quorate.api.access import Access
 from quorate.api.errors import OutOfRangeError, Violation
 from quorate.api.explained import explanation_to_wire
 from quorate.api.freshness import patience_s, until_held
+from quorate.api.pace import Pace
 from quorate.api.ports import Core
 from quorate.api.watch import WatchHub
 from quorate.core.decision import DecisionRequest
@@ -42,15 +44,20 @@ class Explainer(Protocol):
 class ExplainService(explain_pb2_grpc.ExplainServiceServicer):
     """whom: the executor that is asked about, by who calls and whom the request names."""
 
-    def __init__(self, explainer: Explainer, whom: Callable[[Any, str], str]) -> None:
+    def __init__(
+        self, explainer: Explainer, access: Access, whom: Callable[[Any, str], str], pace: Pace
+    ) -> None:
         self._explainer = explainer
+        self._access = access
         self._whom = whom
+        self._pace = pace
 
     async def Explain(  # noqa: N802 - the contract's name
         self, request: explain_pb2.ExplainRequest, context: Any
     ) -> explain_pb2.ExplainResponse:
         executor = self._whom(context, request.executor)
         validate.check_explain(request, executor)
+        self._pace.take(self._access.member(context))
         explanation, at = await self._explainer.explain(
             question_of(request, executor), request.minimum_index, context
         )

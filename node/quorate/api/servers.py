@@ -27,11 +27,13 @@ from quorate.api.governance import GovernanceService
 from quorate.api.interceptors import ErrorInterceptor
 from quorate.api.ledger import LedgerService
 from quorate.api.node import NodeService
+from quorate.api.pace import explanations
 from quorate.api.ports import Core
 from quorate.api.watch import MAX_WATCHERS
 from quorate.core.errors import ConfigurationError
 from quorate.core.ids import SpiffeId
 from quorate.core.limits import MAX_MESSAGE_BYTES
+from quorate.lease.clock import SystemClock
 from quorate.telemetry import Metrics
 from quorate.v1 import (
     core_pb2_grpc,
@@ -234,6 +236,8 @@ def core_registrations(core: Core, access: Access, metrics: Metrics) -> tuple[Re
     governance = GovernanceService(core, access, metrics)
     ledger = LedgerService(core, access)
     node = NodeService(core, access)
+    pace = explanations(SystemClock())
+    explain = ExplainService(CoreExplainer(core), access, access.any_for_operators, pace)
     return (
         Registration(
             GOVERNANCE_SERVICE,
@@ -249,7 +253,7 @@ def core_registrations(core: Core, access: Access, metrics: Metrics) -> tuple[Re
             NODE_SERVICE,
             lambda server: node_pb2_grpc.add_NodeServiceServicer_to_server(node, server),
         ),
-        explain_registration(ExplainService(CoreExplainer(core), access.any_for_operators)),
+        explain_registration(explain),
     )
 
 

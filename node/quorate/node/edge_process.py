@@ -24,6 +24,7 @@ from quorate.api.core_link import CoreLink, core_socket
 from quorate.api.denials import DenialJournal
 from quorate.api.explain import EdgeExplainer, ExplainService
 from quorate.api.lease import LeaseService
+from quorate.api.pace import explanations
 from quorate.api.servers import build_public_server, explain_registration, lease_registration
 from quorate.api.watch import WatchHub
 from quorate.core import protocol
@@ -153,7 +154,11 @@ async def serve(
         server = build_public_server(
             [
                 lease_registration(service),
-                explain_registration(ExplainService(EdgeExplainer(checker, hub), access.own)),
+                explain_registration(
+                    ExplainService(
+                        EdgeExplainer(checker, hub), access, access.own, explanations(clock)
+                    )
+                ),
             ],
             address=config.listen.lease,
             identity=identity.pair,

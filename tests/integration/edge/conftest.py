@@ -21,6 +21,7 @@ from quorate.api.core_link import CoreLink, core_socket
 from quorate.api.denials import DenialJournal
 from quorate.api.explain import EdgeExplainer, ExplainService
 from quorate.api.lease import LeaseService
+from quorate.api.pace import explanations
 from quorate.api.ports import (
     Denied,
     Level,
@@ -414,7 +415,12 @@ async def edge(
                 [
                     lease_registration(service),
                     explain_registration(
-                        ExplainService(EdgeExplainer(checker, hub), Access(DOMAIN).own)
+                        ExplainService(
+                            EdgeExplainer(checker, hub),
+                            Access(DOMAIN),
+                            Access(DOMAIN).own,
+                            explanations(clock),
+                        )
                     ),
                 ],
                 address="127.0.0.1:0",

@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from quorate.api.pace import MAX_EXPLANATIONS_AT_ONCE
 from quorate.core.limits import MAX_MESSAGE_BYTES
 from quorate.core.outcome import Reason
 from quorate.testing.builders import acquire_body, grant_body
@@ -200,3 +201,19 @@ async def test_the_longest_explanation_fits_a_message(edge: Any, explain: Stub) 
     assert answer.reason == decision_pb2.REASON_NO_GRANT
     assert len(answer.steps[-1].things) == 256
     assert answer.ByteSize() < MAX_MESSAGE_BYTES // 4
+
+
+async def test_who_asks_all_the_time_is_refused_and_others_are_not(
+    edge: Any, dial: Dial, pki: Any, explain: Stub
+) -> None:
+    """An error, which is never a permit; what it costs an edge is bounded for each executor."""
+    asked = await asyncio.gather(
+        *(explain.Explain(act()) for _ in range(3 * MAX_EXPLANATIONS_AT_ONCE)),
+        return_exceptions=True,
+    )
+    refused = [each for each in asked if isinstance(each, grpc.aio.AioRpcError)]
+    assert refused
+    assert {each.code() for each in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert len(asked) - len(refused) >= MAX_EXPLANATIONS_AT_ONCE
+    other = explain_pb2_grpc.ExplainServiceStub(dial(edge.port, pki.other))
+    assert (await other.Explain(act())).verdict in (PERMIT, DENY)

@@ -35,6 +35,7 @@ from quorate.v1 import (
 LIMIT_MODULES = (
     "quorate.core.limits",
     "quorate.consensus.limits",
+    "quorate.api.pace",
     "quorate.api.servers",
     "quorate.api.watch",
 )
