@@ -22,10 +22,18 @@ from quorate.cli.options import (
     OptionalOrgOption,
     TimeoutOption,
 )
-from quorate.cli.output import Output, OutputOption, facts, frozen_words, moment, show
+from quorate.cli.output import (
+    Output,
+    OutputOption,
+    facts,
+    frozen_words,
+    moment,
+    rate_words,
+    show,
+)
 from quorate.cli.queries import read_records
 from quorate.core.errors import MalformedError
-from quorate.core.records import Federation
+from quorate.core.records import Federation, Rates
 from quorate.core.thresholds import thresholds_from_json, thresholds_to_json
 from quorate.v1 import governance_pb2
 
@@ -86,6 +94,8 @@ def show_federation(
         for name, value in held.parameters.to_json().items():
             more = f" (once {widest[name]})" if widest[name] != value else ""
             pairs.append((name.replace("_", " "), f"{value}{more}"))
+        for name, value in (held.rates or Rates(0, 0)).to_json().items():
+            pairs.append((name.replace("_", " "), rate_words(value)))
         pairs += [(f"threshold of {act}", rule) for act, rule in thresholds_to_json(rules).items()]
         console.print(facts(pairs))
         console.print(f"at ledger size {first.position.size}", style="dim")

@@ -156,3 +156,8 @@ def frozen_words(actions: Sequence[str] | None) -> str:
     if actions is None:
         return "nothing"
     return f"all but {', '.join(actions)}" if actions else "all"
+
+
+def rate_words(rate: object) -> str:
+    """A rate a minute; 0: there is none."""
+    return str(rate) if rate else "no limit"

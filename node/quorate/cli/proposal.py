@@ -32,6 +32,7 @@ from quorate.cli.output import (
     facts,
     frozen_words,
     moment,
+    rate_words,
     show,
     table,
 )
@@ -45,6 +46,7 @@ from quorate.core.acts import (
     FreezeFederation,
     JudgeDomain,
     SetParameters,
+    SetRates,
     SetThresholds,
     ThawFederation,
     UpgradeFederation,
@@ -55,7 +57,7 @@ from quorate.core.dsse import key_id
 from quorate.core.errors import ConfigurationError, MalformedError
 from quorate.core.frozen import Freeze
 from quorate.core.proposals import Proposal, ProposalStatus
-from quorate.core.records import Domain, Federation, Parameters
+from quorate.core.records import Domain, Federation, Parameters, Rates
 from quorate.core.status import Act
 from quorate.core.thresholds import Threshold, Thresholds, thresholds_from_json
 from quorate.node.organisation import Organisation
@@ -152,7 +154,7 @@ def show_proposal(
     rules = read(thresholds_from_json, federation.get("thresholds"))
     held = read(Federation.from_json, federation)
     act = _act(record)
-    now = _Present(members, rules, held.frozen, held.parameters)
+    now = _Present(members, rules, held.frozen, held.parameters, held.rates)
     is_over = record.expired(first.position.ledger_time_ms)
     is_open = record.status is ProposalStatus.OPEN and not is_over
     # Who had a vote on what is over is not on record: the members are others by now.
@@ -205,6 +207,7 @@ class _Present:
     rules: Thresholds
     frozen: Freeze | None
     parameters: Parameters
+    rates: Rates | None
 
 
 def _changes(act: FederationAct, now: _Present, *, is_open: bool) -> list[list[str]]:
@@ -241,6 +244,12 @@ def _changes(act: FederationAct, now: _Present, *, is_open: bool) -> list[list[s
                 for name, value in parameters.to_json().items()
                 if value != present[name] or not is_open
             ] or [["nothing", "", ""]]
+        case SetRates(rates):
+            held = (now.rates or Rates(0, 0)).to_json()
+            return [
+                [name.replace("_", " "), rate_words(held[name]), rate_words(value)]
+                for name, value in (rates or Rates(0, 0)).to_json().items()
+            ]
         case UpgradeFederation(version):
             return [["protocol", str(version - 1), str(version)]]
         case FreezeFederation(actions):

@@ -50,7 +50,7 @@ _T = TypeVar("_T")
 _SHORT: dict[str, str] = {
     verb.value.rpartition(".")[2]: verb.value for verb in ACTS[protocol.LATEST]
 }
-for _name in ("thresholds", "parameters"):
+for _name in ("thresholds", "parameters", "rates"):
     _SHORT[_name] = _SHORT.pop(f"set_{_name}")
 
 DomainArgument = Annotated[str, typer.Argument(metavar="DOMAIN", help="Like bank.example.")]
@@ -263,6 +263,33 @@ def parameters(
     check_parameters(wished)
     how = How(org, timeout, address, output)
     how.open("federation.set_parameters", {"parameters": wished.to_json()}, expires)
+
+
+@openers.command("rates")
+def rates(
+    *,
+    org: OrgOption,
+    domain: Annotated[
+        int,
+        typer.Option(
+            "--domain", min=0, help="Commands of a domain, and of its nodes, a minute; 0: no limit."
+        ),
+    ] = 0,
+    executor: Annotated[
+        int,
+        typer.Option("--executor", min=0, help="Those for one executor, a minute; 0: no limit."),
+    ] = 0,
+    expires: ExpiresOption = "7d",
+    save: SaveOption = None,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Set how many commands are executed in a minute. What is not named has no limit from then on;
+    what narrows never has one, nor have ballots."""
+    how = How(org, timeout, address, output, save)
+    body = {"domain_per_min": domain, "executor_per_min": executor}
+    how.open("federation.set_rates", body, expires)
 
 
 @openers.command("upgrade")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from types import MappingProxyType
 from typing import Final
@@ -17,8 +17,8 @@ from quorate.core import codec, ids, patterns, protocol
 from quorate.core.errors import MalformedError
 from quorate.core.fields import Fields
 from quorate.core.genesis import Descriptor, parse_descriptor, read_parameters
-from quorate.core.limits import MAX_PATTERNS
-from quorate.core.records import Parameters
+from quorate.core.limits import MAX_PATTERNS, MAX_RATE_PER_MIN
+from quorate.core.records import Parameters, Rates
 from quorate.core.status import Act
 from quorate.core.thresholds import Threshold
 from quorate.core.verbs import Verb
@@ -55,6 +55,13 @@ class SetParameters:
 
 
 @dataclass(frozen=True, slots=True)
+class SetRates:
+    """rates: all of them; None: there are none any more."""
+
+    rates: Rates | None
+
+
+@dataclass(frozen=True, slots=True)
 class UpgradeFederation:
     """protocol: the version of the rules to live by from the next command on."""
 
@@ -78,6 +85,7 @@ FederationAct = (
     | JudgeDomain
     | SetThresholds
     | SetParameters
+    | SetRates
     | UpgradeFederation
     | FreezeFederation
     | ThawFederation
@@ -109,6 +117,12 @@ def set_thresholds(version: int, body: Fields) -> SetThresholds:
 
 def set_parameters(body: Fields) -> SetParameters:
     return SetParameters(read_parameters(body.nested("parameters")))
+
+
+def set_rates(body: Fields) -> SetRates:
+    names = [item.name for item in fields(Rates)]
+    rates = Rates(*(body.integer(name, 0, MAX_RATE_PER_MIN) for name in names))
+    return SetRates(rates if rates != Rates(0, 0) else None)
 
 
 def upgrade_federation(body: Fields) -> UpgradeFederation:
@@ -147,6 +161,7 @@ _OF_SECOND: Final[_Acts] = MappingProxyType(
         **_OF_FIRST,
         Verb.FEDERATION_SET_THRESHOLDS: partial(set_thresholds, protocol.SECOND),
         Verb.FEDERATION_SET_PARAMETERS: set_parameters,
+        Verb.FEDERATION_SET_RATES: set_rates,
         Verb.FEDERATION_FREEZE: freeze_federation,
         Verb.FEDERATION_THAW: lambda _body: ThawFederation(),
     }

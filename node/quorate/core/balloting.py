@@ -24,6 +24,7 @@ from quorate.core.acts import (
     FreezeFederation,
     JudgeDomain,
     SetParameters,
+    SetRates,
     SetThresholds,
     ThawFederation,
     UpgradeFederation,
@@ -214,6 +215,8 @@ def _done(turn: Turn, act: FederationAct, overlay: Overlay) -> Verdict:
             return _set_thresholds(inner, act)
         case SetParameters():
             return _set_parameters(inner, act)
+        case SetRates():
+            return _set_rates(inner, act)
         case UpgradeFederation():
             return _upgrade_federation(inner, act)
         case FreezeFederation():
@@ -237,6 +240,9 @@ def _base(view: StateView, act: FederationAct) -> str:
         return _digest(_beyond_majority(view.thresholds()))
     if isinstance(act, SetParameters):
         return _digest(view.federation().parameters.to_json())
+    if isinstance(act, SetRates):
+        rates = view.federation().rates
+        return _digest(None if rates is None else rates.to_json())
     if isinstance(act, ThawFederation):
         frozen = view.federation().frozen
         return _digest(None if frozen is None else frozen.to_json())
@@ -357,6 +363,15 @@ def _set_parameters(turn: Turn, act: SetParameters) -> Verdict:
         widest=None if widest == act.parameters else widest,
         ledger_time=turn.ledger_time,
     )
+    state.save_federation(turn.store, changed)
+    return Done.named(federation.origin)
+
+
+def _set_rates(turn: Turn, act: SetRates) -> Verdict:
+    federation = turn.view.federation()
+    if act.rates == federation.rates:
+        return Deny(Reason.ILLEGAL_TRANSITION, Verb.FEDERATION_SET_RATES)
+    changed = replace(federation, rates=act.rates, ledger_time=turn.ledger_time)
     state.save_federation(turn.store, changed)
     return Done.named(federation.origin)
 

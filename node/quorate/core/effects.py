@@ -111,6 +111,7 @@ _WITHOUT: Final = frozenset(
         Verb.DOMAIN_REKEY,
         Verb.FEDERATION_SET_THRESHOLDS,
         Verb.FEDERATION_SET_PARAMETERS,
+        Verb.FEDERATION_SET_RATES,
         Verb.FEDERATION_UPGRADE,
         Verb.PROPOSAL_WITHDRAW,
     }

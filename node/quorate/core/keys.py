@@ -44,6 +44,10 @@ OPEN_PROPOSALS: Final = b"q"
 THRESHOLDS: Final = b"V"
 
 REKEYINGS: Final = b"K"
+RATES: Final = b"z"
+RATE_OF_DOMAIN: Final = b"d"
+RATE_OF_NODES: Final = b"n"
+RATE_OF_EXECUTOR: Final = b"e"
 
 RECORDS: Final = {
     Kind.DOMAIN: b"D",
@@ -87,6 +91,11 @@ def active_node(node: str) -> bytes:
 def active_nodes(domain: str = "") -> bytes:
     """Where the active nodes of one domain lie, or of all: a node's id begins with its domain."""
     return ACTIVE_NODES + f"spiffe://{domain}/".encode("ascii") if domain else ACTIVE_NODES
+
+
+def rate(kind: bytes, ident: str) -> bytes:
+    """Where the moment of one rate lies. `kind` is one of RATE_OF_..., `ident` whose it is."""
+    return RATES + kind + ident.encode("ascii")
 
 
 def lineage_head(node: str) -> bytes:

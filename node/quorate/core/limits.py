@@ -22,6 +22,8 @@ MAX_COMMAND_LIFETIME_MS: Final = 24 * 60 * 60 * 1000
 MAX_LEASE_TTL_MS: Final = 24 * 60 * 60 * 1000
 MAX_CONCURRENT_LEASES: Final = 1000
 MAX_EDGES_PER_PAIR: Final = 16
+MAX_RATE_PER_MIN: Final = 1_000_000
+"""The largest rate that can be agreed on: more is no limit."""
 MAX_GRANTS_PER_EXECUTOR_AND_ISSUER: Final = 256
 MAX_DELEGATED_GRANTS_PER_EXECUTOR_AND_ISSUER: Final = 32
 """Of those, how many others may have passed on."""

@@ -45,6 +45,7 @@ _OF_COMMANDS: Final = frozenset(
         Reason.NONCE_REUSED,
         Reason.EXPIRED_COMMAND,
         Reason.LIFETIME_TOO_LONG,
+        Reason.RATE_LIMITED,
         Reason.NOT_AUTHORIZED,
     }
 )

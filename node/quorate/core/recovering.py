@@ -108,7 +108,8 @@ def carry_over(store: Writer, recovery: Recovery) -> bytes:
             closed = replace(proposal, status=ProposalStatus.WITHDRAWN, changed=0)
             state.save_proposal(store, closed)
     was = view.federation()
-    carried = replace(_federation(recovery), frozen=_since_now(was.frozen), widest=was.widest)
+    said, frozen = _federation(recovery), _since_now(was.frozen)
+    carried = replace(said, frozen=frozen, widest=was.widest, rates=was.rates)
     for proof, _ in list(store.scan(keys.REKEYINGS)):  # the document is the new root of all keys
         store.delete(proof)
     state.save_federation(store, carried)

@@ -204,6 +204,7 @@ _SENTENCES: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.PROPOSAL_EXPIRED: "propose it anew",
         Reason.NO_VOTE: "let the other organisations decide",
         Reason.SUPERSEDED: "propose it anew: something else was agreed on meanwhile",
+        Reason.RATE_LIMITED: "ask again in a while; the others can agree on a higher rate",
         Reason.UNSUPPORTED_PROTOCOL: "upgrade the federation, or that node's program, first",
         Reason.DOMAIN_REVOKED: "nothing: the organisation was expelled, and that is final",
         Reason.BROKEN_LINEAGE: "nothing: whoever asked for the work may do it no more",

@@ -2,7 +2,7 @@
 
 Owns `install_genesis`, `apply`, and the order in which a command is judged:
 
-    form -> origin -> issuer -> signature -> seen before? -> issuer a member? -> lifetime
+    form -> origin -> issuer -> signature -> seen before? -> issuer a member? -> lifetime -> rate
          -> authority -> its handler
 
 `apply` is total: whatever the bytes and the state, it returns an outcome and the ledger entry that
@@ -30,6 +30,7 @@ from quorate.core import (
     leasing,
     membership,
     protocol,
+    rates,
     rekeying,
     reporting,
     state,
@@ -76,6 +77,7 @@ _HANDLERS: Final = MappingProxyType[Verb, Callable[[Turn, Any], Verdict]](
         Verb.DOMAIN_EXPEL: balloting.needs_ballot,
         Verb.FEDERATION_SET_THRESHOLDS: balloting.needs_ballot,
         Verb.FEDERATION_SET_PARAMETERS: balloting.needs_ballot,
+        Verb.FEDERATION_SET_RATES: balloting.needs_ballot,
         Verb.FEDERATION_UPGRADE: balloting.needs_ballot,
         Verb.FEDERATION_FREEZE: balloting.needs_ballot,
         Verb.FEDERATION_THAW: balloting.needs_ballot,
@@ -129,11 +131,13 @@ class _Issuer:
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """What is to be done about a payload. remembered: what to keep of it, and what it replaces."""
+    """What is to be done about a payload. remembered: what to keep of it, and what it replaces.
+    meters: what it counts for."""
 
     outcome: Outcome
     remembered: Remembered | None = None
     replaces: Remembered | None = None
+    meters: tuple[rates.Meter, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +241,7 @@ def apply(store: Writer, payload: bytes, seq: int) -> Applied:
     if not outcome.accepted:
         overlay.discard()
     state.save_ledger_time(overlay, case.now)
+    rates.charge(overlay, judged.meters, case.now)
     if judged.remembered is not None:
         state.remember(overlay, judged.remembered, judged.replaces)
     state.forget(overlay, case.now, NONCES_FORGOTTEN_PER_COMMAND)
@@ -296,7 +301,8 @@ def examine(view: StateView, data: bytes, latest_ms: int) -> Deny | None:
         return Deny(Reason.EXPIRED_COMMAND, command.command_id)
     if command.not_after > max(latest_ms, view.ledger_time()) + MAX_COMMAND_LIFETIME_MS:
         return Deny(Reason.LIFETIME_TOO_LONG, command.command_id)
-    return None
+    meters = rates.meters(view, command, issuer.domain.id)
+    return rates.exceeded(view, meters, max(latest_ms, view.ledger_time()))
 
 
 def outcome_of(view: StateView, data: bytes) -> Outcome | None:
@@ -332,11 +338,16 @@ def _judge(overlay: Overlay, case: _Case) -> _Judged:
         return case.refused(Deny(Reason.EXPIRED_COMMAND, command.command_id))
     if command.not_after > case.now + MAX_COMMAND_LIFETIME_MS:
         return case.refused(Deny(Reason.LIFETIME_TOO_LONG, command.command_id))
+    meters = rates.meters(view, command, issuer.domain.id)
+    limited = rates.exceeded(view, meters, case.now)
+    if limited is not None:
+        return case.refused(limited)
     outcome = execute(
         Turn(overlay, view, command, admitted.envelope, issuer.domain, case.now, case.seq)
     )
     until = command.not_after
-    return _Judged(outcome, Remembered(outcome, command.fingerprint, until, until), stored)
+    remembered = Remembered(outcome, command.fingerprint, until, until)
+    return _Judged(outcome, remembered, stored, meters)
 
 
 def _authenticate(view: StateView, admitted: _Admitted) -> _Issuer | Deny:

@@ -30,6 +30,7 @@ class Verb(StrEnum):
     DOMAIN_EXPEL = "domain.expel"
     FEDERATION_SET_THRESHOLDS = "federation.set_thresholds"
     FEDERATION_SET_PARAMETERS = "federation.set_parameters"
+    FEDERATION_SET_RATES = "federation.set_rates"
     FEDERATION_UPGRADE = "federation.upgrade"
     FEDERATION_FREEZE = "federation.freeze"
     FEDERATION_THAW = "federation.thaw"

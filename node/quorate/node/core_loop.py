@@ -264,7 +264,9 @@ class CoreLoop:
     ) -> Proposed:
         parents = parents_of(body)
         with self.read() as snapshot:
-            refusal = unfit_wish(StateView(snapshot.state), kind, body)
+            refusal = unfit_wish(
+                StateView(snapshot.state), kind, body, self._core.ledger_clock.now_ms()
+            )
         if refusal is None and parents:
             timeout_ms -= await self._until_known(parents, timeout_ms)
             with self.read() as snapshot:

@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from quorate.core import rates
 from quorate.core.commands import is_known
 from quorate.core.decision import active_executor, held_lease
+from quorate.core.ids import SpiffeId
 from quorate.core.limits import MAX_COMMAND_LIFETIME_MS
 from quorate.core.outcome import Deny, Reason
 from quorate.core.routing import split_id
@@ -27,9 +29,12 @@ _NARROWING: Final = frozenset({"lease.release", "grant.recall"})
 """What whoever is suspended may still do."""
 
 
-def unfit_wish(view: StateView, kind: str, body: Mapping[str, object]) -> Deny | None:
+def unfit_wish(
+    view: StateView, kind: str, body: Mapping[str, object], latest_ms: int
+) -> Deny | None:
     """Why a wish need not be put to the ledger at all, on this node's own state: whoever holds a
-    certificate, even one of long ago, could fill everybody's ledger with denials."""
+    certificate, even one of long ago, could fill everybody's ledger with denials. latest_ms: as
+    late as ledger time can be by now."""
     executor, lease = str(body.get("executor")), body.get("lease")
     version = view.federation().protocol
     if not is_known(kind, version):
@@ -37,7 +42,11 @@ def unfit_wish(view: StateView, kind: str, body: Mapping[str, object]) -> Deny |
     asker = active_executor(view, executor) if kind not in _NARROWING else None
     held = held_lease(view, str(lease), executor) if lease is not None else None
     granted = _own_grant(view, kind, str(body["grant"]), executor) if "grant" in body else None
-    return next((found for found in (asker, held, granted) if isinstance(found, Deny)), None)
+    refused = next((found for found in (asker, held, granted) if isinstance(found, Deny)), None)
+    if refused is not None:
+        return refused
+    meters = rates.meters_of_wish(view, kind, SpiffeId.parse(executor).trust_domain, executor)
+    return rates.exceeded(view, meters, max(latest_ms, view.ledger_time()))
 
 
 def _own_grant(view: StateView, kind: str, ident: str, executor: str) -> Deny | None:

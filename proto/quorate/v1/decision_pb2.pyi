@@ -130,6 +130,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """what it would have changed has changed since it was proposed"""
     REASON_UNSUPPORTED_PROTOCOL: _Reason.ValueType  # 65
     """needs a later version of the rules than somebody knows"""
+    REASON_RATE_LIMITED: _Reason.ValueType  # 80
+    """the domain, or the executor, has had too many executed in a minute"""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a request or a command was denied. Numbers are never reused."""
@@ -221,6 +223,8 @@ REASON_SUPERSEDED: Reason.ValueType  # 64
 """what it would have changed has changed since it was proposed"""
 REASON_UNSUPPORTED_PROTOCOL: Reason.ValueType  # 65
 """needs a later version of the rules than somebody knows"""
+REASON_RATE_LIMITED: Reason.ValueType  # 80
+"""the domain, or the executor, has had too many executed in a minute"""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
 
 @_typing.final

@@ -9,6 +9,7 @@ import pytest
 from tests.unit.core.conftest import BANK, CLINIC, World, copied
 
 from quorate.core import codec, keys, protocol, state
+from quorate.core.acts import ACTS
 from quorate.core.decision import DecisionRequest, check_lease, decide
 from quorate.core.effects import effect_of, is_stopped, things_of
 from quorate.core.errors import MalformedError
@@ -275,6 +276,7 @@ def test_how_many_must_agree_to_freeze_is_set_like_the_rest(trusted: World) -> N
                 "domain.expel",
                 "federation.set_thresholds",
                 "federation.set_parameters",
+                "federation.set_rates",
                 "federation.upgrade",
             ),
             "majority",
@@ -480,7 +482,7 @@ def test_proposals_are_read_by_the_rules_that_they_were_opened_under() -> None:
 
 def test_thresholds_of_the_second_version_are_not_the_firsts() -> None:
     ledger = first()
-    brought = ("federation.freeze", "federation.set_parameters", "federation.thaw")
+    brought = [verb.value for verb in ACTS[protocol.SECOND] if verb not in ACTS[protocol.FIRST]]
     more = RULES | dict.fromkeys(brought, "majority")
     body = proposal_body("federation.set_thresholds", {"thresholds": more})
     refused = ledger.run(BANK, "proposal.open", body).outcome

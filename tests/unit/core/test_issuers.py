@@ -58,6 +58,7 @@ _GIVEN: dict[str, dict[str, Any]] = {
     },
     "domain.admit": {"descriptor": json.loads(Organisation.named("x", "x:1").descriptor())},
     "federation.set_thresholds": {"thresholds": dict.fromkeys(EVERY_ACT, "majority")},
+    "federation.set_rates": {"domain_per_min": 60, "executor_per_min": 0},
     "federation.set_parameters": {
         "parameters": {
             "authority_period_ms": 3_000,

@@ -16,7 +16,7 @@ def world() -> World:
 
 
 def refused(world: World, kind: str, body: dict[str, object]) -> Reason | None:
-    found = unfit_wish(world.ledger.view, kind, body)
+    found = unfit_wish(world.ledger.view, kind, body, 0)
     return None if found is None else found.reason
 
 
@@ -54,6 +54,6 @@ def test_only_who_has_passed_a_grant_on_takes_it_back_and_once(world: World) -> 
 def test_what_the_federation_does_not_know_yet_is_said(world: World) -> None:
     old = World(protocol.FIRST)
     body = delegate_body(old.head, old.root, old.aide)
-    found = unfit_wish(old.ledger.view, "grant.delegate", body)
+    found = unfit_wish(old.ledger.view, "grant.delegate", body, 0)
     assert found is not None
     assert (found.reason, found.thing) == (Reason.UNSUPPORTED_PROTOCOL, "protocol 1")

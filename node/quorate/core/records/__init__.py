@@ -15,6 +15,7 @@ from quorate.core.records.members import (
     Federation,
     Node,
     Parameters,
+    Rates,
     Role,
 )
 from quorate.core.records.rights import Grant, Lease, LeaseStatus, TrustEdge
@@ -32,6 +33,7 @@ __all__ = [
     "LeaseStatus",
     "Node",
     "Parameters",
+    "Rates",
     "Role",
     "TrustEdge",
 ]

@@ -58,15 +58,36 @@ class Parameters:
 
 
 @dataclass(frozen=True, slots=True)
+class Rates:
+    """How many commands are executed in a minute; 0: as many as come. See `quorate.core.rates`.
+
+    domain_per_min: of those that a domain signs, and again of those that its nodes sign.
+    executor_per_min: of those that nodes sign for one executor.
+    """
+
+    domain_per_min: int
+    executor_per_min: int
+
+    def to_json(self) -> dict[str, object]:
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
+    @classmethod
+    def from_json(cls, value: object) -> Rates:
+        row = Row(value)
+        return cls(*(row.number(item.name) for item in fields(cls)))
+
+
+@dataclass(frozen=True, slots=True)
 class Federation(BaseRecord):
     """ledger_time: milliseconds since the epoch; never goes back.
     fence_base: what the fences of leases are counted from; 0, but after a recovery.
     protocol: the version of the rules that it lives by.
     frozen: what its domains have frozen together, of all resources; None: nothing.
-    widest: of each parameter the largest that was ever in force; None: those in force are."""
+    widest: of each parameter the largest that was ever in force; None: those in force are.
+    rates: how many commands are executed in a minute; None: as many as come."""
 
     kind: ClassVar[Kind] = Kind.FEDERATION
-    LATER: ClassVar[frozenset[str]] = frozenset({"protocol", "frozen", "widest"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"protocol", "frozen", "widest", "rates"})
 
     origin: str
     genesis_hash: str
@@ -77,6 +98,7 @@ class Federation(BaseRecord):
     protocol: int = protocol.FIRST
     frozen: Freeze | None = None
     widest: Parameters | None = None
+    rates: Rates | None = None
 
     @property
     def id(self) -> str:
@@ -101,6 +123,7 @@ class Federation(BaseRecord):
             protocol=row.number_or("protocol", protocol.FIRST),
             frozen=row.parsed_or("frozen", Freeze.from_json, None),
             widest=row.parsed_or("widest", Parameters.from_json, None),
+            rates=row.parsed_or("rates", Rates.from_json, None),
         )
 
 

@@ -167,6 +167,10 @@ class StateView:
         data = self._reader.get(keys.THRESHOLDS)
         return {} if data is None else _parse(thresholds_from_json, data, "the thresholds")
 
+    def metered(self, key: bytes) -> int:
+        """The moment of one rate (`quorate.core.rates`), microseconds since the epoch."""
+        return self._number(key)
+
     def lineage_head(self, node: str) -> str:
         """The head of the chain of what a node has reported, in hex; empty: nothing yet."""
         return (self._reader.get(keys.lineage_head(node)) or b"").hex()

@@ -16,6 +16,7 @@ from quorate.core.limits import (
     MAX_ENTRY_BYTES,
     MAX_INTEGER,
 )
+from quorate.core.rates import check_rates, latest_moment
 from quorate.core.records import (
     Federation,
     Kind,
@@ -28,6 +29,11 @@ from quorate.core.thresholds import thresholds_from_json
 from quorate.core.vetting.records import KINDS, RecordLooks, check_node, require
 
 _NUMBER_BYTES: Final = 8
+_RATED: Final = {
+    keys.RATE_OF_DOMAIN: Kind.DOMAIN,
+    keys.RATE_OF_NODES: Kind.DOMAIN,
+    keys.RATE_OF_EXECUTOR: Kind.EXECUTOR,
+}
 _KEY_BYTES: Final = 32
 _DIGEST_BYTES: Final = 32
 _INDEXES: Final = (
@@ -61,6 +67,7 @@ class Vetting:
         self._next = b""
         self._has_begun = False
         self._protocol = protocol.FIRST  # to be read at the first step
+        self._time = 0  # as well
         self._records = RecordLooks(state)
         self._rekeyings: Counter[str] = Counter()
         self._counted: dict[bytes, Counter[str]] = {
@@ -81,6 +88,7 @@ class Vetting:
             keys.LINEAGE_HEADS: self._look_at_lineage_head,
             keys.THRESHOLDS: self._look_at_thresholds,
             keys.REKEYINGS: self._look_at_rekeying,
+            keys.RATES: self._look_at_rate,
             **dict.fromkeys(KINDS, self._records.look),
             **{prefix: self._look_at_entry for index in _INDEXES for prefix in index},
         }
@@ -109,7 +117,8 @@ class Vetting:
         federation = self._state.get(keys.FEDERATION)
         require(federation is not None, "no federation")
         self._look_at_federation(keys.FEDERATION, federation or b"")
-        self._records.begin(int.from_bytes(time, "big"), self._protocol)
+        self._time = int.from_bytes(time, "big")
+        self._records.begin(self._time, self._protocol)
         self._has_begun = True
 
     def _end(self) -> None:
@@ -135,6 +144,7 @@ class Vetting:
         require(key == keys.FEDERATION, "a second federation")
         require(codec.encode(record.to_json()) == value, "a federation in another form")
         check_frozen(record.frozen, may_be=record.protocol >= protocol.SECOND)
+        check_rates(record.rates, may_be=record.protocol >= protocol.SECOND)
         check_parameters(record.parameters)
         if record.widest is not None:
             require(record.protocol >= protocol.SECOND, "parameters that were never others")
@@ -195,6 +205,13 @@ class Vetting:
         self._records.check_keys(domain, body.governance_key, body.cosigner_key)
         require(_number(number) == self._rekeyings[domain], f"proofs of {domain} out of order")
         self._rekeyings[domain] += 1
+
+    def _look_at_rate(self, key: bytes, value: bytes) -> None:
+        kind = _RATED.get(key[1:2])
+        require(kind is not None and self._protocol >= protocol.SECOND, "a rate of nothing")
+        owner = key[2:].decode("ascii")
+        require(self._records.has(keys.record(kind or Kind.DOMAIN, owner)), f"a rate of {owner}")
+        require(_number(value) <= latest_moment(self._time), "a moment that none can be")
 
     def _look_at_thresholds(self, key: bytes, value: bytes) -> None:
         said = codec.decode_flat(value)

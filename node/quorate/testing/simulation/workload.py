@@ -553,7 +553,7 @@ class Workload:
             return None
         core = machine.running
         with core.environment.read() as snapshot:
-            refusal = unfit_wish(StateView(snapshot.state), kind, body)
+            refusal = unfit_wish(StateView(snapshot.state), kind, body, 0)
         if refusal is not None:
             self._sometimes["wish refused by the node"] += 1
             return None

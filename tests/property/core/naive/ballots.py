@@ -157,6 +157,8 @@ def what_it_widens(world: World, act: str, body: Mapping[str, Any]) -> object:
         return dict(world.thresholds)
     if act == "federation.set_parameters":
         return world.parameters[-1]
+    if act == "federation.set_rates":
+        return world.rates
     return None
 
 
@@ -172,6 +174,9 @@ def is_possible(world: World, act: str, body: Mapping[str, Any]) -> None:
             raise No("ILLEGAL_TRANSITION", act)
     elif act == "federation.set_parameters":
         if body["parameters"] == world.parameters[-1]:
+            raise No("ILLEGAL_TRANSITION", act)
+    elif act == "federation.set_rates":
+        if body == world.rates:
             raise No("ILLEGAL_TRANSITION", act)
     elif act == "federation.upgrade":
         may_upgrade(world, body["protocol"])
@@ -234,6 +239,9 @@ def do(world: World, act: str, body: Mapping[str, Any]) -> str:
         return world.origin
     if act == "federation.set_parameters":
         world.parameters.append(body["parameters"])
+        return world.origin
+    if act == "federation.set_rates":
+        world.rates = body
         return world.origin
     if act == "federation.upgrade":
         world.protocol = body["protocol"]

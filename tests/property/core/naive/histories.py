@@ -60,6 +60,7 @@ WEIGHTS: Final = {
     "domain.expel": 0.2,
     "federation.set_thresholds": 0.2,
     "federation.set_parameters": 0.1,
+    "federation.set_rates": 0.1,
     "federation.upgrade": 0.2,
     "proposal.open": 6,
     "proposal.withdraw": 1,
@@ -309,6 +310,8 @@ class Author(Linking, Voting):
             return self.domain(), {"protocol": self.one((2, 2, 3))}
         if act == "set_parameters":
             return self.domain(), {"parameters": self.parameters()}
+        if act == "set_rates":
+            return self.domain(), self.rates()
         return self.domain(), {"thresholds": self.thresholds()}
 
     def _node(self, act: str, at: int) -> tuple[str, Body]:

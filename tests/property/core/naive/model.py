@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from tests.property.core.naive import ballots, delegating, rules
+from tests.property.core.naive import ballots, delegating, pacing, rules
 from tests.property.core.naive.rules import Yes
 from tests.property.core.naive.world import Command, No, Said, Thing, World, decided_by_ballot, find
 
@@ -29,6 +29,7 @@ OF_DOMAINS: dict[str, Rule] = {
     "domain.expel": ballots.needs_ballot,
     "federation.set_thresholds": ballots.needs_ballot,
     "federation.set_parameters": ballots.needs_ballot,
+    "federation.set_rates": ballots.needs_ballot,
     "federation.upgrade": ballots.needs_ballot,
     "proposal.open": ballots.open_proposal,
     "proposal.withdraw": ballots.withdraw_proposal,
@@ -49,7 +50,12 @@ OF_NODES: dict[str, Rule] = {
 }
 
 
-SINCE_SECOND = ("grant.delegate", "grant.recall", "federation.set_parameters")
+SINCE_SECOND = (
+    "grant.delegate",
+    "grant.recall",
+    "federation.set_parameters",
+    "federation.set_rates",
+)
 """Types of command that version 2 has brought; and a field, in two that there were."""
 DEEPENED_BY_SECOND = ("trust.open", "grant.issue")
 
@@ -63,7 +69,9 @@ def hand_in(world: World, command: Command) -> Said:
         said = repeated(world, command)
         if said is None:
             in_time(world, by, command)
+            counted = pacing.allowances(world, by, command)
             said = executed(world, by, command)
+            world.allowances |= counted
     except No as no:
         said = Said(no.reason, no.things, world.size)
     if not said.is_repeat:

@@ -30,6 +30,7 @@ from tests.property.core.naive.noting import Came, links_of, note
 from tests.property.core.naive.world import (
     LATER,
     LIMITS,
+    NO_RATES,
     Command,
     No,
     Said,
@@ -161,7 +162,8 @@ class Sides:
         widest = {name: max(each[name] for each in ever) for name in present}
         told: dict[str, object] = {"protocol": world.protocol, "parameters": present}
         record = view.federation().to_json()
-        _same("federation", told | {"widest": widest}, {"widest": present} | record)
+        told |= {"widest": widest, "rates": world.rates}
+        _same("federation", told, {"widest": present, "rates": NO_RATES} | record)
         _same("heads", world.heads, {node: view.lineage_head(node) for node in world.heads})
 
 

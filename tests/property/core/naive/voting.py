@@ -41,6 +41,11 @@ class Voting(Cast):
                 wished[name] = self.one(values)
         return wished
 
+    def rates(self) -> Body:
+        """Such that a minute has a whole number of them."""
+        domain, executor = self.one((0, 0, 12, 30)), self.one((0, 0, 2, 6))
+        return {"domain_per_min": domain, "executor_per_min": executor}
+
     def _proposal(self, act: str, at: int) -> tuple[str, Body]:
         if act == "withdraw":
             found = self.proposed()
@@ -69,6 +74,8 @@ class Voting(Cast):
         verb, domains = self.one((*BALLOT_TYPES, *later)), self._world.domains
         if verb == "federation.upgrade":
             return verb, {"protocol": self.one((2, 2, 3))}
+        if verb == "federation.set_rates":
+            return verb, self.rates()
         if verb == "federation.set_parameters":
             return verb, {"parameters": self.parameters()}
         if verb == "federation.set_thresholds":

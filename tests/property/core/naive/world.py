@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 Thing = dict[str, Any]
@@ -58,7 +59,7 @@ BALLOT_TYPES = (
     "federation.set_thresholds",
     "federation.upgrade",
 )
-BALLOT_TYPES_OF_SECOND = ("federation.set_parameters",)
+BALLOT_TYPES_OF_SECOND = ("federation.set_parameters", "federation.set_rates")
 FREEZING = ("federation.freeze", "federation.thaw")
 """Decided by ballot, too, from version 2 on. They have thresholds here, and no rules yet."""
 
@@ -72,6 +73,9 @@ PARAMETERS = {
     "max_skew_ms": 5_000,
 }
 """What the federation of the histories has agreed on at genesis."""
+
+
+NO_RATES = {"domain_per_min": 0, "executor_per_min": 0}
 
 
 def decided_by_ballot(version: int) -> tuple[str, ...]:
@@ -143,6 +147,9 @@ class World:
     )
     parameters: list[Mapping[str, int]] = field(default_factory=lambda: [PARAMETERS])
     """All that were ever in force, the present ones last."""
+    rates: Mapping[str, int] = field(default_factory=lambda: NO_RATES)
+    allowances: dict[tuple[str, str], tuple[Fraction, int]] = field(default_factory=dict)
+    """What part of a minute's worth each may still do at once, as of when."""
 
     def join(self, descriptor: Mapping[str, Any]) -> None:
         """A domain becomes a member, with its first node."""

@@ -1,0 +1,47 @@
+"""How many commands in a minute: each uses up a part of an allowance, which grows back evenly."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from tests.property.core.naive.world import Command, No, Thing, World, find
+
+COUNTED = (
+    "executor.register",
+    "executor.reinstate",
+    "trust.open",
+    "grant.issue",
+    "grant.reinstate",
+    "grant.delegate",
+    "resources.thaw",
+    "proposal.open",
+    "node.add",
+    "node.promote",
+    "lease.acquire",
+    "lease.renew",
+)
+"""What widens, or costs everybody something again and again."""
+
+Allowances = dict[tuple[str, str], tuple[Fraction, int]]
+
+
+def allowances(world: World, by: Thing, command: Command) -> Allowances:
+    """What is left to everybody whom the command counts for. Raises No when it is too many."""
+    if command.verb not in COUNTED:
+        return {}
+    is_node = command.issuer.startswith("spiffe://")
+    whose = [("node" if is_node else "domain", by["domain"], world.rates["domain_per_min"])]
+    if is_node and command.verb in ("lease.acquire", "lease.renew", "grant.delegate"):
+        executor = find(world.executors, executor=command.body["executor"])
+        if executor is not None and executor["domain"] == by["domain"]:
+            rate = world.rates["executor_per_min"]
+            whose.insert(0, ("executor", executor["executor"], rate))
+    left: Allowances = {}
+    for kind, name, rate in whose:
+        if rate:
+            before, since = world.allowances.get((kind, name), (Fraction(1), world.time))
+            had = min(Fraction(1), before + Fraction(world.time - since, 60_000))
+            if had < Fraction(1, rate):
+                raise No("RATE_LIMITED", name)
+            left[kind, name] = had - Fraction(1, rate), world.time
+    return left
