@@ -16,6 +16,7 @@ from quorate.testing.simulation.edge import Step
 from quorate.testing.simulation.machine import Disruption, Machine, Stage
 from quorate.testing.simulation.network import Network
 from quorate.testing.simulation.plan import Planned
+from quorate.testing.simulation.stopping import Extent, Stopping
 from quorate.testing.simulation.world import NS_PER_MS, NS_PER_S, World
 
 USUAL_FSYNC_NS: Final = (50_000, 400_000)
@@ -61,6 +62,7 @@ class Faults:
             "crash": self._crash,
             "crash in turn": self._crash_in_turn,
             "hold in turn": self._hold_in_turn,
+            "planned stop": self._planned_stop,
             "stop core": self._stop_core,
             "stop machine": self._stop_machine,
             "power off": self._power_off,
@@ -127,6 +129,19 @@ class Faults:
     def _hold_in_turn(self, machine: Machine, event: Planned, chance: random.Random) -> None:
         machine.disruption = Disruption(chance.choice(list(Stage)), event.span, ends=False)
 
+    def _planned_stop(self, machine: Machine, event: Planned, chance: random.Random) -> None:
+        """Somebody stops a core, a node or a machine in good order, and starts it again."""
+        if machine.core is None:
+            return
+        what = chance.choice(list(Extent))
+        again: Callable[[Machine], None] = self._boot
+        if what is Extent.CORE:
+            again = self._start_core
+        elif what is Extent.NODE:
+            again = partial(self._boot, is_same_boot=True)
+        stopped = partial(self._world.after, event.span, partial(again, machine))
+        Stopping(machine, what, self._sometimes, stopped)
+
     def _stop_core(self, machine: Machine, event: Planned, _chance: random.Random) -> None:
         if machine.core is not None:
             machine.stop_core()
@@ -159,9 +174,9 @@ class Faults:
             self._world.after(event.span, partial(self._boot, machine))
 
     @staticmethod
-    def _boot(machine: Machine) -> None:
+    def _boot(machine: Machine, *, is_same_boot: bool = False) -> None:
         if not machine.is_on and not machine.is_gone:
-            machine.boot()
+            machine.boot(is_same_boot=is_same_boot)
 
     def _everybody_off(self, _machine: Machine, event: Planned, chance: random.Random) -> None:
         for machine in self._machines:

@@ -19,6 +19,8 @@ EXPECTED: Final = (
     "leader stepped down",
     "uncommitted entries truncated",
     "core killed in a turn",
+    "stopped as planned",
+    "leadership handed over before a stop",
     "storage full",
     "snapshot installed",
     "log compacted",
