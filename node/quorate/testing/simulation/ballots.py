@@ -46,28 +46,40 @@ class Ballots:
         self._expelled = expelled
         self._sometimes = sometimes
         self._open: list[str] = []
+        self._targets: dict[str, str] = {}
+        """By proposal, whom it is about."""
 
-    def next(self, domain: str, now_ms: int, chance: random.Random) -> Call | None:
+    def next(
+        self, domain: str, now_ms: int, chance: random.Random, fits: Callable[[str], bool]
+    ) -> tuple[Call, str] | None:
         """The domain votes on something, or proposes to expel another: also one that was expelled,
-        or is to be."""
+        or is to be. fits: whether somebody would have that domain expelled now. Returns the call
+        with the domain that it is about."""
         level = chance.choice((Level.COMMITTED, Level.ENFORCED, Level.DRAINED))
         if self._open and chance.random() < 0.75:
             choice = "yes" if chance.random() < 0.9 else "no"
-            body: dict[str, object] = ballot_body(chance.choice(self._open), choice)
+            ident = chance.choice(self._open)
+            target = self._targets[ident]
+            if not fits(target):
+                return None
+            body: dict[str, object] = ballot_body(ident, choice)
             call = self._order(domain, "ballot.cast", body, chance, level)
         elif len(self._members) > _LEFT:
             target = chance.choice(self._members)
+            if not fits(target):
+                return None
             expires = now_ms + chance.choice(_LIFETIMES_MS)
             body = proposal_body("domain.expel", {"domain": target}, expires)
             call = self._order(domain, "proposal.open", body, chance, level)
         else:
             return None
-        call.on_accepted = lambda outcome: self._counted(call, outcome, chance)
-        return call
+        call.on_accepted = lambda outcome: self._counted(call, target, outcome, chance)
+        return call, target
 
-    def _counted(self, call: Call, outcome: Outcome, chance: random.Random) -> None:
+    def _counted(self, call: Call, target: str, outcome: Outcome, chance: random.Random) -> None:
         """Somebody was told what has become of a proposal with a ballot."""
         ident, status = str(outcome.result["id"]), outcome.result["status"]
+        self._targets[ident] = target
         if status == "open":
             if ident not in self._open:
                 self._open.append(ident)

@@ -30,6 +30,7 @@ from quorate.testing.simulation.ballots import Ballots
 from quorate.testing.simulation.calls import Call, Calls
 from quorate.testing.simulation.edge import Edge, Holder
 from quorate.testing.simulation.machine import Machine
+from quorate.testing.simulation.majorities import Majorities, Voters
 from quorate.testing.simulation.reports import Reports
 from quorate.testing.simulation.rules import Rules
 from quorate.testing.simulation.scopes import ACTION, frozen_part, narrowing, resource_of
@@ -118,6 +119,7 @@ class Workload:
         *,
         add_machine: Callable[[str, str], Machine],
         take_away: Callable[[Machine], None],
+        majorities: Majorities,
         passes_on: bool,
     ) -> None:
         """machines: by domain, those of its nodes. add_machine: (domain, node) -> a new one.
@@ -129,11 +131,14 @@ class Workload:
         self._sometimes = sometimes
         self._add_machine = add_machine
         self._take_away = take_away
+        self._majorities = majorities
         self._domains = {name: _Domain(name) for name in federation.organisations}
         for organisation in federation.organisations.values():
             self._domains[organisation.domain].nodes.append(organisation.node)
         self._recent: deque[Call] = deque(maxlen=_KEPT_CALLS)
-        self._about_members: list[Call] = []
+        self._about_members: list[tuple[Call, Voters, Voters]] = []
+        """With the nodes that may not vote any more by it, and those that may from then on."""
+        self._of_members: set[bytes] = set()
         self._names = 0
         self._nodes = 0
         names = list(self._domains)
@@ -202,6 +207,10 @@ class Workload:
             return
         renewal.waited = 0
         if call is not None and call.is_done:
+            _, outcome = self._calls.acknowledged[call.key]
+            if not outcome.accepted and renewal.step == len(_RENEWAL):
+                domain.renewal = None  # something came late that spoils the way: a freeze, say
+                return
             renewal.step, renewal.call = min(renewal.step + 1, len(_RENEWAL)), None
         if renewal.step == len(_RENEWAL):
             body = acquire_body(renewal.executor, ACTION, resource_of(name, renewal.executor))
@@ -403,22 +412,49 @@ class Workload:
             return
         if not domain.nodes:
             return
-        if any(machine.is_forgetful for machine in self._all_machines()):
-            return  # nobody takes voters away while one of them is being made whole
         if kind == "ballot":
-            ballot = self._ballots.next(domain.name, self._now_ms(), chance)
-            self._about_members += [ballot] if ballot is not None else []
+            self._vote(domain, chance)
             return
         node = chance.choice(domain.nodes)
         if kind == "assign role":
             verb = chance.choice(("node.promote", "node.demote"))
-            call = self._order(domain, verb, {"node": node}, chance)
         elif len(domain.nodes) > 1 or chance.random() < 0.3:
-            call = self._order(domain, "node.retire", {"node": node}, chance)
-            call.on_accepted = lambda _: self._retired(domain, node, chance)
+            verb = "node.retire"
         else:
             return
-        self._about_members.append(call)
+        it, nobody = frozenset((node,)), frozenset[str]()
+        going, coming = (nobody, it) if verb == "node.promote" else (it, nobody)
+        if not self._may_change(going, coming):
+            return
+        call = self._order(domain, verb, {"node": node}, chance)
+        if verb == "node.retire":
+            call.on_accepted = lambda _: self._retired(domain, node, chance)
+        self._note_change(call, going, coming)
+
+    def _vote(self, domain: _Domain, chance: random.Random) -> None:
+        """On a domain's expulsion, which takes all of its nodes away."""
+
+        def fits(target: str) -> bool:
+            return self._may_change(self._nodes_of(target), frozenset())
+
+        found = self._ballots.next(domain.name, self._now_ms(), chance, fits)
+        if found is not None:
+            call, target = found
+            self._note_change(call, self._nodes_of(target), frozenset())
+
+    def _note_change(self, call: Call, going: Voters, coming: Voters) -> None:
+        self._about_members.append((call, going, coming))
+        self._of_members.add(call.key)
+
+    def _nodes_of(self, domain: str) -> Voters:
+        return frozenset(machine.node_id for machine in self._machines[domain])
+
+    def _may_change(self, going: Voters, coming: Voters) -> bool:
+        """Nobody takes voters away that are needed to make others whole."""
+        if not self._majorities.may_change(going, coming):
+            return False
+        self._sometimes["members change while a disk is lost"] += self._majorities.has_lost
+        return True
 
     def _order_of(
         self, domain: str, kind: str, body: dict[str, object], chance: random.Random, level: Level
@@ -431,10 +467,14 @@ class Workload:
             if chance.random() < 0.5:
                 self._take_away(machine)
 
-    def are_members_calm(self) -> bool:
-        """Whether nothing that was wanted of members is still to come."""
-        self._about_members = [c for c in self._about_members if not self._calls.is_settled(c)]
-        return not self._about_members
+    @property
+    def pending(self) -> list[tuple[Voters, Voters]]:
+        """Of what was wanted of members, what may still come: who may not vote any more, and who
+        may begin to."""
+        self._about_members = [
+            each for each in self._about_members if not self._calls.is_settled(each[0])
+        ]
+        return [(going, coming) for _, going, coming in self._about_members]
 
     def _add_node(self, domain: _Domain, chance: random.Random) -> None:
         self._nodes += 1
@@ -444,7 +484,7 @@ class Workload:
         )
         call = self._order(domain, "node.add", body, chance)
         call.on_accepted = lambda _: self._added(domain, node)
-        self._about_members.append(call)
+        self._note_change(call, frozenset(), frozenset((node,)))
 
     def _added(self, domain: _Domain, node: str) -> None:
         if node not in domain.nodes:
@@ -575,7 +615,10 @@ class Workload:
         call = chance.choice(self._recent)
         machine = chance.choice(self._all_machines())
         if call.is_done:
-            self._calls.call(machine, call.envelope, chance)
+            _, outcome = self._calls.acknowledged[call.key]
+            if outcome.accepted or call.key not in self._of_members:
+                self._calls.call(machine, call.envelope, chance)
+            # Else it might be accepted now, and nobody would have asked whether it should be.
         elif call.key not in self._calls.never:  # else its caller was promised that it is over
             self._calls.give(call, machine)
 
