@@ -299,7 +299,7 @@ class Faults:
         self._come_back_with(machine, disk, event.span)
 
     def _come_back_with(self, machine: Machine, disk: Callable[[], Disk], span: int) -> None:
-        if not self._majorities.are_calm:
+        if self._majorities.is_changing(machine):
             self._sometimes["disk lost while members change"] += 1
         machine.power_off()
         machine.replace_disk(disk())

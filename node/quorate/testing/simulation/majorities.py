@@ -51,10 +51,12 @@ class Majorities:
         """Whether a voter, or one that is to be, is not whole yet."""
         return bool(self._lost() & frozenset().union(*self._possible()))
 
-    @property
-    def are_calm(self) -> bool:
-        """Whether the configuration in force is what the ledger says, and nobody wants another."""
-        return not self._pending() and len(set(self._possible())) == 1
+    def is_changing(self, machine: Machine) -> bool:
+        """Whether the machine's node is or may be a voter, while somebody wants other members, or
+        the configuration in force is not what the ledger says."""
+        possible = set(self._possible())
+        is_among = any(machine.node_id in voters for voters in possible)
+        return is_among and (bool(self._pending()) or len(possible) > 1)
 
     def _is_kept(self, losing: set[str], going: Voters, coming: Voters) -> bool:
         possible = list(self._possible())

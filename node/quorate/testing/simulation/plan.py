@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from quorate.core import protocol
-from quorate.testing.simulation.workload import ABOUT_MEMBERS, WISHES
+from quorate.testing.simulation.members import ABOUT_MEMBERS
+from quorate.testing.simulation.workload import WISHES
 from quorate.testing.simulation.world import NS_PER_MS, NS_PER_S
 
 FAULTS: Final = {

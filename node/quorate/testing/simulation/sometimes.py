@@ -29,6 +29,8 @@ EXPECTED: Final = (
     "voters changed",
     "proposal executed",
     "proposal rejected",
+    "domain suspended by ballot",
+    "domain reinstated by ballot",
     "retired node taken away",
     "disk lost",
     "disk restored",
