@@ -10,6 +10,7 @@ import secrets
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,12 @@ from tests.simulation.mutants.durability import replies_that_do_not_wait, votes_
 from tests.simulation.mutants.ledger import signatures_that_nobody_reads
 
 from quorate.chaos.simulate import read_plan
+from quorate.node.node_core import NodeCore
 from quorate.testing.simulation import PROFILES, Plan, Report, make_plan, run_plan, run_seed
+from quorate.testing.simulation.plan import Planned
 from quorate.testing.simulation.shrink import shrink
 from quorate.testing.simulation.trace import Trace
+from quorate.testing.simulation.world import NS_PER_S
 
 FOUND = Path(__file__).parent / "found"
 WHAT: dict[str, str] = json.loads((FOUND.parent / "found.json").read_text())
@@ -110,6 +114,30 @@ def test_nodes_that_forget_are_made_whole_and_break_nothing() -> None:
     assert seen["disk restored"] > 4
     assert seen["disk lost"] > 0
     assert seen["probation over"] == seen["disk restored"] + seen["disk lost"]
+
+
+def _with_planned_stops(seed: int) -> Plan:
+    """A calm federation of three whose leader is stopped again and again."""
+    plan = replace(make_plan(seed, PROFILES["calm"]), size=3, length=30 * NS_PER_S)
+    stops = [
+        Planned(at * NS_PER_S, "planned stop", (-1, 0, 1, 2), NS_PER_S, at)
+        for at in range(5, 30, 5)
+    ]
+    return replace(plan, events=(*(e for e in plan.events if e.at < plan.length), *stops))
+
+
+def test_a_leader_that_is_stopped_in_good_order_hands_over_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    report = run_plan(_with_planned_stops(2))
+    require_held(report, "of its own")
+    assert report.sometimes["stopped as planned"] == 5
+    assert report.sometimes["leadership handed over before a stop"] == 5
+    assert report.sometimes["leader elected"] == 6
+    monkeypatch.setattr(NodeCore, "hand_over", lambda _: False)
+    abrupt = run_plan(_with_planned_stops(2))
+    assert abrupt.sometimes["stopped as planned"] == 5
+    assert abrupt.sometimes["leadership handed over before a stop"] == 0
 
 
 # -- what is broken on purpose is seen ------------------------------------------------------------

@@ -27,7 +27,7 @@ LONGER_WITH_A_REASON: Final = {
     # One class: a turn, in the order in which it happens.
     "node/quorate/node/node_core.py": 502,
     # One table of what callers may wish.
-    "node/quorate/testing/simulation/workload.py": 605,
+    "node/quorate/testing/simulation/workload.py": 555,
     # One class: a machine, and all that may befall it.
     "node/quorate/testing/simulation/machine.py": 460,
 }

@@ -160,7 +160,7 @@ def authority_before_it_is_applied(patch: Patch) -> None:
 # -- enforced --------------------------------------------------------------------------------------
 
 
-@mutant("short", 16, "I2", quick=True)
+@mutant("short", 40, "I2")
 def readers_that_nobody_waits_for(patch: Patch) -> None:
     """A node reports what it has applied, whatever snapshots its edges hold."""
     patch.setattr(enforced, "oldest_reader", lambda *_, **__: None)

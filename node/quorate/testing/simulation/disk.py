@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Final
 
 import lmdb
 
+from quorate.consensus.configuration import CONFIGURATION, Configuration
 from quorate.core.errors import StorageFullError
 from quorate.storage import Environment, Snapshot
 from quorate.storage.health import Health
@@ -62,6 +63,12 @@ class Shadow:
         if 0 <= position < len(self.entries):
             return self.entries[position]
         return self.dropped.get(index)
+
+    def configurations_after(self, index: int) -> Iterator[Configuration]:
+        """Those in the log beyond `index`."""
+        for _, command in self.entries[max(0, index + 1 - self.base) :]:
+            if command[:1] == CONFIGURATION:
+                yield Configuration.decode(command[1:])
 
     def drop_front(self, count: int) -> None:
         for position in range(count):

@@ -14,8 +14,10 @@ from typing import Final
 from quorate.testing.simulation.disk import Backup, Disk, Full
 from quorate.testing.simulation.edge import Step
 from quorate.testing.simulation.machine import Disruption, Machine, Stage
+from quorate.testing.simulation.majorities import Majorities
 from quorate.testing.simulation.network import Network
 from quorate.testing.simulation.plan import Planned
+from quorate.testing.simulation.stopping import Extent, Stopping
 from quorate.testing.simulation.world import NS_PER_MS, NS_PER_S, World
 
 USUAL_FSYNC_NS: Final = (50_000, 400_000)
@@ -37,22 +39,18 @@ class Faults:
         new_disk: Callable[[str, str], Disk],
         back_up: Callable[[Disk], Backup],
         restored_disk: Callable[[Backup, str], Disk],
-        are_members_calm: Callable[[], bool],
-        committed: Callable[[], int],
+        majorities: Majorities,
         sometimes: Counter[str],
     ) -> None:
         """new_disk: (node, token of probation) -> an empty disk for a node whose own is lost.
-        restored_disk: (backup, token of probation) -> a disk with what is in the backup.
-        are_members_calm: whether nobody wants, or may yet get, other members.
-        committed: up to which index somebody knows that the log is committed."""
+        restored_disk: (backup, token of probation) -> a disk with what is in the backup."""
         self._world = world
         self._machines = machines
         self._network = network
         self._new_disk = new_disk
         self._back_up = back_up
         self._restored_disk = restored_disk
-        self._are_members_calm = are_members_calm
-        self._committed = committed
+        self._majorities = majorities
         self._slowest_ppm = -(1_000_000 * rho_ppm // (1_000_000 + rho_ppm))
         self._sometimes = sometimes
         self._wrong: set[str] = set()
@@ -61,6 +59,7 @@ class Faults:
             "crash": self._crash,
             "crash in turn": self._crash_in_turn,
             "hold in turn": self._hold_in_turn,
+            "planned stop": self._planned_stop,
             "stop core": self._stop_core,
             "stop machine": self._stop_machine,
             "power off": self._power_off,
@@ -127,6 +126,19 @@ class Faults:
     def _hold_in_turn(self, machine: Machine, event: Planned, chance: random.Random) -> None:
         machine.disruption = Disruption(chance.choice(list(Stage)), event.span, ends=False)
 
+    def _planned_stop(self, machine: Machine, event: Planned, chance: random.Random) -> None:
+        """Somebody stops a core, a node or a machine in good order, and starts it again."""
+        if machine.core is None:
+            return
+        what = chance.choice(list(Extent))
+        again: Callable[[Machine], None] = self._boot
+        if what is Extent.CORE:
+            again = self._start_core
+        elif what is Extent.NODE:
+            again = partial(self._boot, is_same_boot=True)
+        stopped = partial(self._world.after, event.span, partial(again, machine))
+        Stopping(machine, what, self._sometimes, stopped)
+
     def _stop_core(self, machine: Machine, event: Planned, _chance: random.Random) -> None:
         if machine.core is not None:
             machine.stop_core()
@@ -159,9 +171,9 @@ class Faults:
             self._world.after(event.span, partial(self._boot, machine))
 
     @staticmethod
-    def _boot(machine: Machine) -> None:
+    def _boot(machine: Machine, *, is_same_boot: bool = False) -> None:
         if not machine.is_on and not machine.is_gone:
-            machine.boot()
+            machine.boot(is_same_boot=is_same_boot)
 
     def _everybody_off(self, _machine: Machine, event: Planned, chance: random.Random) -> None:
         for machine in self._machines:
@@ -256,7 +268,7 @@ class Faults:
 
     def _lose_disk(self, machine: Machine, event: Planned, chance: random.Random) -> None:
         """The machine comes back with an empty disk."""
-        if self._may_forget(machine):
+        if self._majorities.may_lose(machine):
             self._sometimes["disk lost"] += 1
             disk = partial(self._new_disk, machine.node_id, _token(chance))
             self._come_back_with(machine, disk, event.span)
@@ -277,7 +289,7 @@ class Faults:
         now = self._world.now
         if self._is_over or now > event.at + _RESTORED_WITHIN_NS:
             return
-        if not self._may_forget(machine):
+        if not self._majorities.may_lose(machine):
             again = partial(self._put_back, machine, backup, event, chance)
             self._world.after(chance.randrange(NS_PER_S), again)
             return
@@ -287,29 +299,11 @@ class Faults:
         self._come_back_with(machine, disk, event.span)
 
     def _come_back_with(self, machine: Machine, disk: Callable[[], Disk], span: int) -> None:
+        if self._majorities.is_changing(machine):
+            self._sometimes["disk lost while members change"] += 1
         machine.power_off()
         machine.replace_disk(disk())
         self._world.after(span, partial(self._boot, machine))
-
-    def _may_forget(self, machine: Machine) -> bool:
-        """Whether it costs the federation nothing if the machine forgets what it promised: most
-        voters are there, remember what they promised, and are to go on voting.
-
-        Nothing that it acknowledged may wait for its commit. A leader that hears of the loss only
-        later counts such an entry as being on this disk still. That does no harm: whoever needs
-        votes to contradict it gets none from here. But it is not on the disks of a quorum."""
-        running = [each for each in self._machines if each.core is not None]
-        leading = [each.running.replica for each in running if each.running.replica.is_leader]
-        if not leading or machine not in running or machine.running.is_on_probation:
-            return False
-        is_waiting = machine.disk.shadow.last_index > self._committed()
-        if is_waiting or not self._are_members_calm():
-            return False
-        voters = leading[-1].voters
-        others = [each for each in running if each is not machine and each.node_id in voters]
-        sound = sum(not each.running.is_on_probation for each in others)
-        rest = len(voters) - (machine.node_id in voters)
-        return 2 * sound > len(voters) and len(others) >= rest and leading[-1].is_settled
 
     def _step_clock(self, machine: Machine, _event: Planned, chance: random.Random) -> None:
         machine.clock.step(chance.randint(-_SMALL_STEP_NS, _SMALL_STEP_NS))

@@ -29,6 +29,7 @@ from quorate.testing.simulation.disk import Backup, Disk
 from quorate.testing.simulation.edge import Edge, Granted, Holder
 from quorate.testing.simulation.faults import USUAL_FSYNC_NS, Faults
 from quorate.testing.simulation.machine import Machine
+from quorate.testing.simulation.majorities import Majorities
 from quorate.testing.simulation.network import Network
 from quorate.testing.simulation.plan import Plan
 from quorate.testing.simulation.raft_promises import RaftPromises
@@ -77,7 +78,8 @@ class SimulatedFederation:
         )
         self._genesis = self.documents.parsed_genesis()
         self.parameters = self._genesis.parameters
-        self.raft = RaftPromises(self.sometimes)
+        founders = [each.node for each in self.documents.organisations.values()]
+        self.raft = RaftPromises(self.sometimes, founders)
         self.authority = AuthorityPromises(self.world, self.parameters, self.sometimes)
         self.calls = Calls(self.world, self.authority, self.sometimes)
         self.reports = Reports(self.world, self.sometimes)
@@ -85,6 +87,7 @@ class SimulatedFederation:
         self.by_domain: dict[str, list[Machine]] = {}
         """Each organisation's machines."""
         self.network = Network(self.world, plan.delay_ms, plan.roughness)
+        majorities = Majorities(self.machines, self.raft, lambda: self.workload.pending)
         self.workload = Workload(
             self.documents,
             self.by_domain,
@@ -93,6 +96,7 @@ class SimulatedFederation:
             self.sometimes,
             add_machine=self.add_machine,
             take_away=self.take_away,
+            majorities=majorities,
             passes_on=plan.version == protocol.SECOND,
         )
         self.faults = Faults(
@@ -103,8 +107,7 @@ class SimulatedFederation:
             new_disk=self.new_disk,
             back_up=self.back_up,
             restored_disk=self.restored_disk,
-            are_members_calm=self.are_members_calm,
-            committed=lambda: len(self.raft.committed),
+            majorities=majorities,
             sometimes=self.sometimes,
         )
         self._disks = 0
@@ -219,16 +222,6 @@ class SimulatedFederation:
         self.world.is_over = True
         for machine in self.machines:
             machine.close()
-
-    def are_members_calm(self) -> bool:
-        """Whether the configuration in force is what the ledger says, and nobody wants another."""
-        cores = [machine.core for machine in self.machines if machine.core is not None]
-        leading = [core for core in cores if core.replica.is_leader]
-        if len(leading) != 1 or not self.workload.are_members_calm():
-            return False
-        nodes = leading[0].nodes.values()
-        voters = tuple(sorted(node.id for node in nodes if node.votes))
-        return leading[0].replica.voters == voters
 
     def take_away(self, machine: Machine) -> None:
         """Whoever runs a node that is retired switches it off for good; not before a leader has it

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from quorate.consensus import PeerError
 from quorate.core.errors import StorageFullError
-from quorate.core.outcome import Outcome, Reason
+from quorate.core.outcome import Outcome
 from quorate.lease.word import AuthorityRecord
 from quorate.node.node_core import STORAGE_PROBE_S, NodeCore
 from quorate.testing.simulation.disk import Backup, Disk, Full
@@ -126,19 +126,21 @@ class Machine:
 
     # -- power and processes -----------------------------------------------------------------
 
-    def boot(self) -> None:
-        """Power on: clocks begin anew, no authority is left, all processes start."""
+    def boot(self, *, is_same_boot: bool = False) -> None:
+        """Power on: clocks begin anew, no authority is left, all processes start. is_same_boot: the
+        machine was up all the time, and its clocks go on; only the node was stopped."""
         assert not self.is_on
         self.is_on = True
-        self.clock.reboot(self.chance.randrange(1, 100 * NS_PER_S))
-        self.boot_id = self.chance.randbytes(16)
+        if not is_same_boot:
+            self.clock.reboot(self.chance.randrange(1, 100 * NS_PER_S))
+            self.boot_id = self.chance.randbytes(16)
         self.word = WatchedWord.watched(self._published)
         for edge in self.edges:
             edge.start()
         self.start_core()
 
-    def power_off(self) -> None:
-        """Nothing is left but the disk."""
+    def power_off(self, *, in_order: bool = False) -> None:
+        """Nothing is left but the disk. in_order: the others see that its streams end."""
         assert self.is_on
         self.is_on = False
         self._end_core()
@@ -149,7 +151,7 @@ class Machine:
             self.word = None
         self._watcher.powered_off(self)
         if self.network is not None:
-            self.network.machine_ended(self)
+            (self.network.core_ended if in_order else self.network.machine_ended)(self)
 
     def close(self) -> None:
         if self.is_on:
@@ -218,6 +220,11 @@ class Machine:
     def answers(self) -> bool:
         """Whether the core's end of a stream does anything."""
         return self.core is not None and not self.is_core_stopped
+
+    @property
+    def is_turning(self) -> bool:
+        """Whether the core is in the middle of a turn."""
+        return self._is_turning
 
     @property
     def running(self) -> NodeCore:
@@ -448,9 +455,6 @@ class Machine:
             self._watcher.published(self, record)
 
     # -- faults ------------------------------------------------------------------------------
-
-    def surrender(self) -> None:  # what the process does when it is told to stop
-        self.running.surrender(Reason.INQUORATE)
 
     def fill_disk(self, full: Full) -> None:
         self.disk.full = full

@@ -13,13 +13,15 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from quorate.core import protocol
-from quorate.testing.simulation.workload import ABOUT_MEMBERS, WISHES
+from quorate.testing.simulation.members import ABOUT_MEMBERS
+from quorate.testing.simulation.workload import WISHES
 from quorate.testing.simulation.world import NS_PER_MS, NS_PER_S
 
 FAULTS: Final = {
     "crash": 6,
     "crash in turn": 6,
     "hold in turn": 5,
+    "planned stop": 4,
     "stop core": 4,
     "stop machine": 2,
     "power off": 4,
@@ -82,7 +84,10 @@ PROFILES: Final = {
     "rough": Profile(roughness=(0.05, 0.2, 0.5)),
     "crashing": Profile(
         fault_every_s=(0.1, 0.5),
-        faults=("crash", "crash in turn", "kill edge", "power off", "everybody off", "slow disk"),
+        faults=(
+            *("crash", "crash in turn", "planned stop", "kill edge", "power off"),
+            *("everybody off", "slow disk"),
+        ),
     ),
     "partitions": Profile(
         fault_every_s=(0.3, 2.0),

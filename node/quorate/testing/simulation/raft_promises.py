@@ -8,12 +8,13 @@ durable. Looks at what is on the disks (`disk.Shadow`) and at what the replicas 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from quorate.consensus.configuration import CONFIGURATION, Configuration
 from quorate.testing.simulation.confirm_promises import ConfirmPromises
-from quorate.testing.simulation.disk import Shadow
+from quorate.testing.simulation.disk import Disk, Shadow
 from quorate.testing.simulation.world import require
 from quorate.v1 import peer_pb2 as pb
 
@@ -26,7 +27,9 @@ class _Seen:
     """What a machine has shown so far. `held`: up to here its disk holds the committed log.
     `configured`: where the newest configuration of its log lies, 0 when it is compacted. `token`:
     of the probation that its disk began with. `term_before`: the last turn. `led`: in which term it
-    led at the end of the last turn, and up to where its log went; None: it did not lead."""
+    led at the end of the last turn, and up to where its log went; None: it did not lead. `former`:
+    what was on the disk that it has lost, and up to where it had acknowledged the log of each
+    term's leader then."""
 
     term: int = 0
     term_before: int = 0
@@ -39,17 +42,21 @@ class _Seen:
     led: tuple[int, int] | None = None
     voters: tuple[str, ...] = ()
     replica: object = None
-    disk: object = None
+    disk: Disk | None = None
+    former: tuple[Shadow, dict[int, int]] | None = None
 
 
 class RaftPromises:
     """Watches all machines. `committed` is the log that nobody may ever contradict."""
 
-    def __init__(self, sometimes: Counter[str]) -> None:
+    def __init__(self, sometimes: Counter[str], voters: Sequence[str]) -> None:
+        """voters: of the beginning."""
         self.committed: list[tuple[int, bytes]] = []
         """(term, command) by index, from 1 on."""
         self.ledger: list[bytes] = []
         """The entries of the one ledger."""
+        self.configured: tuple[int, Sequence[str]] = (0, voters)
+        """Where the newest configuration lies that is committed, and its voters."""
         self.leaders: dict[int, str] = {}
         self._committed_in: list[int] = []
         self._confirms = ConfirmPromises()
@@ -58,7 +65,8 @@ class RaftPromises:
         self._sometimes = sometimes
         self._machines: dict[str, Machine] = {}
         self._seen: dict[str, _Seen] = {}
-        self._votes: dict[tuple[str, int], str] = {}
+        self._votes: dict[tuple[str, str, int], str] = {}
+        """By voter, what it has forgotten since (a token), and term."""
         self._entries: dict[tuple[int, int], tuple[bytes, int]] = {}
 
     def started(self, machine: Machine) -> None:
@@ -68,7 +76,9 @@ class RaftPromises:
         if seen.disk is not machine.disk:  # a new machine, or one that has lost everything
             with machine.disk.reader().read() as snapshot:
                 token = snapshot.probation()
-            seen = self._seen[machine.node_id] = _Seen(disk=machine.disk, token=token)
+            former = self._former(machine, seen)
+            seen = _Seen(disk=machine.disk, token=token, former=former)
+            self._seen[machine.node_id] = seen
         machine.disk.compare(machine.name)
         shadow = machine.disk.shadow
         require(shadow.applied >= seen.applied, "what is applied survives", machine.name)
@@ -124,7 +134,8 @@ class RaftPromises:
             self._count_vote(machine, shadow.term, shadow.voted_for)
 
     def _count_vote(self, machine: Machine, term: int, candidate: str) -> None:
-        first = self._votes.setdefault((machine.node_id, term), candidate)
+        token = self._seen[machine.node_id].token
+        first = self._votes.setdefault((machine.node_id, token, term), candidate)
         require(first == candidate, "one vote a term", machine.name, term, first, candidate)
 
     def _check_log(self, machine: Machine, seen: _Seen, shadow: Shadow, lowest: int) -> None:
@@ -259,7 +270,7 @@ class RaftPromises:
         now, before, at = machine.running.replica.voters, seen.voters, machine.running.replica.term
         found = {
             voter
-            for (voter, term), candidate in self._votes.items()
+            for (voter, _, term), candidate in self._votes.items()
             if term == at and candidate == machine.node_id
         }
         require(
@@ -283,6 +294,8 @@ class RaftPromises:
             if index > 1:  # the first entry is everybody's from the start
                 self._check_quorum(machine, index, entry)
             self.committed.append(entry)
+            if entry[1][:1] == CONFIGURATION:
+                self.configured = index, Configuration.decode(entry[1][1:]).voters
             self._committed_in.append(machine.running.replica.term)
         require(
             not grown
@@ -298,12 +311,18 @@ class RaftPromises:
 
     def _check_quorum(self, machine: Machine, index: int, entry: tuple[int, bytes]) -> None:
         """By the configuration that was in force when the turn began, or by the one that it may
-        have put in force since. Who may have forgotten promises does not count."""
+        have put in force since. Who may have forgotten promises does not count, but for what it had
+        acknowledged before: its leader may not have heard. That does no harm, for whoever needs
+        votes to contradict it gets none from there."""
+        term = machine.running.replica.term
         holders = {
             node
             for node, other in self._machines.items()
-            if not other.is_forgetful
-            and (other.disk.shadow.entry(index) == entry or other.disk.shadow.base >= index)
+            if (
+                self._had(other, index, entry, term)
+                if other.is_forgetful
+                else _holds(other.disk.shadow, index, entry)
+            )
         }
         now, before = machine.running.replica.voters, self._seen[machine.node_id].voters
         require(
@@ -312,6 +331,26 @@ class RaftPromises:
             machine.name,
             f"index {index} on {sorted(holders)}, voters {before}, then {now}",
         )
+
+    def _former(self, machine: Machine, seen: _Seen) -> tuple[Shadow, dict[int, int]] | None:
+        """What the machine had before it lost its disk, and what it had acknowledged."""
+        if seen.disk is None or seen.disk is machine.disk:
+            return seen.former
+        acknowledged = {
+            term: index
+            for (node, term), index in self._acknowledged.items()
+            if node == machine.node_id
+        }
+        return seen.disk.shadow, acknowledged
+
+    def _had(self, machine: Machine, index: int, entry: tuple[int, bytes], term: int) -> bool:
+        former = self._former(machine, self._seen[machine.node_id])
+        if former is None:
+            return False
+        shadow, acknowledged = former
+        has_held = acknowledged.get(term, 0) >= index and _holds(shadow, index, entry)
+        self._sometimes["commit counted a disk that was lost"] += has_held
+        return has_held
 
     def _follow_committed(self, seen: _Seen, shadow: Shadow) -> None:
         """Moves `held` on as far as the disk holds the committed log."""
@@ -403,3 +442,7 @@ class RaftPromises:
             held_term, voted_for = snapshot.term(), snapshot.voted_for()
         durable = held_term > term or (held_term == term and voted_for == candidate)
         require(durable, "a vote is durable before it is sent", machine.name, term, candidate)
+
+
+def _holds(shadow: Shadow, index: int, entry: tuple[int, bytes]) -> bool:
+    return shadow.entry(index) == entry or shadow.base >= index

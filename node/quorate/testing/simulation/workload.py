@@ -23,13 +23,13 @@ from quorate.testing.builders import (
     acquire_body,
     grant_body,
     key_for,
-    node_body,
     trust_body,
 )
-from quorate.testing.simulation.ballots import Ballots
 from quorate.testing.simulation.calls import Call, Calls
 from quorate.testing.simulation.edge import Edge, Holder
 from quorate.testing.simulation.machine import Machine
+from quorate.testing.simulation.majorities import Majorities, Voters
+from quorate.testing.simulation.members import Members
 from quorate.testing.simulation.reports import Reports
 from quorate.testing.simulation.rules import Rules
 from quorate.testing.simulation.scopes import ACTION, frozen_part, narrowing, resource_of
@@ -47,9 +47,6 @@ _OVER: Final = (
     Reason.NO_TRUST,
 )
 
-ABOUT_MEMBERS: Final = frozenset(("add node", "assign role", "retire node", "ballot"))
-
-_MOST_MACHINES: Final = 9
 _LOOKS: Final = 12
 """For so many the end of a run waits for one command; then it begins with another."""
 _RENEWAL: Final = ("domain.reinstate", "resources.thaw", "executor.register", "grant.issue")
@@ -101,8 +98,6 @@ class _Domain:
     """(name, trustee)."""
     holders: deque[Holder] = field(default_factory=lambda: deque(maxlen=_KEPT_HOLDERS))
     renewal: Renewal | None = None
-    nodes: list[str] = field(default_factory=list)
-    """Those that it ever wanted, and has not retired."""
 
 
 class Workload:
@@ -118,6 +113,7 @@ class Workload:
         *,
         add_machine: Callable[[str, str], Machine],
         take_away: Callable[[Machine], None],
+        majorities: Majorities,
         passes_on: bool,
     ) -> None:
         """machines: by domain, those of its nodes. add_machine: (domain, node) -> a new one.
@@ -127,17 +123,20 @@ class Workload:
         self._calls = calls
         self._reports = reports
         self._sometimes = sometimes
-        self._add_machine = add_machine
-        self._take_away = take_away
         self._domains = {name: _Domain(name) for name in federation.organisations}
-        for organisation in federation.organisations.values():
-            self._domains[organisation.domain].nodes.append(organisation.node)
         self._recent: deque[Call] = deque(maxlen=_KEPT_CALLS)
-        self._about_members: list[Call] = []
         self._names = 0
-        self._nodes = 0
         names = list(self._domains)
-        self._ballots = Ballots(names, self._order_of, self._expelled, sometimes)
+        self._members = Members(
+            {each.domain: [each.node] for each in federation.organisations.values()},
+            machines,
+            calls,
+            self._order_of,
+            sometimes,
+            add_machine=add_machine,
+            take_away=take_away,
+            majorities=majorities,
+        )
         self._rules = Rules(names, self._order_of, sometimes, calls.widened, passes_on=passes_on)
 
     # -- who checks --------------------------------------------------------------------------
@@ -184,12 +183,14 @@ class Workload:
             case "forge":
                 self._forge(domain, chance)
             case _:
-                self._change_members(domain, kind, chance)
+                self._members.wish(domain.name, kind, self._now_ms(), chance)
 
     def renew_all(self, name: str, machine: Machine, chance: random.Random) -> None:
         """Brings the domain a step nearer to a lease of a new executor, under a new grant. When a
         step is denied, it begins anew."""
         domain = self._domains[name]
+        if self._members.reinstate(name, machine, self._now_ms(), chance):
+            return
         renewal = domain.renewal
         if renewal is None:
             executor = f"spiffe://{name}/agent/{self._name('x')}"
@@ -202,6 +203,10 @@ class Workload:
             return
         renewal.waited = 0
         if call is not None and call.is_done:
+            _, outcome = self._calls.acknowledged[call.key]
+            if not outcome.accepted and renewal.step == len(_RENEWAL):
+                domain.renewal = None  # something came late that spoils the way: a freeze, say
+                return
             renewal.step, renewal.call = min(renewal.step + 1, len(_RENEWAL)), None
         if renewal.step == len(_RENEWAL):
             body = acquire_body(renewal.executor, ACTION, resource_of(name, renewal.executor))
@@ -395,76 +400,19 @@ class Workload:
 
     # -- members -----------------------------------------------------------------------------
 
-    def _change_members(self, domain: _Domain, kind: str, chance: random.Random) -> None:
-        """Adds, promotes, demotes or retires a node of the domain."""
-        if kind == "add node":
-            if len(self._all_machines()) < _MOST_MACHINES:
-                self._add_node(domain, chance)
-            return
-        if not domain.nodes:
-            return
-        if any(machine.is_forgetful for machine in self._all_machines()):
-            return  # nobody takes voters away while one of them is being made whole
-        if kind == "ballot":
-            ballot = self._ballots.next(domain.name, self._now_ms(), chance)
-            self._about_members += [ballot] if ballot is not None else []
-            return
-        node = chance.choice(domain.nodes)
-        if kind == "assign role":
-            verb = chance.choice(("node.promote", "node.demote"))
-            call = self._order(domain, verb, {"node": node}, chance)
-        elif len(domain.nodes) > 1 or chance.random() < 0.3:
-            call = self._order(domain, "node.retire", {"node": node}, chance)
-            call.on_accepted = lambda _: self._retired(domain, node, chance)
-        else:
-            return
-        self._about_members.append(call)
-
     def _order_of(
         self, domain: str, kind: str, body: dict[str, object], chance: random.Random, level: Level
     ) -> Call:
         return self._order(self._domains[domain], kind, body, chance, level=level)
 
-    def _expelled(self, domain: str, chance: random.Random) -> None:
-        self._domains[domain].nodes.clear()
-        for machine in self._machines[domain]:
-            if chance.random() < 0.5:
-                self._take_away(machine)
-
-    def are_members_calm(self) -> bool:
-        """Whether nothing that was wanted of members is still to come."""
-        self._about_members = [c for c in self._about_members if not self._calls.is_settled(c)]
-        return not self._about_members
-
-    def _add_node(self, domain: _Domain, chance: random.Random) -> None:
-        self._nodes += 1
-        node = f"spiffe://{domain.name}/node/{1 + self._nodes}"
-        body = node_body(
-            node, f"127.0.0.1:{7500 + self._nodes}", chance.choice(("observer", "voter"))
-        )
-        call = self._order(domain, "node.add", body, chance)
-        call.on_accepted = lambda _: self._added(domain, node)
-        self._about_members.append(call)
-
-    def _added(self, domain: _Domain, node: str) -> None:
-        if node not in domain.nodes:
-            domain.nodes.append(node)
-            self._sometimes["node added"] += 1
-            self._add_machine(domain.name, node).boot()
-
-    def _retired(self, domain: _Domain, node: str, chance: random.Random) -> None:
-        if node in domain.nodes:
-            domain.nodes.remove(node)
-            self._sometimes["node retired"] += 1
-            machine = next(each for each in self._machines[domain.name] if each.node_id == node)
-            if not domain.nodes:  # nobody of it is left: it wants another
-                self._add_node(domain, chance)
-            if chance.random() < 0.5:
-                self._take_away(machine)
+    @property
+    def pending(self) -> list[tuple[Voters, Voters]]:
+        """See `members.Members.pending`."""
+        return self._members.pending
 
     def know(self, domain: str, node: str) -> None:
         """The domain learns that a node which it has asked for is there."""
-        self._added(self._domains[domain], node)
+        self._members.added(domain, node)
 
     def _all_machines(self) -> list[Machine]:
         return [machine for machines in self._machines.values() for machine in machines]
@@ -547,7 +495,7 @@ class Workload:
         that is not retired."""
         if machine is None:
             own = self._machines[domain.name]
-            active = [each for each in own if each.node_id in domain.nodes]
+            active = [each for each in own if each.node_id in self._members.nodes[domain.name]]
             machine = chance.choice(active if active and chance.random() < 0.9 else own)
         if not machine.answers:
             return None
@@ -575,7 +523,10 @@ class Workload:
         call = chance.choice(self._recent)
         machine = chance.choice(self._all_machines())
         if call.is_done:
-            self._calls.call(machine, call.envelope, chance)
+            _, outcome = self._calls.acknowledged[call.key]
+            if outcome.accepted or not self._members.is_about_them(call):
+                self._calls.call(machine, call.envelope, chance)
+            # Else it might be accepted now, and nobody would have asked whether it should be.
         elif call.key not in self._calls.never:  # else its caller was promised that it is over
             self._calls.give(call, machine)
 
