@@ -129,13 +129,13 @@ def _with_planned_stops(seed: int) -> Plan:
 def test_a_leader_that_is_stopped_in_good_order_hands_over_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    report = run_plan(_with_planned_stops(2))
+    report = run_plan(_with_planned_stops(3))
     require_held(report, "of its own")
     assert report.sometimes["stopped as planned"] == 5
     assert report.sometimes["leadership handed over before a stop"] == 5
     assert report.sometimes["leader elected"] == 6
     monkeypatch.setattr(NodeCore, "hand_over", lambda _: False)
-    abrupt = run_plan(_with_planned_stops(2))
+    abrupt = run_plan(_with_planned_stops(3))
     assert abrupt.sometimes["stopped as planned"] == 5
     assert abrupt.sometimes["leadership handed over before a stop"] == 0
 

@@ -19,6 +19,7 @@ PASSING: Final[frozenset[AnyReason]] = frozenset(
         Reason.QUARANTINED,
         Reason.INTERNAL,
         Reason.BEHIND,
+        Reason.RATE_LIMITED,
         # Suspended is not final: whoever suspended can reinstate. Nor is frozen.
         Reason.EXECUTOR_SUSPENDED,
         Reason.DOMAIN_SUSPENDED,
