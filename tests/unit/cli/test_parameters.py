@@ -50,7 +50,7 @@ def test_people_see_what_is_in_force(opened: Any, must: Any, told: Any) -> None:
     must("vote", opened("parameters", "--max-permit-ttl", "200ms"), "yes", by=CLINIC)
     text = told("text")
     assert "200 (once 1000)" in text
-    assert "threshold of domain.expel" in text or "origin" in text
+    assert "domain per min" in text
 
 
 @pytest.mark.parametrize(
@@ -75,3 +75,32 @@ def test_what_none_can_be_is_not_signed(
 def test_what_they_are_already_is_denied(ask: Any, nodes: Any) -> None:
     ran = ask("open", "parameters", "--rho-ppm", "10000")
     assert (ran.exit_code, ran.json["reason"]) == (3, "ILLEGAL_TRANSITION")
+
+
+def test_rates_are_said_whole(opened: Any, must: Any, nodes: Any, told: Any) -> None:
+    ident = opened("rates", "--domain", "600")
+    proposal = nodes[BANK].view.proposal(ident)
+    assert proposal.act == "federation.set_rates"
+    assert must("show", ident)["changes"] == [
+        ["domain per min", "no limit", "600"],
+        ["executor per min", "no limit", "no limit"],
+    ]
+    must("vote", ident, "yes", by=CLINIC)
+    assert told()["rates"] == {"domain_per_min": 600, "executor_per_min": 0}
+    assert "600" in told("text")
+    must("vote", opened("rates", "--executor", "5", by=CLINIC), "yes")
+    assert told()["rates"] == {"domain_per_min": 0, "executor_per_min": 5}
+
+
+@pytest.mark.parametrize("said", ["-1", "many"])
+def test_a_rate_is_a_number(ask: Any, nodes: Any, said: str) -> None:
+    ran = ask("open", "rates", "--domain", said)
+    assert ran.exit_code == 2
+    assert nodes[BANK].requests == []
+
+
+def test_a_rate_can_be_signed_offline(must: Any, nodes: Any, tmp_path: Any) -> None:
+    file = tmp_path / "rates.json"
+    must("open", "rates", "--domain", "5", "--save", file)
+    assert file.stat().st_size > 0
+    assert nodes[BANK].requests == []
