@@ -30,6 +30,7 @@ messages = st.one_of(
         term=number,
         read_index=number,
         time=st.builds(FederationTime, time, time),
+        period_ms=number,
     ),
     st.builds(Confirm, term=number, round=number),
     st.builds(ConfirmReply, term=number, round=number),

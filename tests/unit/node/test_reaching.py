@@ -43,7 +43,7 @@ class Core:
     """A core whose state holds 4 entries, the last of them by Raft index 11."""
 
     keeper: Keeper = field(default_factory=Keeper)
-    parameters: Any = field(default_factory=lambda: PARAMETERS)
+    bounding: Any = field(default_factory=lambda: PARAMETERS)
     replica: object = None
     ledger_size: int = 4
     durable_applied: int = 11
