@@ -65,6 +65,7 @@ class Reason(StrEnum):
     LEASE_RELEASED = "LEASE_RELEASED"
     LEASE_SCOPE = "LEASE_SCOPE"
     BROKEN_LINEAGE = "BROKEN_LINEAGE"
+    CONTAINED = "CONTAINED"
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,6 +130,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """what it would have changed has changed since it was proposed"""
     REASON_UNSUPPORTED_PROTOCOL: _Reason.ValueType  # 65
     """needs a later version of the rules than somebody knows"""
+    REASON_CONTAINED: _Reason.ValueType  # 66
+    """the executor, the lease, or something that it came from"""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a request or a command was denied. Numbers are never reused."""
@@ -221,6 +223,8 @@ REASON_SUPERSEDED: Reason.ValueType  # 64
 """what it would have changed has changed since it was proposed"""
 REASON_UNSUPPORTED_PROTOCOL: Reason.ValueType  # 65
 """needs a later version of the rules than somebody knows"""
+REASON_CONTAINED: Reason.ValueType  # 66
+"""the executor, the lease, or something that it came from"""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
 
 @_typing.final

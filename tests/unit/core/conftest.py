@@ -159,7 +159,9 @@ def live(world: World) -> World:
         )
         if choice:
             world.must(BANK, "ballot.cast", ballot_body(str(opened.result["id"]), choice))
+    world.must(CLINIC, "executor.contain", {"executor": other})
+    world.must(BANK, "executor.contain", {"lease": held.result["id"]})
     renew_the_cosigner(world)
     assert {key[:1] for key, _ in world.store.items()} >= set(keys.RECORDS.values())
-    assert len({key[:1] for key, _ in world.store.items()}) == 24, "all that there are"
+    assert len({key[:1] for key, _ in world.store.items()}) == 26, "all that there are"
     return world
