@@ -257,7 +257,9 @@ def _contained(org: Path, executor: str, lease: str) -> dict[str, str]:
             "an executor has to be named, or a lease, and not both",
             hint="write agent/payments, or --lease and its id",
         )
-    return {"lease": lease} if lease else {"executor": executor_id(Organisation.load(org), executor)}
+    return (
+        {"lease": lease} if lease else {"executor": executor_id(Organisation.load(org), executor)}
+    )
 
 
 def _govern(

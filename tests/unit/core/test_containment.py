@@ -161,7 +161,9 @@ def test_a_contained_lease_stops_itself_and_what_came_from_it_and_nothing_else(
     for lease in (chain.child, chain.grandchild):
         chain.denied(lease, chain.child.id)
     chain.permitted(chain.root, other)
-    assert chain.ask(chain.teller, OTHERS, [chain.root.id]).accepted, "the executor itself may go on"
+    assert chain.ask(chain.teller, OTHERS, [chain.root.id]).accepted, (
+        "the executor itself may go on"
+    )
     chain.must(BANK, LIFT, {"lease": chain.child.id})
     chain.permitted(*chain.all, other)
 

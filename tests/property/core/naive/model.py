@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from tests.property.core.naive import ballots, delegating, rules
+from tests.property.core.naive import ballots, containing, delegating, rules
 from tests.property.core.naive.rules import Yes
 from tests.property.core.naive.world import Command, No, Said, Thing, World, decided_by_ballot, find
 
@@ -16,6 +16,8 @@ OF_DOMAINS: dict[str, Rule] = {
     "executor.suspend": rules.govern_executor,
     "executor.reinstate": rules.govern_executor,
     "executor.revoke": rules.govern_executor,
+    "executor.contain": containing.contain,
+    "executor.lift_containment": containing.lift_containment,
     "trust.open": rules.open_trust,
     "trust.narrow": rules.narrow_trust,
     "trust.close": rules.close_trust,
@@ -48,7 +50,12 @@ OF_NODES: dict[str, Rule] = {
 }
 
 
-SINCE_SECOND = ("grant.delegate", "grant.recall")
+SINCE_SECOND = (
+    "grant.delegate",
+    "grant.recall",
+    "executor.contain",
+    "executor.lift_containment",
+)
 """Types of command that version 2 has brought; and a field, in two that there were."""
 DEEPENED_BY_SECOND = ("trust.open", "grant.issue")
 
