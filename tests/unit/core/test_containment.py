@@ -1,4 +1,4 @@
-"""What is contained: who contains and ends that, what is denied meanwhile, and what is told of it."""
+"""What is contained: who contains it and ends that, what is denied meanwhile, what is told of it."""
 
 from __future__ import annotations
 
