@@ -148,7 +148,13 @@ def _own_lease(turn: Turn, lease_id: str, executor: str) -> Lease | Deny:
 
 
 def _expiry(turn: Turn, grant: Grant, wished_ttl_ms: int) -> int:
-    """Ledger time at which a lease under `grant` ends. Later than now: the grant has not ended."""
+    """Later than now: the grant has not ended."""
+    return expiry(turn.ledger_time, grant, wished_ttl_ms)
+
+
+def expiry(ledger_time: int, grant: Grant, wished_ttl_ms: int) -> int:
+    """Ledger time at which a lease under `grant` ends that is given, or renewed, at `ledger_time`.
+    wished_ttl_ms: 0: as long as the grant allows."""
     longest = min(grant.max_lease_ttl_ms, MAX_LEASE_TTL_MS)
     ttl_ms = min(wished_ttl_ms or longest, longest)
-    return min(turn.ledger_time + ttl_ms, grant.not_after)
+    return min(ledger_time + ttl_ms, grant.not_after)

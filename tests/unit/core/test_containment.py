@@ -1,4 +1,4 @@
-"""What is contained: who contains it and ends that, what is denied meanwhile, what is told of it."""
+"""What is contained: who contains it and ends that, what is denied meanwhile, and what is told."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from tests.unit.core.conftest import BANK, CLINIC, World, copied
+from tests.unit.core.test_recovery import recovery_of
 
 from quorate.core import codec, containing, containment, keys, protocol, state
 from quorate.core.containment import listed
@@ -19,6 +20,7 @@ from quorate.core.explanation import Question
 from quorate.core.invariants import check
 from quorate.core.outcome import Deny, Outcome, Permit, Reason
 from quorate.core.records import Containment, Lease
+from quorate.core.recovering import carry_over
 from quorate.core.state import StateView
 from quorate.core.store import MemoryStore
 from quorate.core.vetting import Vetting
@@ -411,6 +413,18 @@ def test_a_parent_that_is_not_there_is_damage(chain: Chain) -> None:
         containment.ancestry_of(lambda _: None, [chain.root.id])
 
 
+def test_a_recovery_leaves_it_contained(chain: Chain) -> None:
+    chain.must(CLINIC, CONTAIN, {"executor": chain.agent})
+    chain.must(BANK, CONTAIN, {"lease": chain.root.id})
+    carry_over(chain.store, recovery_of(chain, BANK, CLINIC))
+    assert [(each.by, each.since, each.changed) for each in chain.view.containments()] == [
+        ((BANK,), 0, 0),
+        ((CLINIC,), 0, 0),
+    ]
+    assert check(chain.view) == []
+    assert Vetting(chain.store).step(1_000_000)
+
+
 # -- what another node sends ---------------------------------------------------------------------
 
 
@@ -472,8 +486,10 @@ def test_odd_containments_are_refused(chain: Chain) -> None:
         replace(record, thing=chain.teller, by=(CLINIC,)),
     ):
         store = copied(chain.store)
-        store.delete(keys.RECORDS[record.kind] + record.id.encode())
-        put(store, odd)
+        state.save_containment(store, replace(record, by=()), record)
+        state.save_containment(store, replace(odd, by=odd.by or (BANK,)), None)
+        if not odd.by:
+            put(store, odd)
         assert is_refused(store), odd
     for key in (keys.containment_count(), keys.containment_count(BANK)):
         for count in (0, 3):
