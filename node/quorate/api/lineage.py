@@ -254,6 +254,8 @@ def check_thing(text: str) -> None:
         raise MalformedError(f"must be KIND:ID, of {', '.join(THINGS)}")
     if len(text) > MAX_THING_CHARS or not text.isascii():
         raise MalformedError(f"longer than {MAX_THING_CHARS} characters, or not ASCII")
+    if kind == "lease":
+        ids.check_lease_id(ident)
 
 
 def _wanted(
