@@ -105,6 +105,41 @@ def test_what_contains_the_first_stops_all_of_them_until_it_is_lifted(
             wait_until("a permit again", each.is_permitted, WAIT_S)
 
 
+def test_every_node_tells_the_lineage_and_what_an_entry_reached(
+    federation: Cluster, chain: dict[str, Held]
+) -> None:
+    root, middle, low = (chain[domain].lease.id for domain in DOWNWARDS)
+    contained = cli(federation, CLINIC, "contain", "agent/worker")["ledger_index"]
+    lifted = cli(federation, CLINIC, "lift-containment", "agent/worker")["ledger_index"]
+    for each in chain.values():
+        each.hears(WatchEvent.INTERRUPTED)
+        each.hears(WatchEvent.RESTORED)
+
+    def lineage(name: str, *arguments: str) -> Any:
+        told = federation.cli_at(name, "lineage", *arguments, "--output", "json")
+        return json.loads(told)
+
+    wait_until(
+        "the graphs have it",
+        lambda: all(
+            lineage(name, "ancestors", low)["graph_size"] > lifted for name in federation.names
+        ),
+        WAIT_S,
+    )
+    for name in federation.names:
+        up = lineage(name, "ancestors", low)["leases"]
+        assert [(each["id"], each["depth"]) for each in up] == [(middle, 1), (root, 2)]
+        down = lineage(name, "descendants", root)["leases"]
+        assert [(each["id"], each["depth"]) for each in down] == [(middle, 1), (low, 2)]
+        thing = f"contained:{chain[CLINIC].lease.executor}"
+        reached = lineage(name, "dependents", thing, "--at", str(contained), "--stopped")["leases"]
+        assert [each["id"] for each in reached] == [root, middle, low]
+        assert {each["after"]["reason"] for each in reached} == {"CONTAINED"}
+        now = lineage(name, "dependents", thing)["leases"]
+        assert all(each["after"]["in_force"] for each in now)
+        assert root in federation.cli_at(name, "lineage", "dependents", thing, "--at", str(lifted))
+
+
 def test_one_in_the_middle_stops_what_is_below_it_alone(
     federation: Cluster, chain: dict[str, Held]
 ) -> None:

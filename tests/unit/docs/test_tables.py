@@ -28,6 +28,7 @@ from quorate.v1 import (
     governance_pb2,
     lease_pb2,
     ledger_pb2,
+    lineage_pb2,
     node_pb2,
     peer_pb2,
 )
