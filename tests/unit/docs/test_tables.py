@@ -152,6 +152,7 @@ def test_services_and_methods_are_the_contracts(pages: dict[str, Any]) -> None:
             explain_pb2,
             governance_pb2,
             ledger_pb2,
+            lineage_pb2,
             node_pb2,
             peer_pb2,
             core_pb2,
