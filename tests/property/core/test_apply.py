@@ -70,6 +70,7 @@ def governing(draw: st.DrawFn) -> Step:
         st.sampled_from(
             ["executor.register", "trust.open", "grant.issue"] * 4
             + [f"{what}.{act}" for what in ("executor", "grant") for act in ("suspend", "revoke")]
+            + ["executor.contain", "executor.lift_containment"]
             + ["executor.reinstate", "grant.reinstate", "trust.close"]
             + ["trust.narrow"] * 3
             + ["domain.suspend", "domain.reinstate", "resources.freeze", "resources.thaw"]
