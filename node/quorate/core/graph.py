@@ -132,15 +132,13 @@ def _take_lease(graph: Writer, view: StateView, index: int, row: Row) -> None:
 def _origin(graph: Reader, lease: Lease, index: int) -> Origin:
     """By its parents, which came before it."""
     up: dict[str, int] = {}
-    is_cut = False
     for parent in lease.parents:
         before = origin_of(graph, parent)
         up[parent] = 1
         for ident, depth in before.ancestors.items() if before is not None else ():
             up[ident] = min(depth + 1, up.get(ident, depth + 1))
-        is_cut = is_cut or (before is not None and before.is_cut)
     nearest = sorted(up.items(), key=lambda item: (item[1], item[0]))
-    return Origin(index, dict(nearest[:MAX_ANCESTORS]), is_cut or len(nearest) > MAX_ANCESTORS)
+    return Origin(index, dict(nearest[:MAX_ANCESTORS]), len(nearest) > MAX_ANCESTORS)
 
 
 def _take_delegation(graph: Writer, view: StateView, index: int, ident: str) -> None:

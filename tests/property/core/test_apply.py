@@ -352,8 +352,10 @@ class GovernanceMachine(RuleBasedStateMachine):
             owner, _, name = lease.trust_edge.partition("/")
             edge = view.trust_edge(owner, name)
             assert (edge is None) == (lease.trust_edge == "")
+            above = {lease.id, *lease.ancestors, *lease.ancestor_executors, *lease.executors}
             expected = (
                 set(statuses) == {"active"}
+                and not any(each.thing in above for each in view.containments())
                 and not is_frozen(view, lease)
                 and (edge is None or acts_under(edge) >= {(lease.action, lease.resource)})
                 and lease.status is LeaseStatus.ACTIVE

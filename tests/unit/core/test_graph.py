@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from tests.unit.core.conftest import BANK, CLINIC, copied
-from tests.unit.core.test_containment import CONTAIN, LIFT, OTHERS, OWN, Chain
+from tests.unit.core.test_containment import CONTAIN, LIFT, OTHERS, OWN, Chain, unlisted
 
 from quorate.core import codec, graph, keys
 from quorate.core.containment import listed
@@ -166,6 +166,36 @@ def test_the_shortest_way_counts() -> None:
     origin = origin_of(made_of(chain), both.id)
     assert origin is not None
     assert origin.ancestors == {chain.root.id: 1, chain.grandchild.id: 1, chain.child.id: 2}
+
+
+def test_the_shortest_way_counts_whichever_is_looked_at_first() -> None:
+    chain = Chain()
+    near = [chain.leased(chain.teller, OTHERS, [chain.root.id]) for _ in range(4)]
+    pairs = [sorted((each.id, chain.grandchild.id)) for each in near]
+    assert len({pair.index(chain.grandchild.id) for pair in pairs}) == 2, "both orders"
+    below = [chain.leased(chain.nurse, OWN, pair) for pair in pairs]
+    store = made_of(chain)
+    for lease in below:
+        origin = origin_of(store, lease.id)
+        assert origin is not None
+        assert origin.ancestors[chain.root.id] == 2
+
+
+def test_a_lease_that_is_given_again_is_in_it_once() -> None:
+    chain = Chain()
+    store = made_of(chain)
+    acquired = next(e for e in chain.entries if chain.child.id.encode() in e and b"acquire" in e)
+    take(store, chain.view, len(chain.entries), acquired)
+    found = everything(store, graph.descendants, chain.root.id)
+    assert [each.lease for each in found] == [chain.child.id, chain.grandchild.id]
+
+
+def test_a_lease_of_the_first_version_relies_on_what_its_parents_came_from() -> None:
+    chain, store = Chain(), MemoryStore()
+    for index, entry in enumerate(chain.entries):
+        take(store, unlisted(chain, version=1), index, entry)
+    found = everything(store, graph.relying, f"contained:{chain.root.id}")
+    assert [each.lease for each in found] == [each.id for each in chain.all]
 
 
 def test_of_too_many_ancestors_the_nearest_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
