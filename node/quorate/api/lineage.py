@@ -46,7 +46,8 @@ class Graph(Protocol):
     """The node's graph of lineage, as this service sees it."""
 
     async def advance(self, size: int, within_s: float) -> None:
-        """Returns when the graph has the first `size` entries, or when the time is up."""
+        """Returns when the graph has the first `size` entries, or when the time is up. Raises
+        GraphError, and MalformedError."""
         ...
 
     def read(self) -> AbstractContextManager[Reader]:
@@ -203,8 +204,8 @@ class LineageService(lineage_pb2_grpc.LineageServiceServicer):
         await until_held(self._core, minimum_index, context)
         if not minimum_index:
             return
-        await self._kept.advance(minimum_index + 1, patience_s(context))
         try:
+            await self._kept.advance(minimum_index + 1, patience_s(context))
             with self._kept.read() as reader:
                 size = graph.mark_of(reader).size
         except (GraphError, MalformedError) as error:
