@@ -70,8 +70,7 @@ def governing(draw: st.DrawFn) -> Step:
         st.sampled_from(
             ["executor.register", "trust.open", "grant.issue"] * 4
             + [f"{what}.{act}" for what in ("executor", "grant") for act in ("suspend", "revoke")]
-            + ["executor.reinstate", "grant.reinstate", "trust.close"]
-            + ["trust.narrow"] * 3
+            + ["executor.reinstate", "grant.reinstate", "trust.close", *["trust.narrow"] * 3]
             + ["executor.contain", "executor.lift_containment"]
             + ["domain.suspend", "domain.reinstate", "resources.freeze", "resources.thaw"]
             + ["node.add"] * 4
