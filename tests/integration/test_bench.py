@@ -35,6 +35,14 @@ def test_deciding_is_measured_on_states_of_several_sizes() -> None:
         assert ratios[f"{what}, 10,000 / 1,000 records"] > 0
 
 
+def test_lineage_is_measured_among_leases_of_several_numbers() -> None:
+    ratios = run("ancestry")["ratios"]
+    assert isinstance(ratios, dict)
+    for what in ("check", "check, something contained", "a page of a blast radius"):
+        assert ratios[f"{what} at 1,000 leases, us of CPU"] > 0
+        assert ratios[f"{what}, 10,000 / 1,000 leases"] > 0
+
+
 @pytest.mark.long
 @pytest.mark.cluster
 @pytest.mark.timeout(900)

@@ -16,6 +16,7 @@ from typing import Final
 
 from quorate.api.errors import OutOfRangeError, Violation
 from quorate.api.notices import Event, Notice, Watcher, change, notice_of
+from quorate.core.containment import listed
 from quorate.core.effects import Effect, is_stopped, things_of
 from quorate.core.outcome import Decision, Deny, Permit, Reason
 from quorate.core.records import Kind, Lease
@@ -185,6 +186,7 @@ _ONLY_ONCE: Final = frozenset(
         Reason.EXECUTOR_SUSPENDED,
         Reason.GRANT_SUSPENDED,
         Reason.FROZEN,
+        Reason.CONTAINED,
         Reason.LEASE_RELEASED,
     }
 )
@@ -266,7 +268,7 @@ class WatchedLeases:
         elif lease.executor != query.executor:
             self._rely_on(watched, ())
         else:
-            watched.lease = lease
+            watched.lease = lease = listed(view, lease)
             federation = view.federation()
             watched.acquired_index = lease.fence - federation.fence_base
             watched.expires_at = lease.expires_at

@@ -39,6 +39,7 @@ NARROWING: Final = frozenset(
     {
         Verb.EXECUTOR_SUSPEND,
         Verb.EXECUTOR_REVOKE,
+        Verb.EXECUTOR_CONTAIN,
         Verb.TRUST_NARROW,
         Verb.TRUST_CLOSE,
         Verb.GRANT_SUSPEND,

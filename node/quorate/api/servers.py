@@ -26,6 +26,7 @@ from quorate.api.explain import CoreExplainer, ExplainService
 from quorate.api.governance import GovernanceService
 from quorate.api.interceptors import ErrorInterceptor
 from quorate.api.ledger import LedgerService
+from quorate.api.lineage import Graph, LineageService
 from quorate.api.node import NodeService
 from quorate.api.pace import explanations
 from quorate.api.ports import Core
@@ -41,6 +42,7 @@ from quorate.v1 import (
     governance_pb2_grpc,
     lease_pb2_grpc,
     ledger_pb2_grpc,
+    lineage_pb2_grpc,
     node_pb2_grpc,
 )
 
@@ -72,6 +74,7 @@ EXPLAIN_SERVICE: Final = "quorate.v1.ExplainService"
 LEASE_SERVICE: Final = "quorate.v1.LeaseService"
 GOVERNANCE_SERVICE: Final = "quorate.v1.GovernanceService"
 LEDGER_SERVICE: Final = "quorate.v1.LedgerService"
+LINEAGE_SERVICE: Final = "quorate.v1.LineageService"
 NODE_SERVICE: Final = "quorate.v1.NodeService"
 
 
@@ -257,6 +260,13 @@ def core_registrations(core: Core, access: Access, metrics: Metrics) -> tuple[Re
     )
 
 
+def lineage_registration(service: LineageService) -> Registration:
+    return Registration(
+        LINEAGE_SERVICE,
+        lambda server: lineage_pb2_grpc.add_LineageServiceServicer_to_server(service, server),
+    )
+
+
 def core_service_registration(core: Core, metrics: Metrics) -> Registration:
     """The service of a core process for the edges of its own node."""
     service = CoreService(core, metrics)
@@ -311,16 +321,22 @@ async def start_core_servers(
     identity: CertificatePair,
     own_ca: bytes,
     metrics: Metrics | None = None,
+    *,
+    graph: Graph | None = None,
 ) -> CoreServers:
     """Serves governance, ledger and node to the own domain, and CoreService to the node's edges.
 
-    Raises ConfigurationError when an address cannot be used; nothing is left listening then.
+    graph: of lineage; None: that is not served. Raises ConfigurationError when an address cannot be
+    used; nothing is left listening then.
     """
     metrics = metrics if metrics is not None else Metrics()
     access = Access(SpiffeId.parse(config.node.id).trust_domain)
     async with AsyncExitStack() as stack:
+        services = core_registrations(core, access, metrics)
+        if graph is not None:
+            services += (lineage_registration(LineageService(core, access, graph)),)
         public = build_public_server(
-            core_registrations(core, access, metrics),
+            services,
             address=config.listen.governance,
             identity=identity,
             client_ca=own_ca,

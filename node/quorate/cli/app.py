@@ -39,6 +39,7 @@ _GROUPS: Final = {
     "lease": "lease:app",
     "exec": "exec:app",
     "explain": "explain:app",
+    "lineage": "lineage:app",
     "ledger": "ledger:app",
     "outcome": "outcome:app",
     "demo": "demo:app",

@@ -40,6 +40,20 @@ ExecutorArgument = Annotated[
 ]
 
 
+ContainedArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="[EXECUTOR]",
+        help="A SPIFFE ID, or the path of one of the own organisation: agent/payments.",
+        show_default=False,
+    ),
+]
+LeaseOption = Annotated[
+    str,
+    typer.Option("--lease", metavar="ID", help="One lease, instead of an executor."),
+]
+
+
 def executor_id(organisation: Organisation, text: str) -> str:
     """The SPIFFE ID that a person means. Raises MalformedError."""
     spiffe = text if "://" in text else f"spiffe://{organisation.domain}/{text.strip('/')}"
@@ -150,6 +164,69 @@ def revoke(
     _govern("revoke", executor, org=org, timeout=timeout, address=address, output=output, wait=wait)
 
 
+@app.command("contain")
+def contain(
+    executor: ContainedArgument = "",
+    *,
+    lease: LeaseOption = "",
+    org: OrgOption,
+    wait: WaitOption = Wait.ENFORCED,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Deny an executor, or what is done under a lease, and everything that came from it, in every
+    organisation, until that is lifted."""
+    body = _contained(org, executor, lease)
+    govern(
+        org, "executor.contain", body, timeout_ms=timeout, output=output, address=address, wait=wait
+    )
+
+
+@app.command("lift-containment")
+def lift_containment(
+    executor: ContainedArgument = "",
+    *,
+    lease: LeaseOption = "",
+    org: OrgOption,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """End that. What another organisation contains, too, stays so."""
+    govern(
+        org,
+        "executor.lift_containment",
+        _contained(org, executor, lease),
+        timeout_ms=timeout,
+        output=output,
+        address=address,
+    )
+
+
+@app.command("contained")
+def list_contained(
+    *,
+    org: OptionalOrgOption = None,
+    client: OptionalClientOption = None,
+    at_least: AtLeastOption = 0,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """List what is contained, executors and leases, and by which organisations."""
+    list_records(
+        governance_pb2.KIND_CONTAINMENT,
+        ("id", "by", "since", "changed"),
+        org=org,
+        client=client,
+        address=address,
+        at_least=at_least,
+        timeout_ms=timeout,
+        output=output,
+    )
+
+
 @app.command("list")
 def list_executors(
     *,
@@ -170,6 +247,18 @@ def list_executors(
         at_least=at_least,
         timeout_ms=timeout,
         output=output,
+    )
+
+
+def _contained(org: Path, executor: str, lease: str) -> dict[str, str]:
+    """What is named: one of the two. Raises MalformedError."""
+    if bool(executor) == bool(lease):
+        raise MalformedError(
+            "an executor has to be named, or a lease, and not both",
+            hint="write agent/payments, or --lease and its id",
+        )
+    return (
+        {"lease": lease} if lease else {"executor": executor_id(Organisation.load(org), executor)}
     )
 
 

@@ -49,6 +49,7 @@ _OF_ENTRIES: Final = frozenset({WatchEvent.INTERRUPTED, WatchEvent.RESTORED})
 _LOOKED: Final = frozenset({WatchEvent.ACTIVE, WatchEvent.AUTHORITY_LOST})
 _REASONS_OF_ENTRIES: Final[frozenset[AnyReason | None]] = frozenset(
     {
+        Reason.CONTAINED,
         Reason.DOMAIN_REVOKED,
         Reason.DOMAIN_SUSPENDED,
         Reason.EXECUTOR_REVOKED,

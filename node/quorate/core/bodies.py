@@ -26,6 +26,22 @@ class GovernExecutor:
 
 
 @dataclass(frozen=True, slots=True)
+class ContainExecutor:
+    """One of the two: an executor, or one lease."""
+
+    executor: str = ""
+    lease: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LiftContainment:
+    """Ends that, as far as the issuer has brought it about."""
+
+    executor: str = ""
+    lease: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class OpenTrust:
     """See `quorate.core.records.TrustEdge` for the fields."""
 
@@ -222,6 +238,8 @@ NodeBody = (
 DomainBody = (
     RegisterExecutor
     | GovernExecutor
+    | ContainExecutor
+    | LiftContainment
     | OpenTrust
     | NarrowTrust
     | CloseTrust

@@ -162,6 +162,8 @@ _OF_SECOND: Final[_Bodies] = MappingProxyType(
         Verb.GRANT_DELEGATE: forms.delegate_grant,
         Verb.GRANT_RECALL: forms.recall_grant,
         Verb.DOMAIN_REKEY: forms.rekey_domain,
+        Verb.EXECUTOR_CONTAIN: forms.contain_executor,
+        Verb.EXECUTOR_LIFT_CONTAINMENT: forms.lift_containment,
         Verb.RESOURCES_FREEZE: forms.freeze_resources,
         Verb.RESOURCES_THAW: lambda _body: ThawResources(),
         Verb.PROPOSAL_OPEN: forms.open_proposal(protocol.SECOND),

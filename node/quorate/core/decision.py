@@ -19,6 +19,7 @@ from itertools import islice
 from typing import Final
 
 from quorate.core import ids
+from quorate.core.containment import executor_contained, why_contained
 from quorate.core.delegation import (
     NOTHING,
     Backing,
@@ -45,6 +46,7 @@ _NEAREST_FIRST: Final = (
     Reason.GRANT_SUSPENDED,
     Reason.GRANT_REVOKED,
     Reason.NO_TRUST,
+    Reason.CONTAINED,
     Reason.EXECUTOR_SUSPENDED,
     Reason.DOMAIN_SUSPENDED,
     Reason.EXECUTOR_REVOKED,
@@ -127,6 +129,9 @@ def choose_route(view: StateView, request: DecisionRequest, ledger_time: int) ->
     executor = active_executor(view, request.executor)
     if isinstance(executor, Deny):
         return executor
+    refusal = executor_contained(view, executor.id)
+    if refusal is not None:
+        return refusal
     owner = active_owner(view, request.resource)
     if isinstance(owner, Deny):
         return owner
@@ -178,6 +183,9 @@ def review(view: StateView, lease: Lease, ledger_time: int) -> Deny | None:
     executor = active_executor(view, lease.executor)
     if isinstance(executor, Deny):
         return executor
+    contained = why_contained(view, lease)
+    if contained is not None:
+        return contained
     owner = active_owner(view, lease.resource)
     if isinstance(owner, Deny):
         return owner

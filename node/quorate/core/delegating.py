@@ -12,6 +12,7 @@ from itertools import islice
 
 from quorate.core import ids, state
 from quorate.core.bodies import DelegateGrant, RecallGrant
+from quorate.core.containment import executor_contained
 from quorate.core.decision import active_executor
 from quorate.core.delegation import chain_of, grant_ended
 from quorate.core.limits import (
@@ -35,6 +36,9 @@ def delegate_grant(turn: Turn, body: DelegateGrant) -> Verdict:
     delegator = active_executor(turn.view, body.executor)
     if isinstance(delegator, Deny):
         return delegator
+    contained = executor_contained(turn.view, delegator.id)
+    if contained is not None:
+        return contained
     for each in (parent, *chain_of(turn.view, parent)):
         ended = grant_ended(each, turn.ledger_time)
         if ended is not None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from quorate.core.containment import executor_contained
 from quorate.core.errors import StorageDamagedError
 from quorate.core.limits import MAX_CONCURRENT_LEASES, MAX_DEPTH
 from quorate.core.outcome import Deny, Reason
@@ -89,6 +90,9 @@ class Backings:
         home = active_domain(self._view, executor.domain)
         if isinstance(home, Deny):
             return home
+        contained = executor_contained(self._view, executor.id)
+        if contained is not None:
+            return contained
         behind = self.of(parent, links)
         if isinstance(behind, Deny):
             return behind

@@ -3,7 +3,8 @@
 Owns the one question that whoever follows the ledger asks of each entry: which thing, that leases
 rely on, did it stop or let go on, and for which of them? What is frozen is such a thing, too: of a
 domain (`frozen:<domain>`) or of the whole federation (`federation:<origin>`); every lease relies on
-both, by its resource. Whether a lease holds at a moment is
+both, by its resource. What is contained is one, too (`contained:<id>`), for every lease that came
+from it or rests on it. Whether a lease holds at a moment is
 `quorate.core.decision`'s: time ends leases and grants too, and no entry says so.
 """
 
@@ -16,6 +17,7 @@ from typing import Final
 from quorate.core import codec, dsse
 from quorate.core.bodies import NarrowTrust
 from quorate.core.commands import parse_command
+from quorate.core.containment import containable
 from quorate.core.errors import MalformedError
 from quorate.core.ids import resource_owner
 from quorate.core.outcome import Reason
@@ -68,12 +70,15 @@ class LetThrough:
 
 
 _FROZEN: Final = "frozen"
+_CONTAINED: Final = "contained"
 
 _EFFECTS: Final = MappingProxyType(
     {
         Verb.EXECUTOR_SUSPEND: (Kind.EXECUTOR, Reason.EXECUTOR_SUSPENDED),
         Verb.EXECUTOR_REINSTATE: (Kind.EXECUTOR, None),
         Verb.EXECUTOR_REVOKE: (Kind.EXECUTOR, Reason.EXECUTOR_REVOKED),
+        Verb.EXECUTOR_CONTAIN: (_CONTAINED, Reason.CONTAINED),
+        Verb.EXECUTOR_LIFT_CONTAINMENT: (_CONTAINED, None),
         Verb.TRUST_NARROW: (Kind.TRUST, Reason.NO_TRUST),
         Verb.TRUST_CLOSE: (Kind.TRUST, Reason.NO_TRUST),
         Verb.GRANT_SUSPEND: (Kind.GRANT, Reason.GRANT_SUSPENDED),
@@ -129,6 +134,10 @@ _FREEZING: Final = frozenset(
     }
 )
 
+_CONTAINING: Final = frozenset({Verb.EXECUTOR_CONTAIN, Verb.EXECUTOR_LIFT_CONTAINMENT})
+_SAYING: Final = _VOTES | _FREEZING | _CONTAINING
+"""Their entries say what they have done."""
+
 _BY_NAME: Final = {verb.value: effect for verb, effect in _EFFECTS.items()}
 
 assert not _EFFECTS.keys() & (_WITHOUT | _VOTES)
@@ -142,7 +151,7 @@ def effect_of(index: int, entry: bytes) -> Effect | None:
     """
     row = Row(codec.load(entry))
     kind, done = row.text("type"), row
-    if kind in _VOTES | _FREEZING and row.nested("executed") is not None:
+    if kind in _SAYING and row.nested("executed") is not None:
         done = Row(row.nested("executed"))
         kind = done.text("type")
     if kind not in _BY_NAME or row.text("decision") != "accepted":
@@ -153,6 +162,8 @@ def effect_of(index: int, entry: bytes) -> Effect | None:
         but_for = _left_by(row)
     elif kind in _FREEZING:
         but_for = LetThrough(done.texts("actions"))
+    elif kind in _CONTAINING and len(done.texts("by")) != (reason is not None):
+        return None  # another domain has contained it as well: it is so already, or stays so
     return Effect(index, row.number("time"), f"{of}:{done.text('thing')}", reason, but_for)
 
 
@@ -166,12 +177,14 @@ def _left_by(entry: Row) -> Scope:
 
 
 def things_of(lease: Lease, origin: str) -> tuple[str, ...]:
-    """Everything that an entry of this ledger can stop, and the lease with it; itself, too."""
+    """Everything that an entry of this ledger can stop, and the lease with it; itself, too. The
+    lease has to say what it came from (`quorate.core.containment.listed`)."""
     return (
         *lease.depends_on,
         f"{_FROZEN}:{resource_owner(lease.resource)}",
         f"{Kind.FEDERATION}:{origin}",
         f"{Kind.LEASE}:{lease.id}",
+        *(f"{_CONTAINED}:{thing}" for thing in dict.fromkeys(containable(lease))),
     )
 
 
@@ -186,6 +199,8 @@ def is_stopped(view: StateView, thing: str, lease: Lease | None) -> bool:
         held = view.federation() if kind == Kind.FEDERATION else view.domain(name)
         frozen = None if held is None else held.frozen
         return frozen is not None and not (lease is not None and frozen.lets(lease.action))
+    if kind == _CONTAINED:
+        return view.containment(name) is not None
     record: Domain | Executor | TrustEdge | Grant | None
     match kind:
         case Kind.DOMAIN:

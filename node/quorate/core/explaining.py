@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Final
 
 from quorate.core import ids
+from quorate.core.containment import executor_contained, why_contained
 from quorate.core.decision import (
     DecisionRequest,
     Route,
@@ -38,12 +39,14 @@ from quorate.core.explanation import (
     Role,
     Step,
     Thing,
+    containers_of,
     grant_thing,
     outside,
     thing_of,
     things_behind,
+    things_contained,
 )
-from quorate.core.leasing import parent_failure
+from quorate.core.leasing import broken_by, parent_failure
 from quorate.core.outcome import Deny, Permit, Reason
 from quorate.core.records import BY_BALLOT, Domain, Executor, Grant, Kind, Lease, TrustEdge
 from quorate.core.remedies import Case, remedy
@@ -53,6 +56,7 @@ from quorate.core.state import StateView
 ACT_QUESTIONS: Final = (
     Question.EXECUTOR,
     Question.HOME,
+    Question.CONTAINED,
     Question.OWNER,
     Question.FROZEN,
     Question.ACTION,
@@ -180,8 +184,11 @@ def ask_act(
 ) -> Route | None:
     """As `choose_route`. Raises StorageError."""
     executor = _ask_executor(inquiry, view, request.executor)
-    owner = _ask_owner(inquiry, view, request) if executor is not None else None
-    if executor is None or owner is None:
+    if executor is None:
+        return None
+    contained = executor_contained(view, executor.id)
+    owner = _ask_owner(inquiry, view, request) if _is_free(inquiry, view, contained) else None
+    if owner is None:
         return None
     if not inquiry.answer(Question.ACTION, odd_action(request.action)):
         return None
@@ -221,8 +228,11 @@ def ask_in_force(inquiry: Inquiry, lease: Lease, ledger_time: int) -> bool:
 def ask_review(inquiry: Inquiry, view: StateView, lease: Lease, ledger_time: int) -> bool:
     """As `review`, but for what `ask_in_force` asks. Raises StorageError."""
     executor = _ask_executor(inquiry, view, lease.executor)
-    owner = _ask_owner(inquiry, view, lease) if executor is not None else None
-    if executor is None or owner is None:
+    if executor is None:
+        return False
+    contained = why_contained(view, lease)
+    owner = _ask_owner(inquiry, view, lease) if _is_free(inquiry, view, contained, lease) else None
+    if owner is None:
         return False
     return _ask_own_route(inquiry, view, lease, owner, executor) and _ask_own_grant(
         inquiry, view, lease, owner, ledger_time
@@ -241,8 +251,11 @@ def ask_parents(
         else:
             things.append(thing_of(lease, failure))
         if failure is not None:
-            broken = Deny(Reason.BROKEN_LINEAGE, parent)
-            return inquiry.answer(Question.PARENTS, broken, things)
+            broken, case = broken_by(parent, failure), inquiry.case
+            if broken.reason is Reason.CONTAINED and lease is not None:
+                things += things_contained(view, broken, lease)
+                case = replace(case, contained_by=containers_of(view, broken))
+            return inquiry.answer(Question.PARENTS, broken, things, case=case)
     return inquiry.answer(Question.PARENTS, None, things)
 
 
@@ -256,6 +269,17 @@ def _ask_executor(inquiry: Inquiry, view: StateView, executor_id: str) -> Execut
     inquiry.answer(Question.EXECUTOR, None, (thing_of(executor),))
     home = active_domain(view, executor.domain)
     return executor if _answer_domain(inquiry, view, Question.HOME, home) else None
+
+
+def _is_free(
+    inquiry: Inquiry, view: StateView, contained: Deny | None, lease: Lease | None = None
+) -> bool:
+    """Whether nothing contains the executor, or the lease."""
+    if contained is None:
+        return inquiry.answer(Question.CONTAINED, None)
+    things = things_contained(view, contained, lease)
+    case = replace(inquiry.case, contained_by=containers_of(view, contained))
+    return inquiry.answer(Question.CONTAINED, contained, things, case=case)
 
 
 def _ask_owner(inquiry: Inquiry, view: StateView, act: DecisionRequest | Lease) -> Domain | None:

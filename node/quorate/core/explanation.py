@@ -5,10 +5,12 @@ Owns their form, and how a record is told as a thing. What is asked is `quorate.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from quorate.core.delegation import chain_of
+from quorate.core.limits import MAX_ANCESTORS
 from quorate.core.outcome import Decision, Deny, Reason
 from quorate.core.patterns import action_matches, resource_matches
 from quorate.core.records import Domain, Executor, Grant, Kind, Lease, Node, TrustEdge
@@ -27,6 +29,7 @@ class Question(StrEnum):
     IN_FORCE = "in_force"
     EXECUTOR = "executor"
     HOME = "home"
+    CONTAINED = "contained"
     OWNER = "owner"
     FROZEN = "frozen"
     ACTION = "action"
@@ -115,6 +118,49 @@ def outside(scope: TrustEdge | Grant, action: str, resource: str) -> str:
     if not any(resource_matches(pattern, resource) for pattern in scope.resources):
         return "for other resources"
     return ""
+
+
+def containers_of(view: StateView, failure: Deny) -> tuple[str, ...]:
+    """Which domains contain what a denial is about."""
+    found = view.containment(failure.thing)
+    return () if found is None else found.by
+
+
+def things_contained(view: StateView, failure: Deny, lease: Lease | None) -> list[Thing]:
+    """What is contained, and how the lease comes from it: each lease on the way, the nearest first.
+    lease: None when an executor is asked about, itself."""
+    found = view.containment(failure.thing)
+    is_lease = view.lease(failure.thing) is not None
+    kind, since = (Kind.LEASE if is_lease else Kind.EXECUTOR), found.since if found else None
+    note = f"contained by {', '.join(found.by)}" if found else ""
+    own = Thing(kind, failure.thing, Role.PASSED_OVER, "contained", since, failure, note)
+    way = [] if lease is None else _way_to(view, lease, failure.thing)
+    things = [replace(thing_of(each), note="came from the next") for each in way]
+    if way and not is_lease:
+        things[-1] = replace(things[-1], note="rests on the next")
+    return [*things, own]
+
+
+def _way_to(view: StateView, lease: Lease, thing: str) -> list[Lease]:
+    """A shortest way from a lease, by what it came from, to the one that is contained, without it,
+    or that rests on the executor which is. Looks at each ancestor once."""
+    came_from: dict[str, Lease | None] = {lease.id: None}
+    left = deque([lease])
+    while left:
+        one = left.popleft()
+        if thing == one.id or thing in one.executors:
+            way = [] if thing == one.id else [one]
+            before = came_from[one.id]
+            while before is not None:
+                way.append(before)
+                before = came_from[before.id]
+            return way[::-1]
+        for ident in one.parents:
+            parent = view.lease(ident) if ident not in came_from else None
+            if parent is not None and len(came_from) <= MAX_ANCESTORS:
+                came_from[ident] = one
+                left.append(parent)
+    return []
 
 
 def things_behind(view: StateView, grant: Grant, failure: Deny | None) -> list[Thing]:

@@ -19,6 +19,7 @@ from quorate.core.bodies import (
     Body,
     CastBallot,
     CloseTrust,
+    ContainExecutor,
     DeclareNode,
     DelegateGrant,
     FreezeResources,
@@ -26,6 +27,7 @@ from quorate.core.bodies import (
     GovernExecutor,
     GovernGrant,
     IssueGrant,
+    LiftContainment,
     NarrowTrust,
     OpenProposal,
     OpenTrust,
@@ -59,6 +61,18 @@ def register_executor(body: Fields) -> Body:
 
 def govern_executor(act: Act) -> Callable[[Fields], Body]:
     return lambda body: GovernExecutor(act, body.text("executor", ids.check_executor))
+
+
+def contain_executor(body: Fields) -> Body:
+    if body.has("executor"):
+        return ContainExecutor(executor=body.text("executor", ids.check_executor))
+    return ContainExecutor(lease=body.text("lease", ids.check_lease_id))
+
+
+def lift_containment(body: Fields) -> Body:
+    if body.has("executor"):
+        return LiftContainment(executor=body.text("executor", ids.check_executor))
+    return LiftContainment(lease=body.text("lease", ids.check_lease_id))
 
 
 def open_trust(body: Fields) -> OpenTrust:

@@ -14,9 +14,11 @@ from itertools import chain
 from typing import TypeVar
 
 from quorate.core import protocol
+from quorate.core.containment import containers
 from quorate.core.delegation import chain_of
 from quorate.core.limits import (
     MAX_CONCURRENT_LEASES,
+    MAX_CONTAINMENTS_PER_DOMAIN,
     MAX_EDGES_PER_PAIR,
     MAX_EVENTS_PER_LEASE,
     MAX_GRANTS_PER_EXECUTOR_AND_ISSUER,
@@ -44,6 +46,7 @@ def check(view: StateView) -> list[str]:
         *_check_trust(view),
         *_check_grants(view),
         *_check_leases(view),
+        *_check_containments(view),
         *_check_proposals(view),
     ]
 
@@ -312,11 +315,45 @@ def _less_lineage(lease: Lease) -> Lease:
 def _check_lineage(view: StateView, lease: Lease) -> Iterator[str]:
     if any(view.lease(parent) is None for parent in lease.parents):
         yield f"lease {lease.id} came from one that does not exist"
+    came_from = _ancestors(view, lease)
+    rests_on = {executor for each in came_from for executor in each.executors}
+    lists = {*lease.ancestors}, {*lease.ancestor_executors}
+    if any(lists) and lists != ({each.id for each in came_from}, rests_on):
+        yield f"lease {lease.id} does not say all that it came from"
     said = lease.events > 0
     if said != (lease.stage is not Stage.AUTHORIZED) or said != bool(lease.lineage):
         yield f"lease {lease.id} does not agree with itself about its events"
     if lease.events > MAX_EVENTS_PER_LEASE:
         yield f"lease {lease.id} has {lease.events} events"
+
+
+def _ancestors(view: StateView, lease: Lease) -> list[Lease]:
+    """By parents alone, one after the other."""
+    found: dict[str, Lease] = {}
+    left = list(lease.parents)
+    while left:
+        parent = view.lease(left.pop())
+        if parent is not None and parent.id not in found:
+            found[parent.id] = parent
+            left += parent.parents
+    return list(found.values())
+
+
+def _check_containments(view: StateView) -> Iterator[str]:
+    counts: Counter[str] = Counter()
+    for each in view.containments():
+        lease = view.lease(each.thing)
+        if lease is None and view.executor(each.thing) is None:
+            yield f"{each.thing} is contained, and is nothing"
+        elif not each.by or not {*each.by} <= containers(each.thing, lease):
+            yield f"{each.thing} is contained by nobody who may"
+        counts.update(each.by)
+    if view.containment_count() != counts.total():
+        yield "what is contained is counted wrongly"
+    for domain in view.domains():
+        counted = view.containment_count(domain.id)
+        if counted != counts[domain.id] or counted > MAX_CONTAINMENTS_PER_DOMAIN:
+            yield f"domain {domain.id} contains {counts[domain.id]}, and counted {counted}"
 
 
 def _check_references(view: StateView, lease: Lease) -> Iterator[str]:

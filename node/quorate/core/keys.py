@@ -12,6 +12,7 @@ ids would make a key longer than a store allows (511 bytes in LMDB), the first a
                       h H(executor) issuer 0 grant              grants that never will again
     L lease id        l H(grant id) expires_at lease id         unreleased leases of a grant
                       n H(grant id)                             how many those are
+    B executor, or lease id                   b domain: how much it contains; b: all of them
     P proposal id     q domain 0 proposal id                    open proposals of a domain
     V                                     how many have to agree on what
     o node id                             head of what the node has reported, 32 bytes
@@ -48,6 +49,7 @@ RATES: Final = b"z"
 RATE_OF_DOMAIN: Final = b"d"
 RATE_OF_NODES: Final = b"n"
 RATE_OF_EXECUTOR: Final = b"e"
+CONTAINMENT_COUNTS: Final = b"b"
 
 RECORDS: Final = {
     Kind.DOMAIN: b"D",
@@ -57,6 +59,7 @@ RECORDS: Final = {
     Kind.GRANT: b"G",
     Kind.LEASE: b"L",
     Kind.PROPOSAL: b"P",
+    Kind.CONTAINMENT: b"B",
 }
 
 _MAX_KEY_CHARS: Final = MAX_ID_CHARS + 1 + MAX_NAME_CHARS
@@ -82,6 +85,11 @@ def executor_count(domain: str) -> bytes:
 
 def node_count(domain: str) -> bytes:
     return NODE_COUNTS + domain.encode("ascii")
+
+
+def containment_count(domain: str = "") -> bytes:
+    """Without a domain: of all domains together."""
+    return CONTAINMENT_COUNTS + domain.encode("ascii")
 
 
 def active_node(node: str) -> bytes:

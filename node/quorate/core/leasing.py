@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from quorate.core import ids, state
+from quorate.core import ids, protocol, state
 from quorate.core.bodies import AcquireLease, ReleaseLease, RenewLease
+from quorate.core.containment import Ancestry, ancestry_of
 from quorate.core.decision import DecisionRequest, choose_route, held_lease, review
 from quorate.core.entries import POLICY_VERSION
 from quorate.core.limits import LEASES_DROPPED_PER_ACQUIRE, MAX_LEASE_TTL_MS
@@ -30,6 +31,9 @@ def acquire_lease(turn: Turn, body: AcquireLease) -> Verdict:
     broken = broken_parent(turn.view, body.parents, turn.ledger_time)
     if broken is not None:
         return broken
+    ancestry = _ancestry(turn, body.parents)
+    if isinstance(ancestry, Deny):
+        return ancestry
     lease = Lease(
         lease=ids.lease_id(turn.command.origin, turn.command.command_id),
         executor=body.executor,
@@ -46,6 +50,8 @@ def acquire_lease(turn: Turn, body: AcquireLease) -> Verdict:
         changed=turn.seq,
         parents=body.parents,
         passed_on=tuple(edge.id for edge in route.edges[1:]),
+        ancestors=ancestry.leases,
+        ancestor_executors=ancestry.executors,
     )
     before = turn.view.lease(lease.id)
     if before is not None:
@@ -98,12 +104,19 @@ def release_lease(turn: Turn, body: ReleaseLease) -> Verdict:
 
 
 def broken_parent(view: StateView, parents: Sequence[str], ledger_time: int) -> Deny | None:
-    """Work comes from work that is under way: each parent holds now. It need not go on to. Raises
-    StorageError."""
+    """Work comes from work that is under way: each parent holds now. It need not go on to; but what
+    is contained stops what came from it, too, and is told as that. Raises StorageError."""
     for parent in parents:
-        if parent_failure(view, parent, ledger_time)[1] is not None:
-            return Deny(Reason.BROKEN_LINEAGE, parent)
+        failure = parent_failure(view, parent, ledger_time)[1]
+        if failure is not None:
+            return broken_by(parent, failure)
     return None
+
+
+def broken_by(parent: str, failure: Deny) -> Deny:
+    """What a parent that does not hold means for work that is said to come from it."""
+    is_contained = failure.reason is Reason.CONTAINED
+    return failure if is_contained else Deny(Reason.BROKEN_LINEAGE, parent)
 
 
 def parent_failure(
@@ -114,6 +127,13 @@ def parent_failure(
     if lease is None:
         return None, Deny(Reason.UNKNOWN_LEASE, parent)
     return lease, review(view, lease, ledger_time)
+
+
+def _ancestry(turn: Turn, parents: Sequence[str]) -> Ancestry | Deny:
+    """What a new lease says that it came from. The first version says its parents alone."""
+    if turn.view.federation_record().protocol < protocol.SECOND:
+        return Ancestry((), ())
+    return ancestry_of(turn.view.lease, parents)
 
 
 def _is_own(turn: Turn, executor: str) -> bool:
@@ -128,7 +148,13 @@ def _own_lease(turn: Turn, lease_id: str, executor: str) -> Lease | Deny:
 
 
 def _expiry(turn: Turn, grant: Grant, wished_ttl_ms: int) -> int:
-    """Ledger time at which a lease under `grant` ends. Later than now: the grant has not ended."""
+    """Later than now: the grant has not ended."""
+    return expiry(turn.ledger_time, grant, wished_ttl_ms)
+
+
+def expiry(ledger_time: int, grant: Grant, wished_ttl_ms: int) -> int:
+    """Ledger time at which a lease under `grant` ends that is given, or renewed, at `ledger_time`.
+    wished_ttl_ms: 0: as long as the grant allows."""
     longest = min(grant.max_lease_ttl_ms, MAX_LEASE_TTL_MS)
     ttl_ms = min(wished_ttl_ms or longest, longest)
-    return min(turn.ledger_time + ttl_ms, grant.not_after)
+    return min(ledger_time + ttl_ms, grant.not_after)

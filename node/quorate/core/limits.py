@@ -51,6 +51,12 @@ MAX_OPEN_PROPOSALS_PER_DOMAIN: Final = 8
 MAX_PROPOSAL_LIFETIME_MS: Final = 30 * 24 * 60 * 60 * 1000
 MAX_PARENTS: Final = 8
 """Leases that the work under a lease came from."""
+MAX_ANCESTORS: Final = 64
+"""Leases that the work under a lease came from, all the way back."""
+MAX_ANCESTOR_EXECUTORS: Final = 32
+"""Executors that those rest on: with the leases, what one lease says of them is 11 KiB at most."""
+MAX_CONTAINMENTS_PER_DOMAIN: Final = 256
+"""What one domain contains at once."""
 MAX_EVENTS_PER_LEASE: Final = 1_000
 MAX_RECORDS_PER_COMMAND: Final = 32
 MAX_RECORD_BYTES: Final = 8 * 1024

@@ -32,6 +32,7 @@ COUNTED: Final = frozenset(
     {
         Verb.EXECUTOR_REGISTER,
         Verb.EXECUTOR_REINSTATE,
+        Verb.EXECUTOR_LIFT_CONTAINMENT,
         Verb.TRUST_OPEN,
         Verb.GRANT_ISSUE,
         Verb.GRANT_REINSTATE,

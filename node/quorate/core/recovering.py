@@ -103,6 +103,8 @@ def carry_over(store: Writer, recovery: Recovery) -> bytes:
     for lease in list(view.leases()):
         if lease.status is LeaseStatus.ACTIVE and not lease.expired(recovery.created):
             state.save_lease(store, replace(lease, status=LeaseStatus.RELEASED, changed=0), lease)
+    for contained in list(view.containments()):  # as what is frozen
+        state.save_containment(store, replace(contained, since=0, changed=0), contained)
     for proposal in list(view.proposals()):
         if proposal.status is ProposalStatus.OPEN:
             closed = replace(proposal, status=ProposalStatus.WITHDRAWN, changed=0)

@@ -34,6 +34,7 @@ class Remedy:
 class Case:
     """What was asked. owner: of the resource. suspended_by: who suspended the domain that the
     denial is about. frozen_by: the domain that has frozen what was asked for, or BY_BALLOT.
+    contained_by: the domains that contain what the denial is about.
     Whatever is not known is empty."""
 
     executor: str = ""
@@ -42,6 +43,7 @@ class Case:
     owner: str = ""
     suspended_by: str = ""
     frozen_by: str = ""
+    contained_by: tuple[str, ...] = ()
 
     @property
     def home(self) -> str:
@@ -106,6 +108,14 @@ def _thaw(thing: str, case: Case) -> Remedy:
     return Remedy(sentence, _command("resources", "thaw"), thing)
 
 
+def _lift(thing: str, case: Case) -> Remedy:
+    """Each that contains it has to end that; the command is of one."""
+    sentence = "who has contained it ends that; nothing else makes this good again"
+    what = (thing,) if thing.startswith("spiffe://") else ("--lease", thing)
+    signer = case.contained_by[0] if case.contained_by else ""
+    return Remedy(sentence, _command("executor", "lift-containment", *what), signer)
+
+
 def _trust(_thing: str, case: Case) -> Remedy:
     words = ("--trustee", case.home, "--action", case.action, "--resource", case.resource)
     sentence = "the resource's owner opens trust for this; a lease then has to be acquired anew"
@@ -152,6 +162,7 @@ _MAKERS: Final[Mapping[Reason, Callable[[str, Case], Remedy]]] = MappingProxyTyp
         Reason.UNKNOWN_DOMAIN: _admit,
         Reason.DOMAIN_SUSPENDED: _reinstate_domain,
         Reason.FROZEN: _thaw,
+        Reason.CONTAINED: _lift,
         Reason.NO_TRUST: _trust,
         Reason.NO_GRANT: _grant,
         Reason.GRANT_SUSPENDED: _reinstate_grant,

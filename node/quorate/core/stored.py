@@ -7,6 +7,7 @@ from typing import Final
 
 from quorate.core.proposals import Proposal
 from quorate.core.records import (
+    Containment,
     Domain,
     Executor,
     Federation,
@@ -20,7 +21,7 @@ from quorate.core.records import (
 
 Lasting = Governed | Proposal
 """What is never gone, though it may be over."""
-Stored = Lasting | Lease
+Stored = Lasting | Lease | Containment
 Record = Federation | Stored
 
 PARSERS: Final[dict[Kind, Callable[[object], Stored]]] = {
@@ -31,4 +32,5 @@ PARSERS: Final[dict[Kind, Callable[[object], Stored]]] = {
     Kind.GRANT: Grant.from_json,
     Kind.LEASE: Lease.from_json,
     Kind.PROPOSAL: Proposal.from_json,
+    Kind.CONTAINMENT: Containment.from_json,
 }

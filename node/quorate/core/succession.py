@@ -4,8 +4,9 @@ Owns the comparison of two states, a thing at a time: the same federation, no ea
 with the keys that it had, or has taken itself, and every node with those that it had; what was
 revoked, closed or retired stays so, as do the proofs of keys; no edge of trust is for more than it
 was, and no proposal for something else. Does not own whether the later one is sound
-(`quorate.core.vetting`). Looks at nothing but what domains govern, alone or together. Pure, and in
-steps, as the vetting is.
+(`quorate.core.vetting`). Looks at nothing but what domains govern, alone or
+together, and of that at what is final: what is suspended, frozen or contained can have ended
+meanwhile. Pure, and in steps, as the vetting is.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from typing import Any, Final
 from quorate.core import (
     balloting,
     codec,
+    containing,
     delegating,
     dsse,
     entries,
@@ -59,6 +60,8 @@ _HANDLERS: Final = MappingProxyType[Verb, Callable[[Turn, Any], Verdict]](
         Verb.EXECUTOR_SUSPEND: governing.govern_executor,
         Verb.EXECUTOR_REINSTATE: governing.govern_executor,
         Verb.EXECUTOR_REVOKE: governing.govern_executor,
+        Verb.EXECUTOR_CONTAIN: containing.contain,
+        Verb.EXECUTOR_LIFT_CONTAINMENT: containing.lift_containment,
         Verb.TRUST_OPEN: governing.open_trust,
         Verb.TRUST_NARROW: governing.narrow_trust,
         Verb.TRUST_CLOSE: governing.close_trust,

@@ -12,6 +12,8 @@ class Verb(StrEnum):
     EXECUTOR_SUSPEND = "executor.suspend"
     EXECUTOR_REINSTATE = "executor.reinstate"
     EXECUTOR_REVOKE = "executor.revoke"
+    EXECUTOR_CONTAIN = "executor.contain"
+    EXECUTOR_LIFT_CONTAINMENT = "executor.lift_containment"
     TRUST_OPEN = "trust.open"
     TRUST_NARROW = "trust.narrow"
     TRUST_CLOSE = "trust.close"

@@ -28,6 +28,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from quorate.core.containment import listed
 from quorate.core.decision import check_lease
 from quorate.core.effects import things_of
 from quorate.core.errors import StorageDamagedError
@@ -233,11 +234,13 @@ class LeaseChecker:
     def _decide(
         self, view: StateView, query: CheckQuery, latest_ms: int
     ) -> tuple[Decision, Lease | None]:
-        """Decides one query; a fault denies it, and leaves the others of its call alone."""
+        """Decides one query; a fault denies it, and leaves the others of its call alone. The lease
+        says what it came from."""
         try:
-            return check_lease(
+            decision, lease = check_lease(
                 view, query.lease_id, query.executor, query.action, query.resource, latest_ms
             )
+            return decision, None if lease is None else listed(view, lease)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is no permit
             return self._fault(error), None
 

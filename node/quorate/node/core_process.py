@@ -29,11 +29,13 @@ from quorate.node.certificates import issued_by
 from quorate.node.config import NodeConfig, load_config
 from quorate.node.core_loop import CoreLoop
 from quorate.node.identity import load_signing_key, load_tls_identity
+from quorate.node.lineage_keeper import LineageKeeper
 from quorate.node.organisation import read_genesis
 from quorate.node.peering import Peering
 from quorate.node.process import parse_options, stop_event
 from quorate.node.standing import check_genesis, check_ledger
 from quorate.node.store import open_environment
+from quorate.storage.graph import GraphStore
 from quorate.telemetry import Metrics, configure_logging, open_metrics
 
 log = structlog.get_logger(__name__)
@@ -78,14 +80,21 @@ async def serve(
             check_ledger(environment, config.node.id, signing, log_key)
             transport.update(peering.peers())
 
+    keeper = LineageKeeper(
+        lambda: GraphStore.open(
+            config.node.data_dir, genesis.hash, map_size_bytes=config.storage.map_size_bytes
+        ),
+        environment.read_aside,
+    )
     metrics.observe_core(lambda: core.outbox_records, lambda: core.clock_offset_ms)
     stopped = stop_event(lifeline_fd)
     running = core.run(transport, members_changed=follow_members)
     loop_task = asyncio.create_task(running, name="core loop")
+    lineage_task = asyncio.create_task(keeper.run(), name="lineage")
     try:
         await transport.start(config.listen.peer)
         servers = await start_core_servers(
-            core, config, tls.pair, descriptor.ca_certificate.encode(), metrics
+            core, config, tls.pair, descriptor.ca_certificate.encode(), metrics, graph=keeper
         )
         log.info("core.serving", node=config.node.id, origin=genesis.origin)
         ends = [asyncio.create_task(end) for end in (stopped.wait(), transport.failure())]
@@ -98,6 +107,8 @@ async def serve(
                 end.result()  # raises what ended a link, if that is what happened
             end.cancel()
     finally:
+        lineage_task.cancel()
+        await asyncio.wait([lineage_task])
         await _end(loop_task, transport)
         environment.close()
 

@@ -20,11 +20,12 @@ PASSING: Final[frozenset[AnyReason]] = frozenset(
         Reason.INTERNAL,
         Reason.BEHIND,
         Reason.RATE_LIMITED,
-        # Suspended is not final: whoever suspended can reinstate. Nor is frozen.
+        # Suspended is not final: whoever suspended can reinstate. Nor is frozen, or contained.
         Reason.EXECUTOR_SUSPENDED,
         Reason.DOMAIN_SUSPENDED,
         Reason.GRANT_SUSPENDED,
         Reason.FROZEN,
+        Reason.CONTAINED,
         # The client's own that say nothing of the lease, only that no permit came.
         ClientReason.UNREACHABLE,
         ClientReason.LATE,

@@ -132,6 +132,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """needs a later version of the rules than somebody knows"""
     REASON_RATE_LIMITED: _Reason.ValueType  # 80
     """the domain, or the executor, has had too many executed in a minute"""
+    REASON_CONTAINED: _Reason.ValueType  # 66
+    """the executor, the lease, or something that it came from"""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a request or a command was denied. Numbers are never reused."""
@@ -225,6 +227,8 @@ REASON_UNSUPPORTED_PROTOCOL: Reason.ValueType  # 65
 """needs a later version of the rules than somebody knows"""
 REASON_RATE_LIMITED: Reason.ValueType  # 80
 """the domain, or the executor, has had too many executed in a minute"""
+REASON_CONTAINED: Reason.ValueType  # 66
+"""the executor, the lease, or something that it came from"""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
 
 @_typing.final

@@ -14,7 +14,7 @@ from tests.fuzz.harness import SEPARATOR, Bounds, attempt, passes, target
 from tests.fuzz.targets.ledger import lived
 from tests.unit.core.conftest import NODE
 
-from quorate.api import convert, validate
+from quorate.api import convert, lineage, validate
 from quorate.api.access import Access
 from quorate.api.errors import InvalidRequestError, NotPermittedError, UnauthenticatedError
 from quorate.api.explain import question_of
@@ -27,6 +27,7 @@ from quorate.consensus.peers import PROTOCOL_VERSION, LocalIdentity
 from quorate.consensus.servicer import PeerServicer, _Received, _Rejected
 from quorate.core import ids, limits, patterns
 from quorate.core.errors import MalformedError
+from quorate.core.graph import Page
 from quorate.core.limits import MAX_ENVELOPE_BYTES, MAX_ID_CHARS
 from quorate.lease.confirm import Confirm
 from quorate.node import authority_wire
@@ -196,7 +197,7 @@ def request(data: bytes) -> None:
         attempt(InvalidRequestError, check, message)
 
 
-@target("quorate.api.governance")
+@target("quorate.api.governance", "quorate.api.lineage")
 def page_token(data: bytes) -> None:
     """An input is a token, and what one is made of."""
     text = data.decode("utf-8", "replace")
@@ -205,6 +206,11 @@ def page_token(data: bytes) -> None:
         assert not after or _token(kind, after) == text
         if text.isascii() and len(text) <= MAX_ID_CHARS:
             assert _after(kind, _token(kind, text)) == text
+    after_row = attempt(MalformedError, lineage._after, "descendants", text)
+    assert not after_row or lineage._token("descendants", Page((), after_row)) == text
+    if data:
+        token = lineage._token("descendants", Page((), data[:64]))
+        assert lineage._after("descendants", token) == data[:64]
 
 
 @target("quorate.api.convert")

@@ -70,8 +70,8 @@ def governing(draw: st.DrawFn) -> Step:
         st.sampled_from(
             ["executor.register", "trust.open", "grant.issue"] * 4
             + [f"{what}.{act}" for what in ("executor", "grant") for act in ("suspend", "revoke")]
-            + ["executor.reinstate", "grant.reinstate", "trust.close"]
-            + ["trust.narrow"] * 3
+            + ["executor.reinstate", "grant.reinstate", "trust.close", *["trust.narrow"] * 3]
+            + ["executor.contain", "executor.lift_containment"]
             + ["domain.suspend", "domain.reinstate", "resources.freeze", "resources.thaw"]
             + ["node.add"] * 4
             + ["node.promote", "node.demote", "node.retire"] * 2
@@ -348,11 +348,11 @@ class GovernanceMachine(RuleBasedStateMachine):
                 if f"{record.kind}:{record.id}" in lease.depends_on
             ]
             assert len(statuses) == len(lease.depends_on)
-            owner, _, name = lease.trust_edge.partition("/")
-            edge = view.trust_edge(owner, name)
+            edge = view.trust_edge(*lease.trust_edge.partition("/")[::2])
             assert (edge is None) == (lease.trust_edge == "")
             expected = (
                 set(statuses) == {"active"}
+                and not any(map(view.containment, lease.executors))
                 and not is_frozen(view, lease)
                 and (edge is None or acts_under(edge) >= {(lease.action, lease.resource)})
                 and lease.status is LeaseStatus.ACTIVE

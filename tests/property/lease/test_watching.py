@@ -150,7 +150,9 @@ class Scene:
     def entry(self, what: str, which: int) -> None:
         match what:
             case "acquire" if len(self.leases) < MOST_LEASES:
-                body: dict[str, object] = acquire_body(EXECUTOR, ACTION, RESOURCE, 60_000)
+                body: dict[str, object] = acquire_body(
+                    EXECUTOR, ACTION, RESOURCE, 60_000, [self.leases[which % len(self.leases)]]
+                )
                 outcome = self.world.ledger.run(NODE, "lease.acquire", body).outcome
                 if outcome.accepted:
                     self.leases.append(str(outcome.result["lease"]))
@@ -164,6 +166,8 @@ class Scene:
                 self.turn("grant")
             case "freeze":
                 self.freeze(which)
+            case "contain":
+                self.contain(which)
             case "flap":
                 self.turn("executor")
                 self.turn("executor")
@@ -180,6 +184,13 @@ class Scene:
         run, listed = self.world.ledger.run, LISTS[which % len(LISTS)]
         if not run("bank.example", "resources.freeze", {"actions": listed}).outcome.accepted:
             assert run("bank.example", "resources.thaw", {}).outcome.accepted
+
+    def contain(self, which: int) -> None:
+        """Contains the executor, or a lease, and what came from it, or lifts that."""
+        body = {"lease": self.leases[which % len(self.leases)]} if which else {"executor": EXECUTOR}
+        run = self.world.ledger.run
+        if not run("bank.example", "executor.contain", body).outcome.accepted:
+            assert run("bank.example", "executor.lift_containment", body).outcome.accepted
 
     async def look(self, *, is_told: bool = True) -> None:
         """is_told: that the ledger has moved; else it looks for another reason."""
@@ -320,7 +331,7 @@ def _changes(states: list[bool]) -> list[bool]:
 LISTS = ([], [ACTION], ["others.*"])
 WHAT = (
     *("executor", "executor", "grant", "grant", "freeze", "freeze", "flap", "flap", "both"),
-    *("acquire", "release"),
+    *("acquire", "acquire", "release", "contain", "contain", "contain"),
 )
 EXECUTOR_TURNS = ("executor", 0)
 entries = st.tuples(st.sampled_from(WHAT), st.integers(0, MOST_LEASES))

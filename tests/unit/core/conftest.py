@@ -152,6 +152,7 @@ def live(world: World) -> World:
         BANK, "proposal.open", proposal_body("federation.freeze", {"actions": ["payments.*"]})
     )
     world.must(CLINIC, "ballot.cast", ballot_body(str(opened.result["id"])))
+    world.agree("federation.set_rates", {"domain_per_min": 600, "executor_per_min": 60})
     for name, choice in (("rejected", "no"), ("open", "")):
         joiner = json.loads(Organisation.named(f"{name}.example", "127.0.0.1:7778").descriptor())
         opened = world.must(
@@ -159,7 +160,9 @@ def live(world: World) -> World:
         )
         if choice:
             world.must(BANK, "ballot.cast", ballot_body(str(opened.result["id"]), choice))
+    world.must(CLINIC, "executor.contain", {"executor": other})
+    world.must(BANK, "executor.contain", {"lease": held.result["id"]})
     renew_the_cosigner(world)
     assert {key[:1] for key, _ in world.store.items()} >= set(keys.RECORDS.values())
-    assert len({key[:1] for key, _ in world.store.items()}) == 24, "all that there are"
+    assert len({key[:1] for key, _ in world.store.items()}) == 27, "all that there are"
     return world

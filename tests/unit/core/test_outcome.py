@@ -16,6 +16,7 @@ def test_every_way_that_a_grant_fails_has_a_rank() -> None:
     about_grants = {reason for reason in Reason if reason.startswith("GRANT_")}
     about_delegators = {Reason.EXECUTOR_SUSPENDED, Reason.EXECUTOR_REVOKED, Reason.NO_TRUST}
     about_delegators |= {Reason.DOMAIN_SUSPENDED, Reason.DOMAIN_REVOKED}
+    about_delegators |= {Reason.CONTAINED}
     limits = {Reason.USES_EXHAUSTED, Reason.CONCURRENCY_LIMIT}
     assert set(_NEAREST_FIRST) == about_grants | about_delegators | limits
 

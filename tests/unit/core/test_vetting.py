@@ -55,7 +55,7 @@ def passes(store: MemoryStore) -> bool:
 def test_whatever_is_missing_is_missed(lived: World) -> None:
     """But for what is over, and nothing stands on: a lease, a closed edge, a closed proposal; for
     how many have to agree on what, of which each may be as it was; and for what a node has
-    reported: whoever has forgotten that it did is told so."""
+    reported: whoever has forgotten that it did is told so; and for what was used of a rate."""
     spared = []
     for key, _ in lived.store.items():
         without = copied(lived.store)
@@ -70,13 +70,14 @@ def test_whatever_is_missing_is_missed(lived: World) -> None:
         for each in lived.view.proposals()
         if each.status is not ProposalStatus.OPEN
     ]
-    assert len(closed) == 3
+    assert len(closed) == 4
     assert [key for key in spared if key[:1] != b"L"] == [
         *closed,
         b"R" + f"{BANK}/closed".encode(),
         b"V",
         b"k" + lived.clinic.cosigner.public,  # a former key: `succession` sees to it
         b"o" + lived.clinic.node.encode(),
+        b"zd" + CLINIC.encode(),  # of a rate: who has none has used nothing up
     ]
 
 

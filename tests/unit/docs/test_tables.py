@@ -28,6 +28,7 @@ from quorate.v1 import (
     governance_pb2,
     lease_pb2,
     ledger_pb2,
+    lineage_pb2,
     node_pb2,
     peer_pb2,
 )
@@ -152,6 +153,7 @@ def test_services_and_methods_are_the_contracts(pages: dict[str, Any]) -> None:
             explain_pb2,
             governance_pb2,
             ledger_pb2,
+            lineage_pb2,
             node_pb2,
             peer_pb2,
             core_pb2,

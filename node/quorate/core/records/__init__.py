@@ -8,6 +8,7 @@ lie (see `quorate.core.state`).
 from __future__ import annotations
 
 from quorate.core.records.base import BaseRecord, Kind
+from quorate.core.records.containments import Containment
 from quorate.core.records.members import (
     BY_BALLOT,
     Domain,
@@ -23,6 +24,7 @@ from quorate.core.records.rights import Grant, Lease, LeaseStatus, TrustEdge
 __all__ = [
     "BY_BALLOT",
     "BaseRecord",
+    "Containment",
     "Domain",
     "Executor",
     "Federation",

@@ -135,12 +135,14 @@ class Lease(BaseRecord):
     acquired_at, expires_at: ledger time; at expires_at it is over.
     depends_on: `<kind>:<id>` of everything that must stay active for it to hold.
     parents: the leases that the work came from; each held when this one was acquired.
+    ancestors: those, and the leases that they came from, all the way back, in ascending order;
+    ancestor_executors: who those rest on, likewise. Version 1 left both out.
     stage, events, lineage: how far the work has come, how many events say so, and the head of their
     chain (`quorate.core.lineage`); they change no status.
     """
 
     kind: ClassVar[Kind] = Kind.LEASE
-    LATER: ClassVar[frozenset[str]] = frozenset({"passed_on"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"passed_on", "ancestors", "ancestor_executors"})
 
     lease: str
     executor: str
@@ -160,6 +162,8 @@ class Lease(BaseRecord):
     events: int = 0
     lineage: str = ""
     passed_on: tuple[str, ...] = ()
+    ancestors: tuple[str, ...] = ()
+    ancestor_executors: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -173,8 +177,22 @@ class Lease(BaseRecord):
     @property
     def grants(self) -> tuple[str, ...]:
         """The grants that it is a use of: its own, and those that are behind it."""
-        parts = (thing.partition(":") for thing in self.depends_on)
-        return tuple(ident for kind, _, ident in parts if kind == Kind.GRANT)
+        return self._named(Kind.GRANT)
+
+    @property
+    def executors(self) -> tuple[str, ...]:
+        """Its own, and those that have passed on what it is a use of."""
+        return self._named(Kind.EXECUTOR)
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether it says all that it came from."""
+        return bool(self.ancestors) or not self.parents
+
+    def _named(self, kind: Kind) -> tuple[str, ...]:
+        """What it relies on, of one kind."""
+        prefix = f"{kind}:"
+        return tuple(t.removeprefix(prefix) for t in self.depends_on if t.startswith(prefix))
 
     def expired(self, ledger_time: int) -> bool:
         return ledger_time >= self.expires_at
@@ -201,4 +219,6 @@ class Lease(BaseRecord):
             events=row.number("events"),
             lineage=row.text("lineage"),
             passed_on=row.texts_or("passed_on", ()),
+            ancestors=row.texts_or("ancestors", ()),
+            ancestor_executors=row.texts_or("ancestor_executors", ()),
         )

@@ -13,6 +13,7 @@ from quorate.core.errors import MalformedError, StorageDamagedError
 from quorate.core.outcome import Outcome
 from quorate.core.proposals import Proposal
 from quorate.core.records import (
+    Containment,
     Domain,
     Executor,
     Federation,
@@ -163,6 +164,16 @@ class StateView:
             ident = key[len(prefix) :].decode("ascii", "replace")
             yield self._indexed(self.proposal(ident), key)
 
+    def containment(self, thing: str) -> Containment | None:
+        return self._find(Kind.CONTAINMENT, thing, Containment.from_json)
+
+    def containments(self) -> Iterator[Containment]:
+        return self._each(Kind.CONTAINMENT, Containment.from_json)
+
+    def containment_count(self, domain: str = "") -> int:
+        """How much a domain contains; without one, how much all of them do."""
+        return self._number(keys.containment_count(domain))
+
     def thresholds(self) -> Thresholds:
         data = self._reader.get(keys.THRESHOLDS)
         return {} if data is None else _parse(thresholds_from_json, data, "the thresholds")
@@ -214,7 +225,7 @@ class StateView:
 def parse_lasting(kind: Kind, data: bytes) -> Lasting:
     """The record of something that is never gone. Raises StorageDamagedError."""
     record = _parse(PARSERS[kind], data, kind, keep=False)
-    assert not isinstance(record, Lease), "leases are looked at by themselves"
+    assert not isinstance(record, (Lease, Containment)), "those are looked at by themselves"
     return record
 
 

@@ -8,6 +8,7 @@ from quorate.core import codec, keys
 from quorate.core.errors import StorageDamagedError
 from quorate.core.proposals import Proposal, ProposalStatus
 from quorate.core.records import (
+    Containment,
     Domain,
     Executor,
     Federation,
@@ -131,6 +132,28 @@ def drop_expired_proposals(store: Writer, proposer: str, ledger_time: int) -> No
     for proposal in list(StateView(store).open_proposals(proposer)):
         if proposal.expired(ledger_time):
             store.delete(keys.open_proposal(proposer, proposal.id))
+
+
+def save_containment(store: Writer, after: Containment, before: Containment | None) -> None:
+    """Writes it in the place of `before`; one that nobody wants any more goes."""
+    _save(store, after)
+    if not after.by:
+        store.delete(keys.RECORDS[after.kind] + after.id.encode("ascii"))
+    was = before.by if before is not None else ()
+    for domain in dict.fromkeys((*was, *after.by)):
+        _count_containments(store, domain, (domain in after.by) - (domain in was))
+
+
+def _count_containments(store: Writer, domain: str, change: int) -> None:
+    for whose in (domain, ""):
+        key = keys.containment_count(whose)
+        count = int.from_bytes(store.get(key) or b"", "big") + change
+        if count < 0:
+            raise StorageDamagedError("what is contained was counted wrongly")
+        if count:
+            store.put(key, keys.number(count))
+        else:
+            store.delete(key)
 
 
 def save_thresholds(store: Writer, thresholds: Thresholds) -> None:

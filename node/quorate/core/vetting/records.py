@@ -7,10 +7,14 @@ from typing import Final
 
 from quorate.core import codec, dsse, ids, keys, patterns, protocol
 from quorate.core.acts import parse_act
-from quorate.core.errors import MalformedError
+from quorate.core.containment import ancestry_of, containers
+from quorate.core.errors import MalformedError, StorageDamagedError
 from quorate.core.frozen import check_frozen
 from quorate.core.genesis import check_certificate
 from quorate.core.limits import (
+    MAX_ANCESTOR_EXECUTORS,
+    MAX_ANCESTORS,
+    MAX_CONTAINMENTS_PER_DOMAIN,
     MAX_DEPTH,
     MAX_DOMAINS,
     MAX_EVENTS_PER_LEASE,
@@ -20,8 +24,10 @@ from quorate.core.limits import (
     MAX_REKEYINGS_PER_DOMAIN,
 )
 from quorate.core.lineage import NO_HEAD, Stage, check_head
+from quorate.core.outcome import Deny
 from quorate.core.proposals import Proposal, ProposalStatus
 from quorate.core.records import (
+    Containment,
     Domain,
     Executor,
     Grant,
@@ -40,7 +46,8 @@ class RecordLooks:
     """What was seen of the records, and what they call for elsewhere: their entries in indexes, and
     the counts that count them.
 
-    domains, nodes, executors, rekeyings: what there is, by domain. expected: how many entries each
+    domains, nodes, executors, rekeyings: what there is, by domain. containments: likewise, by who
+    wants them, and of all together under "". expected: how many entries each
     index must have, by its prefix.
     """
 
@@ -52,6 +59,7 @@ class RecordLooks:
         self.nodes: Counter[str] = Counter()
         self.executors: Counter[str] = Counter()
         self.rekeyings: Counter[str] = Counter()
+        self.containments: Counter[str] = Counter()
         self.expected: Counter[bytes] = Counter()
         self._active: Counter[str] = Counter()
         self._voters: Counter[str] = Counter()
@@ -94,6 +102,8 @@ class RecordLooks:
                 self._look_at_lease(record)
             case Proposal():
                 self._look_at_proposal(record)
+            case Containment():
+                self._look_at_containment(record)
 
     def _look_at_domain(self, domain: Domain) -> None:
         ids.check_domain(domain.id)
@@ -216,11 +226,52 @@ class RecordLooks:
             self._refer(Kind.LEASE, parent)
         ascends = list(lease.parents) == sorted(set(lease.parents))
         require(ascends and len(lease.parents) <= MAX_PARENTS, f"{lease.id} has odd parents")
+        self._look_at_ancestry(lease)
         check_head(lease.lineage)
         said = lease.lineage != NO_HEAD
         agrees = said == (lease.events > 0) == (lease.stage is not Stage.AUTHORIZED)
         require(agrees, f"{lease.id} does not agree with itself about its events")
         require(lease.events <= MAX_EVENTS_PER_LEASE, f"{lease.id} has too many events")
+
+    def _look_at_ancestry(self, lease: Lease) -> None:
+        """It says exactly what its parents do, and themselves: nothing gets out from below them."""
+        said = lease.ancestors, lease.ancestor_executors
+        if said == ((), ()):
+            return  # the parents say it, as of every lease of version 1
+        require(self._protocol >= protocol.SECOND, f"{lease.id} says too much of where it is from")
+        short = len(said[0]) <= MAX_ANCESTORS and len(said[1]) <= MAX_ANCESTOR_EXECUTORS
+        require(short and bool(lease.parents), f"{lease.id} has odd ancestors")
+        try:
+            found = ancestry_of(self._lease, lease.parents)
+        except StorageDamagedError as error:
+            raise MalformedError(str(error)) from error
+        agrees = not isinstance(found, Deny) and said == (found.leases, found.executors)
+        require(agrees, f"{lease.id} does not come from where its parents do")
+
+    def _lease(self, ident: str) -> Lease | None:
+        """One that may not have been looked at yet."""
+        key = keys.record(Kind.LEASE, ident)
+        data = None if key is None else self._state.get(key)
+        return None if data is None else Lease.from_json(codec.load(data))
+
+    def _look_at_containment(self, containment: Containment) -> None:
+        thing, by = containment.thing, containment.by
+        require(self._protocol >= protocol.SECOND, f"{thing} is contained")
+        lease = None
+        if thing.startswith("spiffe://"):
+            self._refer(Kind.EXECUTOR, thing)
+        else:
+            ids.check_lease_id(thing)
+            lease = self._lease(thing)
+            require(lease is not None, f"{thing} is contained, and is nothing")
+        is_own = bool(by) and containers(thing, lease) >= {*by}
+        require(is_own and list(by) == sorted({*by}), f"{thing} is contained by {by}")
+        for domain in by:
+            self._refer(Kind.DOMAIN, domain)
+            self.containments[domain] += 1
+            most = MAX_CONTAINMENTS_PER_DOMAIN
+            require(self.containments[domain] <= most, f"{domain} contains too much")
+        self.containments[""] += len(by)
 
     def _check_home(self, ident: str, domain: str) -> None:
         owner = ids.SpiffeId.parse(ident).trust_domain

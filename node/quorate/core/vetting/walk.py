@@ -73,6 +73,7 @@ class Vetting:
         self._counted: dict[bytes, Counter[str]] = {
             keys.NODE_COUNTS: Counter(),
             keys.EXECUTOR_COUNTS: Counter(),
+            keys.CONTAINMENT_COUNTS: Counter(),
         }
         self._found: Counter[bytes] = Counter()
         self._grant = b""  # whose leases are being counted
@@ -83,6 +84,7 @@ class Vetting:
             keys.OUTCOMES: self._look_at_outcome,
             keys.EXECUTOR_COUNTS: self._look_at_count,
             keys.NODE_COUNTS: self._look_at_count,
+            keys.CONTAINMENT_COUNTS: self._look_at_count,
             keys.PUBLIC_KEYS: self._look_at_key,
             keys.LEASE_COUNTS: self._look_at_lease_count,
             keys.LINEAGE_HEADS: self._look_at_lineage_head,
@@ -130,6 +132,8 @@ class Vetting:
         require(self._counted[keys.NODE_COUNTS] == self._records.nodes, "nodes are not as counted")
         counted = self._counted[keys.EXECUTOR_COUNTS]
         require(counted == self._records.executors, "executors are not as counted")
+        counted = self._counted[keys.CONTAINMENT_COUNTS]
+        require(counted == self._records.containments, "what is contained is not as counted")
         require(self._rekeyings == self._records.rekeyings, "keys were taken as nobody has counted")
         self._records.end()
 
@@ -158,7 +162,9 @@ class Vetting:
 
     def _look_at_count(self, key: bytes, value: bytes) -> None:
         domain = key[1:].decode("ascii")
-        require(self._records.has(keys.record(Kind.DOMAIN, domain)), f"a count of {domain}")
+        is_of_all = key == keys.CONTAINMENT_COUNTS
+        is_of_one = self._records.has(keys.record(Kind.DOMAIN, domain))
+        require(is_of_all or is_of_one, f"a count of {domain}")
         self._counted[key[:1]][domain] = _number(value)
 
     def _look_at_key(self, key: bytes, value: bytes) -> None:

@@ -19,6 +19,7 @@ NEAREST_FIRST = (
     "GRANT_SUSPENDED",
     "GRANT_REVOKED",
     "NO_TRUST",
+    "CONTAINED",
     "EXECUTOR_SUSPENDED",
     "DOMAIN_SUSPENDED",
     "EXECUTOR_REVOKED",
@@ -66,6 +67,7 @@ class Basis(NamedTuple):
 def decide(world: World, executor: str, action: str, resource: str, now: int) -> Basis:
     """What permits a new lease. Raises No."""
     who = active_executor(world, executor)
+    is_free(world, executor)
     of = owner(resource)
     active_domain(world, of)
     route = trusted(world, edges_for(world, action, resource), of, who["domain"], of)
@@ -190,6 +192,7 @@ def what_is_behind(world: World, grant: Thing, action: str, resource: str, now: 
     for each in chain:
         gives(world, each, now)
         active_executor(world, each["executor"])
+        is_free(world, each["executor"])
     links: list[Link] = []
     for each in reversed(chain):
         who = active_executor(world, each["executor"])
@@ -254,6 +257,7 @@ def review(world: World, lease: Thing, now: int) -> None:
     if now >= lease["expires_at"]:
         raise No("LEASE_EXPIRED", lease["lease"])
     active_executor(world, lease["executor"])
+    is_above_nothing_contained(world, lease)
     active_domain(world, basis.owner)
     for edge in basis.route:
         still_lets(edge, lease)
@@ -261,6 +265,67 @@ def review(world: World, lease: Thing, now: int) -> None:
             active_domain(world, edge["trustee"])
     review_grants([basis.grant], now)
     review_chain(world, lease, basis.chain, now)
+
+
+def is_free(world: World, *things: str) -> None:
+    """Raises No when one of them is contained; several may be."""
+    for each in things:
+        if find(world.contained, thing=each) is not None:
+            raise No("CONTAINED", each)
+
+
+def is_above_nothing_contained(world: World, lease: Thing) -> None:
+    """What is nearest is told: the lease, who it rests on, and then what it came from."""
+    ancestors = list(came_from(world, lease["parents"]))
+    is_of_old = lease["parents"] and not lease["ancestors"] and world.protocol > 1
+    whose = {who for each in ancestors for who in rests_on(each)}
+    is_long = len(ancestors) > world.limits["MAX_ANCESTORS"]
+    if is_of_old and (is_long or len(whose) > world.limits["MAX_ANCESTOR_EXECUTORS"]):
+        raise No("BROKEN_LINEAGE", lease["lease"])
+    is_free(world, lease["lease"], *rests_on(lease))
+    is_free(world, *sorted(each["lease"] for each in ancestors))
+    is_free(world, *sorted(whose))
+
+
+def rests_on(lease: Thing) -> list[str]:
+    """Its executor, and whoever has passed on what it was given by, the nearest first."""
+    basis: Basis = lease["_basis"]
+    return [lease["executor"], *(link.delegator["executor"] for link in basis.chain)]
+
+
+def came_from(world: World, parents: Sequence[str]) -> Iterator[Thing]:
+    """All leases above, each once."""
+    seen: set[str] = set()
+    left = list(parents)
+    while left:
+        ident = left.pop(0)
+        lease = find(world.leases, lease=ident)
+        assert lease is not None
+        if ident not in seen:
+            seen.add(ident)
+            left += lease["parents"]
+            yield lease
+
+
+def say_where_from(world: World, parents: list[str]) -> dict[str, list[str]]:
+    """What a new lease says of its ancestors. Raises No when that is too much, about a parent with
+    which, or after which, it is."""
+    if world.protocol == 1:
+        return {"ancestors": [], "ancestor_executors": []}
+    leases: list[Thing] = []
+    for place, parent in enumerate(parents):
+        leases = [*came_from(world, parents[: place + 1])]
+        is_long = len(leases) > world.limits["MAX_ANCESTORS"]
+        if is_long or len(names(leases)) > world.limits["MAX_ANCESTOR_EXECUTORS"]:
+            raise No("LIMIT_EXCEEDED", parent)
+    return {
+        "ancestors": sorted(each["lease"] for each in leases),
+        "ancestor_executors": sorted(names(leases)),
+    }
+
+
+def names(leases: list[Thing]) -> set[str]:
+    return {who for each in leases for who in rests_on(each)}
 
 
 def review_chain(world: World, lease: Thing, chain: Sequence[Link], now: int) -> None:

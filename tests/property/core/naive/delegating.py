@@ -6,6 +6,7 @@ from tests.property.core.naive.deciding import (
     active_executor,
     behind,
     grant_named,
+    is_free,
     name_of,
     what_ended,
 )
@@ -34,6 +35,7 @@ def delegate_grant(world: World, by: Thing, command: Command) -> Yes:
     is_own(by, home(body["executor"]), body["executor"])
     parent = granted(world, body["executor"], body["grant"])
     active_executor(world, body["executor"])
+    is_free(world, body["executor"])
     for each in (parent, *behind(world, parent)):
         problem = what_ended(each, world.time)
         if problem:

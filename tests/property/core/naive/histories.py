@@ -45,6 +45,8 @@ WEIGHTS: Final = {
     "executor.suspend": 1.5,
     "executor.reinstate": 2,
     "executor.revoke": 0.7,
+    "executor.contain": 2.5,
+    "executor.lift_containment": 3.5,
     "trust.open": 5,
     "trust.narrow": 4,
     "trust.close": 2,
@@ -63,7 +65,7 @@ WEIGHTS: Final = {
     "federation.set_rates": 0.1,
     "federation.upgrade": 0.2,
     "proposal.open": 6,
-    "proposal.withdraw": 1,
+    "proposal.withdraw": 2,
     "ballot.cast": 8,
     "node.add": 4,
     "node.promote": 2,
@@ -160,6 +162,10 @@ class Author(Linking, Voting):
     def sensible(self, verb: str) -> str:
         """A type of command for which there is something, mostly."""
         subject, world = verb.partition(".")[0], self._world
+        if verb.endswith("contain") and world.protocol == 1 and self.often(0.8):
+            return "executor.suspend"
+        if verb == "executor.lift_containment" and not world.contained and self.often(0.9):
+            return "executor.contain"
         first = {
             "executor": (world.executors, "executor.register"),
             "trust": (world.edges, "trust.open"),
@@ -259,6 +265,8 @@ class Author(Linking, Voting):
         return makers[subject](act, at)
 
     def _executor(self, act: str, at: int) -> tuple[str, Body]:
+        if act in ("contain", "lift_containment"):
+            return self._contained(act)
         executor = self.anybody()
         if act == "register" and self.often(0.8):
             executor = f"spiffe://{self.domain()}/agent/{self.one(NAMES)}"
@@ -335,9 +343,8 @@ class Author(Linking, Voting):
             executor, body = self.wish()
             body |= {"ttl_ms": ttl}
             if self._world.leases and self.often(0.3):
-                parents = [
-                    self.one(self._world.leases)["lease"] for _ in range(self.one((1, 1, 2)))
-                ]
+                late = self._world.leases[-4:] if self.often(0.6) else self._world.leases
+                parents = [self.one(late)["lease"] for _ in range(self.one((1, 1, 2)))]
                 body["parents"] = sorted({*parents, *self.one(([], [], [], ["0" * 32]))})
         else:
             executor, lease = self.held()

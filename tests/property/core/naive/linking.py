@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from tests.property.core.naive.cast import ACTION_PATTERNS, ACTIONS, HOUR_MS, Body, Cast, Deed
 from tests.property.core.naive.deciding import Basis, grant_named, name_of
-from tests.property.core.naive.world import Thing, find, home
+from tests.property.core.naive.world import Thing, find, home, owner
 
 
 class Linking(Cast):
@@ -54,6 +54,9 @@ class Linking(Cast):
         again = self.node(home(executor)), "lease.acquire", asked
         more = self.node(home(executor)), "lease.renew", renewal
         deeds += [each for each in (again, more) if self.often(0.5)]
+        if verb == "executor.contain" and self.often(0.7):
+            deeds.append((issuer, "executor.lift_containment", body))
+            deeds += [each for each in (again, more) if self.often(0.5)]
         if verb.endswith(".suspend") and self.often(0.7):
             deeds.append((issuer, verb.replace("suspend", "reinstate"), body))
             deeds += [each for each in (again, more) if self.often(0.5)]
@@ -92,6 +95,26 @@ class Linking(Cast):
             body = {"executor": who, "grant": name_of(passed)}
             found.append((self.node(home(who)), "grant.recall", body))
         return found
+
+    def _contained(self, act: str) -> tuple[str, Body]:
+        """An executor or a lease: one of which something came, mostly, or that is contained."""
+        is_lift = act == "lift_containment"
+        if is_lift and self._world.contained and self.often(0.9):
+            found = self.one(self._world.contained)
+            is_executor = found["thing"].startswith("spiffe")
+            body = {"executor" if is_executor else "lease": found["thing"]}
+            return self.mostly(self.one(found["by"])), body
+        leases = self._world.leases
+        above = {parent for each in leases for parent in each["parents"]}
+        some = [each for each in leases if each["lease"] in above]
+        if not leases or self.often(0.2):
+            executor = self.anybody()
+            return self.mostly(home(executor)), {"executor": executor}
+        lease = self.one(some if some and self.often(0.8) else leases)
+        if self.often(0.4):
+            return self.mostly(home(lease["executor"])), {"executor": lease["executor"]}
+        by = self.one((home(lease["executor"]), owner(lease["resource"])))
+        return self.mostly(by), {"lease": "0" * 32 if self.often(0.03) else lease["lease"]}
 
     def _delegation(self, at: int) -> tuple[str, Body]:
         """A part of what somebody has, mostly, of what was passed on already often."""

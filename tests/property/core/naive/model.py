@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from tests.property.core.naive import ballots, delegating, pacing, rules
+from tests.property.core.naive import ballots, containing, delegating, pacing, rules
 from tests.property.core.naive.rules import Yes
 from tests.property.core.naive.world import Command, No, Said, Thing, World, decided_by_ballot, find
 
@@ -16,6 +16,8 @@ OF_DOMAINS: dict[str, Rule] = {
     "executor.suspend": rules.govern_executor,
     "executor.reinstate": rules.govern_executor,
     "executor.revoke": rules.govern_executor,
+    "executor.contain": containing.contain,
+    "executor.lift_containment": containing.lift_containment,
     "trust.open": rules.open_trust,
     "trust.narrow": rules.narrow_trust,
     "trust.close": rules.close_trust,
@@ -55,6 +57,8 @@ SINCE_SECOND = (
     "grant.recall",
     "federation.set_parameters",
     "federation.set_rates",
+    "executor.contain",
+    "executor.lift_containment",
 )
 """Types of command that version 2 has brought; and a field, in two that there were."""
 DEEPENED_BY_SECOND = ("trust.open", "grant.issue")

@@ -18,7 +18,7 @@ def note(came: Came, world: World, command: Command, said: Said) -> None:
         came["repeat", said.reason] += 1
         return
     came[command.verb, said.reason] += 1
-    if "executed" in said.result:
+    if "executed" in said.result and not command.verb.startswith("executor."):
         came["by ballot: " + said.result["executed"]["type"], ""] += 1
     if "reason" in said.result:
         came["by ballot", said.result["reason"]] += 1

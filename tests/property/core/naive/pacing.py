@@ -9,6 +9,7 @@ from tests.property.core.naive.world import Command, No, Thing, World, find
 COUNTED = (
     "executor.register",
     "executor.reinstate",
+    "executor.lift_containment",
     "trust.open",
     "grant.issue",
     "grant.reinstate",

@@ -311,9 +311,8 @@ def acquire_lease(world: World, by: Thing, command: Command) -> Yes:
     executor, action, resource = body["executor"], body["action"], body["resource"]
     is_own(by, home(executor), executor)
     basis = deciding.decide(world, executor, action, resource, now)
-    parents = list(body.get("parents", ()))
-    for parent in parents:
-        holds(world, parent, now)
+    parents = [holds(world, each, now) for each in body.get("parents", ())]
+    lists = deciding.say_where_from(world, parents)
     ident, route = lease_id(command), [deciding.edge_id(each) for each in basis.route]
     before = find(world.leases, lease=ident)
     if before is not None:
@@ -337,6 +336,7 @@ def acquire_lease(world: World, by: Thing, command: Command) -> Yes:
         "status": "active",
         "changed": world.size,
         "parents": parents,
+        **lists,
         "stage": "authorized",
         "events": 0,
         "lineage": "",
@@ -348,14 +348,15 @@ def acquire_lease(world: World, by: Thing, command: Command) -> Yes:
     return Yes(ident, public(lease))
 
 
-def holds(world: World, parent: str, now: int) -> None:
+def holds(world: World, parent: str, now: int) -> str:
     lease = find(world.leases, lease=parent)
     try:
         if lease is not None:
             deciding.review(world, lease, now)
-            return
-    except No:
-        pass
+            return parent
+    except No as no:
+        if no.reason == "CONTAINED":
+            raise
     raise No("BROKEN_LINEAGE", parent)
 
 

@@ -139,6 +139,7 @@ class Sides:
             ("issuer", view.grants(), world.grants),
             ("lease", view.leases(), world.leases),
             ("proposal", view.proposals(), world.proposals),
+            ("thing", view.containments(), world.contained),
         )
         for name, records, things in pairs:
             own = {"truster": "edge", "issuer": "grant"}.get(name, name)

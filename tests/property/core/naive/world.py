@@ -34,6 +34,9 @@ LIMITS: dict[str, int] = {
     "MAX_DELEGATED_GRANTS_PER_EXECUTOR_AND_ISSUER": 32,
     "MAX_GRANTS_FROM_ONE_DELEGATOR": 8,
     "MAX_DELEGATIONS_PER_GRANT": 1_000,
+    "MAX_ANCESTORS": 64,
+    "MAX_ANCESTOR_EXECUTORS": 32,
+    "MAX_CONTAINMENTS_PER_DOMAIN": 256,
 }
 """As in docs/ledger.md."""
 
@@ -44,6 +47,8 @@ LATER: dict[str, Any] = {
     "parent": "",
     "made": 0,
     "delegations": 0,
+    "ancestors": [],
+    "ancestor_executors": [],
 }
 """The fields that a later version has brought: they are left out while they have these values, so
 that a federation of version 1 writes what it always wrote (ADR 0021)."""
@@ -140,6 +145,7 @@ class World:
     grants: list[Thing] = field(default_factory=list)
     leases: list[Thing] = field(default_factory=list)
     proposals: list[Thing] = field(default_factory=list)
+    contained: list[Thing] = field(default_factory=list)
     memory: list[Thing] = field(default_factory=list)
     heads: dict[str, str] = field(default_factory=dict)
     thresholds: dict[str, str] = field(
