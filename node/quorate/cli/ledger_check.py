@@ -15,7 +15,7 @@ from quorate.cli.connection import Connection
 from quorate.cli.errors import VerificationError
 from quorate.cli.ledger_members import Members, log_key
 from quorate.core import codec, dsse, entries
-from quorate.core.commands import parse_command
+from quorate.core.commands import envelope_in, parse_command
 from quorate.core.errors import MalformedError
 from quorate.core.genesis import Genesis
 from quorate.core.limits import MAX_ENTRY_BYTES
@@ -186,7 +186,7 @@ def _check_entry(data: bytes, index: int, genesis: Genesis, members: Members) ->
 
 
 def _check_command(entry: dict[str, codec.JsonValue], genesis: Genesis, members: Members) -> None:
-    envelope = dsse.from_json(entry.get("command"), "command")
+    envelope = envelope_in(entry.get("command"))
     command = parse_command(envelope.payload, members.protocol)
     if command.verb != entry.get("type"):
         raise MalformedError("the command is of another type than the entry says")
@@ -227,7 +227,7 @@ def check_consistency(
 def command_payload(entry: Any) -> dict[str, Any]:
     """The payload of an entry's command, for showing; empty when it has none that can be read."""
     try:
-        envelope = dsse.from_json(entry.get("command"), "command")
+        envelope = envelope_in(entry.get("command"))
         payload = codec.load(envelope.payload)
     except MalformedError:
         return {}

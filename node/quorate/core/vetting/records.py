@@ -10,6 +10,7 @@ from quorate.core.acts import parse_act
 from quorate.core.errors import MalformedError
 from quorate.core.frozen import check_frozen
 from quorate.core.genesis import check_certificate
+from quorate.core.keysets import all_keys, check_keyed
 from quorate.core.limits import (
     MAX_DEPTH,
     MAX_DOMAINS,
@@ -77,8 +78,9 @@ class RecordLooks:
         require(said["id"] == record.id, f"{record.id} says that it is another")
         match record:
             case Domain():
-                is_whole = said.get("frozen") == record.to_json().get("frozen")
-                require(is_whole, f"{record.id} is frozen in another form")
+                for name in ("frozen", "key_set"):  # which have fields of their own
+                    is_whole = said.get(name) == record.to_json().get(name)
+                    require(is_whole, f"{record.id} is {name} in another form")
                 self._look_at_domain(record)
             case Node():
                 self._look_at_node(record)
@@ -102,7 +104,8 @@ class RecordLooks:
         check_frozen(domain.frozen, may_be=is_possible)
         self.domains.add(domain.id)
         require(len(self.domains) <= MAX_DOMAINS, "too many domains")
-        self.check_keys(domain.id, domain.governance_key, domain.cosigner_key)
+        check_keyed(domain, may_be=self._protocol >= protocol.SECOND)
+        self.check_keys(domain.id, *all_keys(domain))
         require(domain.rekeyings <= MAX_REKEYINGS_PER_DOMAIN, f"{domain.id} has too many keys")
         self.rekeyings[domain.id] += domain.rekeyings
 
