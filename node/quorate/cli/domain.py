@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from quorate.cli.govern import govern
+from quorate.cli.key_sets import set_keys, show_keys
 from quorate.cli.options import (
     DEFAULT_TIMEOUT_MS,
     AddressOption,
@@ -27,6 +28,8 @@ app = typer.Typer(
     add_completion=False, help="Suspend, reinstate and rekey the own organisation; who is a member."
 )
 app.command("rekey")(rekey)
+app.command("set-keys")(set_keys)
+app.command("keys")(show_keys)
 
 WaitOption = Annotated[
     Wait,
