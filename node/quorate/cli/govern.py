@@ -71,7 +71,7 @@ def govern(
     organisation = Organisation.load(directory)
     keys = [*(signers_of(organisation) if signers is None else signers), *also_signed_by]
     with Connection(operator_target(organisation, address)) as connection:
-        command = _sign(connection, organisation, kind, body, timeout_ms, keys)
+        command = sign_command(connection, organisation, kind, body, timeout_ms, keys)
         settled = _submit_in_sight(connection, command, timeout_ms, wait, output)
     if settled.accepted:
         on_accepted()
@@ -110,24 +110,9 @@ def save(
     """Builds and signs a command of the organisation, and keeps it in a new file: for others of it
     to sign, or for an organisation whose own node cannot take it, so that another's does
     (`hand_in`)."""
-    organisation = Organisation.load(directory)
-    keys = [*(signers_of(organisation) if signers is None else signers), *also_signed_by]
-    nonce = secrets.token_hex(NONCE_BYTES)
-    not_after = now_ms() + SAVED_LIFETIME_MS
-    envelope = build_command(
-        origin=organisation.genesis().origin,
-        issuer=organisation.domain,
-        command_type=kind,
-        body=body,
-        nonce=nonce,
-        not_after=not_after,
-        key=keys[0],
-        also_signed_by=keys[1:],
-    )
-    # Nobody is to carry about what no ledger would take.
-    parse_any(open_envelope(envelope).payload)
-    write_public(file, envelope)
-    command_id = ids.command_id(organisation.domain, nonce)
+    own = signers_of(Organisation.load(directory)) if signers is None else signers
+    keys = [*own, *also_signed_by]
+    command_id, not_after = write_command(directory, kind, body, file, signers=keys)
     value = {"type": kind, "file": str(file), "command_id": command_id, "not_after_ms": not_after}
 
     def people(console: Console) -> None:
@@ -140,6 +125,34 @@ def save(
         )
 
     show(output, value, people)
+
+
+def write_command(
+    directory: Path,
+    kind: str,
+    body: Mapping[str, object],
+    file: Path,
+    *,
+    signers: Sequence[Signer],
+) -> tuple[str, int]:
+    """As `save`, with nothing printed; returns the command's id, and its not_after."""
+    organisation = Organisation.load(directory)
+    nonce = secrets.token_hex(NONCE_BYTES)
+    not_after = now_ms() + SAVED_LIFETIME_MS
+    envelope = build_command(
+        origin=organisation.genesis().origin,
+        issuer=organisation.domain,
+        command_type=kind,
+        body=body,
+        nonce=nonce,
+        not_after=not_after,
+        key=signers[0],
+        also_signed_by=signers[1:],
+    )
+    # Nobody is to carry about what no ledger would take.
+    parse_any(open_envelope(envelope).payload)
+    write_public(file, envelope)
+    return ids.command_id(organisation.domain, nonce), not_after
 
 
 def hand_in(
@@ -178,7 +191,7 @@ def read_command(file: Path) -> tuple[dsse.Envelope, Command]:
         ) from error
 
 
-def _sign(  # noqa: PLR0917  # as `govern`
+def sign_command(  # noqa: PLR0917  # as `govern`
     connection: Connection,
     organisation: Organisation,
     kind: str,
@@ -186,6 +199,8 @@ def _sign(  # noqa: PLR0917  # as `govern`
     timeout_ms: int,
     keys: Sequence[Signer],
 ) -> SignedCommand:
+    """A command of the organisation for the ledger that the node keeps, signed with these keys, the
+    first of which is there. Raises ConfigurationError."""
     origin = organisation.genesis().origin
     # First a question that changes nothing: when the node cannot be reached now, nothing was
     # submitted, and that is certain.
