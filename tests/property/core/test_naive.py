@@ -28,7 +28,6 @@ from quorate.core.outcome import Reason
 from quorate.core.verbs import Verb
 
 NOT_YET: Final = {
-    "domain.rekey",
     "resources.freeze",
     "resources.thaw",
     "federation.freeze",

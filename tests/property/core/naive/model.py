@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from tests.property.core.naive import ballots, delegating, rules
+from tests.property.core.naive import ballots, delegating, keys, rules
 from tests.property.core.naive.rules import Yes
 from tests.property.core.naive.world import Command, No, Said, Thing, World, decided_by_ballot, find
 
@@ -25,6 +25,7 @@ OF_DOMAINS: dict[str, Rule] = {
     "grant.revoke": rules.govern_grant,
     "domain.suspend": rules.govern_domain,
     "domain.reinstate": rules.govern_domain,
+    "domain.rekey": keys.rekey_domain,
     "domain.admit": ballots.needs_ballot,
     "domain.expel": ballots.needs_ballot,
     "federation.set_thresholds": ballots.needs_ballot,
@@ -48,7 +49,7 @@ OF_NODES: dict[str, Rule] = {
 }
 
 
-SINCE_SECOND = ("grant.delegate", "grant.recall")
+SINCE_SECOND = ("grant.delegate", "grant.recall", "domain.rekey")
 """Types of command that version 2 has brought; and a field, in two that there were."""
 DEEPENED_BY_SECOND = ("trust.open", "grant.issue")
 
@@ -99,7 +100,9 @@ def authenticated(world: World, command: Command) -> Thing:
     by = find(world.domains, domain=node["domain"] if node else command.issuer)
     if by is None:
         raise No("UNKNOWN_ISSUER", command.issuer)
-    if command.key not in ("", command.issuer):
+    if node is None and command.signers:
+        keys.signed_enough(by, command)
+    elif command.key not in ("", command.issuer):
         raise No("BAD_SIGNATURE", command.issuer)
     return by
 
@@ -136,6 +139,8 @@ def executed(world: World, by: Thing, command: Command) -> Said:
     try:
         if rule is None:
             raise No("NOT_AUTHORIZED", command.issuer)
+        if not is_node:
+            keys.in_their_time(world, by, command)
         yes = rule(world, by, command)
         said = Said("", (yes.thing,), world.size, result=yes.result)
     except No as no:

@@ -33,6 +33,8 @@ LIMITS: dict[str, int] = {
     "MAX_DELEGATED_GRANTS_PER_EXECUTOR_AND_ISSUER": 32,
     "MAX_GRANTS_FROM_ONE_DELEGATOR": 8,
     "MAX_DELEGATIONS_PER_GRANT": 1_000,
+    "MAX_REKEYINGS_PER_DOMAIN": 100,
+    "REKEYINGS_FOR_RECOVERY": 10,
 }
 """As in docs/ledger.md."""
 
@@ -43,6 +45,8 @@ LATER: dict[str, Any] = {
     "parent": "",
     "made": 0,
     "delegations": 0,
+    "rekeyings": 0,
+    "key_set": None,
 }
 """The fields that a later version has brought: they are left out while they have these values, so
 that a federation of version 1 writes what it always wrote (ADR 0021)."""
@@ -80,6 +84,7 @@ class Command:
     """A command as whoever signs it means it.
 
     at: the time that the leader stamps it with. key: whose key signs; empty: the issuer's.
+    signers: the public keys that sign a domain's command; none are said where `key` says it.
     """
 
     issuer: str
@@ -90,6 +95,7 @@ class Command:
     at: int
     origin: str
     key: str = ""
+    signers: frozenset[str] = frozenset()
 
     @property
     def ident(self) -> str:
@@ -126,6 +132,7 @@ class World:
     proposals: list[Thing] = field(default_factory=list)
     memory: list[Thing] = field(default_factory=list)
     heads: dict[str, str] = field(default_factory=dict)
+    former_keys: list[str] = field(default_factory=list)
     thresholds: dict[str, str] = field(
         default_factory=lambda: dict.fromkeys((*BALLOT_TYPES, *FREEZING), "majority")
     )
@@ -140,6 +147,8 @@ class World:
                 "governance_key": descriptor["governance_key"],
                 "cosigner_key": descriptor["cosigner_key"],
                 "changed": self.size,
+                "rekeyings": 0,
+                "key_set": None,
             }
         )
         node = {name: value for name, value in descriptor["node"].items() if name != "id"}
@@ -164,7 +173,14 @@ class World:
     def used_keys(self) -> list[str]:
         """All that are, or ever were, somebody's."""
         of_domains = [each[key] for each in self.domains for key in KEYS_OF_DOMAINS]
-        return of_domains + [each[key] for each in self.nodes for key in KEYS_OF_NODES]
+        for each in self.domains:
+            more = each["key_set"] or {"governance_keys": [], "recovery_keys": []}
+            of_domains += [*more["governance_keys"], *more["recovery_keys"]]
+        return (
+            self.former_keys
+            + of_domains
+            + [each[key] for each in self.nodes for key in KEYS_OF_NODES]
+        )
 
 
 KEYS_OF_DOMAINS = ("governance_key", "cosigner_key")
