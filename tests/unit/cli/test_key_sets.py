@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from quorate.cli.expiring import warning_of
 from quorate.node.identity import load_signing_key
 
 CLINIC, BANK = "clinic.example", "bank.example"
@@ -193,3 +194,36 @@ def test_what_is_no_public_key_is_said(run: Any, federation: Any, node: Any, tex
     ran = run("domain", "set-keys", "--org", federation.org(), "--recovery", text)
     assert ran.exit_code != 0
     assert "no public key" in ran.stderr
+
+
+def test_people_hear_of_the_end_of_keys(run: Any, federation: Any, node: Any, made: Any) -> None:
+    file, public = made("offline")
+
+    def expires(moment: str) -> None:
+        ran = run(
+            "domain", "set-keys", "--org", federation.org(), "--recovery", public,
+            "--expires", moment, "--signed-by", file,
+        )  # fmt: skip
+        assert ran.exit_code == 0, ran.stderr
+
+    def told(*command: str) -> str:
+        ran = run(*command, "--org", federation.org())
+        assert ran.exit_code == 0, ran.stderr
+        return str(ran.stderr)
+
+    expires("400d")
+    assert told("status") == told("domain", "list") == ""
+    assert "1 of 1" in run("domain", "list", "--org", federation.org()).stdout
+    expires("20d")
+    for command in (("status",), ("domain", "list")):
+        assert "bank.example expire on" in told(*command)
+    status = run("status", "--org", federation.org(), "-o", "json")
+    assert status.json["keys_not_after_ms"] > 0
+    assert "expire on" in status.stderr
+
+
+@pytest.mark.parametrize(("now", "word"), [(999, "expire on"), (1_000, "expired on")])
+def test_what_is_over_is_said_otherwise(now: int, word: str) -> None:
+    record = {"id": BANK, "key_set": {"not_after": 1_000, "threshold": 1}}
+    assert word in warning_of(record, now)
+    assert warning_of({"id": BANK}, now) == ""

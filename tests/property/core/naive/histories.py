@@ -199,8 +199,9 @@ class Author(Linking, Voting, Keying):
                     issuer = self.domain() if issuer.startswith("spiffe") else self.node(issuer)
         nonce = f"{len(self._written) + 1:016x}"
         signers = frozenset[str]()
-        if not issuer.startswith("spiffe://") and not key:
-            signers = self.signers(issuer, verb, body)
+        if not issuer.startswith("spiffe://"):
+            other = frozenset({self._key_of(f"{key} governance")})
+            signers = other if key else self.signers(issuer, verb, body)
         return Command(issuer, verb, body, nonce, max(at + life, 0), at, origin, key, signers)
 
     def again(self, at: int) -> Command:

@@ -187,6 +187,18 @@ KEYS_OF_DOMAINS = ("governance_key", "cosigner_key")
 KEYS_OF_NODES = ("signing_key", "log_key")
 
 
+def enough(world: World, issuer: str) -> frozenset[str]:
+    """Keys of a domain, as many as have to sign; none are said of others."""
+    domain = find(world.domains, domain=issuer)
+    if domain is None:
+        return frozenset()
+    own = [domain["governance_key"]]
+    if domain["key_set"]:
+        own += domain["key_set"]["governance_keys"]
+        own = own[: domain["key_set"]["threshold"]]
+    return frozenset(own)
+
+
 def public(thing: Thing) -> Thing:
     """The thing without what is the model's own."""
     return {name: value for name, value in thing.items() if not name.startswith("_")}
