@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final
 import typer
 from rich.console import Console
 
-from quorate.cli.connection import Connection, operator_target
+from quorate.cli.connection import Connection, operator_target, read_json
 from quorate.cli.govern import sign_command, write_command
 from quorate.cli.ledger_check import check_ledger
 from quorate.cli.options import (
@@ -31,7 +31,7 @@ from quorate.cli.output import ExitCode, Output, OutputOption, moment, show, tab
 from quorate.cli.queries import read_records
 from quorate.cli.signers import signers_of
 from quorate.cli.submit import Settled, Wait, submit
-from quorate.core import codec, dsse
+from quorate.core import dsse
 from quorate.core.bodies import RekeyDomain
 from quorate.core.commands import Command, is_node
 from quorate.core.errors import ConfigurationError, MalformedError
@@ -212,7 +212,7 @@ def _known_keys(state: StateView, command: Command) -> list[str]:
 
 def entry_body(envelope: dsse.Envelope) -> Mapping[str, Any]:
     """What the command says, as it was signed."""
-    payload = codec.load(envelope.payload)
+    payload = read_json(envelope.payload)
     body = payload.get("body") if isinstance(payload, dict) else None
     return body if isinstance(body, dict) else {}
 

@@ -57,7 +57,7 @@ WEIGHTS: Final = {
     "grant.recall": 2,
     "domain.suspend": 1.5,
     "domain.reinstate": 2,
-    "domain.rekey": 4,
+    "domain.rekey": 7,
     "domain.admit": 0.2,
     "domain.expel": 0.2,
     "federation.set_thresholds": 0.2,

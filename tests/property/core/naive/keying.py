@@ -54,13 +54,13 @@ class Keying(Cast):
         own = self._chance.sample(pool, min(len(pool), self.one((1, 1, 2, 2, 3))))
         offline = sorted(keys.recovering(has))
         recovery_threshold = keys.terms(has)["recovery_threshold"]
-        if self.often(0.4):
+        if self.often(0.6):
             offline = [self._key_of(f"{domain} {name}") for name in OFFLINE]
-            offline = sorted(self._chance.sample(offline, self.one((0, 1, 1, 2))))
+            offline = sorted(self._chance.sample(offline, self.one((0, 1, 1, 1, 2))))
             recovery_threshold = self._chance.randint(1, len(offline)) if offline else 0
         end = 0
-        if offline and self.often(0.4):
-            end = self._world.time + self.one((0, 500, 3_000, 3_000, 60_000, HOUR_MS))
+        if offline and self.often(0.6):
+            end = self._world.time + self.one((0, 500, 500, 3_000, 3_000, 60_000, HOUR_MS))
         first, *others = own
         key_set = {
             "governance_keys": sorted(others),
