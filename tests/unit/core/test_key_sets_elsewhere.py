@@ -13,7 +13,7 @@ from tests.unit.core.keyed import HOUR_MS, NEW, A, B, G, Keys, R, World, two_of_
 
 from quorate.cli.ledger_members import Members
 from quorate.cli.recover import _add_signatures
-from quorate.core import codec, dsse, entries, protocol
+from quorate.core import codec, dsse, entries, keys, protocol
 from quorate.core.commands import envelope_in, open_envelope, parse_command
 from quorate.core.errors import ConfigurationError, MalformedError
 from quorate.core.explanation import Question
@@ -303,3 +303,33 @@ def test_who_never_said_anything_of_keys_is_written_as_before() -> None:
         assert "key_set" not in world.domain.to_json()
         assert Federation.build((A, B), version=version).genesis
     assert key_for("x").public
+
+
+def test_a_state_has_every_key_of_its_proofs_on_file(world: World) -> None:
+    assert world.rekey(Keys(NEW[:1]), R[0], NEW[0]).accepted
+    for former in (G[1], R[1]):
+        odd = world.copy()
+        odd.delete(keys.public_key(former.public.hex()))
+        with pytest.raises(MalformedError, match="not on file"):
+            Vetting(odd).step(1_000_000)
+
+
+def test_a_document_of_the_first_version_has_no_sets() -> None:
+    world = World(protocol.FIRST)
+    [first, second] = [_descriptor(world.ledger.view, each, set()) for each in (A, B)]
+    assert payload_of(world, descriptors=[first, second])
+    key_set = KeySet((), 1, (R[0].public.hex(),), 1, 0)
+    with pytest.raises(MalformedError, match="not a field"):
+        payload_of(world, descriptors=[replace(first, key_set=key_set), second])
+
+
+def test_recovery_keys_alone_have_to_be_proven_too() -> None:
+    """They came after the genesis: the base says whether the domain has taken them."""
+    world = World()
+    other = world.ledger.federation[B].governance
+    assert world.rekey(Keys([world.first], 1, R[:1], 1), world.first, R[0]).accepted
+    genesis = world.ledger.federation.parsed_genesis()
+    recovery = parse_recovery(document(world, world.first, other))
+    check_former(genesis, recovery, world.ledger.store)
+    with pytest.raises(ConfigurationError, match="other keys"):
+        check_former(genesis, recovery)
