@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from typing import Any
+
 import typer
 from rich.console import Console
 
@@ -27,6 +30,7 @@ from quorate.cli.output import (
 )
 from quorate.cli.queries import read_records
 from quorate.cli.submit import reason_name
+from quorate.core.errors import QuorateError
 from quorate.v1 import governance_pb2, node_pb2
 
 status_app = typer.Typer(add_completion=False)
@@ -46,8 +50,9 @@ def status(
     target = choose_target(org, client, address)
     with Connection(target) as connection:
         answer = connection.ask(connection.node.GetStatus, node_pb2.GetStatusRequest(), timeout)
-        kind = governance_pb2.KIND_DOMAIN
-        domains = read_records(connection, kind, 0, timeout)[0] if answer.position.size else []
+        domains: list[dict[str, Any]] = []
+        with suppress(QuorateError):  # how the node is has to be told, whatever it cannot tell
+            domains = read_records(connection, governance_pb2.KIND_DOMAIN, 0, timeout)[0]
     own = next((each for each in domains if each.get("id") == target.domain), {})
     authority_reason = reason_name(answer.authority_reason)
     role = node_pb2.Role.Name(answer.role).removeprefix("ROLE_").lower()
