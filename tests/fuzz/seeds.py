@@ -213,6 +213,18 @@ def documents() -> Iterator[tuple[str, bytes]]:
     rekeying = world.federation.command(BANK, "domain.rekey", fresh, "0" * 32)
     yield "proof_of_keys", rekeying
     yield "proof_of_keys", payload_of(rekeying)
+    several = fresh | {
+        "key_set": {
+            "governance_keys": sorted(key_for(name).public.hex() for name in ("c", "d")),
+            "threshold": 2,
+            "recovery_keys": [key_for("e").public.hex()],
+            "recovery_threshold": 1,
+            "not_after": 2_000_000_000_000,
+        }
+    }
+    payload = payload_of(world.federation.command(BANK, "domain.rekey", several, "1" * 32))
+    yield "proof_of_keys", payload
+    yield "proof_of_keys", sign_envelope(dsse.COMMAND_TYPE, payload, *map(key_for, "abcd"))
     first = next(commands())
     yield "envelope", sign_envelope(dsse.COMMAND_TYPE, first, key_for("a"), key_for("b"))
     yield "envelope", dsse.Envelope(first, dsse.COMMAND_TYPE, ()).to_bytes()

@@ -22,11 +22,10 @@ from quorate.api.freshness import until_held
 from quorate.api.ports import Core, Level, OpenNode, Proposed, Reach
 from quorate.api.validate import Violations, envelope_and_timeout
 from quorate.core import dsse, ids
-from quorate.core.commands import Command, parse_any
+from quorate.core.commands import Command, open_envelope, parse_any
 from quorate.core.errors import MalformedError
 from quorate.core.limits import (
     DEFAULT_PROPOSAL_TIMEOUT_MS,
-    MAX_ENVELOPE_BYTES,
     MAX_MESSAGE_BYTES,
     MAX_RECORDS_PER_PAGE,
 )
@@ -274,7 +273,7 @@ def _parse(envelope: bytes) -> Command:
     """The command in an envelope. Raises InvalidRequestError: what is no command is no business of
     the ledger's, and would only fill it."""
     try:
-        parsed = dsse.parse(envelope, MAX_ENVELOPE_BYTES)
+        parsed = open_envelope(envelope)
         if parsed.payload_type != dsse.COMMAND_TYPE:
             raise MalformedError(f"must be {dsse.COMMAND_TYPE}", field="payloadType")
     except MalformedError as error:

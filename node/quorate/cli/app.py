@@ -11,11 +11,13 @@ import os
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
+from quorate.cli import given
 from quorate.cli.errors import classify
 from quorate.cli.output import ExitCode, Output, print_error
 from quorate.core.errors import QuorateError
@@ -31,6 +33,8 @@ _GROUPS: Final = {
     "status": "status:status_app",
     "members": "status:members_app",
     "domain": "domain:app",
+    "key": "key:app",
+    "command": "command:app",
     "proposal": "proposal:app",
     "executor": "executor:app",
     "trust": "trust:app",
@@ -135,6 +139,24 @@ def _print_version(wished: bool) -> None:
 
 @app.callback()
 def _root(
+    governance_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--governance-key",
+            metavar="KEY",
+            help="What the organisation's command is signed with, instead of its governance.key: a "
+            "file, - for stdin, or a pkcs11: URI. Repeatable.",
+        ),
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            "--save",
+            metavar="FILE",
+            help="Keep the organisation's command in a new file, and submit it nowhere: others "
+            "sign it with `quorate command sign`.",
+        ),
+    ] = None,
     _version: Annotated[
         bool,
         typer.Option(
@@ -143,6 +165,7 @@ def _root(
     ] = False,
 ) -> None:
     """Makes the app a group, although its commands are in other modules."""
+    given.set_given(tuple(governance_key or ()), save)
 
 
 def main() -> int:

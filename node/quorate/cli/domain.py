@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
+from quorate.cli.expiring import warning_of
 from quorate.cli.govern import govern
+from quorate.cli.key_sets import set_keys, show_keys
 from quorate.cli.options import (
     DEFAULT_TIMEOUT_MS,
     AddressOption,
@@ -16,7 +18,7 @@ from quorate.cli.options import (
     OrgOption,
     TimeoutOption,
 )
-from quorate.cli.output import Output, OutputOption
+from quorate.cli.output import Output, OutputOption, print_warning
 from quorate.cli.queries import list_records
 from quorate.cli.rekey import rekey
 from quorate.cli.submit import Wait
@@ -27,6 +29,8 @@ app = typer.Typer(
     add_completion=False, help="Suspend, reinstate and rekey the own organisation; who is a member."
 )
 app.command("rekey")(rekey)
+app.command("set-keys")(set_keys)
+app.command("keys")(show_keys)
 
 WaitOption = Annotated[
     Wait,
@@ -78,9 +82,9 @@ def list_domains(
     output: OutputOption = Output.TEXT,
 ) -> None:
     """List the organisations of the federation, and what each has frozen of its own resources."""
-    list_records(
+    records, ledger_time = list_records(
         governance_pb2.KIND_DOMAIN,
-        ("id", "status", "suspended_by", "changed", "frozen"),
+        ("id", "status", "suspended_by", "changed", "frozen", "keys"),
         org=org,
         client=client,
         address=address,
@@ -88,3 +92,6 @@ def list_domains(
         timeout_ms=timeout,
         output=output,
     )
+    for record in records:
+        if (warning := warning_of(record, ledger_time)) != "":
+            print_warning(warning, output=output)

@@ -16,6 +16,7 @@ from rich.markup import escape
 from quorate.cli.errors import VerificationError
 from quorate.cli.options import duration_ms, now_ms
 from quorate.cli.output import Output, OutputOption, console, facts, moment, show
+from quorate.cli.signers import signers_of
 from quorate.core import codec, dsse
 from quorate.core.errors import ConfigurationError, MalformedError
 from quorate.core.genesis import (
@@ -37,7 +38,7 @@ from quorate.core.records import Parameters
 from quorate.node.certificates import check_ca, parse_certificate
 from quorate.node.identity import read_public, replace_public, write_public
 from quorate.node.organisation import Organisation, read_descriptor
-from quorate.proofs.signing import SigningKey, sign_envelope
+from quorate.proofs.signing import Signer, sign_envelope
 
 app = typer.Typer(add_completion=False, help="The document that a federation begins with.")
 
@@ -117,13 +118,13 @@ def sign(
     """Verify a genesis, show what it says, and add the organisation's signature to the file."""
     organisation = Organisation.load(org)
     genesis, signed = _read(file)
-    _check_membership(organisation, genesis)
+    key = _check_membership(organisation, genesis)
     if organisation.domain not in signed:
         # What is signed is shown first, always; to stderr when stdout is a program's.
         _review(console(error=output is Output.JSON), genesis, signed)
         if not yes:
             typer.confirm(f"Sign this as {organisation.domain}?", abort=True, err=True)
-        _add_signature(file, genesis, signed, organisation.governance_key())
+        _add_signature(file, genesis, signed, key)
         genesis, signed = _read(file)
     value = {"file": str(file), "signed_as": organisation.domain, **_summary(genesis, signed)}
 
@@ -188,8 +189,8 @@ def _fill_in(data: bytes) -> bytes | None:
     return codec.encode({**value, "signatures": [blank]})
 
 
-def _check_membership(organisation: Organisation, genesis: Genesis) -> None:
-    """The genesis must describe this organisation exactly as it described itself."""
+def _check_membership(organisation: Organisation, genesis: Genesis) -> Signer:
+    """The genesis must describe this organisation exactly as it described itself; who signs."""
     own = organisation.descriptor()
     listed = next((d for d in genesis.descriptors if d.domain == organisation.domain), None)
     if listed is None:
@@ -199,14 +200,16 @@ def _check_membership(organisation: Organisation, genesis: Genesis) -> None:
             f"the genesis describes {organisation.domain} otherwise than its own descriptor.json",
             hint=_HINT,
         )
-    if organisation.governance_key().public != own.governance_key:
+    [key, *others] = signers_of(organisation)
+    if others or key.public != own.governance_key:
         raise ConfigurationError(
             "governance.key is not the key that descriptor.json names",
             hint="restore the directory as `quorate init` made it",
         )
+    return key
 
 
-def _add_signature(file: Path, genesis: Genesis, signed: Sequence[str], key: SigningKey) -> None:
+def _add_signature(file: Path, genesis: Genesis, signed: Sequence[str], key: Signer) -> None:
     message = dsse.pae(dsse.GENESIS_TYPE, genesis.envelope.payload)
     mine = dsse.Signature(key.keyid, key.sign(message))
     by_key = {item.keyid: item for item in (*genesis.envelope.signatures, mine)}

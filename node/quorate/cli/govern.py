@@ -16,9 +16,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from quorate.cli.connection import Connection, operator_target
+from quorate.cli.given import given
 from quorate.cli.live import live_line
 from quorate.cli.options import now_ms
 from quorate.cli.output import ExitCode, Output, console, facts, moment, show
+from quorate.cli.signers import signers_of
 from quorate.cli.submit import (
     QUERY_TIMEOUT_MS,
     Settled,
@@ -28,20 +30,21 @@ from quorate.cli.submit import (
     submit,
 )
 from quorate.core import dsse, ids
-from quorate.core.commands import parse_any
+from quorate.core.commands import Command, open_envelope, parse_any
 from quorate.core.errors import ConfigurationError, MalformedError
 from quorate.core.limits import MAX_COMMAND_LIFETIME_MS, MAX_ENVELOPE_BYTES
 from quorate.node.identity import read_public, write_public
 from quorate.node.organisation import Organisation
 from quorate.proofs.commands import build_command
-from quorate.proofs.signing import SigningKey
+from quorate.proofs.signing import Signer
 from quorate.v1 import node_pb2
 
 COMMAND_MARGIN_MS: Final = 600_000
 """A command outlives the waiting for it by this much: clocks differ, and it is repeated."""
 NONCE_BYTES: Final = 16
-SAVED_LIFETIME_MS: Final = 6 * 3_600_000
-"""Of a command that people bring to another organisation."""
+SAVED_LIFETIME_MS: Final = 20 * 3_600_000
+"""Of a command that people bring to others, to be signed or submitted: less than a day, which is as
+long as a ledger takes it for."""
 
 
 def govern(
@@ -53,15 +56,22 @@ def govern(
     output: Output,
     address: str = "",
     wait: Wait | None = None,
-    also_signed_by: Sequence[SigningKey] = (),
+    also_signed_by: Sequence[Signer] = (),
     on_accepted: Callable[[], None] = lambda: None,
+    signers: Sequence[Signer] | None = None,
 ) -> None:
     """Builds a command of the organisation, signs it with its governance key, submits it, and
     prints what became of it. Exits with DENIED, or with UNKNOWN when it is accepted and `wait` was
-    not reached in time. on_accepted: is called before anything is printed."""
+    not reached in time. on_accepted: is called before anything is printed. signers: instead of the
+    organisation's. With the option --save, it is kept in a file instead."""
+    file = given().save
+    if file is not None:
+        save(directory, kind, body, file, output, also_signed_by=also_signed_by, signers=signers)
+        return
     organisation = Organisation.load(directory)
+    keys = [*(signers_of(organisation) if signers is None else signers), *also_signed_by]
     with Connection(operator_target(organisation, address)) as connection:
-        command = _sign(connection, organisation, kind, body, timeout_ms, also_signed_by)
+        command = sign_command(connection, organisation, kind, body, timeout_ms, keys)
         settled = _submit_in_sight(connection, command, timeout_ms, wait, output)
     if settled.accepted:
         on_accepted()
@@ -88,10 +98,44 @@ def _submit_in_sight(
 
 
 def save(
-    directory: Path, kind: str, body: Mapping[str, object], file: Path, output: Output
+    directory: Path,
+    kind: str,
+    body: Mapping[str, object],
+    file: Path,
+    output: Output,
+    *,
+    also_signed_by: Sequence[Signer] = (),
+    signers: Sequence[Signer] | None = None,
 ) -> None:
-    """Builds and signs a command of the organisation, and keeps it in a new file: for an
-    organisation whose own node cannot take it, so that another's does (`hand_in`)."""
+    """Builds and signs a command of the organisation, and keeps it in a new file: for others of it
+    to sign, or for an organisation whose own node cannot take it, so that another's does
+    (`hand_in`)."""
+    own = signers_of(Organisation.load(directory)) if signers is None else signers
+    keys = [*own, *also_signed_by]
+    command_id, not_after = write_command(directory, kind, body, file, signers=keys)
+    value = {"type": kind, "file": str(file), "command_id": command_id, "not_after_ms": not_after}
+
+    def people(console: Console) -> None:
+        console.print(f"[bold green]signed[/] {kind}, and not submitted: {escape(str(file))}")
+        console.print(facts([("command", command_id), ("expires", moment(not_after))]))
+        console.print(
+            "Next: whoever else has to sign runs `quorate command sign FILE --key KEY`; then, here "
+            "or in another organisation, `quorate command submit FILE --org DIR`.",
+            style="dim",
+        )
+
+    show(output, value, people)
+
+
+def write_command(
+    directory: Path,
+    kind: str,
+    body: Mapping[str, object],
+    file: Path,
+    *,
+    signers: Sequence[Signer],
+) -> tuple[str, int]:
+    """As `save`, with nothing printed; returns the command's id, and its not_after."""
     organisation = Organisation.load(directory)
     nonce = secrets.token_hex(NONCE_BYTES)
     not_after = now_ms() + SAVED_LIFETIME_MS
@@ -102,56 +146,62 @@ def save(
         body=body,
         nonce=nonce,
         not_after=not_after,
-        key=organisation.governance_key(),
+        key=signers[0],
+        also_signed_by=signers[1:],
     )
     # Nobody is to carry about what no ledger would take.
-    parse_any(dsse.parse(envelope, MAX_ENVELOPE_BYTES).payload)
+    parse_any(open_envelope(envelope).payload)
     write_public(file, envelope)
-    command_id = ids.command_id(organisation.domain, nonce)
-    value = {"type": kind, "file": str(file), "command_id": command_id, "not_after_ms": not_after}
-
-    def people(console: Console) -> None:
-        console.print(f"[bold green]signed[/] {kind}, and not submitted: {escape(str(file))}")
-        console.print(facts([("command", command_id), ("expires", moment(not_after))]))
-        console.print(
-            "Next: another organisation runs `quorate node submit FILE --org DIR`.", style="dim"
-        )
-
-    show(output, value, people)
+    return ids.command_id(organisation.domain, nonce), not_after
 
 
 def hand_in(
-    directory: Path, file: Path, *, timeout_ms: int, output: Output, address: str = ""
+    directory: Path,
+    file: Path,
+    *,
+    timeout_ms: int,
+    output: Output,
+    address: str = "",
+    wait: Wait | None = None,
 ) -> None:
     """Submits a command that its issuer has signed and kept in a file, through this organisation's
     node, and prints what became of it."""
-    envelope = read_public(file, MAX_ENVELOPE_BYTES)
+    envelope, command = read_command(file)
+    with Connection(operator_target(Organisation.load(directory), address)) as connection:
+        signed = SignedCommand(envelope.to_bytes(), command.command_id)
+        settled = _submit_in_sight(connection, signed, timeout_ms, wait, output)
+    value = {"type": command.verb, "issuer": command.issuer, **settled.to_json()}
+    show(output, value, lambda console: _print_settled(console, command.verb, settled, wait))
+    if not settled.accepted:
+        raise typer.Exit(ExitCode.DENIED)
+    if _fell_short(settled, wait):
+        raise typer.Exit(ExitCode.UNKNOWN)
+
+
+def read_command(file: Path) -> tuple[dsse.Envelope, Command]:
+    """A command that was kept in a file; nothing is verified but its form. Raises
+    ConfigurationError."""
     try:
-        command = parse_any(dsse.parse(envelope, MAX_ENVELOPE_BYTES).payload)
+        envelope = open_envelope(read_public(file, MAX_ENVELOPE_BYTES))
+        return envelope, parse_any(envelope.payload)
     except MalformedError as error:
         raise ConfigurationError(
             f"{file} is no signed command: {error}",
             hint="give the file that a command with --save has made",
         ) from error
-    with Connection(operator_target(Organisation.load(directory), address)) as connection:
-        signed = SignedCommand(envelope, command.command_id)
-        settled = submit(connection, signed, timeout_ms)
-    value = {"type": command.verb, "issuer": command.issuer, **settled.to_json()}
-    show(output, value, lambda console: _print_settled(console, command.verb, settled, None))
-    if not settled.accepted:
-        raise typer.Exit(ExitCode.DENIED)
 
 
-def _sign(  # noqa: PLR0917  # as `govern`
+def sign_command(  # noqa: PLR0917  # as `govern`
     connection: Connection,
     organisation: Organisation,
     kind: str,
     body: Mapping[str, object],
     timeout_ms: int,
-    also_signed_by: Sequence[SigningKey],
+    keys: Sequence[Signer],
 ) -> SignedCommand:
+    """A command of the organisation for the ledger that the node keeps, signed with these keys, the
+    first of which is there. Raises ConfigurationError."""
     origin = organisation.genesis().origin
-    key = organisation.governance_key()
     # First a question that changes nothing: when the node cannot be reached now, nothing was
     # submitted, and that is certain.
     status = connection.ask(
@@ -170,8 +220,8 @@ def _sign(  # noqa: PLR0917  # as `govern`
         body=body,
         nonce=nonce,
         not_after=max(now_ms(), status.position.ledger_time_ms) + lifetime_ms,
-        key=key,
-        also_signed_by=also_signed_by,
+        key=keys[0],
+        also_signed_by=keys[1:],
     )
     return SignedCommand(envelope, ids.command_id(organisation.domain, nonce))
 

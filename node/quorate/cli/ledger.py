@@ -25,12 +25,15 @@ from quorate.cli.options import (
     TimeoutOption,
 )
 from quorate.cli.output import Output, OutputOption, console, facts, moment, show, table
+from quorate.cli.signed_by import signed_by
 from quorate.core.errors import MalformedError
 from quorate.core.genesis import Genesis
 from quorate.node.organisation import CONFIG_FILE, Organisation, read_genesis
 from quorate.v1 import ledger_pb2
 
 app = typer.Typer(add_completion=False, help="The append-only ledger.")
+
+app.command("signed-by")(signed_by)
 
 MAX_SHOWN: Final = 10_000
 

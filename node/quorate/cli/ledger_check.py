@@ -15,7 +15,7 @@ from quorate.cli.connection import Connection
 from quorate.cli.errors import VerificationError
 from quorate.cli.ledger_members import Members, log_key
 from quorate.core import codec, dsse, entries
-from quorate.core.commands import parse_command
+from quorate.core.commands import Command, envelope_in, parse_command
 from quorate.core.errors import MalformedError
 from quorate.core.genesis import Genesis
 from quorate.core.limits import MAX_ENTRY_BYTES
@@ -30,6 +30,7 @@ ENTRIES_PER_PAGE: Final = 64
 """Pages stay within a gRPC message even when every entry is as long as it may be."""
 
 Progress = Callable[[int, int], None]
+Tell = Callable[[dict[str, codec.JsonValue], Command, dsse.Envelope, StateView], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +104,18 @@ def check_ledger(
     genesis: Genesis,
     timeout_ms: int,
     progress: Progress,
+    tell: Tell = lambda *_: None,
 ) -> tuple[Checked, Members]:
     """Verifies the whole ledger of a node. Raises VerificationError. The members are those
-    that the ledger has made up to its end."""
+    that the ledger has made up to its end. tell: is told of each accepted command in turn, with the
+    members before it; what it hears is verified once this has returned."""
     note, members = newest_note(connection, timeout_ms), Members(genesis)
     size = claimed_size(note)
     tree, leaves, signatures = Tree(), [], 0
     for index, data in enumerate(fetch_entries(connection, 0, size, timeout_ms)):
         tree.add(data)
         leaves.append(merkle.leaf_hash(data))
-        signatures += _check_entry(data, index, genesis, members)
+        signatures += _check_entry(data, index, genesis, members, tell)
         progress(index, 2 * size)
     # Only now: the entries may have added the node that has signed.
     checkpoint = open_note(note, members.state, connection)
@@ -161,7 +164,7 @@ def _check_inclusion(
         raise VerificationError(f"the inclusion proof of entry {index} does not hold")
 
 
-def _check_entry(data: bytes, index: int, genesis: Genesis, members: Members) -> int:
+def _check_entry(data: bytes, index: int, genesis: Genesis, members: Members, tell: Tell) -> int:
     """Checks one entry's form, and who signed its command. Returns the number of signatures."""
     try:
         entry = codec.decode(data, MAX_ENTRY_BYTES)
@@ -179,20 +182,23 @@ def _check_entry(data: bytes, index: int, genesis: Genesis, members: Members) ->
         members.reach(entry)
         if entry.get("decision") != "accepted":
             return 0  # a denied command may be signed by anybody, or be no command at all
-        _check_command(entry, genesis, members)
+        _check_command(entry, genesis, members, tell)
         return 1
     except MalformedError as error:
         raise VerificationError(f"entry {index}: {error}") from error
 
 
-def _check_command(entry: dict[str, codec.JsonValue], genesis: Genesis, members: Members) -> None:
-    envelope = dsse.from_json(entry.get("command"), "command")
+def _check_command(
+    entry: dict[str, codec.JsonValue], genesis: Genesis, members: Members, tell: Tell
+) -> None:
+    envelope = envelope_in(entry.get("command"))
     command = parse_command(envelope.payload, members.protocol)
     if command.verb != entry.get("type"):
         raise MalformedError("the command is of another type than the entry says")
     if command.origin != genesis.origin or envelope.payload_type != dsse.COMMAND_TYPE:
         raise MalformedError("the command is not meant for this ledger")
     members.check(command, envelope)
+    tell(entry, command, envelope, members.state)
     members.learn(command, envelope, entry)
 
 
@@ -227,7 +233,7 @@ def check_consistency(
 def command_payload(entry: Any) -> dict[str, Any]:
     """The payload of an entry's command, for showing; empty when it has none that can be read."""
     try:
-        envelope = dsse.from_json(entry.get("command"), "command")
+        envelope = envelope_in(entry.get("command"))
         payload = codec.load(envelope.payload)
     except MalformedError:
         return {}

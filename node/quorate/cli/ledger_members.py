@@ -14,6 +14,7 @@ from quorate.core.commands import Command
 from quorate.core.dsse import Envelope
 from quorate.core.errors import MalformedError
 from quorate.core.genesis import Genesis
+from quorate.core.keysets import refuse_expired, refuse_unsigned
 from quorate.core.limits import MAX_COMMAND_LIFETIME_MS
 from quorate.core.outcome import Reason
 from quorate.core.records import Domain, Node
@@ -72,9 +73,7 @@ class Members:
     def check(self, command: Command, envelope: Envelope) -> None:
         """Raises MalformedError unless its issuer, as known by now, has signed the command, for the
         time of the entry that was reached."""
-        key = self._key_of(command.issuer)
-        if key is None or not envelope.verify(bytes.fromhex(key)):
-            raise MalformedError(f"accepted, but not signed by {command.issuer}")
+        self._check_signed(command, envelope)
         if command.not_after < self._time:
             raise MalformedError(f"accepted, but it is to be denied: {Reason.EXPIRED_COMMAND}")
         if command.not_after > self._time + MAX_COMMAND_LIFETIME_MS:
@@ -134,12 +133,21 @@ class Members:
     def log_key(self, name: str) -> bytes | None:
         return log_key(self.state, name)
 
-    def _key_of(self, issuer: str) -> str | None:
-        view = StateView(self._store)
+    def _check_signed(self, command: Command, envelope: Envelope) -> None:
+        issuer, view = command.issuer, StateView(self._store)
         found: Node | Domain | None = view.node(issuer) or view.domain(issuer)
-        if found is None or found.status is Status.REVOKED:
-            return None
-        return found.signing_key if isinstance(found, Node) else found.governance_key
+        if isinstance(found, Node):
+            is_signed = envelope.verify(bytes.fromhex(found.signing_key))
+        else:
+            is_signed = found is not None and not refuse_unsigned(
+                envelope, found, command.verb, issuer
+            )
+        if not is_signed or found is None or found.status is Status.REVOKED:
+            raise MalformedError(f"accepted, but not signed by {issuer}")
+        if isinstance(found, Domain):
+            late = refuse_expired(envelope, found, command.verb, self._time)
+            if late is not None:
+                raise MalformedError(f"accepted, but it is to be denied: {late}")
 
 
 def log_key(state: StateView, name: str) -> bytes | None:

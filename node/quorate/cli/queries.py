@@ -12,6 +12,7 @@ from typing import Any, Final
 from rich.console import Console
 
 from quorate.cli.connection import Connection, choose_target, read_json
+from quorate.cli.expiring import key_words
 from quorate.cli.output import Output, frozen_words, moment, show, table
 from quorate.core.limits import MAX_RECORDS_PER_PAGE
 from quorate.v1 import governance_pb2
@@ -31,9 +32,10 @@ def list_records(
     at_least: int,
     timeout_ms: int,
     output: Output,
-) -> None:
-    """Prints every record of one kind. Pages are read one after the other: each is true at its own
-    ledger size, and the first one's is what is told. at_least: an index that all of them hold."""
+) -> tuple[list[dict[str, Any]], int]:
+    """Prints every record of one kind; returns them, and ledger time. Pages are read one after the
+    other: each is true at its own ledger size, and the first one's is what is told. at_least: an
+    index that all of them hold."""
     with Connection(choose_target(org, client, address)) as connection:
         records, first, more = read_records(connection, kind, at_least, timeout_ms)
     value = {
@@ -50,6 +52,7 @@ def list_records(
         console.print(position + (", and more that are not shown" if more else ""), style="dim")
 
     show(output, value, people)
+    return records, first.position.ledger_time_ms
 
 
 def read_records(
@@ -80,6 +83,8 @@ def read_records(
 
 def _shown(record: dict[str, Any], name: str) -> object:
     value = record.get(name)
+    if name == "keys":
+        return key_words(record)
     if name == "frozen" and isinstance(value, dict):
         return frozen_words(value.get("actions", ()))
     return moment(value) if name in _TIMES and isinstance(value, int) else value

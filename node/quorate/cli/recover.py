@@ -6,6 +6,7 @@ they do is in `quorate.node.recover`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
@@ -16,10 +17,11 @@ from rich.markup import escape
 
 from quorate.cli.errors import VerificationError
 from quorate.cli.output import Output, OutputOption, console, facts, moment, show
+from quorate.cli.signers import signers_of
 from quorate.cli.store import ConfigOption, damage, progress
 from quorate.core import dsse
 from quorate.core.errors import ConfigurationError
-from quorate.core.recovery import Recovery
+from quorate.core.recovery import Recovery, governance_keys_of, signatures_missing
 from quorate.node import recover
 from quorate.node.config import load_config
 from quorate.node.former import check_former
@@ -27,7 +29,7 @@ from quorate.node.identity import replace_public, write_public
 from quorate.node.organisation import Organisation, read_genesis
 from quorate.node.store_care import Tell
 from quorate.node.survivors import Summary, read_summary, summarise
-from quorate.proofs.signing import SigningKey
+from quorate.proofs.signing import Signer
 
 app = typer.Typer(
     add_completion=False,
@@ -118,12 +120,12 @@ def sign(
     file = directory / recover.DOCUMENT
     recovery, signed = recover.read_draft(file)
     with progress(output) as tell, damage():
-        _check(organisation, directory, recovery, tell)
+        signers = _check(organisation, directory, recovery, tell)
     if organisation.domain not in signed:
         _review(console(error=output is Output.JSON), recovery, signed)
         if not yes:
             typer.confirm(f"Sign this as {organisation.domain}?", abort=True, err=True)
-        _add_signature(file, recovery, organisation.governance_key())
+        _add_signatures(file, recovery, organisation.domain, signers)
         recovery, signed = recover.read_draft(file)
     value = {"signed_as": organisation.domain, **_summary(recovery, signed)}
 
@@ -206,8 +208,10 @@ def install(
     show(output, value, people)
 
 
-def _check(organisation: Organisation, directory: Path, recovery: Recovery, tell: Tell) -> None:
-    """What a survivor must not sign. Raises VerificationError."""
+def _check(
+    organisation: Organisation, directory: Path, recovery: Recovery, tell: Tell
+) -> list[Signer]:
+    """What a survivor must not sign; who signs for it. Raises VerificationError."""
     genesis = organisation.genesis()
     try:
         if genesis.hash != recovery.hash:
@@ -220,19 +224,35 @@ def _check(organisation: Organisation, directory: Path, recovery: Recovery, tell
             hint="give a summary of its node to whoever proposes",
         )
     own = next(item for item in recovery.descriptors if item.domain == organisation.domain)
-    if organisation.governance_key().public != own.governance_key:
+    known = governance_keys_of(own)
+    signers = signers_of(organisation)
+    if not any(signer.public.hex() in known for signer in signers):
         raise ConfigurationError(
             "governance.key is not the key that the federation knows",
-            hint="restore the directory as `quorate init` made it",
+            hint="restore the directory as `quorate init` made it, or give --governance-key",
         )
+    return signers
 
 
-def _add_signature(file: Path, recovery: Recovery, key: SigningKey) -> None:
+def _add_signatures(file: Path, recovery: Recovery, domain: str, signers: Sequence[Signer]) -> None:
+    """Of the domain, as many as are missing."""
     message = dsse.pae(dsse.RECOVERY_TYPE, recovery.envelope.payload)
-    mine = dsse.Signature(key.keyid, key.sign(message))
-    by_key = {item.keyid: item for item in (*recovery.envelope.signatures, mine)}
+    by_key = {item.keyid: item for item in recovery.envelope.signatures}
+    missing = signatures_missing(recovery, domain)
+    own = next(item for item in recovery.descriptors if item.domain == domain)
+    fresh = [
+        signer
+        for signer in signers
+        if signer.keyid not in by_key and signer.public.hex() in governance_keys_of(own)
+    ]
+    for signer in fresh[:missing]:
+        by_key[signer.keyid] = dsse.Signature(signer.keyid, signer.sign(message))
     # In the order of the domains: whoever signs last, the hash comes out the same.
-    order = [dsse.key_id(item.governance_key) for item in recovery.descriptors]
+    order = [
+        dsse.key_id(dsse.parse_public_key(key))
+        for item in recovery.descriptors
+        for key in governance_keys_of(item)
+    ]
     signatures = tuple(by_key[keyid] for keyid in order if keyid in by_key)
     replace_public(file, replace(recovery.envelope, signatures=signatures).to_bytes())
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from quorate.cli.connection import Connection, operator_target
+from quorate.cli.given import given
 from quorate.cli.govern import govern
+from quorate.cli.key_sets import body_of, find_domain, key_set_or_none, refuse_missing
 from quorate.cli.options import DEFAULT_TIMEOUT_MS, AddressOption, OrgOption, TimeoutOption
 from quorate.cli.output import Output, OutputOption, facts, show
-from quorate.cli.queries import read_records
-from quorate.core.errors import ConfigurationError
+from quorate.cli.signers import load_signers
+from quorate.core.bodies import RekeyDomain
+from quorate.core.keysets import governance_keys, key_set_of
+from quorate.core.records import Domain
 from quorate.node.fresh_keys import FreshKeys
-from quorate.node.organisation import Organisation
-from quorate.v1 import governance_pb2
+from quorate.node.identity import load_signing_key
+from quorate.node.organisation import GOVERNANCE_KEY_FILE, Organisation
 
 
 class Only(StrEnum):
@@ -42,7 +48,9 @@ def rekey(
     directory as .old; remove them when a backup has the new ones.
     """
     organisation = Organisation.load(org)
-    known = _known(organisation, address, timeout)
+    with Connection(operator_target(organisation, address)) as connection:
+        domain = find_domain(connection, organisation.domain, timeout)
+    known = _known(org, domain)
     fresh = FreshKeys(org, known)
     if fresh.was_interrupted:  # the ledger took them, and nobody was left to put them in place
         _show(known, output)
@@ -51,32 +59,43 @@ def rekey(
         fresh.governance.renew()
     if only is not Only.GOVERNANCE:
         fresh.cosigner.renew()
-    body = {
-        "domain": organisation.domain,
-        "governance_key": fresh.governance.public,
-        "cosigner_key": fresh.cosigner.public,
-    }
+    wanted = _wanted(domain, known[0], fresh)
     new = (fresh.governance.wanted, fresh.cosigner.wanted)
+    own = [organisation.governance_key(), *(key for key in new if key is not None)]
+    others = load_signers(given().governance_keys)
+    signers = [*own, *(key for key in others if key.keyid not in {each.keyid for each in own})]
+    if given().save is None:
+        refuse_missing(domain, wanted, [signer.public.hex() for signer in signers])
     govern(
         org,
         "domain.rekey",
-        body,
+        body_of(wanted),
         timeout_ms=timeout,
         output=output,
         address=address,
-        also_signed_by=[key for key in new if key is not None],
+        signers=signers,
         on_accepted=fresh.adopt,
     )
 
 
-def _known(organisation: Organisation, address: str, timeout: int) -> tuple[str, str]:
-    """The organisation's keys as its node's state has them."""
-    with Connection(operator_target(organisation, address)) as connection:
-        found, _, _ = read_records(connection, governance_pb2.KIND_DOMAIN, 0, timeout)
-    own = next((each for each in found if each.get("id") == organisation.domain), None)
-    if own is None:
-        raise ConfigurationError(f"{organisation.domain} is no member of the federation")
-    return str(own.get("governance_key")), str(own.get("cosigner_key"))
+def _known(org: Path, domain: Domain) -> tuple[str, str]:
+    """The organisation's keys as the ledger has them: of several governance keys that one which is
+    in the directory, or was made to be."""
+    present = load_signing_key(org / GOVERNANCE_KEY_FILE).public.hex()
+    coming = org / f"{GOVERNANCE_KEY_FILE}.next"
+    made = load_signing_key(coming).public.hex() if coming.exists() else ""
+    of_set = governance_keys(domain)
+    governance = next((key for key in (made, present) if key in of_set), domain.governance_key)
+    return governance, domain.cosigner_key
+
+
+def _wanted(domain: Domain, known: str, fresh: FreshKeys) -> RekeyDomain:
+    """The same set, with the new key in the place of the one in the directory."""
+    first, *others = (
+        fresh.governance.public if key == known else key for key in governance_keys(domain)
+    )
+    key_set = replace(key_set_of(domain), governance_keys=tuple(sorted(others)))
+    return RekeyDomain(domain.id, first, fresh.cosigner.public, key_set_or_none(key_set))
 
 
 def _show(known: tuple[str, str], output: Output) -> None:

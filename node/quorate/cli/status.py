@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from typing import Any
+
 import typer
 from rich.console import Console
 
 from quorate.cli.connection import Connection, choose_target
+from quorate.cli.expiring import end_of_keys, warning_of
 from quorate.cli.options import (
     DEFAULT_TIMEOUT_MS,
     AddressOption,
@@ -20,11 +24,14 @@ from quorate.cli.output import (
     fields_of,
     frozen_words,
     moment,
+    print_warning,
     show,
     table,
 )
+from quorate.cli.queries import read_records
 from quorate.cli.submit import reason_name
-from quorate.v1 import node_pb2
+from quorate.core.errors import QuorateError
+from quorate.v1 import governance_pb2, node_pb2
 
 status_app = typer.Typer(add_completion=False)
 members_app = typer.Typer(add_completion=False)
@@ -40,8 +47,13 @@ def status(
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Show how a node is: role, ledger, authority, storage, clock."""
-    with Connection(choose_target(org, client, address)) as connection:
+    target = choose_target(org, client, address)
+    with Connection(target) as connection:
         answer = connection.ask(connection.node.GetStatus, node_pb2.GetStatusRequest(), timeout)
+        domains: list[dict[str, Any]] = []
+        with suppress(QuorateError):  # how the node is has to be told, whatever it cannot tell
+            domains = read_records(connection, governance_pb2.KIND_DOMAIN, 0, timeout)[0]
+    own = next((each for each in domains if each.get("id") == target.domain), {})
     authority_reason = reason_name(answer.authority_reason)
     role = node_pb2.Role.Name(answer.role).removeprefix("ROLE_").lower()
     frozen = list(answer.frozen.actions) if answer.HasField("frozen") else None
@@ -69,6 +81,7 @@ def status(
         "protocol": answer.protocol,
         "latest_protocol": answer.latest_protocol,
         "frozen": frozen,
+        "keys_not_after_ms": end_of_keys(own),
     }
 
     def people(console: Console) -> None:
@@ -84,6 +97,7 @@ def status(
             "ledger_time_ms": moment(answer.position.ledger_time_ms),
             "storage": answer.storage_problem or writable,
             "frozen": frozen_words(frozen),
+            "keys_not_after_ms": moment(end_of_keys(own)),
         }
         hidden = ("has_authority", "authority_reason", "writable", "storage_problem")
         console.print(
@@ -91,6 +105,8 @@ def status(
         )
 
     show(output, value, people)
+    if (warning := warning_of(own, answer.position.ledger_time_ms)) != "":
+        print_warning(warning, output=output)
 
 
 @members_app.command("members")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from quorate.core.acts import FederationAct
+from quorate.core.keysets import KeySet
 from quorate.core.lineage import Record
 from quorate.core.records import Role
 from quorate.core.status import Act
@@ -107,11 +108,13 @@ class GovernDomain:
 
 @dataclass(frozen=True, slots=True)
 class RekeyDomain:
-    """Ed25519 public keys in hex, fit to verify with and different: those from then on."""
+    """Ed25519 public keys in hex, fit to verify with and different: those from then on, and no
+    others. key_set: None, when the governance key signs alone."""
 
     domain: str
     governance_key: str
     cosigner_key: str
+    key_set: KeySet | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from quorate.core import codec, forms, ids, protocol
+from quorate.core import codec, dsse, forms, ids, protocol
 from quorate.core.acts import ACTS
 from quorate.core.bodies import (
     Body,
@@ -22,7 +22,9 @@ from quorate.core.bodies import (
 from quorate.core.errors import MalformedError
 from quorate.core.fields import Fields
 from quorate.core.limits import (
+    MAX_COMMAND_SIGNATURES,
     MAX_ENVELOPE_BYTES,
+    MAX_SIGNATURES,
     PROTOCOL_VERSION,
 )
 from quorate.core.records import Role
@@ -55,6 +57,21 @@ class Command:
 def is_node(issuer: str) -> bool:
     """Whether an issuer is a node; otherwise it is a domain."""
     return issuer.startswith("spiffe://")
+
+
+def open_envelope(data: bytes, version: int = protocol.LATEST) -> dsse.Envelope:
+    """The envelope of a command, whatever is in it. Raises MalformedError."""
+    return dsse.parse(data, MAX_ENVELOPE_BYTES, most=_most_signatures(version))
+
+
+def envelope_in(entry: object, path: str = "command") -> dsse.Envelope:
+    """The envelope of a command that the ledger has taken, as its entry has it. Raises
+    MalformedError."""
+    return dsse.from_json(entry, path, most=_most_signatures(protocol.LATEST))
+
+
+def _most_signatures(version: int) -> int:
+    return MAX_SIGNATURES if version < protocol.SECOND else MAX_COMMAND_SIGNATURES
 
 
 def parse_command(payload: bytes, version: int = protocol.LATEST) -> Command:

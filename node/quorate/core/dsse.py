@@ -77,17 +77,22 @@ class Envelope:
         return codec.encode(self.to_json())
 
 
-def parse(data: bytes, max_bytes: int, *, draft: bool = False) -> Envelope:
-    """Parses an envelope in canonical JSON. A draft may lack signatures. Raises MalformedError."""
-    return from_json(codec.decode(data, max_bytes), draft=draft)
+def parse(
+    data: bytes, max_bytes: int, *, draft: bool = False, most: int = MAX_SIGNATURES
+) -> Envelope:
+    """Parses an envelope in canonical JSON. A draft may lack signatures. most: how many there can
+    be. Raises MalformedError."""
+    return from_json(codec.decode(data, max_bytes), draft=draft, most=most)
 
 
-def from_json(value: object, path: str = "", *, draft: bool = False) -> Envelope:
+def from_json(
+    value: object, path: str = "", *, draft: bool = False, most: int = MAX_SIGNATURES
+) -> Envelope:
     """Parses an envelope that is part of a decoded document. Raises MalformedError."""
     fields = Fields(value, path)
     payload = unbase64(fields.text("payload"), fields.at("payload"))
     payload_type = fields.text("payloadType", _check_payload_type)
-    items = fields.objects("signatures", 0 if draft else 1, MAX_SIGNATURES)
+    items = fields.objects("signatures", 0 if draft else 1, most)
     fields.done()
     signatures: dict[str, Signature] = {}
     for index, item in enumerate(items):

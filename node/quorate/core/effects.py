@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from quorate.core import codec, dsse
+from quorate.core import codec
 from quorate.core.bodies import NarrowTrust
-from quorate.core.commands import parse_command
+from quorate.core.commands import envelope_in, parse_command
 from quorate.core.containment import containable
 from quorate.core.errors import MalformedError
 from quorate.core.ids import resource_owner
@@ -169,7 +169,7 @@ def effect_of(index: int, entry: bytes) -> Effect | None:
 
 def _left_by(entry: Row) -> Scope:
     """What a narrowing has left: it stands in the command alone. Raises MalformedError."""
-    envelope = dsse.from_json(entry.nested("command"), "command")
+    envelope = envelope_in(entry.nested("command"))
     body = parse_command(envelope.payload).body
     if not isinstance(body, NarrowTrust):
         raise MalformedError("is no narrowing", field="command")

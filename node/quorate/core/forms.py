@@ -41,6 +41,7 @@ from quorate.core.bodies import (
 )
 from quorate.core.errors import MalformedError
 from quorate.core.fields import Fields
+from quorate.core.keysets import check_keyed, read_key_set
 from quorate.core.limits import (
     MAX_CONCURRENT_LEASES,
     MAX_DEPTH,
@@ -163,9 +164,14 @@ def rekey_domain(body: Fields) -> Body:
         domain=body.text("domain", ids.check_domain),
         governance_key=body.text("governance_key", dsse.parse_public_key),
         cosigner_key=body.text("cosigner_key", dsse.parse_public_key),
+        key_set=read_key_set(body),
     )
     if command.governance_key == command.cosigner_key:
         raise MalformedError("is the governance key, too", field=body.at("cosigner_key"))
+    try:
+        check_keyed(command, may_be=True)
+    except MalformedError as error:
+        raise MalformedError(error.problem, field=body.at("key_set")) from error
     return command
 
 

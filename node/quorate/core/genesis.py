@@ -18,6 +18,7 @@ from cryptography import x509
 from quorate.core import codec, dsse, ids, protocol
 from quorate.core.errors import MalformedError, UnsupportedProtocolError
 from quorate.core.fields import Fields, unbase64
+from quorate.core.keysets import KeySet, key_set_of
 from quorate.core.limits import (
     MAX_DESCRIPTOR_BYTES,
     MAX_DOMAINS,
@@ -58,7 +59,8 @@ class NodeDescriptor:
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """A domain as it describes itself, verified. envelope: the signed document."""
+    """A domain as it describes itself, verified. envelope: the signed document. key_set: as in its
+    record; it begins without one."""
 
     domain: str
     governance_key: bytes
@@ -66,14 +68,17 @@ class Descriptor:
     ca_certificate: str
     node: NodeDescriptor
     envelope: dsse.Envelope
+    key_set: KeySet | None = None
 
     @property
     def keys(self) -> tuple[bytes, ...]:
+        more = key_set_of(self)
         return (
             self.governance_key,
             self.cosigner_key,
             self.node.signing_key,
             self.node.log_key,
+            *(bytes.fromhex(key) for key in (*more.governance_keys, *more.recovery_keys)),
         )
 
 

@@ -16,6 +16,8 @@ from typing import TypeVar
 from quorate.core import protocol
 from quorate.core.containment import containers
 from quorate.core.delegation import chain_of
+from quorate.core.errors import MalformedError
+from quorate.core.keysets import all_keys, check_keyed
 from quorate.core.limits import (
     MAX_CONCURRENT_LEASES,
     MAX_CONTAINMENTS_PER_DOMAIN,
@@ -176,10 +178,16 @@ def _check_nodes(view: StateView, domain: str, nodes: Sequence[Node]) -> Iterato
 
 
 def _check_keys(view: StateView, domains: Iterable[Domain], nodes: Iterable[Node]) -> Iterator[str]:
-    used = [(key, item.id) for item in domains for key in (item.governance_key, item.cosigner_key)]
+    used = [(key, item.id) for item in domains for key in all_keys(item)]
     used += [(key, item.id) for item in nodes for key in (item.signing_key, item.log_key)]
     if len({key for key, _ in used}) != len(used):
         yield "a key serves two purposes"
+    may_be = view.federation().protocol >= protocol.SECOND
+    for domain in view.domains():
+        try:
+            check_keyed(domain, may_be=may_be)
+        except MalformedError as error:
+            yield f"the keys of {domain.id}: {error}"
     for key, owner in used:
         if view.key_owner(key) != owner:
             yield f"the key {key} of {owner} is not on file as its own"

@@ -37,12 +37,20 @@ MAX_DEPTH: Final = MAX_DOMAINS - 2
 be passed on, and on."""
 MAX_SIGNATURES: Final = MAX_DOMAINS
 """Signatures of one envelope: a genesis carries one of each domain."""
+MAX_KEYS_PER_SET: Final = 9
+"""Governance keys of a domain, and recovery keys."""
+MAX_COMMAND_SIGNATURES: Final = 32
+"""Signatures of one command from version 2 on: new keys sign, too, beside those that there were."""
+MAX_DOCUMENT_SIGNATURES: Final = MAX_DOMAINS * MAX_KEYS_PER_SET
+"""Signatures of a recovery document: as many as each domain needs."""
 MAX_DESCRIPTOR_BYTES: Final = 8 * 1024
 MAX_GENESIS_BYTES: Final = MAX_ENTRY_BYTES - 1024
 """The genesis is leaf 0, and must fit an entry with what the entry adds to it."""
 MAX_EXECUTORS_PER_DOMAIN: Final = 100_000
 MAX_REKEYINGS_PER_DOMAIN: Final = 100
 """How often a domain takes new keys, ever: the state keeps the proof of each."""
+REKEYINGS_FOR_RECOVERY: Final = 10
+"""Of those, how many are left to the recovery keys of a domain that has some."""
 MAX_NODES_PER_DOMAIN: Final = 8
 """Nodes that are not retired; at most one of them votes."""
 MAX_NODES_EVER_PER_DOMAIN: Final = 1_000

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from quorate.core import dsse, entries
+from quorate.core import entries
 from quorate.core.bodies import AcquireLease, ReleaseLease, RenewLease
-from quorate.core.commands import Command, parse_command
+from quorate.core.commands import Command, envelope_in, parse_command
 from quorate.core.decision import DecisionRequest
 from quorate.core.entries import Entry
 from quorate.core.errors import StorageError
@@ -41,6 +41,8 @@ _OF_COMMANDS: Final = frozenset(
         Reason.WRONG_ORIGIN,
         Reason.UNKNOWN_ISSUER,
         Reason.BAD_SIGNATURE,
+        Reason.TOO_FEW_SIGNATURES,
+        Reason.KEY_EXPIRED,
         Reason.NODE_RETIRED,
         Reason.NONCE_REUSED,
         Reason.EXPIRED_COMMAND,
@@ -59,9 +61,7 @@ def recount(view: StateView, entry: Entry) -> Explanation:
     recorded = None if entry.reason is None else Deny(entry.reason, entry.thing)
     if entry.kind in (entries.GENESIS, entries.MALFORMED):
         return _as_recorded(Inquiry((Question.COMMAND,), Case()), entry, recorded)
-    command = parse_command(
-        dsse.from_json(entry.command, "command").payload, view.federation().protocol
-    )
+    command = parse_command(envelope_in(entry.command).payload, view.federation().protocol)
     inquiry = Inquiry(_questions(command), _case(view, command, recorded))
     things, is_gone = _issuer(view, command)
     of_command = recorded if recorded is not None and _is_of_command(recorded, is_gone) else None

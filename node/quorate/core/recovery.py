@@ -33,11 +33,14 @@ from quorate.core.genesis import (
     read_parameters,
     read_protocol,
 )
+from quorate.core.keysets import count_signatures, key_set_of, read_key_set
 from quorate.core.limits import (
+    MAX_DOCUMENT_SIGNATURES,
     MAX_DOMAINS,
     MAX_GENESIS_BYTES,
     MAX_ID_CHARS,
     MAX_INTEGER,
+    MAX_KEYS_PER_SET,
     PROTOCOL_VERSION,
 )
 from quorate.core.records import BY_BALLOT, Domain, Parameters
@@ -52,6 +55,7 @@ _EXPELLED: Final = "expelled"
 _SUSPENDED_BY: Final = "suspended_by"
 _THRESHOLDS: Final = "thresholds"
 _FROZEN: Final = "frozen"
+_KEY_SET: Final = "key_set"
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -146,6 +150,7 @@ def build_recovery_payload(
     may come in any order. Raises MalformedError."""
     goes_on, forgetful, gone = set(survivors), set(on_probation), set(expelled)
     suspenders = suspended_by or {}
+    key_sets = {item.domain: item.key_set for item in descriptors}
 
     def standing(domain: str) -> dict[str, codec.JsonValue]:
         """What is said of a domain only if it is so."""
@@ -156,6 +161,9 @@ def build_recovery_payload(
             said[_EXPELLED] = True
         if domain in suspenders:
             said[_SUSPENDED_BY] = suspenders[domain]
+        key_set = key_sets.get(domain)
+        if key_set is not None:
+            said[_KEY_SET] = key_set.to_json()
         return said
 
     payload = codec.encode(
@@ -192,6 +200,7 @@ def longest_document(domains: Iterable[Domain], version: int) -> int:
     of the protocol: with the longest names that nodes and ledgers have, and all of it said of each
     that can be. Who is admitted is held to that, or a federation could grow beyond every
     recovery."""
+    members = list(domains)
     text, digest = "x" * MAX_ID_CHARS, "0" * 64
     rows: list[codec.JsonValue] = [
         {
@@ -204,8 +213,9 @@ def longest_document(domains: Iterable[Domain], version: int) -> int:
             _PROBATION: True,
             _EXPELLED: True,
             _SUSPENDED_BY: max(item.id, BY_BALLOT, key=len),
+            **({} if item.key_set is None else {_KEY_SET: item.key_set.to_json()}),
         }
-        for item in domains
+        for item in members
     ]
     rules = max(Threshold, key=len).value
     most = Parameters(*([MAX_INTEGER] * len(PARAMETER_RANGES)))
@@ -225,41 +235,66 @@ def longest_document(domains: Iterable[Domain], version: int) -> int:
         }
     )
     signature = dsse.Signature(digest, bytes(dsse.SIGNATURE_BYTES))
-    signatures = (signature,) * len(rows)
+    signatures = (signature,) * sum(key_set_of(item).threshold for item in members)
     return len(dsse.Envelope(payload, dsse.RECOVERY_TYPE, signatures).to_bytes())
 
 
 def parse_recovery(data: bytes) -> Recovery:
     """Parses a recovery document and verifies every signature. Raises MalformedError."""
-    envelope = dsse.parse(data, MAX_GENESIS_BYTES)
+    envelope = _open(data)
     recovery = _read(envelope, hashlib.sha256(data).digest())
-    signers = [item for item in recovery.descriptors if item.domain in recovery.survivors]
-    for item in signers:
-        if not envelope.verify(item.governance_key):
-            raise MalformedError(f"not signed by {item.domain}", field="signatures")
-    if len(envelope.signatures) != len(signers):
-        raise MalformedError("signed by somebody who does not go on", field="signatures")
+    for domain in recovery.survivors:
+        if signatures_missing(recovery, domain) > 0:
+            raise MalformedError(f"not signed by {domain}", field="signatures")
+    _refuse_others(recovery)
     return recovery
+
+
+def signatures_missing(recovery: Recovery, domain: str) -> int:
+    """How many more keys of a surviving domain have to sign the document. No more may than have
+    to: the hash of the document is that of its signatures, too."""
+    [item] = [each for each in recovery.descriptors if each.domain == domain]
+    return key_set_of(item).threshold - _count(recovery.envelope, item)
+
+
+def _count(envelope: dsse.Envelope, item: Descriptor) -> int:
+    return count_signatures(envelope, governance_keys_of(item), MAX_KEYS_PER_SET)
+
+
+def governance_keys_of(item: Descriptor) -> tuple[str, ...]:
+    """In hex, in the order in which signatures stand."""
+    return (item.governance_key.hex(), *key_set_of(item).governance_keys)
+
+
+def _refuse_others(recovery: Recovery) -> None:
+    """Each signature is that of a domain that goes on, and one that it needs."""
+    envelope, left = recovery.envelope, 0
+    for item in recovery.descriptors:
+        count = _count(envelope, item) if item.domain in recovery.survivors else 0
+        if count > key_set_of(item).threshold:
+            raise MalformedError(f"signed by {item.domain} more than needed", field="signatures")
+        left += count
+    if len(envelope.signatures) != left:
+        raise MalformedError("signed by somebody who does not go on", field="signatures")
 
 
 def parse_recovery_draft(data: bytes) -> tuple[Recovery, tuple[str, ...]]:
     """A recovery document that need not be signed by all yet, and the domains that have signed it.
     Raises MalformedError."""
-    envelope = dsse.parse(data, MAX_GENESIS_BYTES, draft=True)
+    envelope = _open(data, draft=True)
     recovery = _read(envelope, hashlib.sha256(data).digest())
-    signed = tuple(
-        item.domain
-        for item in recovery.descriptors
-        if item.domain in recovery.survivors and envelope.verify(item.governance_key)
-    )
-    if len(envelope.signatures) != len(signed):
-        raise MalformedError("signed by somebody who does not go on", field="signatures")
+    _refuse_others(recovery)
+    signed = tuple(each for each in recovery.survivors if not signatures_missing(recovery, each))
     return recovery, signed
+
+
+def _open(data: bytes, *, draft: bool = False) -> dsse.Envelope:
+    return dsse.parse(data, MAX_GENESIS_BYTES, draft=draft, most=MAX_DOCUMENT_SIGNATURES)
 
 
 def parse_founding(data: bytes) -> Genesis:
     """What a ledger begins with: a genesis, or a recovery document. Raises MalformedError."""
-    if dsse.parse(data, MAX_GENESIS_BYTES).payload_type == dsse.RECOVERY_TYPE:
+    if _open(data).payload_type == dsse.RECOVERY_TYPE:
         return parse_recovery(data)
     return parse_genesis(data)
 
@@ -280,7 +315,10 @@ def _read(envelope: dsse.Envelope, digest: bytes) -> Recovery:
     if is_frozen and not (fields.truth(_FROZEN) and version >= protocol.SECOND):
         raise MalformedError("is true, of later rules, or left out", field=_FROZEN)
     fields.done()
-    read = [_read_domain(Fields(item, f"domains[{n}]"), envelope) for n, item in enumerate(items)]
+    read = [
+        _read_domain(Fields(item, f"domains[{n}]"), envelope, version)
+        for n, item in enumerate(items)
+    ]
     descriptors = tuple(each.descriptor for each in read)
     survivors = tuple(each.domain for each in read if each.survives)
     # Other nodes are retired, and the addresses that they had may be others' by now.
@@ -347,7 +385,7 @@ class _Member:
         return self.descriptor.domain
 
 
-def _read_domain(fields: Fields, envelope: dsse.Envelope) -> _Member:
+def _read_domain(fields: Fields, envelope: dsse.Envelope, version: int) -> _Member:
     domain = fields.text("domain", ids.check_domain)
     survives = fields.truth("survives")
     is_forgetful, is_expelled = fields.has(_PROBATION), fields.has(_EXPELLED)
@@ -367,6 +405,7 @@ def _read_domain(fields: Fields, envelope: dsse.Envelope) -> _Member:
         ca_certificate=fields.text("ca_certificate", check_certificate),
         node=read_node(fields.nested("node")),
         envelope=envelope,
+        key_set=read_key_set(fields) if version >= protocol.SECOND else None,
     )
     fields.done()
     if ids.SpiffeId.parse(descriptor.node.id).trust_domain != domain:

@@ -1,10 +1,11 @@
 """New keys for a domain, and the proof that it was the domain itself that took them.
 
 Owns the command, and how a state that has other keys is held to one that has the old. A domain
-takes new keys by a command that its governance key signs, as any; each new key signs the same
-envelope, so that nobody claims a key that is another's, or that nobody has. The state keeps
-each such envelope: whoever is sent a state, and knows the domain by its old keys, follows them one
-by one. No sender of a state can give a domain keys that it has not taken.
+takes new keys by a command that enough of its governance keys sign, as any, or enough of its
+recovery keys; each new key signs the same envelope, so that nobody claims a key that is another's,
+or that nobody has. Recovery keys are changed by recovery keys alone. The state keeps each such
+envelope: whoever is sent a state, and knows the domain by its old keys, follows them one by one. No
+sender of a state can give a domain keys that it has not taken. Why it is so: docs/adr/0031.
 """
 
 from __future__ import annotations
@@ -13,11 +14,25 @@ from dataclasses import replace
 
 from quorate.core import dsse, keys, state
 from quorate.core.bodies import RekeyDomain
-from quorate.core.commands import Command, parse_command
+from quorate.core.commands import Command, open_envelope, parse_command
 from quorate.core.errors import MalformedError
-from quorate.core.limits import MAX_ENVELOPE_BYTES, MAX_REKEYINGS_PER_DOMAIN
+from quorate.core.keysets import (
+    Keyed,
+    all_keys,
+    fresh_keys,
+    is_expired,
+    is_governed,
+    is_recovered,
+    key_set_of,
+)
+from quorate.core.limits import (
+    MAX_GENESIS_BYTES,
+    MAX_REKEYINGS_PER_DOMAIN,
+    REKEYINGS_FOR_RECOVERY,
+)
 from quorate.core.outcome import Deny, Reason
 from quorate.core.records import Domain
+from quorate.core.recovery import longest_document
 from quorate.core.store import Reader
 from quorate.core.turn import Done, Turn, Verdict
 from quorate.core.verbs import Verb
@@ -28,31 +43,55 @@ def rekey_domain(turn: Turn, body: RekeyDomain) -> Verdict:
     domain = turn.domain
     if body.domain != domain.id:
         return Deny(Reason.NOT_AUTHORIZED, body.domain)
-    before, after = _keys(domain), (body.governance_key, body.cosigner_key)
-    if before == after:
+    if _keys(domain) == _keys(body):
         return Deny(Reason.ILLEGAL_TRANSITION, domain.id)
-    if domain.rekeyings >= MAX_REKEYINGS_PER_DOMAIN:
+    if not _may_take(turn.envelope, domain, body):
+        return Deny(Reason.NOT_AUTHORIZED, domain.id)
+    if is_expired(body, turn.ledger_time):
+        return Deny(Reason.KEY_EXPIRED, domain.id)
+    changed = replace(_taking(domain, body), rekeyings=domain.rekeyings + 1, changed=turn.seq)
+    if _is_beyond_limits(turn, changed):
         return Deny(Reason.LIMIT_EXCEEDED, domain.id)
-    fresh = [new for new, old in zip(after, before, strict=True) if new != old]
+    fresh = fresh_keys(domain, body)
     for key in fresh:
         if turn.view.key_owner(key) is not None:
             return Deny(Reason.ALREADY_EXISTS, key)
     for key in fresh:
         if not turn.envelope.verify(bytes.fromhex(key)):
             return Deny(Reason.BAD_SIGNATURE, key)
-    changed = replace(
-        domain,
-        governance_key=body.governance_key,
-        cosigner_key=body.cosigner_key,
-        rekeyings=domain.rekeyings + 1,
-        changed=turn.seq,
-    )
     state.save_domain(turn.store, changed)
     for key in fresh:
         state.claim_key(turn.store, key, domain.id)
     proof = keys.rekeying(domain.id, domain.rekeyings)
     turn.store.put(proof, turn.envelope.to_bytes())
     return Done.named(domain.id)
+
+
+def _may_take(envelope: dsse.Envelope, before: Keyed, after: Keyed) -> bool:
+    """Whether those have signed that decide about this change. Who has stolen the governance keys
+    must not be able to take the recovery keys away, with which they are taken back from him."""
+    if is_recovered(envelope, before):
+        return True
+    has, gets = key_set_of(before), key_set_of(after)
+    is_kept = (has.recovery_keys, has.recovery_threshold) == (
+        gets.recovery_keys,
+        gets.recovery_threshold,
+    )
+    return is_governed(envelope, before) and (is_kept or not has.recovery_keys)
+
+
+def _is_beyond_limits(turn: Turn, changed: Domain) -> bool:
+    """Some changes are left to the recovery keys: whoever has stolen the others could use them up.
+    And a recovery document must have room for all keys of all domains."""
+    left = MAX_REKEYINGS_PER_DOMAIN
+    if key_set_of(turn.domain).recovery_keys and not is_recovered(turn.envelope, turn.domain):
+        left -= REKEYINGS_FOR_RECOVERY
+    if turn.domain.rekeyings >= left:
+        return True
+    version, members = turn.view.federation().protocol, turn.view.domains()
+    after = [changed if item.id == changed.id else item for item in members]
+    length = longest_document(after, version)
+    return length > MAX_GENESIS_BYTES and length > longest_document(members, version)
 
 
 def check_rekeyed(later: Reader, origin: str, old: Domain, new: Domain) -> None:
@@ -64,18 +103,16 @@ def check_rekeyed(later: Reader, origin: str, old: Domain, new: Domain) -> None:
     for number in range(old.rekeyings, new.rekeyings):
         data = later.get(keys.rekeying(old.id, number))
         envelope, body = read_rekeying(data, old.id)
-        is_its_own = envelope.verify(bytes.fromhex(current.governance_key))
-        taken = {body.governance_key, body.cosigner_key} - {*_keys(current)}
+        is_its_own = _may_take(envelope, current, body)
+        taken = fresh_keys(current, body)
         is_held = all(envelope.verify(bytes.fromhex(key)) for key in taken)
         if _origin(envelope) != origin or not (is_its_own and is_held):
             raise MalformedError(f"{old.id} has keys that it did not take")
-        for key in _keys(current):  # for ever: they are not to be taken again
+        for key in all_keys(current):  # for ever: they are not to be taken again
             if later.get(keys.public_key(key)) != old.id.encode("ascii"):
                 raise MalformedError(f"a former key of {old.id} is not on file as its own")
-        current = replace(
-            current, governance_key=body.governance_key, cosigner_key=body.cosigner_key
-        )
-    for name in ("governance_key", "cosigner_key"):
+        current = _taking(current, body)
+    for name in ("governance_key", "cosigner_key", "key_set"):
         if getattr(current, name) != getattr(new, name):
             raise MalformedError(f"{old.id} has another {name}")
 
@@ -85,7 +122,7 @@ def read_rekeying(data: bytes | None, domain: str) -> tuple[dsse.Envelope, Rekey
     MalformedError."""
     if data is None:
         raise MalformedError(f"there is no proof of the keys of {domain}")
-    envelope = dsse.parse(data, MAX_ENVELOPE_BYTES)
+    envelope = open_envelope(data)
     command = _command(envelope)
     body = command.body
     if command.verb is not Verb.DOMAIN_REKEY or not isinstance(body, RekeyDomain):
@@ -105,5 +142,14 @@ def _origin(envelope: dsse.Envelope) -> str:
     return _command(envelope).origin
 
 
-def _keys(domain: Domain) -> tuple[str, str]:
-    return domain.governance_key, domain.cosigner_key
+def _keys(keyed: Keyed) -> tuple[object, ...]:
+    return keyed.governance_key, keyed.cosigner_key, keyed.key_set
+
+
+def _taking(domain: Domain, body: RekeyDomain) -> Domain:
+    return replace(
+        domain,
+        governance_key=body.governance_key,
+        cosigner_key=body.cosigner_key,
+        key_set=body.key_set,
+    )

@@ -199,6 +199,10 @@ _SENTENCES: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.LIFETIME_TOO_LONG: "sign it with a nearer not_after; check the clock",
         Reason.UNKNOWN_ISSUER: "check the issuer",
         Reason.BAD_SIGNATURE: "sign it with the issuer's own key",
+        Reason.TOO_FEW_SIGNATURES: "have others of the organisation sign it, too: `quorate command "
+        "sign`",
+        Reason.KEY_EXPIRED: "the organisation's recovery keys give it new keys, or the same for "
+        "longer: `quorate domain set-keys`",
         Reason.NOT_AUTHORIZED: "let the owner give the command",
         Reason.NONCE_REUSED: "give it a fresh nonce or request id",
         Reason.ALREADY_EXISTS: "take another id, key or address; for a lease, a fresh request id",

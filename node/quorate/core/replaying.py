@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from quorate.core import codec, dsse, entries, ids
+from quorate.core import codec, entries, ids
+from quorate.core.commands import envelope_in
 from quorate.core.entries import Entry
 from quorate.core.errors import MalformedError
 from quorate.core.fields import Fields, unbase64
@@ -64,7 +65,7 @@ class Replay:
             return self._first
         if entry.kind == entries.MALFORMED:
             return self._make_malformed(entry)
-        envelope = dsse.from_json(entry.command, "command")
+        envelope = envelope_in(entry.command)
         return apply(self._store, codec.stamp(entry.time, envelope.to_bytes()), self.size).entry
 
     def _make_malformed(self, entry: Entry) -> bytes | None:

@@ -37,9 +37,10 @@ from quorate.core import (
     state,
 )
 from quorate.core.bodies import NodeBody
-from quorate.core.commands import Command, is_node, parse_command
+from quorate.core.commands import Command, is_node, open_envelope, parse_command
 from quorate.core.errors import MalformedError, StorageDamagedError, StorageError
 from quorate.core.genesis import Genesis
+from quorate.core.keysets import refuse_expired, refuse_unsigned
 from quorate.core.limits import (
     MAX_COMMAND_LIFETIME_MS,
     MAX_ENVELOPE_BYTES,
@@ -268,7 +269,7 @@ def _admit(data: bytes, version: int) -> _Admitted | Deny:
     if len(data) > MAX_ENVELOPE_BYTES:
         return Deny(Reason.TOO_LARGE)
     try:
-        envelope = dsse.parse(data, MAX_ENVELOPE_BYTES)
+        envelope = open_envelope(data, version)
         if envelope.payload_type != dsse.COMMAND_TYPE:
             return Deny(Reason.MALFORMED_COMMAND, "payloadType")
         return _Admitted(parse_command(envelope.payload, version), envelope)
@@ -363,8 +364,11 @@ def _authenticate(view: StateView, admitted: _Admitted) -> _Issuer | Deny:
     domain = view.domain(node.domain if node is not None else issuer)
     if domain is None:
         return Deny(Reason.UNKNOWN_ISSUER, issuer)
-    key = node.signing_key if node is not None else domain.governance_key
-    if not admitted.envelope.verify(bytes.fromhex(key)):
+    if node is None:
+        refusal = refuse_unsigned(admitted.envelope, domain, admitted.command.verb, issuer)
+        if refusal is not None:
+            return refusal
+    elif not admitted.envelope.verify(bytes.fromhex(node.signing_key)):
         return Deny(Reason.BAD_SIGNATURE, issuer)
     if node is not None and node.retired:
         return _Issuer(domain, Deny(Reason.NODE_RETIRED, issuer))
@@ -390,9 +394,15 @@ def execute(turn: Turn) -> Outcome:
     """What an admitted command does, in the turn's store, and its outcome. What is denied may have
     written something all the same: the caller undoes it. Raises StorageError."""
     command = turn.command
+    is_by_node = is_node(command.issuer)
+    expired = None
+    if not is_by_node:
+        expired = refuse_expired(turn.envelope, turn.domain, command.verb, turn.ledger_time)
     verdict: Verdict
-    if is_node(command.issuer) != isinstance(command.body, NodeBody):
+    if is_by_node != isinstance(command.body, NodeBody):
         verdict = Deny(Reason.NOT_AUTHORIZED, command.issuer)
+    elif expired is not None:
+        verdict = Deny(expired, turn.domain.id)
     else:
         verdict = _HANDLERS[command.verb](turn, command.body)
     if isinstance(verdict, Done):

@@ -50,7 +50,7 @@ def check_former(genesis: Genesis, recovery: Recovery, base: Reader | None = Non
 def renewed(genesis: Genesis, recovery: Recovery) -> list[tuple[Descriptor, Descriptor]]:
     """Who is described otherwise than in the genesis."""
     known = {item.domain: item for item in recovery.descriptors}
-    names = ("governance_key", "cosigner_key", "ca_certificate")
+    names = ("governance_key", "cosigner_key", "ca_certificate", "key_set")
     return [
         (item, known[item.domain])
         for item in genesis.descriptors
@@ -76,6 +76,7 @@ def _described(item: Descriptor, base: Reader | None = None) -> Domain:
         ca_certificate=item.ca_certificate,
         changed=0,
         rekeyings=0 if known is None else known.rekeyings,
+        key_set=item.key_set,
     )
 
 

@@ -12,8 +12,9 @@ from typing import Final, Protocol
 
 from quorate.core import codec, dsse
 from quorate.core.bodies import AddNode
-from quorate.core.commands import parse_command
+from quorate.core.commands import open_envelope, parse_command
 from quorate.core.errors import MalformedError
+from quorate.core.keysets import is_governed
 from quorate.core.limits import MAX_ENVELOPE_BYTES
 from quorate.core.records import Domain, Node
 from quorate.core.verbs import Verb
@@ -77,7 +78,7 @@ def is_order(order: bytes, node_id: str, origin: str, domain: Domain) -> bool:
     if not 0 < len(order) <= MAX_ENVELOPE_BYTES:
         return False
     try:
-        envelope = dsse.parse(order, MAX_ENVELOPE_BYTES)
+        envelope = open_envelope(order)
         command = parse_command(envelope.payload)
     except MalformedError:
         return False
@@ -86,5 +87,5 @@ def is_order(order: bytes, node_id: str, origin: str, domain: Domain) -> bool:
         and isinstance(command.body, AddNode)
         and command.body.node == node_id
         and (command.origin, command.issuer) == (origin, domain.id)
-        and envelope.verify(bytes.fromhex(domain.governance_key))
+        and is_governed(envelope, domain)
     )

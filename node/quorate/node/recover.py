@@ -179,6 +179,7 @@ def _descriptor(view: StateView, domain_id: str, names: set[str]) -> Descriptor:
             bytes.fromhex(node.log_key),
         ),
         envelope=dsse.Envelope(b"", dsse.RECOVERY_TYPE, ()),
+        key_set=domain.key_set,
     )
 
 

@@ -12,7 +12,7 @@ from quorate.core import codec, ids
 from quorate.core.dsse import COMMAND_TYPE
 from quorate.core.errors import MalformedError
 from quorate.core.limits import MAX_ENVELOPE_BYTES, MAX_INTEGER, PROTOCOL_VERSION
-from quorate.proofs.signing import SigningKey, sign_envelope
+from quorate.proofs.signing import Signer, sign_envelope
 
 
 def build_command(
@@ -23,8 +23,8 @@ def build_command(
     body: Mapping[str, object],
     nonce: str,
     not_after: int,
-    key: SigningKey,
-    also_signed_by: Sequence[SigningKey] = (),
+    key: Signer,
+    also_signed_by: Sequence[Signer] = (),
 ) -> bytes:
     """The signed envelope of one command for the ledger `origin`. Submitting it again is harmless.
 

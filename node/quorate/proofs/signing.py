@@ -7,7 +7,7 @@ key is kept, and with which file mode, is the caller's business.
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -17,6 +17,24 @@ from quorate.core import dsse
 from quorate.core.errors import ConfigurationError
 
 _HINT = "a key file holds one unencrypted Ed25519 private key in PKCS #8 PEM"
+
+
+class Signer(Protocol):
+    """Whatever signs as an Ed25519 key does: a `SigningKey`, or a device that keeps one."""
+
+    @property
+    def public(self) -> bytes:
+        """The 32 raw bytes of the public key."""
+        ...
+
+    @property
+    def keyid(self) -> str:
+        """Lower-case hex SHA-256 of `public`."""
+        ...
+
+    def sign(self, message: bytes) -> bytes:
+        """The 64 bytes of the signature over `message`."""
+        ...
 
 
 class SigningKey:
@@ -66,7 +84,7 @@ class SigningKey:
         raise TypeError("a private key is not copied by pickling")
 
 
-def sign_envelope(payload_type: str, payload: bytes, *keys: SigningKey) -> bytes:
+def sign_envelope(payload_type: str, payload: bytes, *keys: Signer) -> bytes:
     """The DSSE envelope of `payload`, one signature a key in the order given, in canonical JSON.
 
     An envelope without a key is what a draft is: it has no signatures yet.

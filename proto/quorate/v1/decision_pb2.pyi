@@ -71,6 +71,10 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """not_after lies further ahead than the ledger remembers nonces"""
     REASON_UNKNOWN_ISSUER: _Reason.ValueType  # 15
     REASON_BAD_SIGNATURE: _Reason.ValueType  # 16
+    REASON_KEY_EXPIRED: _Reason.ValueType  # 78
+    """the governance keys' time is over, but for what narrows"""
+    REASON_TOO_FEW_SIGNATURES: _Reason.ValueType  # 79
+    """fewer keys of the domain have signed than have to"""
     REASON_NOT_AUTHORIZED: _Reason.ValueType  # 17
     """this issuer may not give this command"""
     REASON_NONCE_REUSED: _Reason.ValueType  # 18
@@ -166,6 +170,10 @@ REASON_LIFETIME_TOO_LONG: Reason.ValueType  # 14
 """not_after lies further ahead than the ledger remembers nonces"""
 REASON_UNKNOWN_ISSUER: Reason.ValueType  # 15
 REASON_BAD_SIGNATURE: Reason.ValueType  # 16
+REASON_KEY_EXPIRED: Reason.ValueType  # 78
+"""the governance keys' time is over, but for what narrows"""
+REASON_TOO_FEW_SIGNATURES: Reason.ValueType  # 79
+"""fewer keys of the domain have signed than have to"""
 REASON_NOT_AUTHORIZED: Reason.ValueType  # 17
 """this issuer may not give this command"""
 REASON_NONCE_REUSED: Reason.ValueType  # 18

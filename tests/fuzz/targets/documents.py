@@ -17,9 +17,18 @@ from quorate.core import codec, dsse, genesis, lineage, protocol, recovery
 from quorate.core.acts import ACTS, parse_act
 from quorate.core.commands import is_known, parse_command
 from quorate.core.errors import MalformedError
+from quorate.core.keysets import (
+    KeySet,
+    check_keyed,
+    count_signatures,
+    governance_keys,
+    is_governed,
+    key_set_of,
+)
 from quorate.core.limits import (
     MAX_ENVELOPE_BYTES,
     MAX_GENESIS_BYTES,
+    MAX_KEYS_PER_SET,
     MAX_RECORD_BYTES,
 )
 from quorate.core.rekeying import read_rekeying
@@ -90,7 +99,7 @@ def proposed_act(data: bytes) -> None:
         assert read is None or act in ACTS[version]
 
 
-@target("quorate.core.rekeying")
+@target("quorate.core.rekeying", "quorate.core.keysets")
 def proof_of_keys(data: bytes) -> None:
     """An input is a payload, which the domain has signed, or the whole envelope."""
     key = federation()[BANK].governance
@@ -99,6 +108,11 @@ def proof_of_keys(data: bytes) -> None:
         if read is not None:
             assert read[0].to_bytes() == shown
             assert read[1].domain == BANK
+            check_keyed(read[1], may_be=True)
+            key_set = key_set_of(read[1])
+            assert key_set == KeySet.from_json(key_set.to_json())
+            some = count_signatures(read[0], governance_keys(read[1]), MAX_KEYS_PER_SET)
+            assert is_governed(read[0], read[1]) == (some >= key_set.threshold)
 
 
 @target("quorate.node.introduction")

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.property.core.naive.cast import ACTIONS, PATHS
 from tests.property.core.naive.deciding import behind
 from tests.property.core.naive.sides import MEMBERS, Setting, begun, branch, play, rules_of, sign
-from tests.property.core.naive.world import Command, World, home, is_for
+from tests.property.core.naive.world import Command, World, enough, home, is_for
 
 from quorate.core import codec
 from quorate.core.decision import DecisionRequest, check_lease, decide
@@ -96,7 +96,8 @@ def narrowings(world: World, chance: Random) -> Iterator[tuple[str, str, dict[st
 
 def narrowing(world: World, chance: Random, at: int) -> Command:
     issuer, verb, body = chance.choice(list(narrowings(world, chance)))
-    return Command(issuer, verb, body, "f" * 32, at + 1_000, at, world.origin)
+    signers = enough(world, issuer)
+    return Command(issuer, verb, body, "f" * 32, at + 1_000, at, world.origin, "", signers)
 
 
 @settings(max_examples=18)
@@ -192,7 +193,8 @@ def test_trust_and_grants_take_nothing_away(chance: Random) -> None:
         before = permits(sides.ledger, world), held(sides.ledger)
         for place in range(8):
             issuer, verb, body = chance.choice(list(widenings(world, chance)))
-            added = Command(issuer, verb, body, f"{place:032x}", at + 1_000, at, world.origin)
+            who = "", enough(world, issuer)
+            added = Command(issuer, verb, body, f"{place:032x}", at + 1_000, at, world.origin, *who)
             ledger = branch(sides.ledger)
             run(ledger, [added])
             assert permits(ledger, world) >= before[0]

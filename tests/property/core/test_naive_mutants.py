@@ -18,8 +18,10 @@ from quorate.core import (
     delegating,
     delegation,
     governing,
+    keysets,
     leasing,
     membership,
+    rekeying,
     reporting,
     routing,
     state,
@@ -272,6 +274,59 @@ def uses_count_for_the_last_grant_alone(rule: Any, store: Any, grant: Grant, now
 @breaks(Lease, "grants")
 def leases_in_force_count_for_the_last_grant_alone(rule: Any, lease: Lease) -> Any:
     return (lease.grant,)
+
+
+# -- of keys ---------------------------------------------------------------------------------------
+
+
+@breaks(keysets, "has_enough")
+def one_of_several_keys_is_enough(rule: Any, envelope: Any, keys: Any, threshold: int) -> Any:
+    return rule(envelope, keys, min(threshold, 1))
+
+
+@breaks(keysets, "has_enough")
+def one_signature_less_is_enough(rule: Any, envelope: Any, keys: Any, threshold: int) -> Any:
+    return rule(envelope, keys, threshold - (threshold > 2))
+
+
+@breaks(keysets, "governance_keys")
+def recovery_keys_govern(rule: Any, keyed: Any) -> Any:
+    return (*rule(keyed), *keysets.key_set_of(keyed).recovery_keys)
+
+
+@breaks(transitions, "refuse_expired")
+def keys_never_expire(rule: Any, *args: Any) -> Any:
+    return None
+
+
+@breaks(transitions, "refuse_expired")
+def keys_last_a_moment_longer(rule: Any, envelope: Any, keyed: Any, verb: Any, now: int) -> Any:
+    return rule(envelope, keyed, verb, now - 1)
+
+
+@breaks(transitions, "refuse_expired")
+def expired_keys_renew_themselves(rule: Any, envelope: Any, keyed: Any, verb: Any, now: int) -> Any:
+    return None if verb == "domain.rekey" else rule(envelope, keyed, verb, now)
+
+
+@breaks(rekeying, "_may_take")
+def who_governs_changes_the_recovery_keys(rule: Any, *args: Any) -> Any:
+    return True
+
+
+@breaks(rekeying, "is_recovered")
+def recovery_keys_do_not_decide(rule: Any, *args: Any) -> Any:
+    return False
+
+
+@breaks(rekeying, "fresh_keys")
+def new_keys_need_not_sign(rule: Any, *args: Any) -> Any:
+    return []
+
+
+@breaks(rekeying, "is_expired")
+def keys_may_begin_expired(rule: Any, *args: Any) -> Any:
+    return False
 
 
 @pytest.mark.parametrize("what", BROKEN)

@@ -80,8 +80,8 @@ def test_what_is_frozen_is_shown_where_one_looks(
     resources("freeze", "--allow", "records.read")
     run("resources", "freeze", "--org", federation.org(CLINIC))
     shown = rows(run("domain", "list", "--org", org).stdout)
-    assert shown[0] == ["id", "status", "suspended by", "changed", "frozen"]
-    assert [row[0::4] for row in shown if row[0].endswith(".example")] == [
+    assert shown[0] == ["id", "status", "suspended by", "changed", "frozen", "keys"]
+    assert [[row[0], row[4]] for row in shown if row[0].endswith(".example")] == [
         [BANK, "all but records.read"],
         [CLINIC, "all"],
         [LOGISTICS, "-"],

@@ -33,6 +33,8 @@ def find(words: list[str]) -> tuple[Any, list[str]]:
     """The command that the words name, and what is left of them."""
     command: Any = typer.main.get_command(app)
     left = list(words)
+    while left and left[0] in ("--save", "--governance-key"):  # which stand before every command
+        left = left[2:]
     while hasattr(command, "get_command"):
         context = command.make_context("quorate", [], resilient_parsing=True)
         found = command.get_command(context, left[0]) if left else None

@@ -8,6 +8,7 @@ from typing import ClassVar, Final
 
 from quorate.core import protocol
 from quorate.core.frozen import Freeze
+from quorate.core.keysets import KeySet
 from quorate.core.records.base import BaseRecord, Kind
 from quorate.core.rows import Row
 from quorate.core.status import Status
@@ -134,12 +135,13 @@ class Domain(BaseRecord):
     governance_key, cosigner_key: Ed25519 public keys in hex.
     suspended_by: the domain that suspended it, which is itself, or BY_BALLOT; or empty.
     rekeyings: how often it has taken new keys.
+    key_set: its keys beside those two; None: there are none, and the governance key signs alone.
     changed: the ledger index of the last change of its status, here and in every record.
     frozen: what it has frozen itself, of its own resources; None: nothing.
     """
 
     kind: ClassVar[Kind] = Kind.DOMAIN
-    LATER: ClassVar[frozenset[str]] = frozenset({"rekeyings", "frozen"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"rekeyings", "frozen", "key_set"})
 
     domain: str
     status: Status
@@ -150,6 +152,7 @@ class Domain(BaseRecord):
     changed: int
     rekeyings: int = 0
     frozen: Freeze | None = None
+    key_set: KeySet | None = None
 
     @property
     def id(self) -> str:
@@ -168,6 +171,7 @@ class Domain(BaseRecord):
             changed=row.number("changed"),
             rekeyings=row.number_or("rekeyings", 0),
             frozen=row.parsed_or("frozen", Freeze.from_json, None),
+            key_set=row.parsed_or("key_set", KeySet.from_json, None),
         )
 
 

@@ -6,6 +6,7 @@ from itertools import islice
 
 from quorate.core import codec, keys
 from quorate.core.errors import StorageDamagedError
+from quorate.core.keysets import all_keys
 from quorate.core.proposals import Proposal, ProposalStatus
 from quorate.core.records import (
     Containment,
@@ -54,7 +55,7 @@ def save_member(store: Writer, domain: Domain, node: Node) -> None:
     save_domain(store, domain)
     save_node(store, node)
     count_node(store, domain.id, 1)
-    for public_key in (domain.governance_key, domain.cosigner_key):
+    for public_key in all_keys(domain):
         claim_key(store, public_key, domain.id)
     for public_key in (node.signing_key, node.log_key):
         claim_key(store, public_key, node.id)

@@ -11,6 +11,7 @@ from quorate.core.containment import ancestry_of, containers
 from quorate.core.errors import MalformedError, StorageDamagedError
 from quorate.core.frozen import check_frozen
 from quorate.core.genesis import check_certificate
+from quorate.core.keysets import all_keys, check_keyed
 from quorate.core.limits import (
     MAX_ANCESTOR_EXECUTORS,
     MAX_ANCESTORS,
@@ -85,8 +86,9 @@ class RecordLooks:
         require(said["id"] == record.id, f"{record.id} says that it is another")
         match record:
             case Domain():
-                is_whole = said.get("frozen") == record.to_json().get("frozen")
-                require(is_whole, f"{record.id} is frozen in another form")
+                for name in ("frozen", "key_set"):  # which have fields of their own
+                    is_whole = said.get(name) == record.to_json().get(name)
+                    require(is_whole, f"{record.id} is {name} in another form")
                 self._look_at_domain(record)
             case Node():
                 self._look_at_node(record)
@@ -112,7 +114,8 @@ class RecordLooks:
         check_frozen(domain.frozen, may_be=is_possible)
         self.domains.add(domain.id)
         require(len(self.domains) <= MAX_DOMAINS, "too many domains")
-        self.check_keys(domain.id, domain.governance_key, domain.cosigner_key)
+        check_keyed(domain, may_be=self._protocol >= protocol.SECOND)
+        self.check_keys(domain.id, *all_keys(domain))
         require(domain.rekeyings <= MAX_REKEYINGS_PER_DOMAIN, f"{domain.id} has too many keys")
         self.rekeyings[domain.id] += domain.rekeyings
 

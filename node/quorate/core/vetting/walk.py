@@ -12,6 +12,7 @@ from quorate.core.acts import ACTS, set_under
 from quorate.core.errors import MalformedError
 from quorate.core.frozen import check_frozen
 from quorate.core.genesis import check_parameters
+from quorate.core.keysets import all_keys
 from quorate.core.limits import (
     MAX_ENTRY_BYTES,
     MAX_INTEGER,
@@ -208,7 +209,7 @@ class Vetting:
         name, _, number = key[1:].partition(b"\x00")
         domain = name.decode("ascii")
         _, body = read_rekeying(value, domain)
-        self._records.check_keys(domain, body.governance_key, body.cosigner_key)
+        self._records.check_keys(domain, *all_keys(body))
         require(_number(number) == self._rekeyings[domain], f"proofs of {domain} out of order")
         self._rekeyings[domain] += 1
 

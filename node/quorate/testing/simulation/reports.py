@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from quorate.core import codec, dsse
+from quorate.core import codec
+from quorate.core.commands import envelope_in
 from quorate.core.lineage import Denials, Event, EventType, Stage, next_stage, parse_record
 from quorate.core.outcome import Deny, Reason
 from quorate.testing.simulation.disk import Disk
@@ -173,4 +174,4 @@ def _recorded(ledger: list[bytes]) -> Iterable[tuple[str, Event | Denials]]:
 
 
 def _payload(envelope: object) -> bytes:
-    return dsse.from_json(envelope).payload
+    return envelope_in(envelope, "").payload

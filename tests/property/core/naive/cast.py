@@ -39,6 +39,8 @@ SMALL_LIMITS: Final = {
     "MAX_ANCESTORS": 3,
     "MAX_ANCESTOR_EXECUTORS": 2,
     "MAX_CONTAINMENTS_PER_DOMAIN": 1,
+    "MAX_REKEYINGS_PER_DOMAIN": 3,
+    "REKEYINGS_FOR_RECOVERY": 1,
     "NONCES_FORGOTTEN_PER_COMMAND": 1,
 }
 """Some histories have these, so that limits are met."""

@@ -59,6 +59,17 @@ PAIRS: Final[dict[str, tuple[str, ...]]] = {
         "ALREADY_EXISTS",
         "LIMIT_EXCEEDED",
     ),
+    "domain.rekey": (
+        "",
+        "MALFORMED_COMMAND",
+        "TOO_FEW_SIGNATURES",
+        "BAD_SIGNATURE",
+        "KEY_EXPIRED",
+        "NOT_AUTHORIZED",
+        "ILLEGAL_TRANSITION",
+        "ALREADY_EXISTS",
+        "LIMIT_EXCEEDED",
+    ),
     "grant.recall": ("", "MALFORMED_COMMAND", "NOT_AUTHORIZED", "NOT_FOUND", "FINAL"),
     "executor.contain": (
         "",

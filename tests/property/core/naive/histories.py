@@ -26,6 +26,7 @@ from tests.property.core.naive.cast import (
     Deed,
 )
 from tests.property.core.naive.deciding import decide
+from tests.property.core.naive.keying import Keying
 from tests.property.core.naive.linking import Linking
 from tests.property.core.naive.rules import FOLLOWS
 from tests.property.core.naive.voting import Voting
@@ -58,6 +59,7 @@ WEIGHTS: Final = {
     "grant.recall": 2,
     "domain.suspend": 1.5,
     "domain.reinstate": 2,
+    "domain.rekey": 7,
     "domain.admit": 0.2,
     "domain.expel": 0.2,
     "federation.set_thresholds": 0.2,
@@ -85,7 +87,7 @@ REPEATING: Final = 0.07
 """How often somebody says again what was said before, more or less."""
 
 
-class Author(Linking, Voting):
+class Author(Linking, Voting, Keying):
     """Makes up one command after the other."""
 
     def __init__(
@@ -99,6 +101,7 @@ class Author(Linking, Voting):
         self._upgrade_at = chance.randint(5, 35) if self.often(0.75) else 1_000
         self._is_linked = self.often(0.7)
         """Whether domains tend to pass on what they have, rather than to trust each other."""
+        self._is_rekeying = self.often(0.4)
         if self.often(0.8):
             self._open()
 
@@ -178,6 +181,8 @@ class Author(Linking, Voting):
             return first[subject][1]
         if verb in ("grant.delegate", "grant.recall") and world.protocol == 1 and self.often(0.8):
             return "grant.issue"
+        if verb == "domain.rekey" and (world.protocol == 1 or not self._is_rekeying):
+            return "grant.issue" if self.often(0.95) else verb
         if verb == "grant.recall" and not self.passed_on() and self.often(0.9):
             return "grant.delegate"
         return verb
@@ -201,7 +206,11 @@ class Author(Linking, Voting):
                 case "kind":
                     issuer = self.domain() if issuer.startswith("spiffe") else self.node(issuer)
         nonce = f"{len(self._written) + 1:016x}"
-        return Command(issuer, verb, body, nonce, max(at + life, 0), at, origin, key)
+        signers = frozenset[str]()
+        if not issuer.startswith("spiffe://"):
+            other = frozenset({self._key_of(f"{key} governance")})
+            signers = other if key else self.signers(issuer, verb, body)
+        return Command(issuer, verb, body, nonce, max(at + life, 0), at, origin, key, signers)
 
     def again(self, at: int) -> Command:
         """What was said before, as it was; or signed anew; or with something else in it."""
@@ -216,7 +225,9 @@ class Author(Linking, Voting):
                 return Command(**{**vars(said), "at": at})
             case "anew":
                 return Command(**{**vars(said), "at": at, "not_after": at + self.one((0, HOUR_MS))})
-        return Command(**{**vars(other), "at": at, "nonce": said.nonce, "issuer": said.issuer})
+        signers = other.signers if other.issuer == said.issuer else said.signers
+        mixed = {"nonce": said.nonce, "issuer": said.issuer, "key": said.key, "signers": signers}
+        return Command(**{**vars(other), **mixed, "at": at})
 
     def _open(self) -> None:
         """Everybody is registered, and trusts and grants enough for leases to be given."""
@@ -306,6 +317,8 @@ class Author(Linking, Voting):
 
     def _domain(self, act: str, at: int) -> tuple[str, Body]:
         domain = self.domain()
+        if act == "rekey":
+            return self.mostly(domain), self.new_keys(domain)
         if act == "admit":
             return domain, {"descriptor": self._descriptors[self.one(JOINERS)]}
         if act == "reinstate":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from tests.property.core.naive import ballots, containing, delegating, pacing, rules
+from tests.property.core.naive import ballots, containing, delegating, keys, pacing, rules
 from tests.property.core.naive.rules import Yes
 from tests.property.core.naive.world import Command, No, Said, Thing, World, decided_by_ballot, find
 
@@ -27,6 +27,7 @@ OF_DOMAINS: dict[str, Rule] = {
     "grant.revoke": rules.govern_grant,
     "domain.suspend": rules.govern_domain,
     "domain.reinstate": rules.govern_domain,
+    "domain.rekey": keys.rekey_domain,
     "domain.admit": ballots.needs_ballot,
     "domain.expel": ballots.needs_ballot,
     "federation.set_thresholds": ballots.needs_ballot,
@@ -57,6 +58,7 @@ SINCE_SECOND = (
     "grant.recall",
     "federation.set_parameters",
     "federation.set_rates",
+    "domain.rekey",
     "executor.contain",
     "executor.lift_containment",
 )
@@ -112,7 +114,9 @@ def authenticated(world: World, command: Command) -> Thing:
     by = find(world.domains, domain=node["domain"] if node else command.issuer)
     if by is None:
         raise No("UNKNOWN_ISSUER", command.issuer)
-    if command.key not in ("", command.issuer):
+    if node is None and command.signers:
+        keys.signed_enough(by, command)
+    elif command.key not in ("", command.issuer):
         raise No("BAD_SIGNATURE", command.issuer)
     return by
 
@@ -149,6 +153,8 @@ def executed(world: World, by: Thing, command: Command) -> Said:
     try:
         if rule is None:
             raise No("NOT_AUTHORIZED", command.issuer)
+        if not is_node:
+            keys.in_their_time(world, by, command)
         yes = rule(world, by, command)
         said = Said("", (yes.thing,), world.size, result=yes.result)
     except No as no:

@@ -25,6 +25,7 @@ from typing import Any, Final
 from tests.property.core.naive import deciding
 from tests.property.core.naive.cast import ACTIONS, FOUNDERS, JOINERS, PATHS, SMALL_LIMITS
 from tests.property.core.naive.histories import Author
+from tests.property.core.naive.keying import OFFLINE, SPARE
 from tests.property.core.naive.model import hand_in
 from tests.property.core.naive.noting import Came, links_of, note
 from tests.property.core.naive.world import (
@@ -224,7 +225,7 @@ def play(chance: Random, came: Came, *, is_cheap: bool = True) -> tuple[Sides, l
     setting = Setting.any_of(chance, is_cheap=is_cheap)
     sides = Sides(setting)
     descriptors = {name: descriptor_of(name) for name in MEMBERS}
-    author = Author(chance, sides.world, descriptors, lambda name: key_for(name).public.hex())
+    author = Author(chance, sides.world, descriptors, public_of)
     commands: list[Command] = []
     try:
         with rules_of(setting):
@@ -324,12 +325,29 @@ def sign(command: Command, *, is_cheap: bool) -> bytes:
             "body": command.body,
         }
     )
-    key = key_of(command.key or command.issuer)
+    used = [KEYS[public] for public in sorted(command.signers)]
+    used = used or [key_of(command.key or command.issuer)]
     if not is_cheap:
-        return sign_envelope(dsse.COMMAND_TYPE, payload, key)
-    mark = _mark(key.public, dsse.pae(dsse.COMMAND_TYPE, payload))
-    signature = dsse.Signature(key.keyid, mark)
-    return dsse.Envelope(payload, dsse.COMMAND_TYPE, (signature,)).to_bytes()
+        return sign_envelope(dsse.COMMAND_TYPE, payload, *used)
+    message = dsse.pae(dsse.COMMAND_TYPE, payload)
+    marks = tuple(dsse.Signature(key.keyid, _mark(key.public, message)) for key in used)
+    return dsse.Envelope(payload, dsse.COMMAND_TYPE, marks).to_bytes()
+
+
+KEYS: Final[dict[str, SigningKey]] = {}
+"""Those that were named, by public key."""
+
+
+def public_of(name: str) -> str:
+    """The public key, in hex, that belongs to a name."""
+    key = key_for(name)
+    KEYS[key.public.hex()] = key
+    return key.public.hex()
+
+
+for _member in MEMBERS:
+    for _purpose in ("governance", "cosigner", *SPARE, *OFFLINE, "c1", "c2"):
+        public_of(f"{_member} {_purpose}")
 
 
 def key_of(issuer: str) -> SigningKey:

@@ -37,6 +37,8 @@ LIMITS: dict[str, int] = {
     "MAX_ANCESTORS": 64,
     "MAX_ANCESTOR_EXECUTORS": 32,
     "MAX_CONTAINMENTS_PER_DOMAIN": 256,
+    "MAX_REKEYINGS_PER_DOMAIN": 100,
+    "REKEYINGS_FOR_RECOVERY": 10,
 }
 """As in docs/ledger.md."""
 
@@ -49,6 +51,8 @@ LATER: dict[str, Any] = {
     "delegations": 0,
     "ancestors": [],
     "ancestor_executors": [],
+    "rekeyings": 0,
+    "key_set": None,
 }
 """The fields that a later version has brought: they are left out while they have these values, so
 that a federation of version 1 writes what it always wrote (ADR 0021)."""
@@ -101,6 +105,7 @@ class Command:
     """A command as whoever signs it means it.
 
     at: the time that the leader stamps it with. key: whose key signs; empty: the issuer's.
+    signers: the public keys that sign a domain's command; none are said where `key` says it.
     """
 
     issuer: str
@@ -111,6 +116,7 @@ class Command:
     at: int
     origin: str
     key: str = ""
+    signers: frozenset[str] = frozenset()
 
     @property
     def ident(self) -> str:
@@ -148,6 +154,7 @@ class World:
     contained: list[Thing] = field(default_factory=list)
     memory: list[Thing] = field(default_factory=list)
     heads: dict[str, str] = field(default_factory=dict)
+    former_keys: list[str] = field(default_factory=list)
     thresholds: dict[str, str] = field(
         default_factory=lambda: dict.fromkeys(EVERY_BALLOT_TYPE, "majority")
     )
@@ -167,6 +174,8 @@ class World:
                 "governance_key": descriptor["governance_key"],
                 "cosigner_key": descriptor["cosigner_key"],
                 "changed": self.size,
+                "rekeyings": 0,
+                "key_set": None,
             }
         )
         node = {name: value for name, value in descriptor["node"].items() if name != "id"}
@@ -191,11 +200,30 @@ class World:
     def used_keys(self) -> list[str]:
         """All that are, or ever were, somebody's."""
         of_domains = [each[key] for each in self.domains for key in KEYS_OF_DOMAINS]
-        return of_domains + [each[key] for each in self.nodes for key in KEYS_OF_NODES]
+        for each in self.domains:
+            more = each["key_set"] or {"governance_keys": [], "recovery_keys": []}
+            of_domains += [*more["governance_keys"], *more["recovery_keys"]]
+        return (
+            self.former_keys
+            + of_domains
+            + [each[key] for each in self.nodes for key in KEYS_OF_NODES]
+        )
 
 
 KEYS_OF_DOMAINS = ("governance_key", "cosigner_key")
 KEYS_OF_NODES = ("signing_key", "log_key")
+
+
+def enough(world: World, issuer: str) -> frozenset[str]:
+    """Keys of a domain, as many as have to sign; none are said of others."""
+    domain = find(world.domains, domain=issuer)
+    if domain is None:
+        return frozenset()
+    own = [domain["governance_key"]]
+    if domain["key_set"]:
+        own += domain["key_set"]["governance_keys"]
+        own = own[: domain["key_set"]["threshold"]]
+    return frozenset(own)
 
 
 def public(thing: Thing) -> Thing:
