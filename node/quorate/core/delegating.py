@@ -32,7 +32,7 @@ def delegate_grant(turn: Turn, body: DelegateGrant) -> Verdict:
     parent = _held_grant(turn, body.executor, body.grant)
     if isinstance(parent, Deny):
         return parent
-    delegator = active_executor(turn.view, body.executor)
+    delegator = active_executor(turn.view, body.executor, turn.ledger_time)
     if isinstance(delegator, Deny):
         return delegator
     for each in (parent, *chain_of(turn.view, parent)):

@@ -3,8 +3,10 @@
 Owns the one question that whoever follows the ledger asks of each entry: which thing, that leases
 rely on, did it stop or let go on, and for which of them? What is frozen is such a thing, too: of a
 domain (`frozen:<domain>`) or of the whole federation (`federation:<origin>`); every lease relies on
-both, by its resource. Whether a lease holds at a moment is
-`quorate.core.decision`'s: time ends leases and grants too, and no entry says so.
+both, by its resource. So are what its executor has to prove (`references:<domain>`) and what that
+has proved (`attestation:<executor>`): entries change them, and whether the one is enough for the
+other is asked anew. Whether a lease holds at a moment is `quorate.core.decision`'s: time ends
+leases and grants too, and no entry says so.
 """
 
 from __future__ import annotations
@@ -45,6 +47,8 @@ class Effect:
         for a lease, is there, or lasts longer.
     but_for: what goes on all the same of what relies on the thing; None: nothing does. A thaw has
         what the freeze had that it ends.
+    may_stop: with no reason: it may have ended what relies on the thing, or not; whoever wants to
+        know looks. No permit that was given before counts as given under what is now.
     """
 
     index: int
@@ -52,6 +56,7 @@ class Effect:
     thing: str
     reason: Reason | None
     but_for: Scope | LetThrough | None = None
+    may_stop: bool = False
 
     def spares(self, lease: Lease) -> bool:
         """Whether it changes nothing for this lease, which relies on the thing. What an edge does
@@ -68,6 +73,8 @@ class LetThrough:
 
 
 _FROZEN: Final = "frozen"
+_REFERENCES: Final = "references"
+_ATTESTATION: Final = "attestation"
 
 _EFFECTS: Final = MappingProxyType(
     {
@@ -87,6 +94,10 @@ _EFFECTS: Final = MappingProxyType(
         Verb.DOMAIN_SUSPEND: (Kind.DOMAIN, Reason.DOMAIN_SUSPENDED),
         Verb.DOMAIN_REINSTATE: (Kind.DOMAIN, None),
         Verb.DOMAIN_EXPEL: (Kind.DOMAIN, Reason.DOMAIN_REVOKED),
+        Verb.ATTESTATION_SET_REFERENCE: (_REFERENCES, None),
+        Verb.ATTESTATION_RETIRE_REFERENCE: (_REFERENCES, None),
+        Verb.ATTESTATION_REPORT: (_ATTESTATION, None),
+        Verb.ATTESTATION_DRIFT: (Kind.EXECUTOR, Reason.EXECUTOR_SUSPENDED),
         Verb.LEASE_ACQUIRE: (Kind.LEASE, None),
         Verb.LEASE_RENEW: (Kind.LEASE, None),
         Verb.LEASE_RELEASE: (Kind.LEASE, Reason.LEASE_RELEASED),
@@ -112,6 +123,7 @@ _WITHOUT: Final = frozenset(
         Verb.FEDERATION_SET_THRESHOLDS,
         Verb.FEDERATION_UPGRADE,
         Verb.PROPOSAL_WITHDRAW,
+        Verb.ATTESTATION_CHALLENGE,
     }
 )
 
@@ -126,6 +138,9 @@ _FREEZING: Final = frozenset(
         Verb.FEDERATION_THAW,
     }
 )
+
+_PROVING: Final = frozenset({Verb.ATTESTATION_REPORT, Verb.ATTESTATION_DRIFT})
+"""What they say of themselves is whether they have suspended an executor that was active."""
 
 _BY_NAME: Final = {verb.value: effect for verb, effect in _EFFECTS.items()}
 
@@ -146,12 +161,21 @@ def effect_of(index: int, entry: bytes) -> Effect | None:
     if kind not in _BY_NAME or row.text("decision") != "accepted":
         return None
     of, reason = _BY_NAME[kind]
+    thing, may_stop = done.text("thing"), False
+    if kind in _PROVING:
+        said = Row(row.nested("executed"))
+        if said.flag("suspends"):
+            of, reason = _EFFECTS[Verb.ATTESTATION_DRIFT]
+        elif not said.flag("matches"):
+            return None  # it was suspended already
+    elif of == _REFERENCES:
+        thing, may_stop = _split(thing)[0], kind == Verb.ATTESTATION_SET_REFERENCE
     but_for: Scope | LetThrough | None = None
     if kind == Verb.TRUST_NARROW:
         but_for = _left_by(row)
     elif kind in _FREEZING:
         but_for = LetThrough(done.texts("actions"))
-    return Effect(index, row.number("time"), f"{of}:{done.text('thing')}", reason, but_for)
+    return Effect(index, row.number("time"), f"{of}:{thing}", reason, but_for, may_stop)
 
 
 def _left_by(entry: Row) -> Scope:
@@ -169,6 +193,8 @@ def things_of(lease: Lease, origin: str) -> tuple[str, ...]:
         *lease.depends_on,
         f"{_FROZEN}:{resource_owner(lease.resource)}",
         f"{Kind.FEDERATION}:{origin}",
+        f"{_REFERENCES}:{lease.executor.split('/', 3)[2]}",
+        f"{_ATTESTATION}:{lease.executor}",
         f"{Kind.LEASE}:{lease.id}",
     )
 
@@ -184,6 +210,8 @@ def is_stopped(view: StateView, thing: str, lease: Lease | None) -> bool:
         held = view.federation() if kind == Kind.FEDERATION else view.domain(name)
         frozen = None if held is None else held.frozen
         return frozen is not None and not (lease is not None and frozen.lets(lease.action))
+    if kind in (_REFERENCES, _ATTESTATION):
+        return False  # no entry says so: it is asked of the proof, at its time
     record: Domain | Executor | TrustEdge | Grant | None
     match kind:
         case Kind.DOMAIN:

@@ -15,12 +15,13 @@ from quorate.core.records import (
     Kind,
     Lease,
     Node,
+    Reference,
     TrustEdge,
 )
 
 Lasting = Governed | Proposal
 """What is never gone, though it may be over."""
-Stored = Lasting | Lease
+Stored = Lasting | Lease | Reference
 Record = Federation | Stored
 
 PARSERS: Final[dict[Kind, Callable[[object], Stored]]] = {
@@ -31,4 +32,5 @@ PARSERS: Final[dict[Kind, Callable[[object], Stored]]] = {
     Kind.GRANT: Grant.from_json,
     Kind.LEASE: Lease.from_json,
     Kind.PROPOSAL: Proposal.from_json,
+    Kind.REFERENCE: Reference.from_json,
 }

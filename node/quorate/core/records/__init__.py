@@ -7,9 +7,17 @@ lie (see `quorate.core.state`).
 
 from __future__ import annotations
 
+from quorate.core.records.attested import (
+    Attestation,
+    Challenge,
+    Claims,
+    EvidenceKind,
+    Reference,
+)
 from quorate.core.records.base import BaseRecord, Kind
 from quorate.core.records.members import (
     BY_BALLOT,
+    DRIFT,
     Domain,
     Executor,
     Federation,
@@ -21,8 +29,13 @@ from quorate.core.records.rights import Grant, Lease, LeaseStatus, TrustEdge
 
 __all__ = [
     "BY_BALLOT",
+    "DRIFT",
+    "Attestation",
     "BaseRecord",
+    "Challenge",
+    "Claims",
     "Domain",
+    "EvidenceKind",
     "Executor",
     "Federation",
     "Governed",
@@ -32,6 +45,7 @@ __all__ = [
     "LeaseStatus",
     "Node",
     "Parameters",
+    "Reference",
     "Role",
     "TrustEdge",
 ]

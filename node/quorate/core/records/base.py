@@ -18,6 +18,7 @@ class Kind(StrEnum):
     GRANT = "grant"
     LEASE = "lease"
     PROPOSAL = "proposal"
+    REFERENCE = "reference"
 
 
 @runtime_checkable
@@ -32,7 +33,7 @@ def _plain(value: object) -> object:
         return value.value
     if isinstance(value, Part):
         return value.to_json()
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 class BaseRecord:

@@ -23,6 +23,7 @@ from quorate.core.state.writing import (
     count_node,
     drop_expired_leases,
     drop_expired_proposals,
+    drop_reference,
     forget,
     remember,
     save_domain,
@@ -37,6 +38,7 @@ from quorate.core.state.writing import (
     save_member,
     save_node,
     save_proposal,
+    save_reference,
     save_thresholds,
 )
 from quorate.core.status import Status
@@ -56,6 +58,7 @@ __all__ = [
     "count_node",
     "drop_expired_leases",
     "drop_expired_proposals",
+    "drop_reference",
     "forget",
     "list_records",
     "parse_lasting",
@@ -73,5 +76,6 @@ __all__ = [
     "save_member",
     "save_node",
     "save_proposal",
+    "save_reference",
     "save_thresholds",
 ]

@@ -20,6 +20,7 @@ from quorate.core.records import (
     Kind,
     Lease,
     Node,
+    Reference,
     TrustEdge,
 )
 from quorate.core.remembered import Remembered
@@ -163,6 +164,17 @@ class StateView:
             ident = key[len(prefix) :].decode("ascii", "replace")
             yield self._indexed(self.proposal(ident), key)
 
+    def reference(self, domain: str, name: str) -> Reference | None:
+        return self._find(Kind.REFERENCE, f"{domain}/{name}", Reference.from_json)
+
+    def references(self, domain: str) -> Iterator[Reference]:
+        """Those of one domain; at most MAX_REFERENCES_PER_DOMAIN."""
+        for key, data in self._reader.scan(keys.references(domain)):
+            yield _parse(Reference.from_json, data, repr(key))
+
+    def all_references(self) -> Iterator[Reference]:
+        return self._each(Kind.REFERENCE, Reference.from_json)
+
     def thresholds(self) -> Thresholds:
         data = self._reader.get(keys.THRESHOLDS)
         return {} if data is None else _parse(thresholds_from_json, data, "the thresholds")
@@ -210,7 +222,7 @@ class StateView:
 def parse_lasting(kind: Kind, data: bytes) -> Lasting:
     """The record of something that is never gone. Raises StorageDamagedError."""
     record = _parse(PARSERS[kind], data, kind, keep=False)
-    assert not isinstance(record, Lease), "leases are looked at by themselves"
+    assert not isinstance(record, Lease | Reference), "they are looked at by themselves"
     return record
 
 

@@ -15,6 +15,7 @@ from quorate.core.records import (
     Lease,
     LeaseStatus,
     Node,
+    Reference,
     TrustEdge,
 )
 from quorate.core.remembered import Remembered
@@ -135,6 +136,17 @@ def drop_expired_proposals(store: Writer, proposer: str, ledger_time: int) -> No
 
 def save_thresholds(store: Writer, thresholds: Thresholds) -> None:
     store.put(keys.THRESHOLDS, codec.encode(thresholds_to_json(thresholds)))
+
+
+def save_reference(store: Writer, reference: Reference) -> None:
+    _save(store, reference)
+
+
+def drop_reference(store: Writer, reference: Reference) -> None:
+    """A reference that is retired is gone: the ledger has it."""
+    key = keys.record(reference.kind, reference.id)
+    assert key is not None, "it was read"
+    store.delete(key)
 
 
 def save_lineage(store: Writer, lease: Lease) -> None:

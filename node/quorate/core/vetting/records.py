@@ -17,6 +17,7 @@ from quorate.core.limits import (
     MAX_NODES_PER_DOMAIN,
     MAX_PARENTS,
     MAX_PATTERNS,
+    MAX_REFERENCES_PER_DOMAIN,
     MAX_REKEYINGS_PER_DOMAIN,
 )
 from quorate.core.lineage import NO_HEAD, Stage, check_head
@@ -29,11 +30,13 @@ from quorate.core.records import (
     Lease,
     LeaseStatus,
     Node,
+    Reference,
     TrustEdge,
 )
 from quorate.core.status import Status
 from quorate.core.store import Reader
 from quorate.core.stored import PARSERS
+from quorate.core.vetting.attested import check_proofs, check_reference
 
 
 class RecordLooks:
@@ -52,6 +55,7 @@ class RecordLooks:
         self.nodes: Counter[str] = Counter()
         self.executors: Counter[str] = Counter()
         self.rekeyings: Counter[str] = Counter()
+        self._references: Counter[str] = Counter()  # they lie before the domains
         self.expected: Counter[bytes] = Counter()
         self._active: Counter[str] = Counter()
         self._voters: Counter[str] = Counter()
@@ -85,6 +89,7 @@ class RecordLooks:
             case Executor():
                 ids.check_executor(record.id)
                 self._check_home(record.id, record.domain)
+                check_proofs(record, said, self._protocol, self._ledger_time)
                 self.executors[record.domain] += 1
             case TrustEdge():
                 self._look_at_edge(record)
@@ -94,6 +99,10 @@ class RecordLooks:
                 self._look_at_lease(record)
             case Proposal():
                 self._look_at_proposal(record)
+            case Reference():
+                check_reference(record, said, self._protocol)
+                self._refer(Kind.DOMAIN, record.domain)
+                self._references[record.domain] += 1
 
     def _look_at_domain(self, domain: Domain) -> None:
         ids.check_domain(domain.id)
@@ -105,6 +114,9 @@ class RecordLooks:
         self.check_keys(domain.id, domain.governance_key, domain.cosigner_key)
         require(domain.rekeyings <= MAX_REKEYINGS_PER_DOMAIN, f"{domain.id} has too many keys")
         self.rekeyings[domain.id] += domain.rekeyings
+        counted = self._references[domain.id]
+        require(domain.references == counted, f"{domain.id} has {counted} references")
+        require(counted <= MAX_REFERENCES_PER_DOMAIN, f"{domain.id} has too many references")
 
     def _look_at_node(self, node: Node) -> None:
         check_node(node)
