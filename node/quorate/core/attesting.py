@@ -86,6 +86,7 @@ def challenge_executor(turn: Turn, body: ChallengeExecutor) -> Verdict:
     state.save_executor(turn.store, replace(executor, challenge=challenge))
     result = {
         "id": executor.id,
+        "origin": turn.command.origin,
         "challenge": challenge.text,
         "expires_at": challenge.at + MAX_CHALLENGE_AGE_MS,
         "references": {each.name: each.evidence.value for each in covering},

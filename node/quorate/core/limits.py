@@ -84,6 +84,8 @@ MAX_LEASES_PER_WATCH: Final = 256
 MAX_ATTRIBUTE_BYTES: Final = 1024
 """Of one event, names and values together: its record, escapes and all, is less than
 MAX_RECORD_BYTES however they are written."""
+MAX_EVIDENCE_BYTES: Final = 8 * 1024
+"""Of one proof: its command is no larger than may be, with signatures and base64 on the way."""
 MIN_SESSION_CHARS: Final = 16
 MAX_SESSION_CHARS: Final = 64
 MAX_ENTRIES_PER_PAGE: Final = 256
