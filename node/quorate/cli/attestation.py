@@ -130,15 +130,8 @@ def set_reference(
         "keys": keys,
     }
     body |= {name: list(some) for name, some in terms.items() if some}
-    govern(
-        org,
-        "attestation.set_reference",
-        body,
-        timeout_ms=timeout,
-        output=output,
-        address=address,
-        wait=wait,
-    )
+    act = "attestation.set_reference"
+    govern(org, act, body, timeout_ms=timeout, output=output, address=address, wait=wait)
 
 
 @app.command("retire-reference")

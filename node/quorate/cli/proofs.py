@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from quorate.cli.connection import Connection, read_json
+from quorate.cli.options import now_ms
 from quorate.cli.output import moment
 from quorate.cli.queries import read_records
 from quorate.core.errors import ConfigurationError
@@ -20,12 +21,13 @@ from quorate.v1 import governance_pb2
 
 @dataclass(frozen=True, slots=True)
 class ShownExecutor:
-    """proofs: of each reference that covers it, how it stands to that. ledger_time_ms: at which."""
+    """proofs: of each reference that covers it, how it stands to that. time_ms: at which: ledger
+    time, or this machine's if that is later."""
 
     executor: Executor
     proofs: Sequence[Mapping[str, object]]
     ledger_size: int
-    ledger_time_ms: int
+    time_ms: int
 
     @property
     def facts(self) -> tuple[tuple[str, object], ...]:
@@ -43,7 +45,7 @@ class ShownExecutor:
     def to_json(self) -> dict[str, object]:
         return {
             "ledger_size": self.ledger_size,
-            "ledger_time_ms": self.ledger_time_ms,
+            "time_ms": self.time_ms,
             "executor": self.executor.to_json(),
             "proofs": list(self.proofs),
         }
@@ -64,7 +66,7 @@ def read_executor(
         raise ConfigurationError(f"there is no executor {ident}", hint="see quorate executor list")
     executor = Executor.from_json(read_json(found.record.encode()))
     known, _, _ = read_records(connection, governance_pb2.KIND_REFERENCE, at_least, timeout_ms)
-    now = found.position.ledger_time_ms
+    now = max(found.position.ledger_time_ms, now_ms())  # no entry says that a proof grew old
     references = [each for each in map(Reference.from_json, known) if each.covers(ident)]
     own = [each for each in references if each.domain == executor.domain]
     proofs = [_standing(executor, each, now) for each in own]

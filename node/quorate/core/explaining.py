@@ -279,8 +279,7 @@ def _ask_attested(
         things.append(reference_thing(each, ledger_time))
         if each.denied is not None:
             return inquiry.answer(Question.ATTESTATION, each.denied, things)
-    note = "" if things else f"{home.id} wants no proof of this executor"
-    return inquiry.answer(Question.ATTESTATION, None, things, note)
+    return inquiry.answer(Question.ATTESTATION, None, things)
 
 
 def _ask_owner(inquiry: Inquiry, view: StateView, act: DecisionRequest | Lease) -> Domain | None:

@@ -28,13 +28,13 @@ class Question(StrEnum):
     IN_FORCE = "in_force"
     EXECUTOR = "executor"
     HOME = "home"
+    ATTESTATION = "attestation"
     OWNER = "owner"
     FROZEN = "frozen"
     ACTION = "action"
     TRUST = "trust"
     GRANT = "grant"
     PARENTS = "parents"
-    ATTESTATION = "attestation"
     EFFECT = "effect"
 
 
