@@ -46,7 +46,7 @@ OF_THE_CODEC: Final = frozenset({"decode", "load"})
 """Everybody has functions of these names."""
 
 NEED_NONE: Final = {
-    "quorate.cli.evidence": "what this program has signed, and a file of the person's, by the codec",
+    "quorate.cli.evidence": "what this program has signed, and a person's file, by the codec",
     "quorate.node.fresh_keys": "a key that the node's state has, for its name in a message",
     "quorate.node.recover": "hex that was read as hex before",
     "quorate.runner.messages": "a socket pair, whose other end is this program too",

@@ -36,6 +36,7 @@ SMALL_LIMITS: Final = {
     "MAX_DELEGATED_GRANTS_PER_EXECUTOR_AND_ISSUER": 2,
     "MAX_GRANTS_FROM_ONE_DELEGATOR": 1,
     "MAX_DELEGATIONS_PER_GRANT": 2,
+    "MAX_REFERENCES_PER_DOMAIN": 1,
     "NONCES_FORGOTTEN_PER_COMMAND": 1,
 }
 """Some histories have these, so that limits are met."""

@@ -27,6 +27,7 @@ from tests.property.core.naive.cast import ACTIONS, FOUNDERS, JOINERS, PATHS, SM
 from tests.property.core.naive.histories import Author
 from tests.property.core.naive.model import hand_in
 from tests.property.core.naive.noting import Came, links_of, note
+from tests.property.core.naive.showing import AGENT, STRANGER
 from tests.property.core.naive.world import (
     LATER,
     LIMITS,
@@ -34,6 +35,7 @@ from tests.property.core.naive.world import (
     No,
     Said,
     World,
+    find,
     public,
     signed,
 )
@@ -44,6 +46,7 @@ from quorate.core.genesis import parse_descriptor
 from quorate.core.limits import PROTOCOL_VERSION
 from quorate.core.outcome import Decision, Deny, Outcome
 from quorate.core.store import MemoryStore
+from quorate.core.verifying.measurement import MEASURED, STATEMENT_TYPE, statement_of
 from quorate.proofs.signing import SigningKey, sign_envelope
 from quorate.testing.builders import CREATED_MS, ORIGIN, Federation, Ledger, Organisation, key_for
 
@@ -101,6 +104,10 @@ class Sides:
         self.payloads.append(payload)
         said = hand_in(self.world, command)
         applied = self.ledger.apply_payload(payload)
+        if command.verb == "attestation.challenge" and not said.reason and not said.is_repeat:
+            who = find(self.world.executors, executor=command.body["executor"])
+            assert who is not None
+            who["challenge"]["text"] = applied.outcome.result.get("challenge")
         compare_outcomes(command, said, applied.outcome)
         if applied.fault is not None or (applied.entry is None) != said.is_repeat:
             raise DifferenceError(f"{command}: {applied}")
@@ -138,9 +145,10 @@ class Sides:
             ("issuer", view.grants(), world.grants),
             ("lease", view.leases(), world.leases),
             ("proposal", view.proposals(), world.proposals),
+            ("name", view.all_references(), world.references),
         )
         for name, records, things in pairs:
-            own = {"truster": "edge", "issuer": "grant"}.get(name, name)
+            own = {"truster": "edge", "issuer": "grant", "name": "domain"}.get(name, name)
             known = {(each[name], each[own]): each for each in things}
             found = [record.to_json() for record in records]
             if len(known) != len(found):
@@ -314,15 +322,31 @@ def sign(command: Command, *, is_cheap: bool) -> bytes:
             "issuer": command.issuer,
             "nonce": command.nonce,
             "not_after": command.not_after,
-            "body": command.body,
+            "body": body_of(command, is_cheap=is_cheap),
         }
     )
     key = key_of(command.key or command.issuer)
+    return _signed(dsse.COMMAND_TYPE, payload, key, is_cheap=is_cheap)
+
+
+def body_of(command: Command, *, is_cheap: bool) -> Mapping[str, Any]:
+    """Its body, with evidence as it is sent."""
+    told = command.body.get("evidence")
+    if command.verb != "attestation.report" or not isinstance(told, dict):
+        return command.body
+    said = {"origin": command.origin, "executor": told["executor"], "challenge": told["challenge"]}
+    said |= {"environment": told["environment"]} if told["environment"] else {}
+    payload = statement_of(told["image"], MEASURED, said)
+    [key] = [key for key in map(key_for, (AGENT, STRANGER)) if key.public.hex() == told["by"]]
+    envelope = _signed(STATEMENT_TYPE, payload, key, is_cheap=is_cheap)
+    return {**command.body, "evidence": {"measurement": json.loads(envelope)}}
+
+
+def _signed(kind: str, payload: bytes, key: SigningKey, *, is_cheap: bool) -> bytes:
     if not is_cheap:
-        return sign_envelope(dsse.COMMAND_TYPE, payload, key)
-    mark = _mark(key.public, dsse.pae(dsse.COMMAND_TYPE, payload))
-    signature = dsse.Signature(key.keyid, mark)
-    return dsse.Envelope(payload, dsse.COMMAND_TYPE, (signature,)).to_bytes()
+        return sign_envelope(kind, payload, key)
+    signature = dsse.Signature(key.keyid, _mark(key.public, dsse.pae(kind, payload)))
+    return dsse.Envelope(payload, kind, (signature,)).to_bytes()
 
 
 def key_of(issuer: str) -> SigningKey:

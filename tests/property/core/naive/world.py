@@ -33,6 +33,7 @@ LIMITS: dict[str, int] = {
     "MAX_DELEGATED_GRANTS_PER_EXECUTOR_AND_ISSUER": 32,
     "MAX_GRANTS_FROM_ONE_DELEGATOR": 8,
     "MAX_DELEGATIONS_PER_GRANT": 1_000,
+    "MAX_REFERENCES_PER_DOMAIN": 16,
 }
 """As in docs/ledger.md."""
 
@@ -43,6 +44,10 @@ LATER: dict[str, Any] = {
     "parent": "",
     "made": 0,
     "delegations": 0,
+    "references": 0,
+    "suspended_for": "",
+    "attestations": [],
+    "challenge": None,
 }
 """The fields that a later version has brought: they are left out while they have these values, so
 that a federation of version 1 writes what it always wrote (ADR 0021)."""
@@ -124,6 +129,7 @@ class World:
     grants: list[Thing] = field(default_factory=list)
     leases: list[Thing] = field(default_factory=list)
     proposals: list[Thing] = field(default_factory=list)
+    references: list[Thing] = field(default_factory=list)
     memory: list[Thing] = field(default_factory=list)
     heads: dict[str, str] = field(default_factory=dict)
     thresholds: dict[str, str] = field(
@@ -140,6 +146,7 @@ class World:
                 "governance_key": descriptor["governance_key"],
                 "cosigner_key": descriptor["cosigner_key"],
                 "changed": self.size,
+                "references": 0,
             }
         )
         node = {name: value for name, value in descriptor["node"].items() if name != "id"}
