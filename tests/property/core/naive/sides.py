@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from random import Random
@@ -27,7 +27,7 @@ from tests.property.core.naive.cast import ACTIONS, FOUNDERS, JOINERS, PATHS, SM
 from tests.property.core.naive.histories import Author
 from tests.property.core.naive.model import hand_in
 from tests.property.core.naive.noting import Came, links_of, note
-from tests.property.core.naive.showing import AGENT, STRANGER
+from tests.property.core.naive.showing import AGENT, AS_ASKED, STRANGER
 from tests.property.core.naive.world import (
     LATER,
     LIMITS,
@@ -100,6 +100,7 @@ class Sides:
 
     def judge(self, command: Command) -> Said:
         """Has both judge a command. Raises DifferenceError."""
+        command = self._quoting(command)
         payload = codec.stamp(command.at, sign(command, is_cheap=self.setting.is_cheap))
         self.payloads.append(payload)
         said = hand_in(self.world, command)
@@ -112,6 +113,17 @@ class Sides:
         if applied.fault is not None or (applied.entry is None) != said.is_repeat:
             raise DifferenceError(f"{command}: {applied}")
         return said
+
+    def _quoting(self, command: Command) -> Command:
+        """The command with the challenge that its executor has to answer now."""
+        if command.verb != "attestation.report":
+            return command
+        who = find(self.world.executors, executor=command.body["executor"])
+        text = who["challenge"]["text"] if who and who["challenge"] else "0" * 64
+        body, evidence = dict(command.body), dict(command.body["evidence"])
+        for said in (body, evidence):
+            said["challenge"] = text if said["challenge"] == AS_ASKED else said["challenge"]
+        return replace(command, body=body | {"evidence": evidence})
 
     def ask(self, executor: str, action: str, resource: str, now: int) -> str:
         """Asks both for a permit; the reason, empty for a yes. Raises DifferenceError."""
@@ -282,8 +294,18 @@ def _ask_everything(sides: Sides) -> None:
     for grant, action, path in product(world.grants, ACTIONS, PATHS):
         sides.ask(grant["executor"], action, f"//{grant['issuer']}/{path}", world.time)
     for lease in world.leases:
-        for now in (world.time, lease["expires_at"] - 1, lease["expires_at"]):
+        lapses = lapses_of(world, lease["executor"])
+        for now in (world.time, lease["expires_at"] - 1, lease["expires_at"], *lapses):
             sides.check((lease["lease"], lease["executor"], "", ""), max(now, world.time))
+
+
+def lapses_of(world: World, executor: str) -> list[int]:
+    """When what an executor has proved counts no more."""
+    who = find(world.executors, executor=executor)
+    assert who is not None
+    ages = {each["name"]: each["max_age_ms"] for each in deciding.references_for(world, who)}
+    held = [each for each in who["attestations"] if each["reference"] in ages]
+    return [each["challenged_at"] + ages[each["reference"]] for each in held]
 
 
 def shortest(setting: Setting, commands: list[Command]) -> list[Command]:
