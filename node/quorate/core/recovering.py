@@ -100,7 +100,12 @@ def carry_over(store: Writer, recovery: Recovery) -> bytes:
         former = view.domain(item.domain)
         assert former is not None, "the document was checked"
         frozen = _since_now(former.frozen)
-        carried = replace(_domain(recovery, item), frozen=frozen, references=former.references)
+        references = former.references
+        if former.status is Status.REVOKED:  # final, and so as the document alone has it
+            for each in list(view.references(former.id)):
+                state.drop_reference(store, each)
+            references = 0
+        carried = replace(_domain(recovery, item), frozen=frozen, references=references)
         state.save_domain(store, carried)
     for lease in list(view.leases()):
         if lease.status is LeaseStatus.ACTIVE and not lease.expired(recovery.created):

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from quorate.client import Challenge, prove_key
+from quorate.proofs.signing import SigningKey
+
 IMAGE, OTHER = "a" * 64, "b" * 64
 
 
@@ -190,9 +193,11 @@ def test_a_key_is_nobodys_but_its_owners(scene: Scene, run: Any) -> None:
 def test_a_proof_of_another_key_is_refused(scene: Scene) -> None:
     body = ("--kind", "svid", "--executor", "agent/*")
     scene.ask("set-reference", "key", *body)
-    challenge = scene.act("challenge").json["challenge"]
-    key = "MCowBQYDK2VwAyEA" + "A" * 43 + "="
+    said = scene.act("challenge").json
+    challenge = Challenge(said["challenge"], {}, said["origin"], said["executor"], 0, 0)
     file = scene.path / "evidence.json"
-    file.write_text(json.dumps({"key": key, "signature": "A" * 86 + "=="}))
-    refused = scene.act("report", "key", file, "--challenge", challenge)
+    file.write_text(json.dumps(prove_key(SigningKey.generate().to_pem(), challenge)))
+    refused = scene.act("report", "key", file, "--challenge", challenge.text)
     assert refused.json["reason"] == "BAD_EVIDENCE"
+    file.write_text(json.dumps(prove_key((scene.client / "executor.key").read_bytes(), challenge)))
+    assert scene.act("report", "key", file, "--challenge", challenge.text).exit_code == 0
