@@ -15,14 +15,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from tests.fuzz.harness import CORPUS, SEPARATOR
 from tests.fuzz.spoken import answers, messages, requests, stream
+from tests.fuzz.targets.evidence import ASKED
 from tests.fuzz.targets.ledger import lived
 from tests.fuzz.targets.proofs import LEAVES, OF_NOBODY, tree
 from tests.fuzz.targets.store import OFFSET_BYTES, STORE, sound_store
 from tests.fuzz.targets.wire import PEER
 from tests.unit.core.conftest import BANK, CLINIC, NODE
 
+from quorate.client import Challenge, prove_key
 from quorate.client.lineage import format_lineage
 from quorate.consensus.configuration import Configuration
 from quorate.core import codec, dsse, keys, protocol
@@ -39,7 +43,13 @@ from quorate.proofs import merkle
 from quorate.proofs.checkpoint import Checkpoint, sign_checkpoint
 from quorate.proofs.signing import sign_envelope
 from quorate.storage import Environment, layout, seal
-from quorate.testing.builders import ORIGIN, ca_certificate, key_for
+from quorate.testing.builders import (
+    ORIGIN,
+    ca_certificate,
+    key_for,
+    measurement_evidence,
+    svid_evidence,
+)
 
 PREFIX: Final = "seed-"
 """Begins the names of what this script makes."""
@@ -293,6 +303,28 @@ def ledgers() -> Iterator[tuple[str, bytes]]:
     yield "stamped_payload", codec.stamp(world.now, envelope)
 
 
+def proved() -> Iterator[tuple[str, bytes]]:
+    for place, measured in (("", ""), ("production", "c" * 96)):
+        shown = measurement_evidence(
+            ASKED, builder="urn:b", environment=place, measurement=measured
+        )
+        yield "evidence", codec.encode(shown)
+        for name in ("measurement", "provenance"):
+            signed = dsse.from_json(shown[name])
+            yield name, signed.payload
+    yield "evidence", codec.encode(svid_evidence(ASKED))
+    private = ec.derive_private_key(7, ec.SECP256R1())
+    pem = private.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    asked = Challenge(ASKED.challenge, {}, ASKED.origin, ASKED.executor, 0, 0)
+    yield "evidence", codec.encode(prove_key(pem, asked))
+    for each in (pem, key_for("svid").to_pem()):
+        yield "executor_key", each.replace(b"PRIVATE KEY", OF_NOBODY)
+
+
 def others() -> Iterator[tuple[str, bytes]]:
     for message in messages():
         yield "peer_message", message
@@ -326,6 +358,7 @@ SOURCES: Final[tuple[Callable[[], Iterable[tuple[str, bytes]]], ...]] = (
     proofs,
     answers,
     files,
+    proved,
     others,
 )
 

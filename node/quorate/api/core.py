@@ -18,6 +18,7 @@ from quorate.api.convert import REASON_TO_WIRE
 from quorate.api.denials import MAX_PER_REQUEST
 from quorate.api.errors import NotReadyError
 from quorate.api.ports import Core, Denied, Proposed
+from quorate.api.proving import attestation, read_evidence
 from quorate.api.validate import (
     Violations,
     check_report,
@@ -42,6 +43,9 @@ _KIND: Final = {
     core_pb2.LEASE_ACT_RELEASE: "lease.release",
     core_pb2.LEASE_ACT_DELEGATE: "grant.delegate",
     core_pb2.LEASE_ACT_RECALL: "grant.recall",
+    core_pb2.LEASE_ACT_CHALLENGE: "attestation.challenge",
+    core_pb2.LEASE_ACT_ATTEST: "attestation.report",
+    core_pb2.LEASE_ACT_DRIFT: "attestation.drift",
 }
 
 
@@ -157,6 +161,10 @@ def _check(request: core_pb2.ProposeLeaseRequest) -> None:
             delegation(found, request.delegation)
         case core_pb2.LEASE_ACT_RECALL:
             found.text("grant", request.grant, ids.check_grant_id)
+        case core_pb2.LEASE_ACT_ATTEST:
+            attestation(found, request.attestation, "attestation.")
+        case core_pb2.LEASE_ACT_CHALLENGE | core_pb2.LEASE_ACT_DRIFT:
+            pass  # whose it is is all that it says
         case _:
             found.text("lease_id", request.lease_id, ids.check_lease_id)
     request_id_and_ttl(found, request.request_id, request.ttl_ms)
@@ -190,10 +198,24 @@ def _body(request: core_pb2.ProposeLeaseRequest) -> dict[str, object]:
         return delegation_body(request.executor, request.delegation)
     if request.act == core_pb2.LEASE_ACT_RECALL:
         return {"executor": request.executor, "grant": request.grant}
+    if request.act == core_pb2.LEASE_ACT_ATTEST:
+        return attestation_body(request.executor, request.attestation)
+    if request.act in {core_pb2.LEASE_ACT_CHALLENGE, core_pb2.LEASE_ACT_DRIFT}:
+        return {"executor": request.executor}
     body: dict[str, object] = {"lease": request.lease_id, "executor": request.executor}
     if request.act == core_pb2.LEASE_ACT_RENEW:
         body["ttl_ms"] = request.ttl_ms
     return body
+
+
+def attestation_body(executor: str, wish: lease_pb2.AttestRequest) -> dict[str, object]:
+    """The body of the command that says this proof."""
+    return {
+        "executor": executor,
+        "reference": wish.reference,
+        "challenge": wish.challenge,
+        "evidence": read_evidence(wish.evidence),
+    }
 
 
 def delegation_body(executor: str, wish: lease_pb2.DelegateRequest) -> dict[str, object]:

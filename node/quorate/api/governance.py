@@ -44,6 +44,7 @@ NARROWING: Final = frozenset(
         Verb.GRANT_SUSPEND,
         Verb.GRANT_REVOKE,
         Verb.RESOURCES_FREEZE,
+        Verb.ATTESTATION_SET_REFERENCE,
         Verb.DOMAIN_SUSPEND,
         Verb.PROPOSAL_OPEN,
         Verb.BALLOT_CAST,

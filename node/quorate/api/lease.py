@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from quorate.api import convert, validate
@@ -22,6 +22,7 @@ from quorate.api.errors import TooManyError
 from quorate.api.freshness import patience_s
 from quorate.api.notices import Watcher
 from quorate.api.ports import Proposed
+from quorate.api.proving import Proving
 from quorate.api.watch import MAX_WATCHERS_PER_EXECUTOR, WatchHub
 from quorate.core.limits import DEFAULT_PROPOSAL_TIMEOUT_MS
 from quorate.core.outcome import Deny, Permit, Reason
@@ -62,6 +63,7 @@ class _Verdict:
     outcome: decision_pb2.Outcome | None = None
     unknown: bool = False
     lease: lease_pb2.Lease | None = None
+    result: Mapping[str, object] = field(default_factory=dict)
 
     @classmethod
     def denied(cls, reason: Reason, thing: str = "", *, unknown: bool = False) -> _Verdict:
@@ -92,6 +94,7 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
         self._metrics = metrics
         self._denials = denials
         self._journal = journal
+        self._proving = Proving(access, self._refusal, self._propose, self._count)
         self._silent: Counter[str] = Counter()
         """Watch calls that have said nothing yet, by executor."""
 
@@ -209,6 +212,21 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
             outcome=found.outcome,
             unknown=found.unknown,
         )
+
+    async def Challenge(  # noqa: N802
+        self, request: lease_pb2.ChallengeRequest, context: Any
+    ) -> lease_pb2.ChallengeResponse:
+        return await self._proving.challenge(request, context)
+
+    async def Attest(  # noqa: N802
+        self, request: lease_pb2.AttestRequest, context: Any
+    ) -> lease_pb2.AttestResponse:
+        return await self._proving.attest(request, context)
+
+    async def ReportDrift(  # noqa: N802
+        self, request: lease_pb2.ReportDriftRequest, context: Any
+    ) -> lease_pb2.ReportDriftResponse:
+        return await self._proving.report_drift(request, context)
 
     async def Check(  # noqa: N802
         self, request: lease_pb2.CheckRequest, context: Any
@@ -359,7 +377,9 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
         lease = None
         if wish.act in {core_pb2.LEASE_ACT_ACQUIRE, core_pb2.LEASE_ACT_RENEW}:
             lease = convert.lease_of_result(outcome.result)
-        return _Verdict(decision_pb2.VERDICT_PERMIT, outcome=on_wire, lease=lease)
+        return _Verdict(
+            decision_pb2.VERDICT_PERMIT, outcome=on_wire, lease=lease, result=outcome.result
+        )
 
     def _count(self, method: str, number: decision_pb2.Reason.ValueType) -> None:
         """Counts a denial that the journal does not know: its records have the methods that the

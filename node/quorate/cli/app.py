@@ -40,6 +40,7 @@ _GROUPS: Final = {
     "trust": "trust:app",
     "grant": "grant:app",
     "resources": "resources:app",
+    "attestation": "attestation:app",
     "lease": "lease:app",
     "exec": "exec:app",
     "explain": "explain:app",

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from quorate.cli.connection import Connection, choose_target
 from quorate.cli.domain import WaitOption
 from quorate.cli.govern import govern
 from quorate.cli.options import (
@@ -20,7 +21,8 @@ from quorate.cli.options import (
     OrgOption,
     TimeoutOption,
 )
-from quorate.cli.output import Output, OutputOption, facts, show
+from quorate.cli.output import Output, OutputOption, facts, show, table
+from quorate.cli.proofs import read_executor, shown_until
 from quorate.cli.queries import list_records
 from quorate.cli.submit import Wait
 from quorate.core import ids
@@ -240,7 +242,7 @@ def list_executors(
     """List the executors of the federation."""
     list_records(
         governance_pb2.KIND_EXECUTOR,
-        ("id", "status", "changed"),
+        ("id", "status", "suspended_for", "changed"),
         org=org,
         client=client,
         address=address,
@@ -260,6 +262,33 @@ def _contained(org: Path, executor: str, lease: str) -> dict[str, str]:
     return (
         {"lease": lease} if lease else {"executor": executor_id(Organisation.load(org), executor)}
     )
+
+
+@app.command("show")
+def show_executor(
+    executor: Annotated[str, typer.Argument(metavar="EXECUTOR", help="Its SPIFFE ID.")],
+    *,
+    org: OptionalOrgOption = None,
+    client: OptionalClientOption = None,
+    at_least: AtLeastOption = 0,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Show an executor: its status, what it has to prove, and until when that is proved."""
+    with Connection(choose_target(org, client, address)) as connection:
+        shown = read_executor(connection, executor, at_least, timeout)
+
+    def people(console: Console) -> None:
+        console.print(facts(list(shown.facts)))
+        if shown.proofs:
+            rows = [
+                [each["reference"], each["evidence"], each["state"], shown_until(each)]
+                for each in shown.proofs
+            ]
+            console.print(table(["has to prove", "by", "state", "counts until"], rows))
+
+    show(output, shown.to_json(), people)
 
 
 def _govern(

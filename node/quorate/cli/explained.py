@@ -31,6 +31,7 @@ QUESTIONS: Final = {
     "in_force": "is it in force?",
     "executor": "is the executor active?",
     "home": "is its organisation active?",
+    "attestation": "has it proved what it has to?",
     "contained": "is nothing contained?",
     "owner": "is the resource's owner active?",
     "frozen": "is it let through there?",

@@ -15,6 +15,8 @@ from quorate.client.clock import Clock, Reading, SystemClock
 from quorate.client.config import ClientConfig, load_config
 from quorate.client.decisions import (
     AnyReason,
+    Attested,
+    Challenge,
     ClientReason,
     Delegated,
     Denied,
@@ -31,6 +33,7 @@ from quorate.client.governed import current_permit, governed
 from quorate.client.leases import Lease
 from quorate.client.lineage import coming_from, current_lineage
 from quorate.client.pool import LeasePool
+from quorate.client.proving import prove_key
 from quorate.client.watch import Watch
 from quorate.client.watching import WatchEvent, WatchNotice
 from quorate.core.lineage import EventType
@@ -42,6 +45,8 @@ __all__ = [
     "AsyncLease",
     "AsyncLeasePool",
     "AsyncWatch",
+    "Attested",
+    "Challenge",
     "ClientConfig",
     "ClientReason",
     "Clock",
@@ -72,4 +77,5 @@ __all__ = [
     "current_permit",
     "governed",
     "load_config",
+    "prove_key",
 ]

@@ -64,6 +64,9 @@ _AnswerT = TypeVar(
     lease_pb2.ReleaseResponse,
     lease_pb2.DelegateResponse,
     lease_pb2.RecallResponse,
+    lease_pb2.ChallengeResponse,
+    lease_pb2.AttestResponse,
+    lease_pb2.ReportDriftResponse,
 )
 
 
@@ -103,7 +106,7 @@ class Calls:
         self.max_permit_ttl_ms = max_permit_ttl_ms
         self._executor = executor
         self._is_closed = is_closed
-        self._new_request_id = new_request_id or (lambda: uuid.uuid4().hex)
+        self.new_request_id = new_request_id or (lambda: uuid.uuid4().hex)
 
     # -- commands ----------------------------------------------------------------------------
 
@@ -126,12 +129,12 @@ class Calls:
                 action=action,
                 resource=resource,
                 ttl_ms=ttl_ms,
-                request_id=request_id or self._new_request_id(),
+                request_id=request_id or self.new_request_id(),
                 parents=sorted(set(parents)),
             )
         except (TypeError, ValueError) as error:  # no text that is UTF-8, no number of 64 bits
             return Denied(ClientReason.INVALID_REQUEST, detail=str(error))
-        answer: lease_pb2.AcquireResponse | Denied = yield from self._until_settled(
+        answer: lease_pb2.AcquireResponse | Denied = yield from self.until_settled(
             "Acquire", request, request.request_id, timeout_ms
         )
         if isinstance(answer, Denied):
@@ -153,9 +156,9 @@ class Calls:
     def renew(self, lease: LeaseFacts, ttl_ms: int, timeout_ms: int) -> Steps[LeaseFacts | Denied]:
         sent_ns = self.clock.boottime_ns()
         request = lease_pb2.RenewRequest(
-            lease_id=lease.id, ttl_ms=ttl_ms, request_id=self._new_request_id()
+            lease_id=lease.id, ttl_ms=ttl_ms, request_id=self.new_request_id()
         )
-        answer: lease_pb2.RenewResponse | Denied = yield from self._until_settled(
+        answer: lease_pb2.RenewResponse | Denied = yield from self.until_settled(
             "Renew", request, request.request_id, timeout_ms
         )
         if isinstance(answer, Denied):
@@ -172,8 +175,8 @@ class Calls:
 
     def release(self, lease: LeaseFacts, timeout_ms: int) -> Steps[int | Denied]:
         """Answers with the entry's index."""
-        request = lease_pb2.ReleaseRequest(lease_id=lease.id, request_id=self._new_request_id())
-        answer: lease_pb2.ReleaseResponse | Denied = yield from self._until_settled(
+        request = lease_pb2.ReleaseRequest(lease_id=lease.id, request_id=self.new_request_id())
+        answer: lease_pb2.ReleaseResponse | Denied = yield from self.until_settled(
             "Release", request, request.request_id, timeout_ms
         )
         return answer if isinstance(answer, Denied) else answer.outcome.ledger_index
@@ -186,11 +189,11 @@ class Calls:
                 grant=grant,
                 to=to,
                 **asdict(part),
-                request_id=request_id or self._new_request_id(),
+                request_id=request_id or self.new_request_id(),
             )
         except (TypeError, ValueError) as error:  # no text that is UTF-8, no number of its size
             return Denied(ClientReason.INVALID_REQUEST, detail=str(error))
-        answer: lease_pb2.DelegateResponse | Denied = yield from self._until_settled(
+        answer: lease_pb2.DelegateResponse | Denied = yield from self.until_settled(
             "Delegate", request, request.request_id, timeout_ms
         )
         if isinstance(answer, Denied):
@@ -202,10 +205,10 @@ class Calls:
 
     def recall(self, grant: str, timeout_ms: int) -> Steps[Recalled | Denied]:
         try:
-            request = lease_pb2.RecallRequest(grant=grant, request_id=self._new_request_id())
+            request = lease_pb2.RecallRequest(grant=grant, request_id=self.new_request_id())
         except (TypeError, ValueError) as error:
             return Denied(ClientReason.INVALID_REQUEST, detail=str(error))
-        answer: lease_pb2.RecallResponse | Denied = yield from self._until_settled(
+        answer: lease_pb2.RecallResponse | Denied = yield from self.until_settled(
             "Recall", request, request.request_id, timeout_ms
         )
         return (
@@ -356,7 +359,7 @@ class Calls:
 
     # -- inside ------------------------------------------------------------------------------
 
-    def _until_settled(
+    def until_settled(
         self, method: str, request: object, request_id: str, timeout_ms: int
     ) -> Steps[Any]:
         """The settled answer to a command: a permit's message, or the denial.

@@ -7,7 +7,7 @@ A `Denied` is false, so that `if gate.check(lease):` cannot go wrong; `DeniedErr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal
@@ -153,6 +153,30 @@ class Recalled:
     """The ledger has taken back what was passed on, for good."""
 
     grant: str
+    ledger_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """What a proof has to quote. references: what is to be proved, the kind of evidence by name.
+    origin, executor: what a proof has to be about, too. expires_at_ms: ledger time from which on
+    it cannot be answered."""
+
+    text: str
+    references: Mapping[str, str]
+    origin: str
+    executor: str
+    expires_at_ms: int
+    ledger_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attested:
+    """The ledger has the proof, which equals the reference. fresh_until_ms: ledger time from which
+    on it counts no more."""
+
+    reference: str
+    fresh_until_ms: int
     ledger_index: int
 
 

@@ -18,11 +18,13 @@ from typing import Final, Self
 
 import grpc
 
-from quorate.client import wire
+from quorate.client import proving, wire
 from quorate.client.calls import Ask, Calls, ResultT, Steps
 from quorate.client.clock import Clock, SystemClock
 from quorate.client.config import ClientConfig, load_config
 from quorate.client.decisions import (
+    Attested,
+    Challenge,
     Delegated,
     Denied,
     DeniedError,
@@ -191,6 +193,28 @@ class Gate:
     ) -> Recalled | Denied:
         """Takes back what was passed on, for good, and all that was made of it."""
         return self._take(self._calls.recall(grant, timeout_ms))
+
+    def challenge(self, *, timeout_ms: int = DEFAULT_PROPOSAL_TIMEOUT_MS) -> Challenge | Denied:
+        """Asks to be asked: what this executor proves has to quote the answer."""
+        return self._take(proving.challenge(self._calls, timeout_ms))
+
+    def attest(
+        self,
+        reference: str,
+        challenge: Challenge,
+        evidence: Mapping[str, object],
+        *,
+        timeout_ms: int = DEFAULT_PROPOSAL_TIMEOUT_MS,
+    ) -> Attested | Denied:
+        """Proves what a reference of the own domain asks for. evidence: JSON, of the reference's
+        kind. What is proved and does not equal the reference suspends this executor."""
+        steps = proving.attest(self._calls, reference, challenge.text, evidence, timeout_ms)
+        return self._take(steps)
+
+    def report_drift(self, *, timeout_ms: int = DEFAULT_PROPOSAL_TIMEOUT_MS) -> int | Denied:
+        """Says that this executor is not what it was, which suspends it. Returns the index of the
+        ledger's entry."""
+        return self._take(proving.report_drift(self._calls, timeout_ms))
 
     @contextmanager
     def hold(

@@ -5,12 +5,13 @@ Owns their fields. How they are read is `quorate.core.commands`', what they do t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from quorate.core.acts import FederationAct
 from quorate.core.keysets import KeySet
 from quorate.core.lineage import Record
-from quorate.core.records import Role
+from quorate.core.records import EvidenceKind, Role
 from quorate.core.status import Act
 from quorate.core.verbs import Verb
 
@@ -229,6 +230,45 @@ class AppendLineage:
     records: tuple[Record, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class SetReference:
+    """What executors have to prove. terms: what is accepted, by the names of a reference's fields;
+    which of them there are depends on the kind of evidence."""
+
+    reference: str
+    evidence: EvidenceKind
+    executors: tuple[str, ...]
+    max_age_ms: int
+    terms: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class RetireReference:
+    reference: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChallengeExecutor:
+    """Asks the executor to prove something."""
+
+    executor: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReportAttestation:
+    """What it proves. reference: a name. evidence: canonical JSON, for the reference's verifier."""
+
+    executor: str
+    reference: str
+    challenge: str
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReportDrift:
+    executor: str
+
+
 NodeBody = (
     DeclareNode
     | DelegateGrant
@@ -237,6 +277,9 @@ NodeBody = (
     | RenewLease
     | ReleaseLease
     | AppendLineage
+    | ChallengeExecutor
+    | ReportAttestation
+    | ReportDrift
 )
 DomainBody = (
     RegisterExecutor
@@ -259,5 +302,7 @@ DomainBody = (
     | OpenProposal
     | WithdrawProposal
     | CastBallot
+    | SetReference
+    | RetireReference
 )
 Body = DomainBody | NodeBody

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from quorate.core import codec, dsse, forms, ids, protocol
+from quorate.core import attestation_forms, codec, dsse, forms, ids, protocol
 from quorate.core.acts import ACTS
 from quorate.core.bodies import (
     Body,
@@ -184,6 +184,11 @@ _OF_SECOND: Final[_Bodies] = MappingProxyType(
         Verb.RESOURCES_FREEZE: forms.freeze_resources,
         Verb.RESOURCES_THAW: lambda _body: ThawResources(),
         Verb.PROPOSAL_OPEN: forms.open_proposal(protocol.SECOND),
+        Verb.ATTESTATION_SET_REFERENCE: attestation_forms.set_reference,
+        Verb.ATTESTATION_RETIRE_REFERENCE: attestation_forms.retire_reference,
+        Verb.ATTESTATION_CHALLENGE: attestation_forms.challenge_executor,
+        Verb.ATTESTATION_REPORT: attestation_forms.report_attestation,
+        Verb.ATTESTATION_DRIFT: attestation_forms.report_drift,
     }
 )
 

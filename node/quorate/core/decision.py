@@ -19,6 +19,7 @@ from itertools import islice
 from typing import Final
 
 from quorate.core import ids
+from quorate.core.attestation import why_unattested
 from quorate.core.containment import executor_contained, why_contained
 from quorate.core.delegation import (
     NOTHING,
@@ -33,7 +34,7 @@ from quorate.core.errors import MalformedError, StorageError
 from quorate.core.limits import (
     MAX_GRANTS_PER_EXECUTOR_AND_ISSUER,
 )
-from quorate.core.outcome import Decision, Deny, Permit, Reason
+from quorate.core.outcome import Decision, Deny, Lapse, Permit, Reason
 from quorate.core.patterns import covers
 from quorate.core.records import Domain, Executor, Grant, Kind, Lease, LeaseStatus, TrustEdge
 from quorate.core.routing import Routes, active_domain, split_id, why_broken
@@ -116,7 +117,10 @@ def check_lease(  # noqa: PLR0917  # who, on what, when: in the order of a check
         other = other_act(lease, action, resource)
         if other is not None:
             return other, lease
-        return review(view, lease, ledger_time) or Permit(lease.depends_on), lease
+        found = reviewed(view, lease, ledger_time)
+        if isinstance(found, Deny):
+            return found, lease
+        return Permit(lease.depends_on, found), lease
     except StorageError:
         return Deny(Reason.INTERNAL), None
 
@@ -126,7 +130,7 @@ def choose_route(view: StateView, request: DecisionRequest, ledger_time: int) ->
 
     Raises StorageError.
     """
-    executor = active_executor(view, request.executor)
+    executor = active_executor(view, request.executor, ledger_time)
     if isinstance(executor, Deny):
         return executor
     refusal = executor_contained(view, executor.id)
@@ -177,10 +181,16 @@ def review(view: StateView, lease: Lease, ledger_time: int) -> Deny | None:
     as well does not save it, because what was revoked was what it relies on. How often the grant
     was used is no longer a question: this lease is one of those uses.
     """
+    found = reviewed(view, lease, ledger_time)
+    return found if isinstance(found, Deny) else None
+
+
+def reviewed(view: StateView, lease: Lease, ledger_time: int) -> Deny | Lapse | None:
+    """As `review`; and if it holds, when what its executor has proved will count no more."""
     over = lease_over(lease, ledger_time)
     if over is not None:
         return over
-    executor = active_executor(view, lease.executor)
+    executor, lapse = _known(view, lease.executor, ledger_time)
     if isinstance(executor, Deny):
         return executor
     contained = why_contained(view, lease)
@@ -196,7 +206,7 @@ def review(view: StateView, lease: Lease, ledger_time: int) -> Deny | None:
     grant = grant_of_lease(view, lease, owner.domain, ledger_time)
     if isinstance(grant, Deny):
         return grant
-    return why_unbacked(view, lease) if grant.parent else None
+    return (why_unbacked(view, lease) if grant.parent else None) or lapse
 
 
 def lease_over(lease: Lease, ledger_time: int) -> Deny | None:
@@ -208,13 +218,22 @@ def lease_over(lease: Lease, ledger_time: int) -> Deny | None:
     return None
 
 
-def active_executor(view: StateView, executor_id: str) -> Executor | Deny:
-    """The executor, if it and its domain are active."""
+def active_executor(view: StateView, executor_id: str, ledger_time: int) -> Executor | Deny:
+    """The executor, if it and its domain are active, and it has proved what it has to."""
+    return _known(view, executor_id, ledger_time)[0]
+
+
+def _known(
+    view: StateView, executor_id: str, ledger_time: int
+) -> tuple[Executor | Deny, Lapse | None]:
     executor = known_executor(view, executor_id)
     if isinstance(executor, Deny):
-        return executor
+        return executor, None
     domain = active_domain(view, executor.domain)
-    return domain if isinstance(domain, Deny) else executor
+    if isinstance(domain, Deny):
+        return domain, None
+    found = why_unattested(view, executor, domain, ledger_time)
+    return (found, None) if isinstance(found, Deny) else (executor, found)
 
 
 def active_owner(view: StateView, resource: str) -> Domain | Deny:

@@ -33,7 +33,7 @@ def delegate_grant(turn: Turn, body: DelegateGrant) -> Verdict:
     parent = _held_grant(turn, body.executor, body.grant)
     if isinstance(parent, Deny):
         return parent
-    delegator = active_executor(turn.view, body.executor)
+    delegator = active_executor(turn.view, body.executor, turn.ledger_time)
     if isinstance(delegator, Deny):
         return delegator
     contained = executor_contained(turn.view, delegator.id)

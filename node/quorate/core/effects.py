@@ -4,8 +4,10 @@ Owns the one question that whoever follows the ledger asks of each entry: which 
 rely on, did it stop or let go on, and for which of them? What is frozen is such a thing, too: of a
 domain (`frozen:<domain>`) or of the whole federation (`federation:<origin>`); every lease relies on
 both, by its resource. What is contained is one, too (`contained:<id>`), for every lease that came
-from it or rests on it. Whether a lease holds at a moment is
-`quorate.core.decision`'s: time ends leases and grants too, and no entry says so.
+from it or rests on it. So are what its executor has to prove (`references:<domain>`) and what that
+has proved (`attestation:<executor>`): entries change them, and whether the one is enough for the
+other is asked anew. Whether a lease holds at a moment is `quorate.core.decision`'s: time ends
+leases and grants too, and no entry says so.
 """
 
 from __future__ import annotations
@@ -47,6 +49,8 @@ class Effect:
         for a lease, is there, or lasts longer.
     but_for: what goes on all the same of what relies on the thing; None: nothing does. A thaw has
         what the freeze had that it ends.
+    may_stop: with no reason: it may have ended what relies on the thing, or not; whoever wants to
+        know looks. No permit that was given before counts as given under what is now.
     """
 
     index: int
@@ -54,6 +58,7 @@ class Effect:
     thing: str
     reason: Reason | None
     but_for: Scope | LetThrough | None = None
+    may_stop: bool = False
 
     def spares(self, lease: Lease) -> bool:
         """Whether it changes nothing for this lease, which relies on the thing. What an edge does
@@ -71,6 +76,8 @@ class LetThrough:
 
 _FROZEN: Final = "frozen"
 _CONTAINED: Final = "contained"
+_REFERENCES: Final = "references"
+_ATTESTATION: Final = "attestation"
 
 _EFFECTS: Final = MappingProxyType(
     {
@@ -92,6 +99,10 @@ _EFFECTS: Final = MappingProxyType(
         Verb.DOMAIN_SUSPEND: (Kind.DOMAIN, Reason.DOMAIN_SUSPENDED),
         Verb.DOMAIN_REINSTATE: (Kind.DOMAIN, None),
         Verb.DOMAIN_EXPEL: (Kind.DOMAIN, Reason.DOMAIN_REVOKED),
+        Verb.ATTESTATION_SET_REFERENCE: (_REFERENCES, None),
+        Verb.ATTESTATION_RETIRE_REFERENCE: (_REFERENCES, None),
+        Verb.ATTESTATION_REPORT: (_ATTESTATION, None),
+        Verb.ATTESTATION_DRIFT: (Kind.EXECUTOR, Reason.EXECUTOR_SUSPENDED),
         Verb.LEASE_ACQUIRE: (Kind.LEASE, None),
         Verb.LEASE_RENEW: (Kind.LEASE, None),
         Verb.LEASE_RELEASE: (Kind.LEASE, Reason.LEASE_RELEASED),
@@ -119,6 +130,7 @@ _WITHOUT: Final = frozenset(
         Verb.FEDERATION_SET_RATES,
         Verb.FEDERATION_UPGRADE,
         Verb.PROPOSAL_WITHDRAW,
+        Verb.ATTESTATION_CHALLENGE,
     }
 )
 
@@ -137,6 +149,8 @@ _FREEZING: Final = frozenset(
 _CONTAINING: Final = frozenset({Verb.EXECUTOR_CONTAIN, Verb.EXECUTOR_LIFT_CONTAINMENT})
 _SAYING: Final = _VOTES | _FREEZING | _CONTAINING
 """Their entries say what they have done."""
+_PROVING: Final = frozenset({Verb.ATTESTATION_REPORT, Verb.ATTESTATION_DRIFT})
+"""What they say of themselves is whether they have suspended an executor that was active."""
 
 _BY_NAME: Final = {verb.value: effect for verb, effect in _EFFECTS.items()}
 
@@ -157,6 +171,15 @@ def effect_of(index: int, entry: bytes) -> Effect | None:
     if kind not in _BY_NAME or row.text("decision") != "accepted":
         return None
     of, reason = _BY_NAME[kind]
+    thing, may_stop = done.text("thing"), False
+    if kind in _PROVING:
+        said = Row(row.nested("executed"))
+        if said.flag("suspends"):
+            of, reason = _EFFECTS[Verb.ATTESTATION_DRIFT]
+        elif not said.flag("matches"):
+            return None  # it was suspended already
+    elif of == _REFERENCES:
+        thing, may_stop = _split(thing)[0], kind == Verb.ATTESTATION_SET_REFERENCE
     but_for: Scope | LetThrough | None = None
     if kind == Verb.TRUST_NARROW:
         but_for = _left_by(row)
@@ -164,7 +187,7 @@ def effect_of(index: int, entry: bytes) -> Effect | None:
         but_for = LetThrough(done.texts("actions"))
     elif kind in _CONTAINING and len(done.texts("by")) != (reason is not None):
         return None  # another domain has contained it as well: it is so already, or stays so
-    return Effect(index, row.number("time"), f"{of}:{done.text('thing')}", reason, but_for)
+    return Effect(index, row.number("time"), f"{of}:{thing}", reason, but_for, may_stop)
 
 
 def _left_by(entry: Row) -> Scope:
@@ -183,6 +206,8 @@ def things_of(lease: Lease, origin: str) -> tuple[str, ...]:
         *lease.depends_on,
         f"{_FROZEN}:{resource_owner(lease.resource)}",
         f"{Kind.FEDERATION}:{origin}",
+        f"{_REFERENCES}:{lease.executor.split('/', 3)[2]}",
+        f"{_ATTESTATION}:{lease.executor}",
         f"{Kind.LEASE}:{lease.id}",
         *(f"{_CONTAINED}:{thing}" for thing in dict.fromkeys(containable(lease))),
     )
@@ -201,6 +226,8 @@ def is_stopped(view: StateView, thing: str, lease: Lease | None) -> bool:
         return frozen is not None and not (lease is not None and frozen.lets(lease.action))
     if kind == _CONTAINED:
         return view.containment(name) is not None
+    if kind in (_REFERENCES, _ATTESTATION):
+        return False  # no entry says so: it is asked of the proof, at its time
     record: Domain | Executor | TrustEdge | Grant | None
     match kind:
         case Kind.DOMAIN:

@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Final
 
 from quorate.core import ids
+from quorate.core.attestation import standings
 from quorate.core.containment import executor_contained, why_contained
 from quorate.core.decision import (
     DecisionRequest,
@@ -42,6 +43,8 @@ from quorate.core.explanation import (
     containers_of,
     grant_thing,
     outside,
+    reference_thing,
+    suspended_words,
     thing_of,
     things_behind,
     things_contained,
@@ -56,6 +59,7 @@ from quorate.core.state import StateView
 ACT_QUESTIONS: Final = (
     Question.EXECUTOR,
     Question.HOME,
+    Question.ATTESTATION,
     Question.CONTAINED,
     Question.OWNER,
     Question.FROZEN,
@@ -183,7 +187,7 @@ def ask_act(
     inquiry: Inquiry, view: StateView, request: DecisionRequest, ledger_time: int
 ) -> Route | None:
     """As `choose_route`. Raises StorageError."""
-    executor = _ask_executor(inquiry, view, request.executor)
+    executor = _ask_executor(inquiry, view, request.executor, ledger_time)
     if executor is None:
         return None
     contained = executor_contained(view, executor.id)
@@ -227,7 +231,7 @@ def ask_in_force(inquiry: Inquiry, lease: Lease, ledger_time: int) -> bool:
 
 def ask_review(inquiry: Inquiry, view: StateView, lease: Lease, ledger_time: int) -> bool:
     """As `review`, but for what `ask_in_force` asks. Raises StorageError."""
-    executor = _ask_executor(inquiry, view, lease.executor)
+    executor = _ask_executor(inquiry, view, lease.executor, ledger_time)
     if executor is None:
         return False
     contained = why_contained(view, lease)
@@ -259,16 +263,36 @@ def ask_parents(
     return inquiry.answer(Question.PARENTS, None, things)
 
 
-def _ask_executor(inquiry: Inquiry, view: StateView, executor_id: str) -> Executor | None:
+def _ask_executor(
+    inquiry: Inquiry, view: StateView, executor_id: str, ledger_time: int
+) -> Executor | None:
     executor = known_executor(view, executor_id)
     if isinstance(executor, Deny):
         found = view.executor(executor_id)
         things = () if found is None else (thing_of(found, executor),)
-        inquiry.answer(Question.EXECUTOR, executor, things)
+        cause = "" if found is None else found.suspended_for
+        if found is not None and cause:
+            things = (replace(thing_of(found, executor), note=suspended_words(cause)),)
+        case = replace(inquiry.case, suspended_for=cause)
+        inquiry.answer(Question.EXECUTOR, executor, things, case=case)
         return None
     inquiry.answer(Question.EXECUTOR, None, (thing_of(executor),))
     home = active_domain(view, executor.domain)
-    return executor if _answer_domain(inquiry, view, Question.HOME, home) else None
+    if not _answer_domain(inquiry, view, Question.HOME, home) or isinstance(home, Deny):
+        return None
+    return executor if _ask_attested(inquiry, view, executor, home, ledger_time) else None
+
+
+def _ask_attested(
+    inquiry: Inquiry, view: StateView, executor: Executor, home: Domain, ledger_time: int
+) -> bool:
+    """As `why_unattested`: each reference that covers the executor, up to the first that fails."""
+    things: list[Thing] = []
+    for each in standings(view, executor, home, ledger_time):
+        things.append(reference_thing(each, ledger_time))
+        if each.denied is not None:
+            return inquiry.answer(Question.ATTESTATION, each.denied, things)
+    return inquiry.answer(Question.ATTESTATION, None, things)
 
 
 def _is_free(

@@ -9,11 +9,12 @@ from collections import deque
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from quorate.core.attestation import Standing
 from quorate.core.delegation import chain_of
 from quorate.core.limits import MAX_ANCESTORS
 from quorate.core.outcome import Decision, Deny, Reason
 from quorate.core.patterns import action_matches, resource_matches
-from quorate.core.records import Domain, Executor, Grant, Kind, Lease, Node, TrustEdge
+from quorate.core.records import DRIFT, Domain, Executor, Grant, Kind, Lease, Node, TrustEdge
 from quorate.core.remedies import Remedy
 from quorate.core.state import StateView
 from quorate.core.status import Status
@@ -29,6 +30,7 @@ class Question(StrEnum):
     IN_FORCE = "in_force"
     EXECUTOR = "executor"
     HOME = "home"
+    ATTESTATION = "attestation"
     CONTAINED = "contained"
     OWNER = "owner"
     FROZEN = "frozen"
@@ -118,6 +120,26 @@ def outside(scope: TrustEdge | Grant, action: str, resource: str) -> str:
     if not any(resource_matches(pattern, resource) for pattern in scope.resources):
         return "for other resources"
     return ""
+
+
+def reference_thing(standing: Standing, ledger_time: int) -> Thing:
+    """A reference that covers an executor, and what that has proved for it."""
+    reference, held = standing.reference, standing.attestation
+    role = Role.RELIED_ON if standing.denied is None else Role.PASSED_OVER
+    note = "nothing was proved"
+    if held is not None and standing.until > ledger_time:
+        note = f"proved, for {standing.until - ledger_time} ms more"
+    elif held is not None:
+        note = f"lapsed {ledger_time - standing.until} ms ago"
+    if standing.denied is not None and standing.denied.reason is Reason.ATTESTATION_MISMATCH:
+        note = "what was proved does not equal it any more"
+    changed, failure = reference.changed, standing.denied
+    return Thing(Kind.REFERENCE, reference.id, role, "", changed, failure, note)
+
+
+def suspended_words(cause: str) -> str:
+    """Why an executor is suspended that did so itself, by what it has shown or said."""
+    return "it reported drift" if cause == DRIFT else f"what it proved did not equal {cause}"
 
 
 def containers_of(view: StateView, failure: Deny) -> tuple[str, ...]:

@@ -87,6 +87,10 @@ class Fields:
             raise MalformedError("names something twice", field=self.at(name))
         return tuple(value)
 
+    def all_texts(self) -> dict[str, str]:
+        """Everything that was not read yet, all of it text."""
+        return {name: self.text(name) for name in sorted(self._left)}
+
     def has(self, name: str) -> bool:
         """Whether a field is there that was not read yet."""
         return name in self._left

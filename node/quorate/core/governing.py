@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import islice
 
 from quorate.core import protocol, state
+from quorate.core.attestation import unproved
 from quorate.core.bodies import (
     CloseTrust,
     FreezeResources,
@@ -62,7 +63,14 @@ def govern_executor(turn: Turn, body: GovernExecutor) -> Verdict:
     status = _next_status(turn, executor, body.act)
     if isinstance(status, Deny):
         return status
-    state.save_executor(turn.store, replace(executor, status=status, changed=turn.seq))
+    if body.act is Act.REINSTATE:
+        refusal = unproved(turn.view, executor, turn.domain, turn.ledger_time)
+        if refusal is not None:
+            return refusal
+    stays = status is Status.SUSPENDED
+    cause = executor.suspended_for if stays else ""
+    changed = replace(executor, status=status, changed=turn.seq, suspended_for=cause)
+    state.save_executor(turn.store, changed)
     return Done.named(executor.id)
 
 

@@ -28,6 +28,7 @@ from quorate.core.limits import (
     MAX_NODES_EVER_PER_DOMAIN,
     MAX_NODES_PER_DOMAIN,
     MAX_OPEN_PROPOSALS_PER_DOMAIN,
+    MAX_REFERENCES_PER_DOMAIN,
 )
 from quorate.core.lineage import Stage
 from quorate.core.patterns import covers, pattern_owner, scope_outside
@@ -45,6 +46,7 @@ def check(view: StateView) -> list[str]:
     return [
         *_check_members(view),
         *_check_executors(view),
+        *_check_proofs(view),
         *_check_trust(view),
         *_check_grants(view),
         *_check_leases(view),
@@ -215,6 +217,19 @@ def _check_executors(view: StateView) -> Iterator[str]:
     for domain in view.domains():
         if view.executor_count(domain.id) != counts[domain.id]:
             yield f"domain {domain.id} has {counts[domain.id]} executors, and counted otherwise"
+
+
+def _check_proofs(view: StateView) -> Iterator[str]:
+    counts = Counter(reference.domain for reference in view.all_references())
+    for domain in view.domains():
+        if domain.references != counts[domain.id]:
+            yield f"domain {domain.id} has {counts[domain.id]} references, and counted otherwise"
+    for executor in view.executors():
+        if executor.suspended_for and executor.status is not Status.SUSPENDED:
+            yield f"executor {executor.id} is not suspended, and says why it is"
+        names = [each.reference for each in executor.attestations]
+        if names != sorted({*names}) or len(names) > MAX_REFERENCES_PER_DOMAIN:
+            yield f"executor {executor.id} has proofs that cannot be"
 
 
 def _check_trust(view: StateView) -> Iterator[str]:

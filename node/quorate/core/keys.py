@@ -14,6 +14,7 @@ ids would make a key longer than a store allows (511 bytes in LMDB), the first a
                       n H(grant id)                             how many those are
     B executor, or lease id                   b domain: how much it contains; b: all of them
     P proposal id     q domain 0 proposal id                    open proposals of a domain
+    A domain/name                         what executors of a domain have to prove
     V                                     how many have to agree on what
     o node id                             head of what the node has reported, 32 bytes
     c command id      x not_after command id                    outcomes; when to forget them
@@ -60,6 +61,7 @@ RECORDS: Final = {
     Kind.LEASE: b"L",
     Kind.PROPOSAL: b"P",
     Kind.CONTAINMENT: b"B",
+    Kind.REFERENCE: b"A",
 }
 
 _MAX_KEY_CHARS: Final = MAX_ID_CHARS + 1 + MAX_NAME_CHARS
@@ -179,3 +181,8 @@ def _digest(text: str) -> bytes:
 def rekeying(domain: str, place: int) -> bytes:
     """Where the proof lies that the domain took new keys, of the first time, the second, ..."""
     return REKEYINGS + domain.encode("ascii") + b"\x00" + number(place)
+
+
+def references(domain: str) -> bytes:
+    """Where the references of one domain lie."""
+    return RECORDS[Kind.REFERENCE] + domain.encode("ascii") + b"/"

@@ -70,6 +70,14 @@ MAX_RECORDS_PER_COMMAND: Final = 32
 MAX_RECORD_BYTES: Final = 8 * 1024
 MAX_ATTRIBUTES: Final = 16
 MAX_ATTRIBUTE_CHARS: Final = 256
+MAX_REFERENCES_PER_DOMAIN: Final = 16
+MAX_ACCEPTED: Final = 16
+"""Keys, images or other values of one sort that a reference lets count."""
+MIN_ATTESTATION_AGE_MS: Final = 1_000
+MAX_ATTESTATION_AGE_MS: Final = 30 * 24 * 60 * 60 * 1000
+"""How long a proof may count."""
+MAX_CHALLENGE_AGE_MS: Final = 5 * 60 * 1000
+"""How long a challenge may be answered."""
 LEASES_DROPPED_PER_ACQUIRE: Final = 8
 """How many expired leases an acquisition takes out of its grant's count of concurrent ones."""
 NONCES_FORGOTTEN_PER_COMMAND: Final = 8
@@ -92,6 +100,8 @@ MAX_LEASES_PER_WATCH: Final = 256
 MAX_ATTRIBUTE_BYTES: Final = 1024
 """Of one event, names and values together: its record, escapes and all, is less than
 MAX_RECORD_BYTES however they are written."""
+MAX_EVIDENCE_BYTES: Final = 8 * 1024
+"""Of one proof: its command is no larger than may be, with signatures and base64 on the way."""
 MIN_SESSION_CHARS: Final = 16
 MAX_SESSION_CHARS: Final = 64
 MAX_ENTRIES_PER_PAGE: Final = 256

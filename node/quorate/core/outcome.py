@@ -50,6 +50,9 @@ class Reason(StrEnum):
     UNKNOWN_EXECUTOR = "UNKNOWN_EXECUTOR"
     EXECUTOR_SUSPENDED = "EXECUTOR_SUSPENDED"
     EXECUTOR_REVOKED = "EXECUTOR_REVOKED"
+    ATTESTATION_MISSING = "ATTESTATION_MISSING"
+    ATTESTATION_STALE = "ATTESTATION_STALE"
+    ATTESTATION_MISMATCH = "ATTESTATION_MISMATCH"
     UNKNOWN_DOMAIN = "UNKNOWN_DOMAIN"
     DOMAIN_SUSPENDED = "DOMAIN_SUSPENDED"
     DOMAIN_REVOKED = "DOMAIN_REVOKED"
@@ -62,6 +65,8 @@ class Reason(StrEnum):
     GRANT_EXPIRED = "GRANT_EXPIRED"
     USES_EXHAUSTED = "USES_EXHAUSTED"
     CONCURRENCY_LIMIT = "CONCURRENCY_LIMIT"
+    NO_CHALLENGE = "NO_CHALLENGE"
+    BAD_EVIDENCE = "BAD_EVIDENCE"
 
     UNKNOWN_LEASE = "UNKNOWN_LEASE"
     NOT_LEASE_HOLDER = "NOT_LEASE_HOLDER"
@@ -72,10 +77,21 @@ class Reason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Lapse:
+    """at: ledger time (ms) from which on what an executor has proved for a reference counts no
+    more."""
+
+    at: int
+    reference: str
+
+
+@dataclass(frozen=True, slots=True)
 class Permit:
-    """The act may go ahead. `depends_on` are the ids of everything that the decision relies on."""
+    """The act may go ahead. `depends_on` are the ids of everything that the decision relies on.
+    lapse: what time ends first of what the executor has proved; None: it had nothing to prove."""
 
     depends_on: tuple[str, ...] = ()
+    lapse: Lapse | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from quorate.core.errors import MalformedError
 ANY_ACTION: Final = "*"
 _ACTION_WILDCARD: Final = ".*"
 _RESOURCE_WILDCARD: Final = "/*"
+_EXECUTOR_WILDCARD: Final = "/*"
 
 
 class Scope(Protocol):
@@ -104,3 +105,25 @@ def _matches(pattern: str, value: str, wildcard: str) -> bool:
         return pattern == value
     prefix = pattern[:-1]  # keeps the separator: payments.* is no prefix of paymentsx
     return len(value) > len(prefix) and value.startswith(prefix)
+
+
+def check_executor_pattern(text: str) -> None:
+    """`spiffe://bank.example/agent/payments`, `spiffe://bank.example/agent/*` or
+    `spiffe://bank.example/*`."""
+    executors_owner(text)
+
+
+def executors_owner(pattern: str) -> str:
+    """The one domain whose executors the pattern names. Raises MalformedError."""
+    is_prefix = pattern.endswith(_EXECUTOR_WILDCARD)
+    # With a segment in the wildcard's place it must be an executor.
+    text = pattern[:-1] + "x" if is_prefix else pattern
+    try:
+        ids.check_executor(text)
+    except MalformedError as error:
+        raise MalformedError("must be an executor, or a prefix of one that ends in /*") from error
+    return ids.SpiffeId.parse(text).trust_domain
+
+
+def executor_matches(pattern: str, executor: str) -> bool:
+    return _matches(pattern, executor, _EXECUTOR_WILDCARD)

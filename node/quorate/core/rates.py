@@ -15,7 +15,13 @@ from dataclasses import dataclass, fields
 from typing import Final
 
 from quorate.core import keys
-from quorate.core.bodies import AcquireLease, DelegateGrant, RenewLease
+from quorate.core.bodies import (
+    AcquireLease,
+    ChallengeExecutor,
+    DelegateGrant,
+    RenewLease,
+    ReportAttestation,
+)
 from quorate.core.commands import Command
 from quorate.core.errors import MalformedError
 from quorate.core.limits import MAX_RATE_PER_MIN
@@ -43,7 +49,15 @@ COUNTED: Final = frozenset(
         Verb.NODE_PROMOTE,
         Verb.LEASE_ACQUIRE,
         Verb.LEASE_RENEW,
+        Verb.ATTESTATION_RETIRE_REFERENCE,
+        Verb.ATTESTATION_CHALLENGE,
+        Verb.ATTESTATION_REPORT,
     }
+)
+
+
+_FOR_EXECUTORS: Final = (
+    AcquireLease | RenewLease | DelegateGrant | ChallengeExecutor | ReportAttestation
 )
 
 
@@ -62,7 +76,7 @@ def meters(view: StateView, command: Command, domain: str) -> tuple[Meter, ...]:
     if rates is None or command.verb not in COUNTED:
         return ()
     executor, by_node = "", command.issued_by_node
-    if by_node and isinstance(command.body, AcquireLease | RenewLease | DelegateGrant):
+    if by_node and isinstance(command.body, _FOR_EXECUTORS):
         # Only its own domain uses an executor's up, and only of one that there is.
         known = view.executor(command.body.executor)
         executor = known.id if known is not None and known.domain == domain else ""

@@ -1,11 +1,12 @@
 """The state as a recovery leaves it.
 
-Owns what is carried over and what is not. Domains, executors, trust, grants, and what is remembered
-of commands stay as they were. Each surviving domain goes on with one node, which votes; every other
-node is retired. Every lease that was in force is ended: the quorum may have ended it already, or
-given its place to another, and nobody is left to ask; so is every proposal that was open: ballots
-may be lost that withdrew what is counted. What is frozen stays so. Does not own who may decide on a
-recovery (`quorate.core.recovery`), nor where state and ledger lie.
+Owns what is carried over and what is not. Domains, executors, trust, grants, what executors have to
+prove and have proved, and what is remembered of commands stay as they were. Each surviving domain
+goes on with one node, which votes; every other node is retired. Every lease that was in force is
+ended: the quorum may have ended it already, or given its place to another, and nobody is left to
+ask; so is every proposal that was open: ballots may be lost that withdrew what is counted. What is
+frozen stays so. Does not own who may decide on a recovery (`quorate.core.recovery`), nor where
+state and ledger lie.
 """
 
 from __future__ import annotations
@@ -100,7 +101,13 @@ def carry_over(store: Writer, recovery: Recovery) -> bytes:
         former = view.domain(item.domain)
         assert former is not None, "the document was checked"
         frozen = _since_now(former.frozen)
-        state.save_domain(store, replace(_domain(recovery, item), frozen=frozen))
+        references = former.references
+        if former.status is Status.REVOKED:  # final, and so as the document alone has it
+            for each in list(view.references(former.id)):
+                state.drop_reference(store, each)
+            references = 0
+        domain = replace(_domain(recovery, item), frozen=frozen, references=references)
+        state.save_domain(store, domain)
     for lease in list(view.leases()):
         if lease.status is LeaseStatus.ACTIVE and not lease.expired(recovery.created):
             state.save_lease(store, replace(lease, status=LeaseStatus.RELEASED, changed=0), lease)

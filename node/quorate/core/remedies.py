@@ -35,6 +35,7 @@ class Case:
     """What was asked. owner: of the resource. suspended_by: who suspended the domain that the
     denial is about. frozen_by: the domain that has frozen what was asked for, or BY_BALLOT.
     contained_by: the domains that contain what the denial is about.
+    suspended_for: why the executor was, if not by its domain.
     Whatever is not known is empty."""
 
     executor: str = ""
@@ -44,6 +45,7 @@ class Case:
     suspended_by: str = ""
     frozen_by: str = ""
     contained_by: tuple[str, ...] = ()
+    suspended_for: str = ""
 
     @property
     def home(self) -> str:
@@ -77,12 +79,26 @@ def _register(_thing: str, case: Case) -> Remedy:
 
 def _reinstate_executor(_thing: str, case: Case) -> Remedy:
     command = _command("executor", "reinstate", case.executor)
+    if case.suspended_for:
+        sentence = "the executor proves anew what it has to; then its organisation reinstates it"
+        return Remedy(sentence, command, case.home)
     return Remedy("its organisation reinstates the executor", command, case.home)
 
 
 def _another_executor(_thing: str, case: Case) -> Remedy:
     sentence = "revoked for ever: its organisation registers another executor, with another id"
     return Remedy(sentence, _command("executor", "register", "ANOTHER"), case.home)
+
+
+def _prove(thing: str, _case: Case) -> Remedy:
+    command = _command("attestation", "report", _name_of(thing)[1] or "REFERENCE")
+    return Remedy("the executor proves it, in answer to a new challenge", command)
+
+
+def _equal(thing: str, _case: Case) -> Remedy:
+    domain, name = _name_of(thing)
+    sentence = "the executor is run as the reference says, and proves it; or the reference changes"
+    return Remedy(sentence, _command("attestation", "set-reference", name or "REFERENCE"), domain)
 
 
 def _admit(_thing: str, case: Case) -> Remedy:
@@ -159,6 +175,9 @@ _MAKERS: Final[Mapping[Reason, Callable[[str, Case], Remedy]]] = MappingProxyTyp
         Reason.UNKNOWN_EXECUTOR: _register,
         Reason.EXECUTOR_SUSPENDED: _reinstate_executor,
         Reason.EXECUTOR_REVOKED: _another_executor,
+        Reason.ATTESTATION_MISSING: _prove,
+        Reason.ATTESTATION_STALE: _prove,
+        Reason.ATTESTATION_MISMATCH: _equal,
         Reason.UNKNOWN_DOMAIN: _admit,
         Reason.DOMAIN_SUSPENDED: _reinstate_domain,
         Reason.FROZEN: _thaw,
@@ -222,6 +241,8 @@ _SENTENCES: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.RATE_LIMITED: "ask again in a while; the others can agree on a higher rate",
         Reason.UNSUPPORTED_PROTOCOL: "upgrade the federation, or that node's program, first",
         Reason.DOMAIN_REVOKED: "nothing: the organisation was expelled, and that is final",
+        Reason.NO_CHALLENGE: "ask for a challenge, and answer it in time",
+        Reason.BAD_EVIDENCE: "see who has signed the evidence, what it says, and in which form",
         Reason.BROKEN_LINEAGE: "nothing: whoever asked for the work may do it no more",
     }
 )

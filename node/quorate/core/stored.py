@@ -16,12 +16,13 @@ from quorate.core.records import (
     Kind,
     Lease,
     Node,
+    Reference,
     TrustEdge,
 )
 
 Lasting = Governed | Proposal
 """What is never gone, though it may be over."""
-Stored = Lasting | Lease | Containment
+Stored = Lasting | Lease | Containment | Reference
 Record = Federation | Stored
 
 PARSERS: Final[dict[Kind, Callable[[object], Stored]]] = {
@@ -33,4 +34,5 @@ PARSERS: Final[dict[Kind, Callable[[object], Stored]]] = {
     Kind.LEASE: Lease.from_json,
     Kind.PROPOSAL: Proposal.from_json,
     Kind.CONTAINMENT: Containment.from_json,
+    Kind.REFERENCE: Reference.from_json,
 }

@@ -3,8 +3,8 @@
 Owns the comparison of two states, a thing at a time: the same federation, no earlier; every domain
 with the keys that it had, or has taken itself, and every node with those that it had; what was
 revoked, closed or retired stays so, as do the proofs of keys; no edge of trust is for more than it
-was, and no proposal for something else. Does not own whether the later one is sound
-(`quorate.core.vetting`). Looks at nothing but what domains govern, alone or
+was, and no proposal for something else; no proof gives way to an earlier one. Does not own whether
+the later one is sound (`quorate.core.vetting`). Looks at nothing but what domains govern, alone or
 together, and of that at what is final: what is suspended, frozen or contained can have ended
 meanwhile. Pure, and in steps, as the vetting is.
 """
@@ -16,7 +16,8 @@ from typing import Final
 
 from quorate.core import invariants, keys, protocol
 from quorate.core.errors import MalformedError
-from quorate.core.records import Domain, Kind, Node
+from quorate.core.proofs_kept import compare_proofs, compare_references
+from quorate.core.records import Domain, Executor, Kind, Node
 from quorate.core.rekeying import check_rekeyed
 from quorate.core.state import StateView, parse_lasting
 from quorate.core.store import Reader
@@ -34,6 +35,7 @@ _LASTING: Final = (
     Kind.TRUST,
     Kind.GRANT,
     Kind.PROPOSAL,
+    Kind.REFERENCE,
 )
 _PROOFS: Final = None
 """In the place of a kind: the envelopes that domains took their keys by."""
@@ -89,6 +91,9 @@ class Succession:
     def _compare(self, kind: Kind | None, old_data: bytes, new_data: bytes | None) -> None:
         if kind is _PROOFS:  # others may know older keys than this node, and follow by it
             raise MalformedError("a proof that a domain took its keys is not what it was")
+        if kind is Kind.REFERENCE:
+            compare_references(old_data, new_data)
+            return
         old = parse_lasting(kind, old_data)
         new = None if new_data is None else parse_lasting(kind, new_data)
         for name in _KEPT.get(kind, ()):
@@ -99,6 +104,8 @@ class Succession:
             check_rekeyed(self._after, origin, old, new)
         if isinstance(old, Node) and isinstance(new, Node) and old.retired and not new.retired:
             raise MalformedError(f"{old.id} was retired")
+        if isinstance(old, Executor) and isinstance(new, Executor):
+            compare_proofs(old, new)
         problem = invariants.what_did_not_stay(old, new)
         if problem:
             raise MalformedError(problem)

@@ -21,6 +21,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from quorate.core import (
+    attesting,
     balloting,
     codec,
     containing,
@@ -97,6 +98,11 @@ _HANDLERS: Final = MappingProxyType[Verb, Callable[[Turn, Any], Verdict]](
         Verb.LEASE_RENEW: leasing.renew_lease,
         Verb.LEASE_RELEASE: leasing.release_lease,
         Verb.LINEAGE_APPEND: reporting.append_lineage,
+        Verb.ATTESTATION_SET_REFERENCE: attesting.set_reference,
+        Verb.ATTESTATION_RETIRE_REFERENCE: attesting.retire_reference,
+        Verb.ATTESTATION_CHALLENGE: attesting.challenge_executor,
+        Verb.ATTESTATION_REPORT: attesting.report_attestation,
+        Verb.ATTESTATION_DRIFT: attesting.report_drift,
     }
 )
 """`quorate.core.commands` gives each verb the body that its handler here takes."""

@@ -48,3 +48,8 @@ class Verb(StrEnum):
     LEASE_RENEW = "lease.renew"
     LEASE_RELEASE = "lease.release"
     LINEAGE_APPEND = "lineage.append"
+    ATTESTATION_SET_REFERENCE = "attestation.set_reference"
+    ATTESTATION_RETIRE_REFERENCE = "attestation.retire_reference"
+    ATTESTATION_CHALLENGE = "attestation.challenge"
+    ATTESTATION_REPORT = "attestation.report"
+    ATTESTATION_DRIFT = "attestation.drift"

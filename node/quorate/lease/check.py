@@ -110,8 +110,8 @@ class Checked:
     decision: as of the last reading of the clock.
     ttl_ms: a permit's life from when its request was sent; 0 for a denial, and only then.
     at: the state decided on; NOWHERE when none was read.
-    expires_ns: boot time at which the lease's own expiry ends a permit; 0 for a denial. The
-        authority's deadline is not part of it.
+    expires_ns: boot time at which the lease's own expiry ends a permit, or that of what its
+        executor has proved; 0 for a denial. The authority's deadline is not part of it.
     things: what an entry can name that ends a permit; none for a denial.
     is_of_node: it is the node that denies, whatever the lease: it holds no authority, or cannot
         tell. Any reason can stand there, as the authority word can carry any.
@@ -312,12 +312,16 @@ def _answer(
     if isinstance(decision, Deny):
         return Checked(decision, at)
     assert lease is not None, "what is permitted is a lease"
-    lease_ms = lease.expires_at - _latest_ms(record, now, at)
-    if lease_ms <= 0:  # it expired while it was decided on
-        return Checked(Deny(Reason.LEASE_EXPIRED, lease.id), at)
+    ends_at, over = lease.expires_at, Deny(Reason.LEASE_EXPIRED, lease.id)
+    if decision.lapse is not None and decision.lapse.at < ends_at:
+        ends_at = decision.lapse.at
+        over = Deny(Reason.ATTESTATION_STALE, decision.lapse.reference)
+    lease_ms = ends_at - _latest_ms(record, now, at)
+    if lease_ms <= 0:  # it ended while it was decided on
+        return Checked(over, at)
     authority_ms = (record.deadline_ns - now.boottime_ns) // _NS_PER_MS
     ttl_ms = min(authority_ms, lease_ms, record.max_permit_ttl_ms)
     if ttl_ms <= 0:  # less than a millisecond of authority left: nothing that could be used
         return Checked(Deny(Reason.INQUORATE), at, is_of_node=True)
-    ends_ns, things = expiry_ns(record, lease.expires_at), things_of(lease, origin)
+    ends_ns, things = expiry_ns(record, ends_at), things_of(lease, origin)
     return Checked(decision, at, ttl_ms, lease.fence, ends_ns, things=things)

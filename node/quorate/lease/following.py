@@ -89,7 +89,8 @@ class EdgeLedger:
             effect = effect_of(index, entry)
             if effect is not None:
                 effects.append(effect)
-                if effect.reason is not None:  # also permits that it spares: their lives are short
+                # Also permits that it spares: their lives are short.
+                if effect.reason is not None or effect.may_stop:
                     self.permits.stopped(effect.thing, index)
         if effects:
             self.at = Position(self.size, effects[-1].ledger_time)

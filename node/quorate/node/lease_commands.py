@@ -16,6 +16,7 @@ from quorate.core.decision import active_executor, held_lease
 from quorate.core.ids import SpiffeId
 from quorate.core.limits import MAX_COMMAND_LIFETIME_MS
 from quorate.core.outcome import Deny, Reason
+from quorate.core.records import Executor
 from quorate.core.routing import split_id
 from quorate.core.state import StateView
 from quorate.core.status import Status
@@ -25,7 +26,8 @@ from quorate.proofs.signing import SigningKey
 _LIFETIME_MS: Final = 60_000
 """How long a lease command may be on its way; the ledger remembers its nonce as long."""
 assert _LIFETIME_MS <= MAX_COMMAND_LIFETIME_MS
-_NARROWING: Final = frozenset({"lease.release", "grant.recall"})
+_PROVING: Final = ("attestation.challenge", "attestation.report")
+_NARROWING: Final = frozenset({"lease.release", "grant.recall", "attestation.drift"})
 """What whoever is suspended may still do."""
 
 
@@ -39,7 +41,11 @@ def unfit_wish(
     version = view.federation().protocol
     if not is_known(kind, version):
         return Deny(Reason.UNSUPPORTED_PROTOCOL, f"protocol {version}")
-    asker = active_executor(view, executor) if kind not in _NARROWING else None
+    asker: Executor | Deny | None = None
+    if kind.startswith(_PROVING):
+        asker = _may_prove(view, executor, body)
+    elif kind not in _NARROWING:
+        asker = active_executor(view, executor, view.ledger_time())
     held = held_lease(view, str(lease), executor) if lease is not None else None
     granted = _own_grant(view, kind, str(body["grant"]), executor) if "grant" in body else None
     refused = next((found for found in (asker, held, granted) if isinstance(found, Deny)), None)
@@ -47,6 +53,23 @@ def unfit_wish(
         return refused
     meters = rates.meters_of_wish(view, kind, SpiffeId.parse(executor).trust_domain, executor)
     return rates.exceeded(view, meters, max(latest_ms, view.ledger_time()))
+
+
+def _may_prove(view: StateView, executor: str, body: Mapping[str, object]) -> Deny | None:
+    """Suspended or not: it may have to prove something to be reinstated. But nothing that nobody
+    wants proved, and nothing that it was not asked."""
+    found = view.executor(executor)
+    if found is None:
+        return Deny(Reason.UNKNOWN_EXECUTOR, executor)
+    if found.status is Status.REVOKED:
+        return Deny(Reason.EXECUTOR_REVOKED, executor)
+    if "challenge" in body:
+        asked = found.challenge
+        is_asked = asked is not None and asked.text == body["challenge"]
+        return None if is_asked else Deny(Reason.NO_CHALLENGE, executor)
+    if any(each.covers(executor) for each in view.references(found.domain)):
+        return None
+    return Deny(Reason.NOT_FOUND, executor)
 
 
 def _own_grant(view: StateView, kind: str, ident: str, executor: str) -> Deny | None:

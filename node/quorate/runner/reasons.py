@@ -26,6 +26,10 @@ PASSING: Final[frozenset[AnyReason]] = frozenset(
         Reason.GRANT_SUSPENDED,
         Reason.FROZEN,
         Reason.CONTAINED,
+        # What an executor has to prove, it can prove.
+        Reason.ATTESTATION_MISSING,
+        Reason.ATTESTATION_STALE,
+        Reason.ATTESTATION_MISMATCH,
         # The client's own that say nothing of the lease, only that no permit came.
         ClientReason.UNREACHABLE,
         ClientReason.LATE,

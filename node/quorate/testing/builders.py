@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -39,6 +40,16 @@ from quorate.core.records import Parameters
 from quorate.core.state import StateView
 from quorate.core.store import MemoryStore
 from quorate.core.transitions import Applied, apply, install_genesis
+from quorate.core.verifying import Asked
+from quorate.core.verifying.measurement import (
+    MEASURED,
+    PROVENANCE,
+    STATEMENT_TYPE,
+    built,
+    measured,
+    statement_of,
+)
+from quorate.core.verifying.svid import asked_bytes
 from quorate.proofs.signing import SigningKey, sign_envelope
 
 ORIGIN = "quorate.example/federation-1"
@@ -303,3 +314,49 @@ def acquire_body(
 ) -> dict[str, object]:
     body: dict[str, object] = {"executor": executor, "action": action, "resource": resource}
     return body | {"ttl_ms": ttl_ms} | ({"parents": list(parents)} if parents else {})
+
+
+def svid_body(
+    reference: str, executors: Sequence[str], max_age_ms: int = 60_000, **changes: object
+) -> dict[str, object]:
+    """The body of an `attestation.set_reference` for whichever key is the executor's."""
+    body: dict[str, object] = {"reference": reference, "evidence": "svid"}
+    return body | {"executors": list(executors), "max_age_ms": max_age_ms} | changes
+
+
+IMAGE = hashlib.sha256(b"image").hexdigest()
+
+
+def measurement_body(
+    reference: str, executors: Sequence[str], max_age_ms: int = 60_000, **changes: object
+) -> dict[str, object]:
+    """The body of an `attestation.set_reference` for IMAGE, as the key of `agent` has measured."""
+    body: dict[str, object] = {"reference": reference, "evidence": "measurement"}
+    body |= {"executors": list(executors), "max_age_ms": max_age_ms, "images": [IMAGE]}
+    return body | {"signers": [key_for("agent").public.hex()]} | changes
+
+
+def measurement_evidence(
+    asked: Asked,
+    image: str = IMAGE,
+    key: SigningKey | None = None,
+    builder: str = "",
+    **more: str,
+) -> dict[str, object]:
+    """What the agent has measured; with a provenance by the key of `builder`, if one is named."""
+    payload = statement_of(image, MEASURED, measured(asked, **more))
+    signed = sign_envelope(STATEMENT_TYPE, payload, key or key_for("agent"))
+    evidence: dict[str, object] = {"measurement": codec.load(signed)}
+    if builder:
+        payload = statement_of(image, PROVENANCE, built(builder))
+        signed = sign_envelope(STATEMENT_TYPE, payload, key_for("builder"))
+        evidence["provenance"] = codec.load(signed)
+    return evidence
+
+
+def svid_evidence(asked: Asked, key: SigningKey | None = None) -> dict[str, object]:
+    """The proof of an Ed25519 key."""
+    key = key or key_for("svid")
+    spki = bytes.fromhex("302a300506032b6570032100") + key.public
+    signed = key.sign(asked_bytes(asked))
+    return {"key": b64encode(spki).decode(), "signature": b64encode(signed).decode()}

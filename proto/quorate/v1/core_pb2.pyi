@@ -33,6 +33,9 @@ class _LeaseActEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LeaseAct.Val
     LEASE_ACT_RELEASE: _LeaseAct.ValueType  # 3
     LEASE_ACT_DELEGATE: _LeaseAct.ValueType  # 4
     LEASE_ACT_RECALL: _LeaseAct.ValueType  # 5
+    LEASE_ACT_CHALLENGE: _LeaseAct.ValueType  # 11
+    LEASE_ACT_ATTEST: _LeaseAct.ValueType  # 12
+    LEASE_ACT_DRIFT: _LeaseAct.ValueType  # 13
 
 class LeaseAct(_LeaseAct, metaclass=_LeaseActEnumTypeWrapper): ...
 
@@ -42,6 +45,9 @@ LEASE_ACT_RENEW: LeaseAct.ValueType  # 2
 LEASE_ACT_RELEASE: LeaseAct.ValueType  # 3
 LEASE_ACT_DELEGATE: LeaseAct.ValueType  # 4
 LEASE_ACT_RECALL: LeaseAct.ValueType  # 5
+LEASE_ACT_CHALLENGE: LeaseAct.ValueType  # 11
+LEASE_ACT_ATTEST: LeaseAct.ValueType  # 12
+LEASE_ACT_DRIFT: LeaseAct.ValueType  # 13
 Global___LeaseAct: _TypeAlias = LeaseAct  # noqa: Y015
 
 @_typing.final
@@ -59,6 +65,7 @@ class ProposeLeaseRequest(_message.Message):
     PARENTS_FIELD_NUMBER: _builtins.int
     DELEGATION_FIELD_NUMBER: _builtins.int
     GRANT_FIELD_NUMBER: _builtins.int
+    ATTESTATION_FIELD_NUMBER: _builtins.int
     act: Global___LeaseAct.ValueType
     executor: _builtins.str
     """SPIFFE ID, authenticated by the edge"""
@@ -76,6 +83,10 @@ class ProposeLeaseRequest(_message.Message):
     def delegation(self) -> _lease_pb2.DelegateRequest:
         """of a LEASE_ACT_DELEGATE"""
 
+    @_builtins.property
+    def attestation(self) -> _lease_pb2.AttestRequest:
+        """of a LEASE_ACT_ATTEST"""
+
     def __init__(
         self,
         *,
@@ -90,10 +101,11 @@ class ProposeLeaseRequest(_message.Message):
         parents: _abc.Iterable[_builtins.str] | None = ...,
         delegation: _lease_pb2.DelegateRequest | None = ...,
         grant: _builtins.str = ...,
+        attestation: _lease_pb2.AttestRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["delegation", b"delegation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "delegation", b"delegation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["act", b"act", "action", b"action", "delegation", b"delegation", "executor", b"executor", "grant", b"grant", "lease_id", b"lease_id", "parents", b"parents", "request_id", b"request_id", "resource", b"resource", "timeout_ms", b"timeout_ms", "ttl_ms", b"ttl_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["act", b"act", "action", b"action", "attestation", b"attestation", "delegation", b"delegation", "executor", b"executor", "grant", b"grant", "lease_id", b"lease_id", "parents", b"parents", "request_id", b"request_id", "resource", b"resource", "timeout_ms", b"timeout_ms", "ttl_ms", b"ttl_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

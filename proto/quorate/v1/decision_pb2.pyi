@@ -121,6 +121,18 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """the check names another action or resource than the lease"""
     REASON_BROKEN_LINEAGE: _Reason.ValueType  # 55
     """a lease that the work is said to come from does not hold"""
+    REASON_ATTESTATION_MISSING: _Reason.ValueType  # 67
+    """What an executor has to prove of itself.
+    nothing was proved that equals the reference
+    """
+    REASON_ATTESTATION_STALE: _Reason.ValueType  # 68
+    """it was, too long ago"""
+    REASON_ATTESTATION_MISMATCH: _Reason.ValueType  # 69
+    """what was proved does not equal the reference"""
+    REASON_NO_CHALLENGE: _Reason.ValueType  # 75
+    """no such challenge of this executor can be answered, any more"""
+    REASON_BAD_EVIDENCE: _Reason.ValueType  # 76
+    """it proves nothing"""
     REASON_NEEDS_BALLOT: _Reason.ValueType  # 60
     """What domains decide together.
     no domain does this alone
@@ -220,6 +232,18 @@ REASON_LEASE_SCOPE: Reason.ValueType  # 54
 """the check names another action or resource than the lease"""
 REASON_BROKEN_LINEAGE: Reason.ValueType  # 55
 """a lease that the work is said to come from does not hold"""
+REASON_ATTESTATION_MISSING: Reason.ValueType  # 67
+"""What an executor has to prove of itself.
+nothing was proved that equals the reference
+"""
+REASON_ATTESTATION_STALE: Reason.ValueType  # 68
+"""it was, too long ago"""
+REASON_ATTESTATION_MISMATCH: Reason.ValueType  # 69
+"""what was proved does not equal the reference"""
+REASON_NO_CHALLENGE: Reason.ValueType  # 75
+"""no such challenge of this executor can be answered, any more"""
+REASON_BAD_EVIDENCE: Reason.ValueType  # 76
+"""it proves nothing"""
 REASON_NEEDS_BALLOT: Reason.ValueType  # 60
 """What domains decide together.
 no domain does this alone

@@ -58,7 +58,9 @@ class _QuestionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Question.Val
     QUESTION_FROZEN: _Question.ValueType  # 14
     """do the federation and the resource's domain let the action through? asked after OWNER"""
     QUESTION_CONTAINED: _Question.ValueType  # 20
-    """is nothing contained of the executor, or of the lease and what it came from? asked after HOME"""
+    """is nothing contained of the executor, or of the lease and what it came from? asked after ATTESTATION"""
+    QUESTION_ATTESTATION: _Question.ValueType  # 21
+    """has the executor proved what its domain wants proved? asked after HOME"""
 
 class Question(_Question, metaclass=_QuestionEnumTypeWrapper):
     """What a decision asks, in the order of docs/explain.md; it asks only those that concern it."""
@@ -93,7 +95,9 @@ QUESTION_EFFECT: Question.ValueType  # 13
 QUESTION_FROZEN: Question.ValueType  # 14
 """do the federation and the resource's domain let the action through? asked after OWNER"""
 QUESTION_CONTAINED: Question.ValueType  # 20
-"""is nothing contained of the executor, or of the lease and what it came from? asked after HOME"""
+"""is nothing contained of the executor, or of the lease and what it came from? asked after ATTESTATION"""
+QUESTION_ATTESTATION: Question.ValueType  # 21
+"""has the executor proved what its domain wants proved? asked after HOME"""
 Global___Question: _TypeAlias = Question  # noqa: Y015
 
 class _Answer:

@@ -71,6 +71,8 @@ class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Kind.ValueType],
     """id: lease id"""
     KIND_PROPOSAL: _Kind.ValueType  # 8
     """id: 64 hex digits"""
+    KIND_REFERENCE: _Kind.ValueType  # 11
+    """id: domain/name"""
     KIND_CONTAINMENT: _Kind.ValueType  # 20
     """id: what is contained, an executor or a lease"""
 
@@ -93,6 +95,8 @@ KIND_LEASE: Kind.ValueType  # 7
 """id: lease id"""
 KIND_PROPOSAL: Kind.ValueType  # 8
 """id: 64 hex digits"""
+KIND_REFERENCE: Kind.ValueType  # 11
+"""id: domain/name"""
 KIND_CONTAINMENT: Kind.ValueType  # 20
 """id: what is contained, an executor or a lease"""
 Global___Kind: _TypeAlias = Kind  # noqa: Y015

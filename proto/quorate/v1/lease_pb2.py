@@ -25,17 +25,19 @@ _sym_db = _symbol_database.Default()
 from quorate.v1 import decision_pb2 as quorate_dot_v1_dot_decision__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16quorate/v1/lease.proto\x12\nquorate.v1\x1a\x19quorate/v1/decision.proto\"\xdb\x01\n\x05Lease\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08\x65xecutor\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x03 \x01(\t\x12\x10\n\x08resource\x18\x04 \x01(\t\x12\r\n\x05\x66\x65nce\x18\x05 \x01(\x04\x12\x15\n\rexpires_at_ms\x18\x06 \x01(\x03\x12\r\n\x05grant\x18\x07 \x01(\t\x12\x12\n\ntrust_edge\x18\x08 \x01(\t\x12\x0f\n\x07parents\x18\t \x03(\t\x12\r\n\x05stage\x18\n \x01(\t\x12\x16\n\x0e\x61\x63quired_at_ms\x18\x0b \x01(\x03\x12\x11\n\tpassed_on\x18\x0c \x03(\t\"\xd1\x01\n\x0f\x44\x65legateRequest\x12\r\n\x05grant\x18\x01 \x01(\t\x12\n\n\x02to\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x63tions\x18\x03 \x03(\t\x12\x11\n\tresources\x18\x04 \x03(\t\x12\x14\n\x0cnot_after_ms\x18\x05 \x01(\x03\x12\x18\n\x10max_lease_ttl_ms\x18\x06 \x01(\x03\x12\x10\n\x08max_uses\x18\x07 \x01(\x04\x12\x16\n\x0emax_concurrent\x18\x08 \x01(\r\x12\x11\n\tmax_depth\x18\t \x01(\r\x12\x12\n\nrequest_id\x18\n \x01(\t\"\xb1\x01\n\x10\x44\x65legateResponse\x12$\n\x07verdict\x18\x01 \x01(\x0e\x32\x13.quorate.v1.Verdict\x12\"\n\x06reason\x18\x02 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x03 \x01(\t\x12\r\n\x05grant\x18\x04 \x01(\t\x12$\n\x07outcome\x18\x05 \x01(\x0b\x32\x13.quorate.v1.Outcome\x12\x0f\n\x07unknown\x18\x06 \x01(\x08\"2\n\rRecallRequest\x12\r\n\x05grant\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\xa0\x01\n\x0eRecallResponse\x12$\n\x07verdict\x18\x01 \x01(\x0e\x32\x13.quorate.v1.Verdict\x12\"\n\x06reason\x18\x02 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x03 \x01(\t\x12$\n\x07outcome\x18\x04 \x01(\x0b\x32\x13.quorate.v1.Outcome\x12\x0f\n\x07unknown\x18\x05 \x01(\x08\"g\n\x0e\x41\x63quireRequest\x12\x0e\n\x06\x61\x63tion\x18\x01 \x01(\t\x12\x10\n\x08resource\x18\x02 \x01(\t\x12\x0e\n\x06ttl_ms\x18\x03 \x01(\x03\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x0f\n\x07parents\x18\x05 \x03(\t\"\xc3\x01\n\x0f\x41\x63quireResponse\x12$\n\x07verdict\x18\x01 \x01(\x0e\x32\x13.quorate.v1.Verdict\x12\"\n\x06reason\x18\x02 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x03 \x01(\t\x12 \n\x05lease\x18\x04 \x01(\x0b\x32\x11.quorate.v1.Lease\x12$\n\x07outcome\x18\x05 \x01(\x0b\x32\x13.quorate.v1.Outcome\x12\x0f\n\x07unknown\x18\x06 \x01(\x08\"j\n\x0c\x43heckRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\x12\x10\n\x08resource\x18\x03 \x01(\t\x12\x15\n\rminimum_index\x18\x04 \x01(\x04\x12\x0f\n\x07session\x18\x05 \x01(\t\"\xb5\x01\n\rCheckResponse\x12$\n\x07verdict\x18\x01 \x01(\x0e\x32\x13.quorate.v1.Verdict\x12\"\n\x06reason\x18\x02 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x03 \x01(\t\x12\x0e\n\x06ttl_ms\x18\x04 \x01(\x03\x12\r\n\x05\x66\x65nce\x18\x05 \x01(\x04\x12,\n\x08position\x18\x06 \x01(\x0b\x32\x1a.quorate.v1.LedgerPosition\"=\n\x11\x43heckBatchRequest\x12(\n\x06\x63hecks\x18\x01 \x03(\x0b\x32\x18.quorate.v1.CheckRequest\"@\n\x12\x43heckBatchResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.quorate.v1.CheckResponse\"D\n\x0cRenewRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0e\n\x06ttl_ms\x18\x02 \x01(\x03\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\xc1\x01\n\rRenewResponse\x12$\n\x07verdict\x18\x01 \x01(\x0e\x32\x13.quorate.v1.Verdict\x12\"\n\x06reason\x18\x02 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x03 \x01(\t\x12 \n\x05lease\x18\x04 \x01(\x0b\x32\x11.quorate.v1.Lease\x12$\n\x07outcome\x18\x05 \x01(\x0b\x32\x13.quorate.v1.Outcome\x12\x0f\n\x07unknown\x18\x06 \x01(\x08\"6\n\x0eReleaseRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\xa1\x01\n\x0fReleaseResponse\x12$\n\x07verdict\x18\x01 \x01(\x0e\x32\x13.quorate.v1.Verdict\x12\"\n\x06reason\x18\x02 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x03 \x01(\t\x12$\n\x07outcome\x18\x04 \x01(\x0b\x32\x13.quorate.v1.Outcome\x12\x0f\n\x07unknown\x18\x05 \x01(\x08\"\x7f\n\x05\x45vent\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x35\n\nattributes\x18\x02 \x03(\x0b\x32!.quorate.v1.Event.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"b\n\rReportRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12!\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x11.quorate.v1.Event\x12\x12\n\x05\x61\x66ter\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\x08\n\x06_after\"\xb4\x01\n\x0eReportResponse\x12$\n\x07verdict\x18\x01 \x01(\x0e\x32\x13.quorate.v1.Verdict\x12\"\n\x06reason\x18\x02 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x03 \x01(\t\x12\x0c\n\x04head\x18\x04 \x01(\t\x12\r\n\x05stage\x18\x05 \x01(\t\x12,\n\x08position\x18\x06 \x01(\x0b\x32\x1a.quorate.v1.LedgerPosition\"\x97\x01\n\x0cWatchRequest\x12\x11\n\tlease_ids\x18\x01 \x03(\t\x12\x12\n\nafter_size\x18\x02 \x01(\x04\x12\x18\n\x10\x66orget_lease_ids\x18\x03 \x03(\t\x12\x0f\n\x07session\x18\x04 \x01(\t\x12\x35\n\x10\x61\x63knowledgements\x18\x05 \x03(\x0b\x32\x1b.quorate.v1.Acknowledgement\"1\n\x0f\x41\x63knowledgement\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\"\xa9\x01\n\rWatchResponse\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12%\n\x05\x65vent\x18\x02 \x01(\x0e\x32\x16.quorate.v1.WatchEvent\x12\"\n\x06reason\x18\x03 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x04 \x01(\t\x12,\n\x08position\x18\x05 \x01(\x0b\x32\x1a.quorate.v1.LedgerPosition*\x98\x01\n\nWatchEvent\x12\x1b\n\x17WATCH_EVENT_UNSPECIFIED\x10\x00\x12\x16\n\x12WATCH_EVENT_ACTIVE\x10\x01\x12\x1b\n\x17WATCH_EVENT_INTERRUPTED\x10\x02\x12\x1e\n\x1aWATCH_EVENT_AUTHORITY_LOST\x10\x03\x12\x18\n\x14WATCH_EVENT_RESTORED\x10\x04\x32\xea\x04\n\x0cLeaseService\x12\x42\n\x07\x41\x63quire\x12\x1a.quorate.v1.AcquireRequest\x1a\x1b.quorate.v1.AcquireResponse\x12<\n\x05\x43heck\x12\x18.quorate.v1.CheckRequest\x1a\x19.quorate.v1.CheckResponse\x12K\n\nCheckBatch\x12\x1d.quorate.v1.CheckBatchRequest\x1a\x1e.quorate.v1.CheckBatchResponse\x12<\n\x05Renew\x12\x18.quorate.v1.RenewRequest\x1a\x19.quorate.v1.RenewResponse\x12\x42\n\x07Release\x12\x1a.quorate.v1.ReleaseRequest\x1a\x1b.quorate.v1.ReleaseResponse\x12\x45\n\x08\x44\x65legate\x12\x1b.quorate.v1.DelegateRequest\x1a\x1c.quorate.v1.DelegateResponse\x12?\n\x06Recall\x12\x19.quorate.v1.RecallRequest\x1a\x1a.quorate.v1.RecallResponse\x12?\n\x06Report\x12\x19.quorate.v1.ReportRequest\x1a\x1a.quorate.v1.ReportResponse\x12@\n\x05Watch\x12\x18.quorate.v1.WatchRequest\x1a\x19.quorate.v1.WatchResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16quorate/v1/lease.proto\x12\nquorate.v1\x1a\x19quorate/v1/decision.proto\"\xdb\x01\n\x05Lease\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08\x65xecutor\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x03 \x01(\t\x12\x10\n\x08resource\x18\x04 \x01(\t\x12\r\n\x05\x66\x65nce\x18\x05 \x01(\x04\x12\x15\n\rexpires_at_ms\x18\x06 \x01(\x03\x12\r\n\x05grant\x18\x07 \x01(\t\x12\x12\n\ntrust_edge\x18\x08 \x01(\t\x12\x0f\n\x07parents\x18\t \x03(\t\x12\r\n\x05stage\x18\n \x01(\t\x12\x16\n\x0e\x61\x63quired_at_ms\x18\x0b \x01(\x03\x12\x11\n\tpassed_on\x18\x0c \x03(\t\"\xd1\x01\n\x0f\x44\x65legateRequest\x12\r\n\x05grant\x18\x01 \x01(\t\x12\n\n\x02to\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x63tions\x18\x03 \x03(\t\x12\x11\n\tresources\x18\x04 \x03(\t\x12\x14\n\x0cnot_after_ms\x18\x05 \x01(\x03\x12\x18\n\x10max_lease_ttl_ms\x18\x06 \x01(\x03\x12\x10\n\x08max_uses\x18\x07 \x01(\x04\x12\x16\n\x0emax_concurrent\x18\x08 \x01(\r\x12\x11\n\tmax_depth\x18\t \x01(\r\x12\x12\n\nrequest_id\x18\n \x01(\t\"\xb1\x01\n\x10\x44\x65legateResponse\x12$\n\x07verdict\x18\x01 \x01(\x0e\x32\x13.quorate.v1.Verdict\x12\"\n\x06reason\x18\x02 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x03 \x01(\t\x12\r\n\x05grant\x18\x04 \x01(\t\x12$\n\x07outcome\x18\x05 \x01(\x0b\x32\x13.quorate.v1.Outcome\x12\x0f\n\x07unknown\x18\x06 \x01(\x08\"2\n\rRecallRequest\x12\r\n\x05grant\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\xa0\x01\n\x0eRecallResponse\x12$\n\x07verdict\x18\x01 \x01(\x0e\x32\x13.quorate.v1.Verdict\x12\"\n\x06reason\x18\x02 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x03 \x01(\t\x12$\n\x07outcome\x18\x04 \x01(\x0b\x32\x13.quorate.v1.Outcome\x12\x0f\n\x07unknown\x18\x05 \x01(\x08\"&\n\x10\x43hallengeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\xe5\x02\n\x11\x43hallengeResponse\x12$\n\x07verdict\x18\x01 \x01(\x0e\x32\x13.quorate.v1.Verdict\x12\"\n\x06reason\x18\x02 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x03 \x01(\t\x12\x11\n\tchallenge\x18\x04 \x01(\t\x12\x15\n\rexpires_at_ms\x18\x05 \x01(\x03\x12\x41\n\nreferences\x18\x06 \x03(\x0b\x32-.quorate.v1.ChallengeResponse.ReferencesEntry\x12\x0e\n\x06origin\x18\x07 \x01(\t\x12\x10\n\x08\x65xecutor\x18\x08 \x01(\t\x12$\n\x07outcome\x18\t \x01(\x0b\x32\x13.quorate.v1.Outcome\x12\x0f\n\x07unknown\x18\n \x01(\x08\x1a\x31\n\x0fReferencesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"[\n\rAttestRequest\x12\x11\n\treference\x18\x01 \x01(\t\x12\x11\n\tchallenge\x18\x02 \x01(\t\x12\x10\n\x08\x65vidence\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"\xb8\x01\n\x0e\x41ttestResponse\x12$\n\x07verdict\x18\x01 \x01(\x0e\x32\x13.quorate.v1.Verdict\x12\"\n\x06reason\x18\x02 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x03 \x01(\t\x12\x16\n\x0e\x66resh_until_ms\x18\x04 \x01(\x03\x12$\n\x07outcome\x18\x05 \x01(\x0b\x32\x13.quorate.v1.Outcome\x12\x0f\n\x07unknown\x18\x06 \x01(\x08\"(\n\x12ReportDriftRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\xa5\x01\n\x13ReportDriftResponse\x12$\n\x07verdict\x18\x01 \x01(\x0e\x32\x13.quorate.v1.Verdict\x12\"\n\x06reason\x18\x02 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x03 \x01(\t\x12$\n\x07outcome\x18\x04 \x01(\x0b\x32\x13.quorate.v1.Outcome\x12\x0f\n\x07unknown\x18\x05 \x01(\x08\"g\n\x0e\x41\x63quireRequest\x12\x0e\n\x06\x61\x63tion\x18\x01 \x01(\t\x12\x10\n\x08resource\x18\x02 \x01(\t\x12\x0e\n\x06ttl_ms\x18\x03 \x01(\x03\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x0f\n\x07parents\x18\x05 \x03(\t\"\xc3\x01\n\x0f\x41\x63quireResponse\x12$\n\x07verdict\x18\x01 \x01(\x0e\x32\x13.quorate.v1.Verdict\x12\"\n\x06reason\x18\x02 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x03 \x01(\t\x12 \n\x05lease\x18\x04 \x01(\x0b\x32\x11.quorate.v1.Lease\x12$\n\x07outcome\x18\x05 \x01(\x0b\x32\x13.quorate.v1.Outcome\x12\x0f\n\x07unknown\x18\x06 \x01(\x08\"j\n\x0c\x43heckRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\x12\x10\n\x08resource\x18\x03 \x01(\t\x12\x15\n\rminimum_index\x18\x04 \x01(\x04\x12\x0f\n\x07session\x18\x05 \x01(\t\"\xb5\x01\n\rCheckResponse\x12$\n\x07verdict\x18\x01 \x01(\x0e\x32\x13.quorate.v1.Verdict\x12\"\n\x06reason\x18\x02 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x03 \x01(\t\x12\x0e\n\x06ttl_ms\x18\x04 \x01(\x03\x12\r\n\x05\x66\x65nce\x18\x05 \x01(\x04\x12,\n\x08position\x18\x06 \x01(\x0b\x32\x1a.quorate.v1.LedgerPosition\"=\n\x11\x43heckBatchRequest\x12(\n\x06\x63hecks\x18\x01 \x03(\x0b\x32\x18.quorate.v1.CheckRequest\"@\n\x12\x43heckBatchResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.quorate.v1.CheckResponse\"D\n\x0cRenewRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0e\n\x06ttl_ms\x18\x02 \x01(\x03\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\xc1\x01\n\rRenewResponse\x12$\n\x07verdict\x18\x01 \x01(\x0e\x32\x13.quorate.v1.Verdict\x12\"\n\x06reason\x18\x02 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x03 \x01(\t\x12 \n\x05lease\x18\x04 \x01(\x0b\x32\x11.quorate.v1.Lease\x12$\n\x07outcome\x18\x05 \x01(\x0b\x32\x13.quorate.v1.Outcome\x12\x0f\n\x07unknown\x18\x06 \x01(\x08\"6\n\x0eReleaseRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\xa1\x01\n\x0fReleaseResponse\x12$\n\x07verdict\x18\x01 \x01(\x0e\x32\x13.quorate.v1.Verdict\x12\"\n\x06reason\x18\x02 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x03 \x01(\t\x12$\n\x07outcome\x18\x04 \x01(\x0b\x32\x13.quorate.v1.Outcome\x12\x0f\n\x07unknown\x18\x05 \x01(\x08\"\x7f\n\x05\x45vent\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x35\n\nattributes\x18\x02 \x03(\x0b\x32!.quorate.v1.Event.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"b\n\rReportRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12!\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x11.quorate.v1.Event\x12\x12\n\x05\x61\x66ter\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\x08\n\x06_after\"\xb4\x01\n\x0eReportResponse\x12$\n\x07verdict\x18\x01 \x01(\x0e\x32\x13.quorate.v1.Verdict\x12\"\n\x06reason\x18\x02 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x03 \x01(\t\x12\x0c\n\x04head\x18\x04 \x01(\t\x12\r\n\x05stage\x18\x05 \x01(\t\x12,\n\x08position\x18\x06 \x01(\x0b\x32\x1a.quorate.v1.LedgerPosition\"\x97\x01\n\x0cWatchRequest\x12\x11\n\tlease_ids\x18\x01 \x03(\t\x12\x12\n\nafter_size\x18\x02 \x01(\x04\x12\x18\n\x10\x66orget_lease_ids\x18\x03 \x03(\t\x12\x0f\n\x07session\x18\x04 \x01(\t\x12\x35\n\x10\x61\x63knowledgements\x18\x05 \x03(\x0b\x32\x1b.quorate.v1.Acknowledgement\"1\n\x0f\x41\x63knowledgement\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\"\xa9\x01\n\rWatchResponse\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12%\n\x05\x65vent\x18\x02 \x01(\x0e\x32\x16.quorate.v1.WatchEvent\x12\"\n\x06reason\x18\x03 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x04 \x01(\t\x12,\n\x08position\x18\x05 \x01(\x0b\x32\x1a.quorate.v1.LedgerPosition*\x98\x01\n\nWatchEvent\x12\x1b\n\x17WATCH_EVENT_UNSPECIFIED\x10\x00\x12\x16\n\x12WATCH_EVENT_ACTIVE\x10\x01\x12\x1b\n\x17WATCH_EVENT_INTERRUPTED\x10\x02\x12\x1e\n\x1aWATCH_EVENT_AUTHORITY_LOST\x10\x03\x12\x18\n\x14WATCH_EVENT_RESTORED\x10\x04\x32\xc5\x06\n\x0cLeaseService\x12\x42\n\x07\x41\x63quire\x12\x1a.quorate.v1.AcquireRequest\x1a\x1b.quorate.v1.AcquireResponse\x12<\n\x05\x43heck\x12\x18.quorate.v1.CheckRequest\x1a\x19.quorate.v1.CheckResponse\x12K\n\nCheckBatch\x12\x1d.quorate.v1.CheckBatchRequest\x1a\x1e.quorate.v1.CheckBatchResponse\x12<\n\x05Renew\x12\x18.quorate.v1.RenewRequest\x1a\x19.quorate.v1.RenewResponse\x12\x42\n\x07Release\x12\x1a.quorate.v1.ReleaseRequest\x1a\x1b.quorate.v1.ReleaseResponse\x12\x45\n\x08\x44\x65legate\x12\x1b.quorate.v1.DelegateRequest\x1a\x1c.quorate.v1.DelegateResponse\x12?\n\x06Recall\x12\x19.quorate.v1.RecallRequest\x1a\x1a.quorate.v1.RecallResponse\x12H\n\tChallenge\x12\x1c.quorate.v1.ChallengeRequest\x1a\x1d.quorate.v1.ChallengeResponse\x12?\n\x06\x41ttest\x12\x19.quorate.v1.AttestRequest\x1a\x1a.quorate.v1.AttestResponse\x12N\n\x0bReportDrift\x12\x1e.quorate.v1.ReportDriftRequest\x1a\x1f.quorate.v1.ReportDriftResponse\x12?\n\x06Report\x12\x19.quorate.v1.ReportRequest\x1a\x1a.quorate.v1.ReportResponse\x12@\n\x05Watch\x12\x18.quorate.v1.WatchRequest\x1a\x19.quorate.v1.WatchResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'quorate.v1.lease_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_CHALLENGERESPONSE_REFERENCESENTRY']._loaded_options = None
+  _globals['_CHALLENGERESPONSE_REFERENCESENTRY']._serialized_options = b'8\001'
   _globals['_EVENT_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_EVENT_ATTRIBUTESENTRY']._serialized_options = b'8\001'
-  _globals['_WATCHEVENT']._serialized_start=2894
-  _globals['_WATCHEVENT']._serialized_end=3046
+  _globals['_WATCHEVENT']._serialized_start=3784
+  _globals['_WATCHEVENT']._serialized_end=3936
   _globals['_LEASE']._serialized_start=66
   _globals['_LEASE']._serialized_end=285
   _globals['_DELEGATEREQUEST']._serialized_start=288
@@ -46,40 +48,54 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECALLREQUEST']._serialized_end=729
   _globals['_RECALLRESPONSE']._serialized_start=732
   _globals['_RECALLRESPONSE']._serialized_end=892
-  _globals['_ACQUIREREQUEST']._serialized_start=894
-  _globals['_ACQUIREREQUEST']._serialized_end=997
-  _globals['_ACQUIRERESPONSE']._serialized_start=1000
-  _globals['_ACQUIRERESPONSE']._serialized_end=1195
-  _globals['_CHECKREQUEST']._serialized_start=1197
-  _globals['_CHECKREQUEST']._serialized_end=1303
-  _globals['_CHECKRESPONSE']._serialized_start=1306
-  _globals['_CHECKRESPONSE']._serialized_end=1487
-  _globals['_CHECKBATCHREQUEST']._serialized_start=1489
-  _globals['_CHECKBATCHREQUEST']._serialized_end=1550
-  _globals['_CHECKBATCHRESPONSE']._serialized_start=1552
-  _globals['_CHECKBATCHRESPONSE']._serialized_end=1616
-  _globals['_RENEWREQUEST']._serialized_start=1618
-  _globals['_RENEWREQUEST']._serialized_end=1686
-  _globals['_RENEWRESPONSE']._serialized_start=1689
-  _globals['_RENEWRESPONSE']._serialized_end=1882
-  _globals['_RELEASEREQUEST']._serialized_start=1884
-  _globals['_RELEASEREQUEST']._serialized_end=1938
-  _globals['_RELEASERESPONSE']._serialized_start=1941
-  _globals['_RELEASERESPONSE']._serialized_end=2102
-  _globals['_EVENT']._serialized_start=2104
-  _globals['_EVENT']._serialized_end=2231
-  _globals['_EVENT_ATTRIBUTESENTRY']._serialized_start=2182
-  _globals['_EVENT_ATTRIBUTESENTRY']._serialized_end=2231
-  _globals['_REPORTREQUEST']._serialized_start=2233
-  _globals['_REPORTREQUEST']._serialized_end=2331
-  _globals['_REPORTRESPONSE']._serialized_start=2334
-  _globals['_REPORTRESPONSE']._serialized_end=2514
-  _globals['_WATCHREQUEST']._serialized_start=2517
-  _globals['_WATCHREQUEST']._serialized_end=2668
-  _globals['_ACKNOWLEDGEMENT']._serialized_start=2670
-  _globals['_ACKNOWLEDGEMENT']._serialized_end=2719
-  _globals['_WATCHRESPONSE']._serialized_start=2722
-  _globals['_WATCHRESPONSE']._serialized_end=2891
-  _globals['_LEASESERVICE']._serialized_start=3049
-  _globals['_LEASESERVICE']._serialized_end=3667
+  _globals['_CHALLENGEREQUEST']._serialized_start=894
+  _globals['_CHALLENGEREQUEST']._serialized_end=932
+  _globals['_CHALLENGERESPONSE']._serialized_start=935
+  _globals['_CHALLENGERESPONSE']._serialized_end=1292
+  _globals['_CHALLENGERESPONSE_REFERENCESENTRY']._serialized_start=1243
+  _globals['_CHALLENGERESPONSE_REFERENCESENTRY']._serialized_end=1292
+  _globals['_ATTESTREQUEST']._serialized_start=1294
+  _globals['_ATTESTREQUEST']._serialized_end=1385
+  _globals['_ATTESTRESPONSE']._serialized_start=1388
+  _globals['_ATTESTRESPONSE']._serialized_end=1572
+  _globals['_REPORTDRIFTREQUEST']._serialized_start=1574
+  _globals['_REPORTDRIFTREQUEST']._serialized_end=1614
+  _globals['_REPORTDRIFTRESPONSE']._serialized_start=1617
+  _globals['_REPORTDRIFTRESPONSE']._serialized_end=1782
+  _globals['_ACQUIREREQUEST']._serialized_start=1784
+  _globals['_ACQUIREREQUEST']._serialized_end=1887
+  _globals['_ACQUIRERESPONSE']._serialized_start=1890
+  _globals['_ACQUIRERESPONSE']._serialized_end=2085
+  _globals['_CHECKREQUEST']._serialized_start=2087
+  _globals['_CHECKREQUEST']._serialized_end=2193
+  _globals['_CHECKRESPONSE']._serialized_start=2196
+  _globals['_CHECKRESPONSE']._serialized_end=2377
+  _globals['_CHECKBATCHREQUEST']._serialized_start=2379
+  _globals['_CHECKBATCHREQUEST']._serialized_end=2440
+  _globals['_CHECKBATCHRESPONSE']._serialized_start=2442
+  _globals['_CHECKBATCHRESPONSE']._serialized_end=2506
+  _globals['_RENEWREQUEST']._serialized_start=2508
+  _globals['_RENEWREQUEST']._serialized_end=2576
+  _globals['_RENEWRESPONSE']._serialized_start=2579
+  _globals['_RENEWRESPONSE']._serialized_end=2772
+  _globals['_RELEASEREQUEST']._serialized_start=2774
+  _globals['_RELEASEREQUEST']._serialized_end=2828
+  _globals['_RELEASERESPONSE']._serialized_start=2831
+  _globals['_RELEASERESPONSE']._serialized_end=2992
+  _globals['_EVENT']._serialized_start=2994
+  _globals['_EVENT']._serialized_end=3121
+  _globals['_EVENT_ATTRIBUTESENTRY']._serialized_start=3072
+  _globals['_EVENT_ATTRIBUTESENTRY']._serialized_end=3121
+  _globals['_REPORTREQUEST']._serialized_start=3123
+  _globals['_REPORTREQUEST']._serialized_end=3221
+  _globals['_REPORTRESPONSE']._serialized_start=3224
+  _globals['_REPORTRESPONSE']._serialized_end=3404
+  _globals['_WATCHREQUEST']._serialized_start=3407
+  _globals['_WATCHREQUEST']._serialized_end=3558
+  _globals['_ACKNOWLEDGEMENT']._serialized_start=3560
+  _globals['_ACKNOWLEDGEMENT']._serialized_end=3609
+  _globals['_WATCHRESPONSE']._serialized_start=3612
+  _globals['_WATCHRESPONSE']._serialized_end=3781
+  _globals['_LEASESERVICE']._serialized_start=3939
+  _globals['_LEASESERVICE']._serialized_end=4776
 # @@protoc_insertion_point(module_scope)

@@ -278,6 +278,233 @@ class RecallResponse(_message.Message):
 Global___RecallResponse: _TypeAlias = RecallResponse  # noqa: Y015
 
 @_typing.final
+class ChallengeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """makes a repeat of this request harmless; at most 64 characters"""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChallengeRequest: _TypeAlias = ChallengeRequest  # noqa: Y015
+
+@_typing.final
+class ChallengeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ReferencesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VERDICT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    THING_FIELD_NUMBER: _builtins.int
+    CHALLENGE_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
+    REFERENCES_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    EXECUTOR_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    UNKNOWN_FIELD_NUMBER: _builtins.int
+    verdict: _decision_pb2.Verdict.ValueType
+    """permit: here it is"""
+    reason: _decision_pb2.Reason.ValueType
+    thing: _builtins.str
+    challenge: _builtins.str
+    """64 hex digits; the one before can be answered no more"""
+    expires_at_ms: _builtins.int
+    """ledger time from which on it cannot be answered"""
+    origin: _builtins.str
+    """of the ledger: what is proved names it"""
+    executor: _builtins.str
+    """SPIFFE ID of the executor that asks: it names this, too"""
+    unknown: _builtins.bool
+    """ask again with the same request id"""
+    @_builtins.property
+    def references(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """what is to be proved: the kind of evidence, by name"""
+
+    @_builtins.property
+    def outcome(self) -> _decision_pb2.Outcome:
+        """unset when the ledger was not asked"""
+
+    def __init__(
+        self,
+        *,
+        verdict: _decision_pb2.Verdict.ValueType = ...,
+        reason: _decision_pb2.Reason.ValueType = ...,
+        thing: _builtins.str = ...,
+        challenge: _builtins.str = ...,
+        expires_at_ms: _builtins.int = ...,
+        references: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        origin: _builtins.str = ...,
+        executor: _builtins.str = ...,
+        outcome: _decision_pb2.Outcome | None = ...,
+        unknown: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge", "executor", b"executor", "expires_at_ms", b"expires_at_ms", "origin", b"origin", "outcome", b"outcome", "reason", b"reason", "references", b"references", "thing", b"thing", "unknown", b"unknown", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChallengeResponse: _TypeAlias = ChallengeResponse  # noqa: Y015
+
+@_typing.final
+class AttestRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    CHALLENGE_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    reference: _builtins.str
+    """its name, of the executor's own domain"""
+    challenge: _builtins.str
+    """the one that is answered"""
+    evidence: _builtins.str
+    """canonical JSON, of the kind that the reference is of; at most 8 KiB"""
+    request_id: _builtins.str
+    """makes a repeat of this request harmless; at most 64 characters"""
+    def __init__(
+        self,
+        *,
+        reference: _builtins.str = ...,
+        challenge: _builtins.str = ...,
+        evidence: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge", "evidence", b"evidence", "reference", b"reference", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttestRequest: _TypeAlias = AttestRequest  # noqa: Y015
+
+@_typing.final
+class AttestResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERDICT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    THING_FIELD_NUMBER: _builtins.int
+    FRESH_UNTIL_MS_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    UNKNOWN_FIELD_NUMBER: _builtins.int
+    verdict: _decision_pb2.Verdict.ValueType
+    """permit: it is proved, and equals the reference"""
+    reason: _decision_pb2.Reason.ValueType
+    """ATTESTATION_MISMATCH: it is proved, and does not; the executor is suspended"""
+    thing: _builtins.str
+    fresh_until_ms: _builtins.int
+    """ledger time from which on it counts no more"""
+    unknown: _builtins.bool
+    """it may have been taken all the same: ask again with the same request id"""
+    @_builtins.property
+    def outcome(self) -> _decision_pb2.Outcome:
+        """unset when the ledger was not asked"""
+
+    def __init__(
+        self,
+        *,
+        verdict: _decision_pb2.Verdict.ValueType = ...,
+        reason: _decision_pb2.Reason.ValueType = ...,
+        thing: _builtins.str = ...,
+        fresh_until_ms: _builtins.int = ...,
+        outcome: _decision_pb2.Outcome | None = ...,
+        unknown: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fresh_until_ms", b"fresh_until_ms", "outcome", b"outcome", "reason", b"reason", "thing", b"thing", "unknown", b"unknown", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttestResponse: _TypeAlias = AttestResponse  # noqa: Y015
+
+@_typing.final
+class ReportDriftRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """makes a repeat of this request harmless; at most 64 characters"""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportDriftRequest: _TypeAlias = ReportDriftRequest  # noqa: Y015
+
+@_typing.final
+class ReportDriftResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERDICT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    THING_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    UNKNOWN_FIELD_NUMBER: _builtins.int
+    verdict: _decision_pb2.Verdict.ValueType
+    """permit: it is suspended"""
+    reason: _decision_pb2.Reason.ValueType
+    thing: _builtins.str
+    unknown: _builtins.bool
+    """it may have been taken all the same: ask again with the same request id"""
+    @_builtins.property
+    def outcome(self) -> _decision_pb2.Outcome:
+        """unset when the ledger was not asked"""
+
+    def __init__(
+        self,
+        *,
+        verdict: _decision_pb2.Verdict.ValueType = ...,
+        reason: _decision_pb2.Reason.ValueType = ...,
+        thing: _builtins.str = ...,
+        outcome: _decision_pb2.Outcome | None = ...,
+        unknown: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "reason", b"reason", "thing", b"thing", "unknown", b"unknown", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportDriftResponse: _TypeAlias = ReportDriftResponse  # noqa: Y015
+
+@_typing.final
 class AcquireRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

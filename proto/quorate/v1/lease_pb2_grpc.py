@@ -71,6 +71,21 @@ class LeaseServiceStub:
                 request_serializer=quorate_dot_v1_dot_lease__pb2.RecallRequest.SerializeToString,
                 response_deserializer=quorate_dot_v1_dot_lease__pb2.RecallResponse.FromString,
                 _registered_method=True)
+        self.Challenge = channel.unary_unary(
+                '/quorate.v1.LeaseService/Challenge',
+                request_serializer=quorate_dot_v1_dot_lease__pb2.ChallengeRequest.SerializeToString,
+                response_deserializer=quorate_dot_v1_dot_lease__pb2.ChallengeResponse.FromString,
+                _registered_method=True)
+        self.Attest = channel.unary_unary(
+                '/quorate.v1.LeaseService/Attest',
+                request_serializer=quorate_dot_v1_dot_lease__pb2.AttestRequest.SerializeToString,
+                response_deserializer=quorate_dot_v1_dot_lease__pb2.AttestResponse.FromString,
+                _registered_method=True)
+        self.ReportDrift = channel.unary_unary(
+                '/quorate.v1.LeaseService/ReportDrift',
+                request_serializer=quorate_dot_v1_dot_lease__pb2.ReportDriftRequest.SerializeToString,
+                response_deserializer=quorate_dot_v1_dot_lease__pb2.ReportDriftResponse.FromString,
+                _registered_method=True)
         self.Report = channel.unary_unary(
                 '/quorate.v1.LeaseService/Report',
                 request_serializer=quorate_dot_v1_dot_lease__pb2.ReportRequest.SerializeToString,
@@ -135,6 +150,29 @@ class LeaseServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Challenge(self, request, context):
+        """Asks to be asked: what the executor has to prove quotes the challenge that this returns.
+        Committed by a quorum before it is answered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Attest(self, request, context):
+        """Proves something, in answer to a challenge. Committed by a quorum before it is answered. What is
+        proved, and does not equal the reference, suspends the executor at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportDrift(self, request, context):
+        """Says that the executor is not what it was: it is suspended at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Report(self, request, context):
         """Says what became of the work under a lease. Durable on the node before it is answered, with or
         without a quorum; an entry of the ledger as soon as there is one.
@@ -188,6 +226,21 @@ def add_LeaseServiceServicer_to_server(servicer, server):
                     servicer.Recall,
                     request_deserializer=quorate_dot_v1_dot_lease__pb2.RecallRequest.FromString,
                     response_serializer=quorate_dot_v1_dot_lease__pb2.RecallResponse.SerializeToString,
+            ),
+            'Challenge': grpc.unary_unary_rpc_method_handler(
+                    servicer.Challenge,
+                    request_deserializer=quorate_dot_v1_dot_lease__pb2.ChallengeRequest.FromString,
+                    response_serializer=quorate_dot_v1_dot_lease__pb2.ChallengeResponse.SerializeToString,
+            ),
+            'Attest': grpc.unary_unary_rpc_method_handler(
+                    servicer.Attest,
+                    request_deserializer=quorate_dot_v1_dot_lease__pb2.AttestRequest.FromString,
+                    response_serializer=quorate_dot_v1_dot_lease__pb2.AttestResponse.SerializeToString,
+            ),
+            'ReportDrift': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportDrift,
+                    request_deserializer=quorate_dot_v1_dot_lease__pb2.ReportDriftRequest.FromString,
+                    response_serializer=quorate_dot_v1_dot_lease__pb2.ReportDriftResponse.SerializeToString,
             ),
             'Report': grpc.unary_unary_rpc_method_handler(
                     servicer.Report,
@@ -391,6 +444,87 @@ class LeaseService:
             '/quorate.v1.LeaseService/Recall',
             quorate_dot_v1_dot_lease__pb2.RecallRequest.SerializeToString,
             quorate_dot_v1_dot_lease__pb2.RecallResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Challenge(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quorate.v1.LeaseService/Challenge',
+            quorate_dot_v1_dot_lease__pb2.ChallengeRequest.SerializeToString,
+            quorate_dot_v1_dot_lease__pb2.ChallengeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Attest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quorate.v1.LeaseService/Attest',
+            quorate_dot_v1_dot_lease__pb2.AttestRequest.SerializeToString,
+            quorate_dot_v1_dot_lease__pb2.AttestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportDrift(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quorate.v1.LeaseService/ReportDrift',
+            quorate_dot_v1_dot_lease__pb2.ReportDriftRequest.SerializeToString,
+            quorate_dot_v1_dot_lease__pb2.ReportDriftResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,16 @@ class LeaseServiceStub:
     """Passes a part of a grant on to another executor. Committed by a quorum before it is answered."""
     Recall: _grpc.UnaryUnaryMultiCallable[_lease_pb2.RecallRequest, _lease_pb2.RecallResponse]
     """Takes back what was passed on, for good, and all that was made of it."""
+    Challenge: _grpc.UnaryUnaryMultiCallable[_lease_pb2.ChallengeRequest, _lease_pb2.ChallengeResponse]
+    """Asks to be asked: what the executor has to prove quotes the challenge that this returns.
+    Committed by a quorum before it is answered.
+    """
+    Attest: _grpc.UnaryUnaryMultiCallable[_lease_pb2.AttestRequest, _lease_pb2.AttestResponse]
+    """Proves something, in answer to a challenge. Committed by a quorum before it is answered. What is
+    proved, and does not equal the reference, suspends the executor at once.
+    """
+    ReportDrift: _grpc.UnaryUnaryMultiCallable[_lease_pb2.ReportDriftRequest, _lease_pb2.ReportDriftResponse]
+    """Says that the executor is not what it was: it is suspended at once."""
     Report: _grpc.UnaryUnaryMultiCallable[_lease_pb2.ReportRequest, _lease_pb2.ReportResponse]
     """Says what became of the work under a lease. Durable on the node before it is answered, with or
     without a quorum; an entry of the ledger as soon as there is one.
@@ -75,6 +85,16 @@ class LeaseServiceAsyncStub(LeaseServiceStub):
     """Passes a part of a grant on to another executor. Committed by a quorum before it is answered."""
     Recall: _aio.UnaryUnaryMultiCallable[_lease_pb2.RecallRequest, _lease_pb2.RecallResponse]  # type: ignore[assignment]
     """Takes back what was passed on, for good, and all that was made of it."""
+    Challenge: _aio.UnaryUnaryMultiCallable[_lease_pb2.ChallengeRequest, _lease_pb2.ChallengeResponse]  # type: ignore[assignment]
+    """Asks to be asked: what the executor has to prove quotes the challenge that this returns.
+    Committed by a quorum before it is answered.
+    """
+    Attest: _aio.UnaryUnaryMultiCallable[_lease_pb2.AttestRequest, _lease_pb2.AttestResponse]  # type: ignore[assignment]
+    """Proves something, in answer to a challenge. Committed by a quorum before it is answered. What is
+    proved, and does not equal the reference, suspends the executor at once.
+    """
+    ReportDrift: _aio.UnaryUnaryMultiCallable[_lease_pb2.ReportDriftRequest, _lease_pb2.ReportDriftResponse]  # type: ignore[assignment]
+    """Says that the executor is not what it was: it is suspended at once."""
     Report: _aio.UnaryUnaryMultiCallable[_lease_pb2.ReportRequest, _lease_pb2.ReportResponse]  # type: ignore[assignment]
     """Says what became of the work under a lease. Durable on the node before it is answered, with or
     without a quorum; an entry of the ledger as soon as there is one.
@@ -142,6 +162,34 @@ class LeaseServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_lease_pb2.RecallResponse, _abc.Awaitable[_lease_pb2.RecallResponse]]:
         """Takes back what was passed on, for good, and all that was made of it."""
+
+    @_abc_1.abstractmethod
+    def Challenge(
+        self,
+        request: _lease_pb2.ChallengeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_lease_pb2.ChallengeResponse, _abc.Awaitable[_lease_pb2.ChallengeResponse]]:
+        """Asks to be asked: what the executor has to prove quotes the challenge that this returns.
+        Committed by a quorum before it is answered.
+        """
+
+    @_abc_1.abstractmethod
+    def Attest(
+        self,
+        request: _lease_pb2.AttestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_lease_pb2.AttestResponse, _abc.Awaitable[_lease_pb2.AttestResponse]]:
+        """Proves something, in answer to a challenge. Committed by a quorum before it is answered. What is
+        proved, and does not equal the reference, suspends the executor at once.
+        """
+
+    @_abc_1.abstractmethod
+    def ReportDrift(
+        self,
+        request: _lease_pb2.ReportDriftRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_lease_pb2.ReportDriftResponse, _abc.Awaitable[_lease_pb2.ReportDriftResponse]]:
+        """Says that the executor is not what it was: it is suspended at once."""
 
     @_abc_1.abstractmethod
     def Report(

@@ -105,6 +105,7 @@ def _commands() -> tuple[bytes, ...]:
     "quorate.core.vetting.walk",
     "quorate.core.vetting.records",
     "quorate.core.succession",
+    "quorate.core.proofs_kept",
     "quorate.core.state.view",
     "quorate.core.keys",
     bounds=Bounds(steps=(600_000, 400), allocated=(8 * 1024 * 1024, 2_000)),

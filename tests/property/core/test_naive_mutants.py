@@ -13,6 +13,7 @@ import pytest
 from tests.property.core.naive.sides import DifferenceError, play, shortest
 
 from quorate.core import (
+    attesting,
     balloting,
     decision,
     delegating,
@@ -91,10 +92,43 @@ def an_edge_is_for_anything(rule: Any, *args: Any) -> Any:
     return True
 
 
-@breaks(decision, "active_executor")
-def a_suspended_executor_may_act(rule: Any, view: StateView, executor: str) -> Any:
+@breaks(decision, "_known")
+def a_suspended_executor_may_act(rule: Any, view: StateView, executor: str, now: int) -> Any:
     found = view.executor(executor)
-    return found if found and found.status is Status.SUSPENDED else rule(view, executor)
+    if found and found.status is Status.SUSPENDED:
+        return found, None
+    return rule(view, executor, now)
+
+
+@breaks(decision, "why_unattested")
+def nobody_has_to_prove_anything(rule: Any, *args: Any) -> Any:
+    return None
+
+
+@breaks(decision, "why_unattested")
+def a_proof_counts_a_moment_longer(
+    rule: Any, view: StateView, executor: Any, home: Any, now: int
+) -> Any:
+    return rule(view, executor, home, now - 1)
+
+
+@breaks(governing, "unproved")
+def who_was_something_else_is_reinstated_without_a_proof(rule: Any, *args: Any) -> Any:
+    return None
+
+
+@breaks(attesting, "_suspended")
+def what_does_not_match_suspends_nobody(
+    rule: Any, turn: Any, executor: Any, cause: str, failing: str
+) -> Any:
+    done = rule(turn, executor, cause, failing)
+    state.save_executor(turn.store, replace(executor, challenge=None))
+    return done
+
+
+@breaks(attesting, "may_widen")
+def a_suspended_domain_may_ask_for_less(rule: Any, turn: Any) -> Any:
+    return None
 
 
 @breaks(decision, "active_owner")

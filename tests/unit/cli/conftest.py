@@ -21,6 +21,7 @@ from typing import Any
 import grpc
 import pytest
 from tests.servers import stop
+from tests.unit.cli.proving import ProvingCalls
 from typer.testing import CliRunner
 
 from quorate.api import convert
@@ -32,7 +33,7 @@ from quorate.core import codec
 from quorate.core.explaining import under
 from quorate.core.genesis import Genesis
 from quorate.core.outcome import Deny
-from quorate.core.state import Kind, StateView, list_records
+from quorate.core.state import Kind, StateView, list_records, record_json
 from quorate.core.store import MemoryStore
 from quorate.core.transitions import apply, install_genesis
 from quorate.node import organisation
@@ -269,6 +270,15 @@ class _Governance(governance_pb2_grpc.GovernanceServiceServicer):
                 threading.Event().wait(SHOWN_S)
         yield governance_pb2.RevokeProgress(so_far=answer, is_last=True)
 
+    def GetState(self, request: Any, context: Any) -> Any:  # noqa: N802
+        kind = governance_pb2.Kind.Name(request.kind).removeprefix("KIND_").lower()
+        found = record_json(self.node.view, kind, request.id)
+        return governance_pb2.GetStateResponse(
+            position=self.node.position,
+            found=found is not None,
+            record=(found or b"").decode(),
+        )
+
     def GetOutcome(self, request: Any, context: Any) -> Any:  # noqa: N802
         known = self.node.view.outcome(request.command_id) if self.node.knows_outcomes else None
         return governance_pb2.GetOutcomeResponse(
@@ -342,7 +352,7 @@ class _Status(node_pb2_grpc.NodeServiceServicer):
         return node_pb2.ListMembersResponse(position=self.node.position, members=members)
 
 
-class _Leases(lease_pb2_grpc.LeaseServiceServicer):
+class _Leases(ProvingCalls, lease_pb2_grpc.LeaseServiceServicer):
     def __init__(self, node: FakeNode) -> None:
         self.node = node
 

@@ -11,8 +11,10 @@ from quorate.core import keys, protocol
 from quorate.core.acts import ACTS
 from quorate.core.outcome import Outcome
 from quorate.core.store import MemoryStore
+from quorate.core.verifying import Asked
 from quorate.proofs.commands import build_command
 from quorate.testing.builders import (
+    ORIGIN,
     Federation,
     Ledger,
     Organisation,
@@ -20,6 +22,8 @@ from quorate.testing.builders import (
     ballot_body,
     grant_body,
     key_for,
+    measurement_body,
+    measurement_evidence,
     node_body,
     proposal_body,
     trust_body,
@@ -160,9 +164,16 @@ def live(world: World) -> World:
         )
         if choice:
             world.must(BANK, "ballot.cast", ballot_body(str(opened.result["id"]), choice))
+    world.must(CLINIC, "attestation.set_reference", measurement_body("image", [other]))
+    asked = world.must(world.clinic.node, "attestation.challenge", {"executor": other})
+    challenge = str(asked.result["challenge"])
+    evidence = measurement_evidence(Asked(ORIGIN, other, challenge))
+    proof = {"executor": other, "reference": "image", "challenge": challenge}
+    world.must(world.clinic.node, "attestation.report", proof | {"evidence": evidence})
+    world.must(world.clinic.node, "attestation.challenge", {"executor": other})
     world.must(CLINIC, "executor.contain", {"executor": other})
     world.must(BANK, "executor.contain", {"lease": held.result["id"]})
     renew_the_cosigner(world)
     assert {key[:1] for key, _ in world.store.items()} >= set(keys.RECORDS.values())
-    assert len({key[:1] for key, _ in world.store.items()}) == 27, "all that there are"
+    assert len({key[:1] for key, _ in world.store.items()}) == 28, "all that there are"
     return world

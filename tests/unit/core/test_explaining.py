@@ -60,6 +60,7 @@ def test_a_permit_shows_the_chain_that_led_there(trusted: Any) -> None:
     assert [step.question for step in told.steps] == [
         Question.EXECUTOR,
         Question.HOME,
+        Question.ATTESTATION,
         Question.CONTAINED,
         Question.OWNER,
         Question.FROZEN,
@@ -302,7 +303,7 @@ def do_as_advised(world: Any, signer: str, words: list[str]) -> None:
 def test_edges_that_do_not_do_say_why(trusted: Any) -> None:
     trusted.must(BANK, "trust.open", trust_body("a", CLINIC, ["//bank.example/*"], actions=["x"]))
     trusted.must(BANK, "trust.open", trust_body("b", CLINIC, ["//bank.example/vault"]))
-    step = why(trusted).steps[6]
+    step = why(trusted).steps[7]
     assert [(thing.id, thing.role, thing.note) for thing in step.things] == [
         (f"{BANK}/a", Role.PASSED_OVER, "for other actions"),
         (f"{BANK}/b", Role.PASSED_OVER, "for other resources"),
@@ -352,8 +353,8 @@ def test_no_more_is_looked_at_than_deciding_does(trusted: Any) -> None:
         trusted.must(BANK, "grant.issue", body)
     trusted.must(BANK, "grant.revoke", {"grant": "grant"})
     told = why(trusted)
-    assert len(told.steps[6].things) == MAX_EDGES_PER_PAIR
-    assert len(told.steps[7].things) == MAX_GRANTS_PER_EXECUTOR_AND_ISSUER
+    assert len(told.steps[7].things) == MAX_EDGES_PER_PAIR
+    assert len(told.steps[8].things) == MAX_GRANTS_PER_EXECUTOR_AND_ISSUER
 
 
 def test_parents_are_the_last_question(trusted: Any) -> None:
@@ -475,7 +476,7 @@ def test_a_lease_of_somebody_else_is_not_described(trusted: Any) -> None:
 def test_what_the_node_may_not_do_comes_first_and_the_rest_is_told(trusted: Any) -> None:
     told = under(why(trusted), Deny(Reason.INQUORATE))
     assert told.decision == Deny(Reason.INQUORATE)
-    assert [step.answer for step in told.steps] == [Answer.FAILED, *[Answer.PASSED] * 8]
+    assert [step.answer for step in told.steps] == [Answer.FAILED, *[Answer.PASSED] * 9]
     assert under(why(trusted), None).decision == why(trusted).decision
     assert unseen(Deny(Reason.INTERNAL)).decision == Deny(Reason.INTERNAL)
 

@@ -21,11 +21,19 @@ from quorate.testing.builders import (
     narrow_body,
     node_body,
     proposal_body,
+    svid_body,
     trust_body,
 )
 
 EVERY_ACT = [verb.value for verb in ACTS[protocol.LATEST]]
-OF_NODES = {Verb.NODE_DECLARE, Verb.GRANT_DELEGATE, Verb.GRANT_RECALL}
+OF_NODES = {
+    Verb.NODE_DECLARE,
+    Verb.GRANT_DELEGATE,
+    Verb.GRANT_RECALL,
+    Verb.ATTESTATION_CHALLENGE,
+    Verb.ATTESTATION_REPORT,
+    Verb.ATTESTATION_DRIFT,
+}
 DELEGATED = {
     "executor": AGENT,
     "grant": "bank.example/grant",
@@ -84,6 +92,15 @@ _GIVEN: dict[str, dict[str, Any]] = {
     },
     "lease.renew": {"lease": "0" * 32, "executor": AGENT, "ttl_ms": 0},
     "lease.release": {"lease": "0" * 32, "executor": AGENT},
+    "attestation": {"executor": AGENT},
+    "attestation.set_reference": svid_body("svid", ["spiffe://clinic.example/*"]),
+    "attestation.retire_reference": {"reference": "svid"},
+    "attestation.report": {
+        "executor": AGENT,
+        "reference": "svid",
+        "challenge": "0" * 64,
+        "evidence": {},
+    },
     "lineage.append": {"after": "", "records": [DENIALS]},
 }
 BODIES = {verb: _GIVEN[verb if verb in _GIVEN else verb.partition(".")[0]] for verb in Verb}

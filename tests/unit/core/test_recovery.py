@@ -48,6 +48,7 @@ from quorate.testing.builders import (
     grant_body,
     node_body,
     proposal_body,
+    svid_body,
 )
 
 DOMAINS = ("bank.example", "clinic.example", "port.example")
@@ -239,6 +240,21 @@ def test_every_lease_in_force_has_ended_and_the_rest_is_as_it_was(ledger: Ledger
         there = {key: value for key, value in before.items() if key.startswith(prefix)}
         assert there
         assert there == dict(ledger.store.scan(prefix))
+
+
+def test_what_executors_have_to_prove_stays_but_for_who_was_expelled(ledger: Ledger) -> None:
+    for domain in (BANK, CLINIC):
+        body = svid_body("key", [f"spiffe://{domain}/*"])
+        assert ledger.run(domain, "attestation.set_reference", body).outcome.accepted
+    domain = ledger.view.domain(CLINIC)
+    assert domain is not None
+    state.save_domain(ledger.store, replace(domain, status=Status.REVOKED))
+    expelled = recovery_of(ledger, BANK)
+    carry_over(ledger.store, replace(expelled, expelled=(CLINIC,)))
+    left = [each.id for each in ledger.view.all_references()]
+    assert left == [f"{BANK}/key"]
+    counted = {each.id: each.references for each in ledger.view.domains()}
+    assert (counted[BANK], counted[CLINIC]) == (1, 0)
 
 
 def test_a_lease_that_had_expired_is_counted_once(ledger: Ledger) -> None:

@@ -78,6 +78,8 @@ def test_whatever_is_missing_is_missed(lived: World) -> None:
         b"k" + lived.clinic.cosigner.public,  # a former key: `succession` sees to it
         b"o" + lived.clinic.node.encode(),
         b"zd" + CLINIC.encode(),  # of a rate: who has none has used nothing up
+        b"ze" + lived.clinic.executor("other").encode(),
+        b"zn" + CLINIC.encode(),
     ]
 
 

@@ -8,6 +8,7 @@ from tests.unit.core.test_delegation import CLINIC, LAB, World, delegate_body
 from quorate.core import protocol
 from quorate.core.outcome import Reason
 from quorate.node.lease_commands import unfit_wish
+from quorate.testing.builders import svid_body
 
 
 @pytest.fixture
@@ -57,3 +58,29 @@ def test_what_the_federation_does_not_know_yet_is_said(world: World) -> None:
     found = unfit_wish(old.ledger.view, "grant.delegate", body, 0)
     assert found is not None
     assert (found.reason, found.thing) == (Reason.UNSUPPORTED_PROTOCOL, "protocol 1")
+
+
+def test_only_who_is_asked_to_prove_something_asks_and_answers(world: World) -> None:
+    head = {"executor": world.head}
+    answer = head | {"reference": "key", "challenge": "0" * 64, "evidence": {}}
+
+    def proving(kind: str, body: dict[str, object]) -> Reason | None:
+        return refused(world, f"attestation.{kind}", body)
+
+    assert proving("challenge", head) is Reason.NOT_FOUND
+    patterns = [f"spiffe://{CLINIC}/*"]
+    world.must(CLINIC, "attestation.set_reference", svid_body("key", patterns))
+    assert proving("challenge", head) is None
+    assert proving("report", answer) is Reason.NO_CHALLENGE
+    asked = world.ledger.run(world.node(CLINIC), "attestation.challenge", head).outcome
+    answer["challenge"] = asked.result["challenge"]
+    assert proving("report", answer) is None
+    assert refused(world, "lease.acquire", head) is Reason.ATTESTATION_MISSING
+    world.must(CLINIC, "executor.suspend", head)
+    assert proving("report", answer) is None, "it may have to prove it to be reinstated"
+    assert proving("challenge", head) is None
+    nobody = {"executor": world.ledger.federation[LAB].executor("never-registered")}
+    assert proving("challenge", nobody) is Reason.UNKNOWN_EXECUTOR
+    world.must(CLINIC, "executor.revoke", head)
+    assert proving("challenge", head) is Reason.EXECUTOR_REVOKED
+    assert proving("drift", head) is None, "the ledger says so"

@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 
 import grpc
 
-from quorate.client import wire
+from quorate.client import proving, wire
 from quorate.client.aio.keeping import AsyncKeeping
 from quorate.client.aio.leases import AsyncLease
 from quorate.client.aio.watch import AsyncWatch
@@ -24,6 +24,8 @@ from quorate.client.calls import Ask, Calls, ResultT, Steps
 from quorate.client.clock import Clock, SystemClock
 from quorate.client.config import ClientConfig, load_config
 from quorate.client.decisions import (
+    Attested,
+    Challenge,
     Delegated,
     Denied,
     DeniedError,
@@ -188,6 +190,30 @@ class AsyncGate:
     ) -> Recalled | Denied:
         """Takes back what was passed on, as `Gate.recall` does."""
         return await self._take(self._calls.recall(grant, timeout_ms))
+
+    async def challenge(
+        self, *, timeout_ms: int = DEFAULT_PROPOSAL_TIMEOUT_MS
+    ) -> Challenge | Denied:
+        """Asks to be asked: what this executor proves has to quote the answer."""
+        return await self._take(proving.challenge(self._calls, timeout_ms))
+
+    async def attest(
+        self,
+        reference: str,
+        challenge: Challenge,
+        evidence: Mapping[str, object],
+        *,
+        timeout_ms: int = DEFAULT_PROPOSAL_TIMEOUT_MS,
+    ) -> Attested | Denied:
+        """Proves what a reference of the own domain asks for. evidence: JSON, of the reference's
+        kind. What is proved and does not equal the reference suspends this executor."""
+        steps = proving.attest(self._calls, reference, challenge.text, evidence, timeout_ms)
+        return await self._take(steps)
+
+    async def report_drift(self, *, timeout_ms: int = DEFAULT_PROPOSAL_TIMEOUT_MS) -> int | Denied:
+        """Says that this executor is not what it was, which suspends it. Returns the index of the
+        ledger's entry."""
+        return await self._take(proving.report_drift(self._calls, timeout_ms))
 
     @asynccontextmanager
     async def hold(self, lease: AsyncLease, *, renew: bool = True) -> AsyncIterator[None]:

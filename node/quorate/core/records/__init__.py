@@ -7,10 +7,18 @@ lie (see `quorate.core.state`).
 
 from __future__ import annotations
 
+from quorate.core.records.attested import (
+    Attestation,
+    Challenge,
+    Claims,
+    EvidenceKind,
+    Reference,
+)
 from quorate.core.records.base import BaseRecord, Kind
 from quorate.core.records.containments import Containment
 from quorate.core.records.members import (
     BY_BALLOT,
+    DRIFT,
     Domain,
     Executor,
     Federation,
@@ -23,9 +31,14 @@ from quorate.core.records.rights import Grant, Lease, LeaseStatus, TrustEdge
 
 __all__ = [
     "BY_BALLOT",
+    "DRIFT",
+    "Attestation",
     "BaseRecord",
+    "Challenge",
+    "Claims",
     "Containment",
     "Domain",
+    "EvidenceKind",
     "Executor",
     "Federation",
     "Governed",
@@ -36,6 +49,7 @@ __all__ = [
     "Node",
     "Parameters",
     "Rates",
+    "Reference",
     "Role",
     "TrustEdge",
 ]

@@ -19,6 +19,7 @@ class Kind(StrEnum):
     LEASE = "lease"
     PROPOSAL = "proposal"
     CONTAINMENT = "containment"
+    REFERENCE = "reference"
 
 
 @runtime_checkable
@@ -33,7 +34,7 @@ def _plain(value: object) -> object:
         return value.value
     if isinstance(value, Part):
         return value.to_json()
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 class BaseRecord:

@@ -9,12 +9,15 @@ from typing import ClassVar, Final
 from quorate.core import protocol
 from quorate.core.frozen import Freeze
 from quorate.core.keysets import KeySet
+from quorate.core.records.attested import Attestation, Challenge, attestations_from_json
 from quorate.core.records.base import BaseRecord, Kind
 from quorate.core.rows import Row
 from quorate.core.status import Status
 
 BY_BALLOT: Final = "the federation"
 """Who suspended a domain, when the others did; no domain has such a name."""
+DRIFT: Final = "drift"
+"""Why an executor is suspended that has said itself that it is not what it was."""
 
 
 class Role(StrEnum):
@@ -138,10 +141,11 @@ class Domain(BaseRecord):
     key_set: its keys beside those two; None: there are none, and the governance key signs alone.
     changed: the ledger index of the last change of its status, here and in every record.
     frozen: what it has frozen itself, of its own resources; None: nothing.
+    references: of how many things it wants a proof from its executors.
     """
 
     kind: ClassVar[Kind] = Kind.DOMAIN
-    LATER: ClassVar[frozenset[str]] = frozenset({"rekeyings", "frozen", "key_set"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"rekeyings", "frozen", "key_set", "references"})
 
     domain: str
     status: Status
@@ -153,6 +157,7 @@ class Domain(BaseRecord):
     rekeyings: int = 0
     frozen: Freeze | None = None
     key_set: KeySet | None = None
+    references: int = 0
 
     @property
     def id(self) -> str:
@@ -172,6 +177,7 @@ class Domain(BaseRecord):
             rekeyings=row.number_or("rekeyings", 0),
             frozen=row.parsed_or("frozen", Freeze.from_json, None),
             key_set=row.parsed_or("key_set", KeySet.from_json, None),
+            references=row.number_or("references", 0),
         )
 
 
@@ -229,16 +235,29 @@ class Node(BaseRecord):
 
 @dataclass(frozen=True, slots=True)
 class Executor(BaseRecord):
+    """suspended_for: the reference that what it has proved did not match, or DRIFT: then nobody
+    reinstates it without new proofs; empty: its domain had its own reasons.
+    attestations: what it has proved, in order of the references' names. challenge: what it was
+    asked last, and has not answered."""
+
     kind: ClassVar[Kind] = Kind.EXECUTOR
+    LATER: ClassVar[frozenset[str]] = frozenset({"suspended_for", "attestations", "challenge"})
 
     executor: str
     domain: str
     status: Status
     changed: int
+    suspended_for: str = ""
+    attestations: tuple[Attestation, ...] = ()
+    challenge: Challenge | None = None
 
     @property
     def id(self) -> str:
         return self.executor
+
+    def attestation(self, reference: str) -> Attestation | None:
+        """What it has proved for a reference, by its name."""
+        return next((each for each in self.attestations if each.reference == reference), None)
 
     @classmethod
     def from_json(cls, value: object) -> Executor:
@@ -248,4 +267,7 @@ class Executor(BaseRecord):
             domain=row.text("domain"),
             status=row.choice("status", Status),
             changed=row.number("changed"),
+            suspended_for=row.text_or("suspended_for", ""),
+            attestations=row.parsed_or("attestations", attestations_from_json, ()),
+            challenge=row.parsed_or("challenge", Challenge.from_json, None),
         )

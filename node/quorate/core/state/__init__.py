@@ -23,6 +23,7 @@ from quorate.core.state.writing import (
     count_node,
     drop_expired_leases,
     drop_expired_proposals,
+    drop_reference,
     forget,
     remember,
     save_containment,
@@ -38,6 +39,7 @@ from quorate.core.state.writing import (
     save_member,
     save_node,
     save_proposal,
+    save_reference,
     save_thresholds,
 )
 from quorate.core.status import Status
@@ -57,6 +59,7 @@ __all__ = [
     "count_node",
     "drop_expired_leases",
     "drop_expired_proposals",
+    "drop_reference",
     "forget",
     "list_records",
     "parse_lasting",
@@ -75,5 +78,6 @@ __all__ = [
     "save_member",
     "save_node",
     "save_proposal",
+    "save_reference",
     "save_thresholds",
 ]

@@ -21,6 +21,7 @@ from quorate.core.records import (
     Kind,
     Lease,
     Node,
+    Reference,
     TrustEdge,
 )
 from quorate.core.remembered import Remembered
@@ -174,6 +175,17 @@ class StateView:
         """How much a domain contains; without one, how much all of them do."""
         return self._number(keys.containment_count(domain))
 
+    def reference(self, domain: str, name: str) -> Reference | None:
+        return self._find(Kind.REFERENCE, f"{domain}/{name}", Reference.from_json)
+
+    def references(self, domain: str) -> Iterator[Reference]:
+        """Those of one domain; at most MAX_REFERENCES_PER_DOMAIN."""
+        for key, data in self._reader.scan(keys.references(domain)):
+            yield _parse(Reference.from_json, data, repr(key))
+
+    def all_references(self) -> Iterator[Reference]:
+        return self._each(Kind.REFERENCE, Reference.from_json)
+
     def thresholds(self) -> Thresholds:
         data = self._reader.get(keys.THRESHOLDS)
         return {} if data is None else _parse(thresholds_from_json, data, "the thresholds")
@@ -225,7 +237,7 @@ class StateView:
 def parse_lasting(kind: Kind, data: bytes) -> Lasting:
     """The record of something that is never gone. Raises StorageDamagedError."""
     record = _parse(PARSERS[kind], data, kind, keep=False)
-    assert not isinstance(record, (Lease, Containment)), "those are looked at by themselves"
+    assert not isinstance(record, Lease | Containment | Reference), "looked at by themselves"
     return record
 
 

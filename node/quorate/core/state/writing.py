@@ -17,6 +17,7 @@ from quorate.core.records import (
     Lease,
     LeaseStatus,
     Node,
+    Reference,
     TrustEdge,
 )
 from quorate.core.remembered import Remembered
@@ -159,6 +160,17 @@ def _count_containments(store: Writer, domain: str, change: int) -> None:
 
 def save_thresholds(store: Writer, thresholds: Thresholds) -> None:
     store.put(keys.THRESHOLDS, codec.encode(thresholds_to_json(thresholds)))
+
+
+def save_reference(store: Writer, reference: Reference) -> None:
+    _save(store, reference)
+
+
+def drop_reference(store: Writer, reference: Reference) -> None:
+    """A reference that is retired is gone: the ledger has it."""
+    key = keys.record(reference.kind, reference.id)
+    assert key is not None, "it was read"
+    store.delete(key)
 
 
 def save_lineage(store: Writer, lease: Lease) -> None:

@@ -22,6 +22,7 @@ from quorate.core.limits import (
     MAX_NODES_PER_DOMAIN,
     MAX_PARENTS,
     MAX_PATTERNS,
+    MAX_REFERENCES_PER_DOMAIN,
     MAX_REKEYINGS_PER_DOMAIN,
 )
 from quorate.core.lineage import NO_HEAD, Stage, check_head
@@ -36,11 +37,13 @@ from quorate.core.records import (
     Lease,
     LeaseStatus,
     Node,
+    Reference,
     TrustEdge,
 )
 from quorate.core.status import Status
 from quorate.core.store import Reader
 from quorate.core.stored import PARSERS
+from quorate.core.vetting.attested import check_proofs, check_reference
 
 
 class RecordLooks:
@@ -61,6 +64,7 @@ class RecordLooks:
         self.executors: Counter[str] = Counter()
         self.rekeyings: Counter[str] = Counter()
         self.containments: Counter[str] = Counter()
+        self._references: Counter[str] = Counter()  # they lie before the domains
         self.expected: Counter[bytes] = Counter()
         self._active: Counter[str] = Counter()
         self._voters: Counter[str] = Counter()
@@ -95,6 +99,7 @@ class RecordLooks:
             case Executor():
                 ids.check_executor(record.id)
                 self._check_home(record.id, record.domain)
+                check_proofs(record, said, self._protocol, self._ledger_time)
                 self.executors[record.domain] += 1
             case TrustEdge():
                 self._look_at_edge(record)
@@ -106,6 +111,10 @@ class RecordLooks:
                 self._look_at_proposal(record)
             case Containment():
                 self._look_at_containment(record)
+            case Reference():
+                check_reference(record, said, self._protocol)
+                self._refer(Kind.DOMAIN, record.domain)
+                self._references[record.domain] += 1
 
     def _look_at_domain(self, domain: Domain) -> None:
         ids.check_domain(domain.id)
@@ -118,6 +127,9 @@ class RecordLooks:
         self.check_keys(domain.id, *all_keys(domain))
         require(domain.rekeyings <= MAX_REKEYINGS_PER_DOMAIN, f"{domain.id} has too many keys")
         self.rekeyings[domain.id] += domain.rekeyings
+        counted = self._references[domain.id]
+        require(domain.references == counted, f"{domain.id} has {counted} references")
+        require(counted <= MAX_REFERENCES_PER_DOMAIN, f"{domain.id} has too many references")
 
     def _look_at_node(self, node: Node) -> None:
         check_node(node)

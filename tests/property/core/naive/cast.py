@@ -41,6 +41,7 @@ SMALL_LIMITS: Final = {
     "MAX_CONTAINMENTS_PER_DOMAIN": 1,
     "MAX_REKEYINGS_PER_DOMAIN": 3,
     "REKEYINGS_FOR_RECOVERY": 1,
+    "MAX_REFERENCES_PER_DOMAIN": 1,
     "NONCES_FORGOTTEN_PER_COMMAND": 1,
 }
 """Some histories have these, so that limits are met."""

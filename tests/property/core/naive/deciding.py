@@ -67,6 +67,7 @@ class Basis(NamedTuple):
 def decide(world: World, executor: str, action: str, resource: str, now: int) -> Basis:
     """What permits a new lease. Raises No."""
     who = active_executor(world, executor)
+    has_proved(world, who, now)
     is_free(world, executor)
     of = owner(resource)
     active_domain(world, of)
@@ -96,6 +97,52 @@ def active_domain(world: World, domain: str) -> None:
         raise No("UNKNOWN_DOMAIN", domain)
     if found["status"] != "active":
         raise No(f"DOMAIN_{found['status'].upper()}", domain)
+
+
+# -- proofs --------------------------------------------------------------------------------------
+
+
+def has_proved(world: World, who: Thing, now: int) -> None:
+    """Raises No unless each reference that is for the executor is met, and still."""
+    for reference in references_for(world, who):
+        thing = f"{reference['domain']}/{reference['name']}"
+        held = find(who["attestations"], reference=reference["name"])
+        if held is None:
+            raise No("ATTESTATION_MISSING", thing)
+        if what_differs(reference, held["claims"]):
+            raise No("ATTESTATION_MISMATCH", thing)
+        if now >= held["challenged_at"] + reference["max_age_ms"]:
+            raise No("ATTESTATION_STALE", thing)
+
+
+def references_of(world: World, domain: str) -> list[Thing]:
+    return [each for each in world.references if each["domain"] == domain]
+
+
+def references_for(world: World, who: Thing) -> list[Thing]:
+    """In order of name."""
+    named = [
+        each
+        for each in references_of(world, who["domain"])
+        if any(is_one_of(pattern, who["executor"]) for pattern in each["executors"])
+    ]
+    return sorted(named, key=lambda each: str(each["name"]))
+
+
+def is_one_of(pattern: str, executor: str) -> bool:
+    if pattern.endswith("/*"):
+        return executor.startswith(pattern.removesuffix("*"))
+    return executor == pattern
+
+
+def what_differs(reference: Thing, claims: Thing) -> str:
+    """The first thing that was shown, and is not as the reference wants it."""
+    if claims["signer"] not in reference["signers"]:
+        return "signer"
+    if claims["image"] not in reference["images"]:
+        return "image"
+    wanted = reference.get("environments")
+    return "environment" if wanted and claims.get("environment") not in wanted else ""
 
 
 # -- trust ---------------------------------------------------------------------------------------
@@ -256,7 +303,7 @@ def review(world: World, lease: Thing, now: int) -> None:
         raise No("LEASE_RELEASED", lease["lease"])
     if now >= lease["expires_at"]:
         raise No("LEASE_EXPIRED", lease["lease"])
-    active_executor(world, lease["executor"])
+    has_proved(world, active_executor(world, lease["executor"]), now)
     is_above_nothing_contained(world, lease)
     active_domain(world, basis.owner)
     for edge in basis.route:

@@ -6,6 +6,7 @@ from tests.property.core.naive.deciding import (
     active_executor,
     behind,
     grant_named,
+    has_proved,
     is_free,
     name_of,
     what_ended,
@@ -34,7 +35,7 @@ def delegate_grant(world: World, by: Thing, command: Command) -> Yes:
     body, name = command.body, delegation_name(command)
     is_own(by, home(body["executor"]), body["executor"])
     parent = granted(world, body["executor"], body["grant"])
-    active_executor(world, body["executor"])
+    has_proved(world, active_executor(world, body["executor"]), world.time)
     is_free(world, body["executor"])
     for each in (parent, *behind(world, parent)):
         problem = what_ended(each, world.time)

@@ -34,6 +34,7 @@ OF_LINKS: Final = (
     "GRANT_SUSPENDED",
     "GRANT_REVOKED",
 )
+OF_PROOFS: Final = ("ATTESTATION_MISSING", "ATTESTATION_STALE", "ATTESTATION_MISMATCH")
 PAIRS: Final[dict[str, tuple[str, ...]]] = {
     "node.declare": ("", "ILLEGAL_TRANSITION", "UNSUPPORTED_PROTOCOL", "NOT_AUTHORIZED"),
     "federation.upgrade": ("NEEDS_BALLOT",),
@@ -88,8 +89,26 @@ PAIRS: Final[dict[str, tuple[str, ...]]] = {
         "DOMAIN_SUSPENDED",
     ),
     "lease.acquire": ("CONTAINED", "LIMIT_EXCEEDED"),
-    "lease.renew": ("CONTAINED",),
-    "check": ("CONTAINED",),
+    "attestation.set_reference": (
+        "",
+        "MALFORMED_COMMAND",
+        "NOT_AUTHORIZED",
+        "LIMIT_EXCEEDED",
+        "DOMAIN_SUSPENDED",
+        "ILLEGAL_TRANSITION",
+    ),
+    "attestation.retire_reference": ("", "NOT_FOUND", "DOMAIN_SUSPENDED"),
+    "attestation.challenge": ("", "NOT_FOUND", "NOT_AUTHORIZED", "EXECUTOR_REVOKED"),
+    "attestation.report": ("", "NO_CHALLENGE", "BAD_EVIDENCE", "ATTESTATION_STALE", "NOT_FOUND"),
+    "attestation.drift": ("", "NOT_AUTHORIZED", "EXECUTOR_REVOKED"),
+    "executor.reinstate": ("ATTESTATION_MISSING",),
+    "lease.renew": (
+        "CONTAINED",
+        "ATTESTATION_MISSING",
+        "ATTESTATION_STALE",
+        "ATTESTATION_MISMATCH",
+    ),
+    "check": ("CONTAINED", "ATTESTATION_MISSING", "ATTESTATION_STALE", "ATTESTATION_MISMATCH"),
     # Of what is behind a grant that was passed on; one that is over is so itself.
     "lease.acquire, for a link": (*OF_LINKS, "USES_EXHAUSTED", "CONCURRENCY_LIMIT"),
     "lease.acquire over 2 edges": ("",),

@@ -29,6 +29,7 @@ from tests.property.core.naive.deciding import decide
 from tests.property.core.naive.keying import Keying
 from tests.property.core.naive.linking import Linking
 from tests.property.core.naive.rules import FOLLOWS
+from tests.property.core.naive.showing import Showing
 from tests.property.core.naive.voting import Voting
 from tests.property.core.naive.world import (
     LATEST,
@@ -78,16 +79,23 @@ WEIGHTS: Final = {
     "lease.renew": 6,
     "lease.release": 4,
     "lineage.append": 6,
+    "attestation.set_reference": 2,
+    "attestation.retire_reference": 1,
+    "attestation.challenge": 5,
+    "attestation.report": 8,
+    "attestation.drift": 0.5,
     "break": 6,
+    "prove": 4,
 }
-"""break: whatever ends a lease that rests on several links, by one of them."""
+"""break: whatever ends a lease that rests on several links, by one of them.
+prove: an executor is asked, and answers; and something comes of it."""
 VERBS: Final = tuple(WEIGHTS)
 CUMULATED: Final = tuple(accumulate(WEIGHTS.values()))
 REPEATING: Final = 0.07
 """How often somebody says again what was said before, more or less."""
 
 
-class Author(Linking, Voting, Keying):
+class Author(Linking, Showing, Voting, Keying):
     """Makes up one command after the other."""
 
     def __init__(
@@ -102,6 +110,8 @@ class Author(Linking, Voting, Keying):
         self._is_linked = self.often(0.7)
         """Whether domains tend to pass on what they have, rather than to trust each other."""
         self._is_rekeying = self.often(0.4)
+        self._is_proved = self.often(0.5)
+        """Whether domains have their executors prove things."""
         if self.often(0.8):
             self._open()
 
@@ -132,6 +142,10 @@ class Author(Linking, Voting, Keying):
             deeds = self.ending()
             self._planned = deeds[1:] + self._planned
             return deeds[0] if deeds else self.worked_out("lease.acquire", at)
+        if verb == "prove":
+            is_possible = self._is_proved and self._world.protocol == LATEST
+            self._planned = (self.proving() if is_possible else []) + self._planned
+            return self.deed(at) if is_possible else self.worked_out("lease.acquire", at)
         if verb == "link":
             if self._world.protocol == LATEST:
                 self._link()
@@ -183,6 +197,14 @@ class Author(Linking, Voting, Keying):
             return "grant.issue"
         if verb == "domain.rekey" and (world.protocol == 1 or not self._is_rekeying):
             return "grant.issue" if self.often(0.95) else verb
+        if subject == "attestation":
+            if (not self._is_proved or world.protocol == 1) and self.often(0.95):
+                return "lease.acquire"
+            if not world.references and self.often(0.9):
+                return "attestation.set_reference"
+            waiting = any(each["challenge"] for each in world.executors)
+            if verb == "attestation.report" and not waiting and self.often(0.9):
+                return "attestation.challenge"
         if verb == "grant.recall" and not self.passed_on() and self.often(0.9):
             return "grant.delegate"
         return verb
@@ -272,6 +294,7 @@ class Author(Linking, Voting, Keying):
             "node": self._node,
             "lease": self._lease,
             "lineage": self._lineage,
+            "attestation": self._attestation,
         }
         return makers[subject](act, at)
 

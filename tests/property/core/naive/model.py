@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from tests.property.core.naive import ballots, containing, delegating, keys, pacing, rules
+from tests.property.core.naive import (
+    ballots,
+    containing,
+    delegating,
+    keys,
+    pacing,
+    proving,
+    rules,
+)
 from tests.property.core.naive.rules import Yes
 from tests.property.core.naive.world import Command, No, Said, Thing, World, decided_by_ballot, find
 
@@ -41,6 +49,8 @@ OF_DOMAINS: dict[str, Rule] = {
     "node.promote": rules.assign_role,
     "node.demote": rules.assign_role,
     "node.retire": rules.retire_node,
+    "attestation.set_reference": proving.set_reference,
+    "attestation.retire_reference": proving.retire_reference,
 }
 OF_NODES: dict[str, Rule] = {
     "node.declare": rules.declare_node,
@@ -50,6 +60,9 @@ OF_NODES: dict[str, Rule] = {
     "lease.renew": rules.renew_lease,
     "lease.release": rules.release_lease,
     "lineage.append": rules.append_lineage,
+    "attestation.challenge": proving.challenge_executor,
+    "attestation.report": proving.report_attestation,
+    "attestation.drift": proving.report_drift,
 }
 
 
@@ -61,6 +74,11 @@ SINCE_SECOND = (
     "domain.rekey",
     "executor.contain",
     "executor.lift_containment",
+    "attestation.set_reference",
+    "attestation.retire_reference",
+    "attestation.challenge",
+    "attestation.report",
+    "attestation.drift",
 )
 """Types of command that version 2 has brought; and a field, in two that there were."""
 DEEPENED_BY_SECOND = ("trust.open", "grant.issue")

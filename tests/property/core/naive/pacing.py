@@ -20,6 +20,16 @@ COUNTED = (
     "node.promote",
     "lease.acquire",
     "lease.renew",
+    "attestation.retire_reference",
+    "attestation.challenge",
+    "attestation.report",
+)
+FOR_EXECUTORS = (
+    "lease.acquire",
+    "lease.renew",
+    "grant.delegate",
+    "attestation.challenge",
+    "attestation.report",
 )
 """What widens, or costs everybody something again and again."""
 
@@ -32,7 +42,7 @@ def allowances(world: World, by: Thing, command: Command) -> Allowances:
         return {}
     is_node = command.issuer.startswith("spiffe://")
     whose = [("node" if is_node else "domain", by["domain"], world.rates["domain_per_min"])]
-    if is_node and command.verb in ("lease.acquire", "lease.renew", "grant.delegate"):
+    if is_node and command.verb in FOR_EXECUTORS:
         executor = find(world.executors, executor=command.body["executor"])
         if executor is not None and executor["domain"] == by["domain"]:
             rate = world.rates["executor_per_min"]

@@ -83,7 +83,15 @@ def register_executor(world: World, by: Thing, command: Command) -> Yes:
     if len(ever) >= world.limits["MAX_EXECUTORS_PER_DOMAIN"]:
         raise No("LIMIT_EXCEEDED", by["domain"])
     world.executors.append(
-        {"executor": executor, "domain": by["domain"], "status": "active", "changed": world.size}
+        {
+            "executor": executor,
+            "domain": by["domain"],
+            "status": "active",
+            "changed": world.size,
+            "suspended_for": "",
+            "attestations": [],
+            "challenge": None,
+        }
     )
     return Yes(executor)
 
@@ -91,7 +99,16 @@ def register_executor(world: World, by: Thing, command: Command) -> Yes:
 def govern_executor(world: World, by: Thing, command: Command) -> Yes:
     executor = command.body["executor"]
     is_own(by, home(executor), executor)
-    return govern(world, by, command, find(world.executors, executor=executor), executor)
+    who = find(world.executors, executor=executor)
+    if who is not None and act_of(command) == "reinstate":
+        may_widen(by)
+        next_status(who["status"], "reinstate", executor)
+        if who["suspended_for"]:
+            deciding.has_proved(world, who, world.time)
+    yes = govern(world, by, command, who, executor)
+    if who is not None and who["status"] != "suspended":
+        who["suspended_for"] = ""
+    return yes
 
 
 def govern(world: World, by: Thing, command: Command, found: Thing | None, thing: str) -> Yes:

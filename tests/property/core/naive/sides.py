@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from random import Random
@@ -28,6 +28,7 @@ from tests.property.core.naive.histories import Author
 from tests.property.core.naive.keying import OFFLINE, SPARE
 from tests.property.core.naive.model import hand_in
 from tests.property.core.naive.noting import Came, links_of, note
+from tests.property.core.naive.showing import AGENT, AS_ASKED, STRANGER
 from tests.property.core.naive.world import (
     LATER,
     LIMITS,
@@ -36,6 +37,7 @@ from tests.property.core.naive.world import (
     No,
     Said,
     World,
+    find,
     public,
     signed,
 )
@@ -46,6 +48,7 @@ from quorate.core.genesis import parse_descriptor
 from quorate.core.limits import PROTOCOL_VERSION
 from quorate.core.outcome import Decision, Deny, Outcome
 from quorate.core.store import MemoryStore
+from quorate.core.verifying.measurement import MEASURED, STATEMENT_TYPE, statement_of
 from quorate.proofs.signing import SigningKey, sign_envelope
 from quorate.testing.builders import CREATED_MS, ORIGIN, Federation, Ledger, Organisation, key_for
 
@@ -99,14 +102,30 @@ class Sides:
 
     def judge(self, command: Command) -> Said:
         """Has both judge a command. Raises DifferenceError."""
+        command = self._quoting(command)
         payload = codec.stamp(command.at, sign(command, is_cheap=self.setting.is_cheap))
         self.payloads.append(payload)
         said = hand_in(self.world, command)
         applied = self.ledger.apply_payload(payload)
+        if command.verb == "attestation.challenge" and not said.reason and not said.is_repeat:
+            who = find(self.world.executors, executor=command.body["executor"])
+            assert who is not None
+            who["challenge"]["text"] = applied.outcome.result.get("challenge")
         compare_outcomes(command, said, applied.outcome)
         if applied.fault is not None or (applied.entry is None) != said.is_repeat:
             raise DifferenceError(f"{command}: {applied}")
         return said
+
+    def _quoting(self, command: Command) -> Command:
+        """The command with the challenge that its executor has to answer now."""
+        if command.verb != "attestation.report":
+            return command
+        who = find(self.world.executors, executor=command.body["executor"])
+        text = who["challenge"]["text"] if who and who["challenge"] else "0" * 64
+        body, evidence = dict(command.body), dict(command.body["evidence"])
+        for said in (body, evidence):
+            said["challenge"] = text if said["challenge"] == AS_ASKED else said["challenge"]
+        return replace(command, body=body | {"evidence": evidence})
 
     def ask(self, executor: str, action: str, resource: str, now: int) -> str:
         """Asks both for a permit; the reason, empty for a yes. Raises DifferenceError."""
@@ -141,9 +160,10 @@ class Sides:
             ("lease", view.leases(), world.leases),
             ("proposal", view.proposals(), world.proposals),
             ("thing", view.containments(), world.contained),
+            ("name", view.all_references(), world.references),
         )
         for name, records, things in pairs:
-            own = {"truster": "edge", "issuer": "grant"}.get(name, name)
+            own = {"truster": "edge", "issuer": "grant", "name": "domain"}.get(name, name)
             known = {(each[name], each[own]): each for each in things}
             found = [record.to_json() for record in records]
             if len(known) != len(found):
@@ -282,8 +302,18 @@ def _ask_everything(sides: Sides) -> None:
     for grant, action, path in product(world.grants, ACTIONS, PATHS):
         sides.ask(grant["executor"], action, f"//{grant['issuer']}/{path}", world.time)
     for lease in world.leases:
-        for now in (world.time, lease["expires_at"] - 1, lease["expires_at"]):
+        lapses = lapses_of(world, lease["executor"])
+        for now in (world.time, lease["expires_at"] - 1, lease["expires_at"], *lapses):
             sides.check((lease["lease"], lease["executor"], "", ""), max(now, world.time))
+
+
+def lapses_of(world: World, executor: str) -> list[int]:
+    """When what an executor has proved counts no more."""
+    who = find(world.executors, executor=executor)
+    assert who is not None
+    ages = {each["name"]: each["max_age_ms"] for each in deciding.references_for(world, who)}
+    held = [each for each in who["attestations"] if each["reference"] in ages]
+    return [each["challenged_at"] + ages[each["reference"]] for each in held]
 
 
 def shortest(setting: Setting, commands: list[Command]) -> list[Command]:
@@ -322,16 +352,33 @@ def sign(command: Command, *, is_cheap: bool) -> bytes:
             "issuer": command.issuer,
             "nonce": command.nonce,
             "not_after": command.not_after,
-            "body": command.body,
+            "body": body_of(command, is_cheap=is_cheap),
         }
     )
     used = [KEYS[public] for public in sorted(command.signers)]
     used = used or [key_of(command.key or command.issuer)]
+    return _signed(dsse.COMMAND_TYPE, payload, *used, is_cheap=is_cheap)
+
+
+def body_of(command: Command, *, is_cheap: bool) -> Mapping[str, Any]:
+    """Its body, with evidence as it is sent."""
+    told = command.body.get("evidence")
+    if command.verb != "attestation.report" or not isinstance(told, dict):
+        return command.body
+    said = {"origin": command.origin, "executor": told["executor"], "challenge": told["challenge"]}
+    said |= {"environment": told["environment"]} if told["environment"] else {}
+    payload = statement_of(told["image"], MEASURED, said)
+    [key] = [key for key in map(key_for, (AGENT, STRANGER)) if key.public.hex() == told["by"]]
+    envelope = _signed(STATEMENT_TYPE, payload, key, is_cheap=is_cheap)
+    return {**command.body, "evidence": {"measurement": json.loads(envelope)}}
+
+
+def _signed(kind: str, payload: bytes, *used: SigningKey, is_cheap: bool) -> bytes:
     if not is_cheap:
-        return sign_envelope(dsse.COMMAND_TYPE, payload, *used)
-    message = dsse.pae(dsse.COMMAND_TYPE, payload)
+        return sign_envelope(kind, payload, *used)
+    message = dsse.pae(kind, payload)
     marks = tuple(dsse.Signature(key.keyid, _mark(key.public, message)) for key in used)
-    return dsse.Envelope(payload, dsse.COMMAND_TYPE, marks).to_bytes()
+    return dsse.Envelope(payload, kind, marks).to_bytes()
 
 
 KEYS: Final[dict[str, SigningKey]] = {}

@@ -39,6 +39,7 @@ LIMITS: dict[str, int] = {
     "MAX_CONTAINMENTS_PER_DOMAIN": 256,
     "MAX_REKEYINGS_PER_DOMAIN": 100,
     "REKEYINGS_FOR_RECOVERY": 10,
+    "MAX_REFERENCES_PER_DOMAIN": 16,
 }
 """As in docs/ledger.md."""
 
@@ -53,6 +54,10 @@ LATER: dict[str, Any] = {
     "ancestor_executors": [],
     "rekeyings": 0,
     "key_set": None,
+    "references": 0,
+    "suspended_for": "",
+    "attestations": [],
+    "challenge": None,
 }
 """The fields that a later version has brought: they are left out while they have these values, so
 that a federation of version 1 writes what it always wrote (ADR 0021)."""
@@ -152,6 +157,7 @@ class World:
     leases: list[Thing] = field(default_factory=list)
     proposals: list[Thing] = field(default_factory=list)
     contained: list[Thing] = field(default_factory=list)
+    references: list[Thing] = field(default_factory=list)
     memory: list[Thing] = field(default_factory=list)
     heads: dict[str, str] = field(default_factory=dict)
     former_keys: list[str] = field(default_factory=list)
@@ -176,6 +182,7 @@ class World:
                 "changed": self.size,
                 "rekeyings": 0,
                 "key_set": None,
+                "references": 0,
             }
         )
         node = {name: value for name, value in descriptor["node"].items() if name != "id"}
