@@ -17,12 +17,14 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from quorate.core import codec, state
+from quorate.core import codec, publishing, state
 from quorate.core.acts import (
     AdmitDomain,
     FederationAct,
     FreezeFederation,
     JudgeDomain,
+    RetireFederationPolicy,
+    SetPolicy,
     SetThresholds,
     ThawFederation,
     UpgradeFederation,
@@ -217,6 +219,10 @@ def _done(turn: Turn, act: FederationAct, overlay: Overlay) -> Verdict:
             return _freeze_federation(inner, act)
         case ThawFederation():
             return _thaw_federation(inner)
+        case SetPolicy():
+            return publishing.set_policy(inner, act)
+        case RetireFederationPolicy():
+            return publishing.retire_federation_policy(inner)
 
 
 def _subject(act: FederationAct) -> str:
@@ -229,12 +235,16 @@ def _base(view: StateView, act: FederationAct) -> str:
     domain has none, or the domain could get out of its way by changing something."""
     if isinstance(act, JudgeDomain) and act.act is Act.REINSTATE:
         domain = view.domain(act.domain)
-        return _digest(None if domain is None else replace(domain, frozen=None).to_json())
+        own = None if domain is None else replace(domain, frozen=None, policies=None)
+        return _digest(None if own is None else own.to_json())
     if isinstance(act, SetThresholds):
         return _digest(_beyond_majority(view.thresholds()))
     if isinstance(act, ThawFederation):
         frozen = view.federation().frozen
         return _digest(None if frozen is None else frozen.to_json())
+    if isinstance(act, SetPolicy | RetireFederationPolicy):
+        mark = view.federation().policies
+        return _digest(None if mark is None else mark.to_json())
     return ""
 
 

@@ -19,6 +19,7 @@ from itertools import islice
 from typing import Final
 
 from quorate.core import ids
+from quorate.core.cedar import Subject
 from quorate.core.delegation import (
     NOTHING,
     Backing,
@@ -34,7 +35,17 @@ from quorate.core.limits import (
 )
 from quorate.core.outcome import Decision, Deny, Permit, Reason
 from quorate.core.patterns import covers
-from quorate.core.records import Domain, Executor, Grant, Kind, Lease, LeaseStatus, TrustEdge
+from quorate.core.policies import Deciders, subject_of, why_forbidden
+from quorate.core.records import (
+    Domain,
+    Executor,
+    Federation,
+    Grant,
+    Kind,
+    Lease,
+    LeaseStatus,
+    TrustEdge,
+)
 from quorate.core.routing import Routes, active_domain, split_id, why_broken
 from quorate.core.state import StateView
 
@@ -59,6 +70,7 @@ class DecisionRequest:
     executor: str
     action: str
     resource: str
+    context: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +136,15 @@ def choose_route(view: StateView, request: DecisionRequest, ledger_time: int) ->
 
     Raises StorageError.
     """
-    executor = active_executor(view, request.executor)
-    if isinstance(executor, Deny):
-        return executor
+    actor = active_actor(view, request.executor)
+    if isinstance(actor, Deny):
+        return actor
+    executor, home = actor
     owner = active_owner(view, request.resource)
     if isinstance(owner, Deny):
         return owner
-    refusal = frozen(view, owner, request.action) or odd_action(request.action)
+    federation = view.federation_record()
+    refusal = frozen(federation, owner, request.action) or odd_action(request.action)
     if refusal is not None:
         return refusal
     routes = Routes(view, request.action, request.resource)
@@ -145,7 +159,24 @@ def choose_route(view: StateView, request: DecisionRequest, ledger_time: int) ->
         return grant
     behind = backings.of(grant)
     assert not isinstance(behind, Deny), "such a grant is passed over"
-    return Route(executor, owner.domain, edges, grant, behind)
+    route = Route(executor, owner.domain, edges, grant, behind)
+    deciders = Deciders(federation, owner, home)
+    return why_forbidden(view, deciders, lambda: subject_of_route(route, request)) or route
+
+
+def subject_of_route(route: Route, request: DecisionRequest) -> Subject:
+    """What policies are asked about a lease that there may be."""
+    return Subject(
+        executor=request.executor,
+        action=request.action,
+        resource=request.resource,
+        grant=route.grant.id,
+        home=route.executor.domain,
+        owner=route.owner,
+        delegations=len(route.backing.grants),
+        hops=len(route.edges),
+        context=request.context,
+    )
 
 
 def held_lease(view: StateView, lease_id: str, executor: str) -> Lease | Deny:
@@ -175,20 +206,25 @@ def review(view: StateView, lease: Lease, ledger_time: int) -> Deny | None:
     over = lease_over(lease, ledger_time)
     if over is not None:
         return over
-    executor = active_executor(view, lease.executor)
-    if isinstance(executor, Deny):
-        return executor
+    actor = active_actor(view, lease.executor)
+    if isinstance(actor, Deny):
+        return actor
+    executor, home = actor
     owner = active_owner(view, lease.resource)
     if isinstance(owner, Deny):
         return owner
-    broken = frozen(view, owner, lease.action)
+    federation = view.federation_record()
+    broken = frozen(federation, owner, lease.action)
     broken = broken or why_broken(view, lease, owner.domain, executor.domain)
     if broken is not None:
         return broken
     grant = grant_of_lease(view, lease, owner.domain, ledger_time)
     if isinstance(grant, Deny):
         return grant
-    return why_unbacked(view, lease) if grant.parent else None
+    unbacked = why_unbacked(view, lease) if grant.parent else None
+    if unbacked is not None:
+        return unbacked
+    return why_forbidden(view, Deciders(federation, owner, home), lambda: subject_of(lease))
 
 
 def lease_over(lease: Lease, ledger_time: int) -> Deny | None:
@@ -202,11 +238,17 @@ def lease_over(lease: Lease, ledger_time: int) -> Deny | None:
 
 def active_executor(view: StateView, executor_id: str) -> Executor | Deny:
     """The executor, if it and its domain are active."""
+    actor = active_actor(view, executor_id)
+    return actor if isinstance(actor, Deny) else actor[0]
+
+
+def active_actor(view: StateView, executor_id: str) -> tuple[Executor, Domain] | Deny:
+    """The same, with its domain."""
     executor = known_executor(view, executor_id)
     if isinstance(executor, Deny):
         return executor
     domain = active_domain(view, executor.domain)
-    return domain if isinstance(domain, Deny) else executor
+    return domain if isinstance(domain, Deny) else (executor, domain)
 
 
 def active_owner(view: StateView, resource: str) -> Domain | Deny:
@@ -218,10 +260,10 @@ def active_owner(view: StateView, resource: str) -> Domain | Deny:
     return active_domain(view, owner)
 
 
-def frozen(view: StateView, owner: Domain, action: str) -> Deny | None:
+def frozen(federation: Federation, owner: Domain, action: str) -> Deny | None:
     """Whether the federation, or the owner, has frozen this action on the owner's resources.
     Neither speaks for the other: both must let it through."""
-    for item in (view.federation_record(), owner):
+    for item in (federation, owner):
         if item.frozen is not None and not item.frozen.lets(action):
             return Deny(Reason.FROZEN, item.id)
     return None

@@ -3,24 +3,28 @@
 Owns the one question that whoever follows the ledger asks of each entry: which thing, that leases
 rely on, did it stop or let go on, and for which of them? What is frozen is such a thing, too: of a
 domain (`frozen:<domain>`) or of the whole federation (`federation:<origin>`); every lease relies on
-both, by its resource. Whether a lease holds at a moment is
+both, by its resource. So are policies of a domain
+(`policies:<domain>`) or of all together (`joint_policies:<origin>`): what they mean for a lease
+follows from the lease and the set alone. Whether a lease holds at a moment is
 `quorate.core.decision`'s: time ends leases and grants too, and no entry says so.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
 from quorate.core import codec, dsse
-from quorate.core.bodies import NarrowTrust
+from quorate.core.bodies import NarrowTrust, PublishPolicy
 from quorate.core.commands import parse_command
 from quorate.core.errors import MalformedError
-from quorate.core.ids import resource_owner
+from quorate.core.ids import SpiffeId, resource_owner
 from quorate.core.outcome import Reason
 from quorate.core.patterns import Scope, action_listed, covers
+from quorate.core.policies import why_not_by
 from quorate.core.records import (
+    BY_BALLOT,
     Domain,
     Executor,
     Grant,
@@ -45,6 +49,8 @@ class Effect:
         for a lease, is there, or lasts longer.
     but_for: what goes on all the same of what relies on the thing; None: nothing does. A thaw has
         what the freeze had that it ends.
+    policies: the set that is in force from here on, which says for each lease what this is to it
+        (`upon`); empty: none is. None: it is about no policies.
     """
 
     index: int
@@ -52,6 +58,13 @@ class Effect:
     thing: str
     reason: Reason | None
     but_for: Scope | LetThrough | None = None
+    policies: str | None = None
+
+    def upon(self, lease: Lease | None) -> Effect:
+        """The same, as it is to a lease that relies on the thing; None: nothing is known of it."""
+        if not self.policies or lease is None:
+            return self
+        return replace(self, reason=why_not_by(self.policies, lease))
 
     def spares(self, lease: Lease) -> bool:
         """Whether it changes nothing for this lease, which relies on the thing. What an edge does
@@ -68,6 +81,7 @@ class LetThrough:
 
 
 _FROZEN: Final = "frozen"
+_JOINT_POLICIES: Final = "joint_policies"
 
 _EFFECTS: Final = MappingProxyType(
     {
@@ -84,6 +98,10 @@ _EFFECTS: Final = MappingProxyType(
         Verb.RESOURCES_THAW: (_FROZEN, None),
         Verb.FEDERATION_FREEZE: (Kind.FEDERATION, Reason.FROZEN),
         Verb.FEDERATION_THAW: (Kind.FEDERATION, None),
+        Verb.POLICY_PUBLISH: (Kind.POLICIES, Reason.POLICY_FORBIDS),
+        Verb.POLICY_RETIRE: (Kind.POLICIES, None),
+        Verb.FEDERATION_SET_POLICY: (_JOINT_POLICIES, Reason.POLICY_FORBIDS),
+        Verb.FEDERATION_RETIRE_POLICY: (_JOINT_POLICIES, None),
         Verb.DOMAIN_SUSPEND: (Kind.DOMAIN, Reason.DOMAIN_SUSPENDED),
         Verb.DOMAIN_REINSTATE: (Kind.DOMAIN, None),
         Verb.DOMAIN_EXPEL: (Kind.DOMAIN, Reason.DOMAIN_REVOKED),
@@ -93,7 +111,8 @@ _EFFECTS: Final = MappingProxyType(
     }
 )
 """Of verbs that change whether a lease holds. What makes something new that leases can rely on
-(registers, opens, issues) changes nothing for those there are: each relies on its own."""
+(registers, opens, issues) changes nothing for those there are: each relies on its own. A set of
+policies that is published may stop some leases, and let others go on."""
 
 _WITHOUT: Final = frozenset(
     {
@@ -147,11 +166,17 @@ def effect_of(index: int, entry: bytes) -> Effect | None:
         return None
     of, reason = _BY_NAME[kind]
     but_for: Scope | LetThrough | None = None
+    policies: str | None = None
     if kind == Verb.TRUST_NARROW:
         but_for = _left_by(row)
     elif kind in _FREEZING:
         but_for = LetThrough(done.texts("actions"))
-    return Effect(index, row.number("time"), f"{of}:{done.text('thing')}", reason, but_for)
+    elif kind == Verb.POLICY_PUBLISH:
+        policies = _published_by(row)
+    elif of in (Kind.POLICIES, _JOINT_POLICIES):
+        policies = done.text_or("text", "")
+    thing = f"{of}:{done.text('thing')}"
+    return Effect(index, row.number("time"), thing, reason, but_for, policies)
 
 
 def _left_by(entry: Row) -> Scope:
@@ -163,12 +188,25 @@ def _left_by(entry: Row) -> Scope:
     return body
 
 
+def _published_by(entry: Row) -> str:
+    """The set that a domain has published, as `_left_by`. Raises MalformedError."""
+    envelope = dsse.from_json(entry.nested("command"), "command")
+    body = parse_command(envelope.payload).body
+    if not isinstance(body, PublishPolicy):
+        raise MalformedError("publishes nothing", field="command")
+    return body.text
+
+
 def things_of(lease: Lease, origin: str) -> tuple[str, ...]:
     """Everything that an entry of this ledger can stop, and the lease with it; itself, too."""
+    owner, home = resource_owner(lease.resource), SpiffeId.parse(lease.executor).trust_domain
     return (
         *lease.depends_on,
-        f"{_FROZEN}:{resource_owner(lease.resource)}",
+        f"{_FROZEN}:{owner}",
         f"{Kind.FEDERATION}:{origin}",
+        f"{_JOINT_POLICIES}:{origin}",
+        f"{Kind.POLICIES}:{owner}",
+        *((f"{Kind.POLICIES}:{home}",) if home != owner else ()),
         f"{Kind.LEASE}:{lease.id}",
     )
 
@@ -184,6 +222,10 @@ def is_stopped(view: StateView, thing: str, lease: Lease | None) -> bool:
         held = view.federation() if kind == Kind.FEDERATION else view.domain(name)
         frozen = None if held is None else held.frozen
         return frozen is not None and not (lease is not None and frozen.lets(lease.action))
+    if kind in (Kind.POLICIES, _JOINT_POLICIES):
+        policies = view.policies(name if kind == Kind.POLICIES else BY_BALLOT)
+        text = "" if policies is None else policies.text
+        return bool(text) and (lease is None or why_not_by(text, lease) is not None)
     record: Domain | Executor | TrustEdge | Grant | None
     match kind:
         case Kind.DOMAIN:

@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Final
 
 from quorate.core import ids
+from quorate.core.cedar import Subject
 from quorate.core.decision import (
     DecisionRequest,
     Route,
@@ -27,6 +28,7 @@ from quorate.core.decision import (
     nearest,
     odd_action,
     other_act,
+    subject_of_route,
     tried_grants,
 )
 from quorate.core.delegation import Backings, known_executor, why_unbacked
@@ -40,11 +42,13 @@ from quorate.core.explanation import (
     Thing,
     grant_thing,
     outside,
+    policies_thing,
     thing_of,
     things_behind,
 )
 from quorate.core.leasing import parent_failure
 from quorate.core.outcome import Deny, Permit, Reason
+from quorate.core.policies import Deciders, failure_of, rule, subject_of
 from quorate.core.records import BY_BALLOT, Domain, Executor, Grant, Kind, Lease, TrustEdge
 from quorate.core.remedies import Case, remedy
 from quorate.core.routing import Routes, active_domain, split_id, why_broken
@@ -58,6 +62,7 @@ ACT_QUESTIONS: Final = (
     Question.ACTION,
     Question.TRUST,
     Question.GRANT,
+    Question.POLICY,
 )
 LEASE_QUESTIONS: Final = (Question.LEASE, Question.SCOPE, Question.IN_FORCE)
 REVIEW_QUESTIONS: Final = tuple(each for each in ACT_QUESTIONS if each is not Question.ACTION)
@@ -195,7 +200,9 @@ def ask_act(
         return None
     behind = backings.of(grant)
     assert not isinstance(behind, Deny), "such a grant was passed over"
-    return Route(executor, owner.domain, edges, grant, behind)
+    route = Route(executor, owner.domain, edges, grant, behind)
+    is_allowed = _ask_policy(inquiry, view, owner, executor, subject_of_route(route, request))
+    return route if is_allowed else None
 
 
 def ask_lease(inquiry: Inquiry, view: StateView, lease_id: str, executor: str) -> Lease | None:
@@ -224,8 +231,10 @@ def ask_review(inquiry: Inquiry, view: StateView, lease: Lease, ledger_time: int
     owner = _ask_owner(inquiry, view, lease) if executor is not None else None
     if executor is None or owner is None:
         return False
-    return _ask_own_route(inquiry, view, lease, owner, executor) and _ask_own_grant(
-        inquiry, view, lease, owner, ledger_time
+    return (
+        _ask_own_route(inquiry, view, lease, owner, executor)
+        and _ask_own_grant(inquiry, view, lease, owner, ledger_time)
+        and _ask_policy(inquiry, view, owner, executor, subject_of(lease))
     )
 
 
@@ -268,7 +277,7 @@ def _ask_owner(inquiry: Inquiry, view: StateView, act: DecisionRequest | Lease) 
 
 
 def _ask_frozen(inquiry: Inquiry, view: StateView, owner: Domain, action: str) -> bool:
-    failure = frozen(view, owner, action)
+    failure = frozen(view.federation_record(), owner, action)
     if failure is None:
         return inquiry.answer(Question.FROZEN, None)
     federation = view.federation()
@@ -380,6 +389,22 @@ def _ask_own_grant(
     found = view.grant(*split_id(lease.grant))
     own = () if found is None else (grant_thing(found, grant),)
     return inquiry.answer(Question.GRANT, grant, own)
+
+
+def _ask_policy(
+    inquiry: Inquiry, view: StateView, owner: Domain, executor: Executor, subject: Subject
+) -> bool:
+    """As `why_forbidden`, to the first set that does not permit."""
+    home = active_domain(view, executor.domain)
+    assert isinstance(home, Domain), "it was asked about before"
+    things: list[Thing] = []
+    for item in Deciders(view.federation_record(), owner, home).having_say():
+        ruling = rule(view, item, subject)
+        failure = failure_of(item.id, ruling)
+        things.append(policies_thing(view, item, failure, ruling))
+        if failure is not None:
+            return inquiry.answer(Question.POLICY, failure, things)
+    return inquiry.answer(Question.POLICY, None, things, "" if things else "none is in force")
 
 
 def _safely(inquiry: Inquiry, ask: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:

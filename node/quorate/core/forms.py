@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from quorate.core import codec, dsse, ids, patterns, protocol
-from quorate.core.acts import ACTS, check_act, let_through
+from quorate.core.acts import ACTS, check_act, let_through, policy_text
 from quorate.core.bodies import (
     AcquireLease,
     AddNode,
@@ -29,6 +29,7 @@ from quorate.core.bodies import (
     NarrowTrust,
     OpenProposal,
     OpenTrust,
+    PublishPolicy,
     RecallGrant,
     RegisterExecutor,
     RekeyDomain,
@@ -40,6 +41,7 @@ from quorate.core.bodies import (
 from quorate.core.errors import MalformedError
 from quorate.core.fields import Fields
 from quorate.core.limits import (
+    MAX_ATTRIBUTES,
     MAX_CONCURRENT_LEASES,
     MAX_DEPTH,
     MAX_LEASE_TTL_MS,
@@ -47,7 +49,7 @@ from quorate.core.limits import (
     MAX_PATTERNS,
     MAX_RECORDS_PER_COMMAND,
 )
-from quorate.core.lineage import check_head, parse_record
+from quorate.core.lineage import check_context, check_head, parse_record
 from quorate.core.records import Role
 from quorate.core.status import Act
 from quorate.core.verbs import Verb
@@ -140,6 +142,10 @@ def freeze_resources(body: Fields) -> Body:
     return FreezeResources(let_through(body))
 
 
+def publish_policy(body: Fields) -> Body:
+    return PublishPolicy(policy_text(body))
+
+
 def govern_domain(act: Act) -> Callable[[Fields], Body]:
     return lambda body: GovernDomain(act, body.text("domain", ids.check_domain))
 
@@ -213,7 +219,7 @@ def _check_choice(text: str) -> None:
         raise MalformedError("must be yes or no")
 
 
-def acquire_lease(body: Fields) -> Body:
+def acquire_lease(body: Fields) -> AcquireLease:
     return AcquireLease(
         executor=body.text("executor", ids.check_executor),
         action=body.text("action", ids.check_action),
@@ -221,6 +227,17 @@ def acquire_lease(body: Fields) -> Body:
         ttl_ms=body.integer("ttl_ms"),
         parents=_parents(body),
     )
+
+
+def acquire_told_lease(body: Fields) -> Body:
+    """With what the executor says of it. Without that there is no such field, as with parents."""
+    context: tuple[str, ...] = ()
+    if body.has("context"):
+        context = body.texts("context", check_context, MAX_ATTRIBUTES)
+        names = [each.partition("=")[0] for each in context]
+        if names != sorted({*names}):
+            raise MalformedError("must name each once, in order", field=body.at("context"))
+    return replace(acquire_lease(body), context=context)
 
 
 def _parents(body: Fields) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from quorate.core import protocol
 from quorate.core.delegation import chain_of
+from quorate.core.errors import MalformedError
 from quorate.core.limits import (
     MAX_CONCURRENT_LEASES,
     MAX_EDGES_PER_PAIR,
@@ -28,7 +29,16 @@ from quorate.core.limits import (
 from quorate.core.lineage import Stage
 from quorate.core.patterns import covers, pattern_owner, scope_outside
 from quorate.core.proposals import Proposal, ProposalStatus
-from quorate.core.records import Domain, Grant, Lease, LeaseStatus, Node, TrustEdge
+from quorate.core.records import (
+    Domain,
+    Grant,
+    Lease,
+    LeaseStatus,
+    Node,
+    Policies,
+    TrustEdge,
+    check_mark,
+)
 from quorate.core.state import StateView
 from quorate.core.status import Status
 from quorate.core.stored import Lasting
@@ -45,6 +55,7 @@ def check(view: StateView) -> list[str]:
         *_check_grants(view),
         *_check_leases(view),
         *_check_proposals(view),
+        *_check_policies(view),
     ]
 
 
@@ -79,6 +90,7 @@ def check_final(before: StateView, after: StateView) -> Iterator[str]:
         _paired(before.trust_edges(), after.trust_edges()),
         _paired(before.grants(), after.grants()),
         _paired(before.proposals(), after.proposals()),
+        _paired(before.all_policies(), after.all_policies()),
     )
     for old, new in pairs:
         problem = what_did_not_stay(old, new)
@@ -93,6 +105,8 @@ def what_did_not_stay(old: Lasting, new: Lasting | None) -> str:
         return f"{old.kind} {old.id} is gone"
     if isinstance(old, Proposal):
         return _what_a_proposal_lost(old, new)
+    if isinstance(old, Policies) or isinstance(new, Policies):
+        return _what_policies_lost(old, new)
     if old.status is Status.REVOKED and new != old:
         return f"{old.kind} {old.id} was revoked, and has changed"
     if isinstance(old, TrustEdge) and isinstance(new, TrustEdge) and not _narrows(old, new):
@@ -107,6 +121,17 @@ def _what_a_proposal_lost(old: Proposal, new: Lasting) -> str:
         return f"proposal {old.id} was closed, and has changed"
     if not isinstance(new, Proposal) or _proposed(old) != _proposed(new):
         return f"proposal {old.id} is for something else"
+    return ""
+
+
+def _what_policies_lost(old: Lasting, new: Lasting) -> str:
+    """Versions are counted up, and each is one set, until it is retired. `changed` is not looked
+    at: a recovery begins the count of entries anew."""
+    assert isinstance(old, Policies)
+    if not isinstance(new, Policies) or new.version < old.version:
+        return f"the policies of {old.id} are an earlier version"
+    if new.version == old.version and new.text not in {old.text, ""}:
+        return f"the policies of {old.id} are another set of the same version"
     return ""
 
 
@@ -159,6 +184,21 @@ def _check_frozen(view: StateView) -> Iterator[str]:
     all_frozen = (federation.frozen, *(domain.frozen for domain in view.domains()))
     if federation.protocol < protocol.SECOND and any(each is not None for each in all_frozen):
         yield "something is frozen, which the first version does not know"
+
+
+def _check_policies(view: StateView) -> Iterator[str]:
+    federation = view.federation()
+    marks = {item.policies_id: item.policies for item in view.domains()}
+    marks[federation.policies_id] = federation.policies
+    found = {item.id: item for item in view.all_policies()}
+    for owner in found.keys() - marks.keys():
+        yield f"{owner} has policies, and is nobody"
+    for owner, mark in marks.items():
+        try:
+            may_be = federation.protocol >= protocol.SECOND
+            check_mark(mark, found.get(owner), may_be=may_be)
+        except MalformedError as error:
+            yield f"{owner} {error}"
 
 
 def _check_nodes(view: StateView, domain: str, nodes: Sequence[Node]) -> Iterator[str]:

@@ -13,6 +13,7 @@ ids would make a key longer than a store allows (511 bytes in LMDB), the first a
     L lease id        l H(grant id) expires_at lease id         unreleased leases of a grant
                       n H(grant id)                             how many those are
     P proposal id     q domain 0 proposal id                    open proposals of a domain
+    r domain, or "the federation"         its policies
     V                                     how many have to agree on what
     o node id                             head of what the node has reported, 32 bytes
     c command id      x not_after command id                    outcomes; when to forget them
@@ -53,6 +54,7 @@ RECORDS: Final = {
     Kind.GRANT: b"G",
     Kind.LEASE: b"L",
     Kind.PROPOSAL: b"P",
+    Kind.POLICIES: b"r",
 }
 
 _MAX_KEY_CHARS: Final = MAX_ID_CHARS + 1 + MAX_NAME_CHARS

@@ -54,6 +54,13 @@ MAX_RECORDS_PER_COMMAND: Final = 32
 MAX_RECORD_BYTES: Final = 8 * 1024
 MAX_ATTRIBUTES: Final = 16
 MAX_ATTRIBUTE_CHARS: Final = 256
+MAX_POLICY_BYTES: Final = 8 * 1024
+"""Of one set of policies, as it is published."""
+MAX_POLICIES_PER_SET: Final = 64
+MAX_POLICY_NESTING: Final = 16
+"""Brackets within brackets."""
+MAX_POLICY_OPERATORS: Final = 128
+"""Of one policy: what it costs the engine of its stack grows with them."""
 LEASES_DROPPED_PER_ACQUIRE: Final = 8
 """How many expired leases an acquisition takes out of its grant's count of concurrent ones."""
 NONCES_FORGOTTEN_PER_COMMAND: Final = 8

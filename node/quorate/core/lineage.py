@@ -218,6 +218,15 @@ def check_attributes(value: object, path: str = "attributes") -> dict[str, str]:
     return {name: _attribute(fields, name) for name in value}
 
 
+def check_context(text: str) -> None:
+    """`<name>=<text>`, as an attribute. Raises MalformedError."""
+    name, sign, said = text.partition("=")
+    if not sign:
+        raise MalformedError("must be like ticket=OPS-1")
+    ids.check_name(name)
+    _check_attribute(said)
+
+
 def _attribute(fields: Fields, name: str) -> str:
     fields.checked(name[:MAX_NAME_CHARS], name, ids.check_name)
     return fields.text(name, _check_attribute)

@@ -140,7 +140,7 @@ def _ask(
         return lease.depends_on
     depends_on: tuple[str, ...] = ()
     if isinstance(body, AcquireLease):
-        request = DecisionRequest(body.executor, body.action, body.resource)
+        request = DecisionRequest(body.executor, body.action, body.resource, body.context)
         route = ask_act(inquiry, view, request, now)
         if route is None or (body.parents and not ask_parents(inquiry, view, body.parents, now)):
             return ()

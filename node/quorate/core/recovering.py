@@ -4,8 +4,8 @@ Owns what is carried over and what is not. Domains, executors, trust, grants, an
 of commands stay as they were. Each surviving domain goes on with one node, which votes; every other
 node is retired. Every lease that was in force is ended: the quorum may have ended it already, or
 given its place to another, and nobody is left to ask; so is every proposal that was open: ballots
-may be lost that withdrew what is counted. What is frozen stays so. Does not own who may decide on a
-recovery (`quorate.core.recovery`), nor where state and ledger lie.
+may be lost that withdrew what is counted. What is frozen stays so, as do policies.
+Does not own who may decide on a recovery (`quorate.core.recovery`), nor where state and ledger lie.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from quorate.core.frozen import Freeze
 from quorate.core.genesis import Descriptor
 from quorate.core.outcome import Outcome
 from quorate.core.proposals import ProposalStatus
-from quorate.core.records import Domain, Federation, LeaseStatus, Node, Role
+from quorate.core.records import BY_BALLOT, Domain, Federation, LeaseStatus, Node, Role
 from quorate.core.recovery import FENCE_MARGIN, Recovery
 from quorate.core.state import StateView
 from quorate.core.status import Status
@@ -99,7 +99,8 @@ def carry_over(store: Writer, recovery: Recovery) -> bytes:
         former = view.domain(item.domain)
         assert former is not None, "the document was checked"
         frozen = _since_now(former.frozen)
-        state.save_domain(store, replace(_domain(recovery, item), frozen=frozen))
+        carried = replace(_domain(recovery, item), frozen=frozen, policies=former.policies)
+        state.save_domain(store, carried)
     for lease in list(view.leases()):
         if lease.status is LeaseStatus.ACTIVE and not lease.expired(recovery.created):
             state.save_lease(store, replace(lease, status=LeaseStatus.RELEASED, changed=0), lease)
@@ -107,10 +108,16 @@ def carry_over(store: Writer, recovery: Recovery) -> bytes:
         if proposal.status is ProposalStatus.OPEN:
             closed = replace(proposal, status=ProposalStatus.WITHDRAWN, changed=0)
             state.save_proposal(store, closed)
-    frozen = _since_now(view.federation().frozen)
+    federation = view.federation()
+    frozen = _since_now(federation.frozen)
+    for owner in (BY_BALLOT, *(item.domain for item in recovery.descriptors)):
+        policies = view.policies(owner)
+        if policies is not None:
+            state.save_policies(store, replace(policies, changed=0))
     for proof, _ in list(store.scan(keys.REKEYINGS)):  # the document is the new root of all keys
         store.delete(proof)
-    state.save_federation(store, replace(_federation(recovery), frozen=frozen))
+    carried_federation = replace(_federation(recovery), frozen=frozen, policies=federation.policies)
+    state.save_federation(store, carried_federation)
     return first_leaf(recovery)
 
 

@@ -15,10 +15,11 @@ from quorate.core.records import (
     Kind,
     Lease,
     Node,
+    Policies,
     TrustEdge,
 )
 
-Lasting = Governed | Proposal
+Lasting = Governed | Proposal | Policies
 """What is never gone, though it may be over."""
 Stored = Lasting | Lease
 Record = Federation | Stored
@@ -31,4 +32,5 @@ PARSERS: Final[dict[Kind, Callable[[object], Stored]]] = {
     Kind.GRANT: Grant.from_json,
     Kind.LEASE: Lease.from_json,
     Kind.PROPOSAL: Proposal.from_json,
+    Kind.POLICIES: Policies.from_json,
 }

@@ -3,9 +3,9 @@
 Owns the comparison of two states, a thing at a time: the same federation, no earlier; every domain
 with the keys that it had, or has taken itself, and every node with those that it had; what was
 revoked, closed or retired stays so, as do the proofs of keys; no edge of trust is for more than it
-was, and no proposal for something else. Does not own whether the later one is sound
-(`quorate.core.vetting`). Looks at nothing but what domains govern, alone or together. Pure, and in
-steps, as the vetting is.
+was, no proposal for something else, and no policies are an earlier version. Does not own whether
+the later one is sound (`quorate.core.vetting`). Looks at nothing but what domains govern, alone or
+together. Pure, and in steps, as the vetting is.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ _LASTING: Final = (
     Kind.TRUST,
     Kind.GRANT,
     Kind.PROPOSAL,
+    Kind.POLICIES,
 )
 _PROOFS: Final = None
 """In the place of a kind: the envelopes that domains took their keys by."""

@@ -130,6 +130,14 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """what it would have changed has changed since it was proposed"""
     REASON_UNSUPPORTED_PROTOCOL: _Reason.ValueType  # 65
     """needs a later version of the rules than somebody knows"""
+    REASON_POLICY_FORBIDS: _Reason.ValueType  # 70
+    """Policies: of the federation, the resource's domain, or the executor's.
+    a policy forbids it
+    """
+    REASON_NO_POLICY_PERMITS: _Reason.ValueType  # 71
+    """there are policies, and none permits it"""
+    REASON_POLICY_BROKEN: _Reason.ValueType  # 72
+    """a set of policies cannot be read or evaluated"""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a request or a command was denied. Numbers are never reused."""
@@ -221,6 +229,14 @@ REASON_SUPERSEDED: Reason.ValueType  # 64
 """what it would have changed has changed since it was proposed"""
 REASON_UNSUPPORTED_PROTOCOL: Reason.ValueType  # 65
 """needs a later version of the rules than somebody knows"""
+REASON_POLICY_FORBIDS: Reason.ValueType  # 70
+"""Policies: of the federation, the resource's domain, or the executor's.
+a policy forbids it
+"""
+REASON_NO_POLICY_PERMITS: Reason.ValueType  # 71
+"""there are policies, and none permits it"""
+REASON_POLICY_BROKEN: Reason.ValueType  # 72
+"""a set of policies cannot be read or evaluated"""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
 
 @_typing.final

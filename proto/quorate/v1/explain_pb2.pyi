@@ -57,6 +57,8 @@ class _QuestionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Question.Val
     """of a recorded command: may what it does be done?"""
     QUESTION_FROZEN: _Question.ValueType  # 14
     """do the federation and the resource's domain let the action through? asked after OWNER"""
+    QUESTION_POLICY: _Question.ValueType  # 15
+    """do all policies that have a say permit it? asked after GRANT"""
 
 class Question(_Question, metaclass=_QuestionEnumTypeWrapper):
     """What a decision asks, in the order of docs/explain.md; it asks only those that concern it."""
@@ -90,6 +92,8 @@ QUESTION_EFFECT: Question.ValueType  # 13
 """of a recorded command: may what it does be done?"""
 QUESTION_FROZEN: Question.ValueType  # 14
 """do the federation and the resource's domain let the action through? asked after OWNER"""
+QUESTION_POLICY: Question.ValueType  # 15
+"""do all policies that have a say permit it? asked after GRANT"""
 Global___Question: _TypeAlias = Question  # noqa: Y015
 
 class _Answer:

@@ -71,6 +71,8 @@ class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Kind.ValueType],
     """id: lease id"""
     KIND_PROPOSAL: _Kind.ValueType  # 8
     """id: 64 hex digits"""
+    KIND_POLICIES: _Kind.ValueType  # 9
+    """id: bank.example, or "the federation" """
 
 class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
 
@@ -91,6 +93,8 @@ KIND_LEASE: Kind.ValueType  # 7
 """id: lease id"""
 KIND_PROPOSAL: Kind.ValueType  # 8
 """id: 64 hex digits"""
+KIND_POLICIES: Kind.ValueType  # 9
+"""id: bank.example, or "the federation" """
 Global___Kind: _TypeAlias = Kind  # noqa: Y015
 
 @_typing.final

@@ -278,6 +278,7 @@ def test_how_many_must_agree_to_freeze_is_set_like_the_rest(trusted: World) -> N
             ),
             "majority",
         ),
+        **dict.fromkeys(("federation.set_policy", "federation.retire_policy"), "majority"),
         **rules,
     }
     short = {name: rule for name, rule in everything.items() if name not in rules}
@@ -479,7 +480,8 @@ def test_proposals_are_read_by_the_rules_that_they_were_opened_under() -> None:
 
 def test_thresholds_of_the_second_version_are_not_the_firsts() -> None:
     ledger = first()
-    more = RULES | {"federation.freeze": "majority", "federation.thaw": "majority"}
+    later = ("freeze", "thaw", "set_policy", "retire_policy")
+    more = RULES | dict.fromkeys((f"federation.{act}" for act in later), "majority")
     body = proposal_body("federation.set_thresholds", {"thresholds": more})
     refused = ledger.run(BANK, "proposal.open", body).outcome
     assert (refused.reason, refused.thing) == (

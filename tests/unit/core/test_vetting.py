@@ -70,7 +70,7 @@ def test_whatever_is_missing_is_missed(lived: World) -> None:
         for each in lived.view.proposals()
         if each.status is not ProposalStatus.OPEN
     ]
-    assert len(closed) == 3
+    assert len(closed) == 4
     assert [key for key in spared if key[:1] != b"L"] == [
         *closed,
         b"R" + f"{BANK}/closed".encode(),

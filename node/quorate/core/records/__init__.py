@@ -17,6 +17,7 @@ from quorate.core.records.members import (
     Parameters,
     Role,
 )
+from quorate.core.records.policies import Policies, PolicyMark, check_mark, digest_of
 from quorate.core.records.rights import Grant, Lease, LeaseStatus, TrustEdge
 
 __all__ = [
@@ -32,8 +33,12 @@ __all__ = [
     "LeaseStatus",
     "Node",
     "Parameters",
+    "Policies",
+    "PolicyMark",
     "Role",
     "TrustEdge",
+    "check_mark",
+    "digest_of",
 ]
 
 Governed = Domain | Node | Executor | TrustEdge | Grant

@@ -18,6 +18,7 @@ class Kind(StrEnum):
     GRANT = "grant"
     LEASE = "lease"
     PROPOSAL = "proposal"
+    POLICIES = "policies"
 
 
 @runtime_checkable

@@ -9,6 +9,7 @@ from typing import ClassVar, Final
 from quorate.core import protocol
 from quorate.core.frozen import Freeze
 from quorate.core.records.base import BaseRecord, Kind
+from quorate.core.records.policies import PolicyMark
 from quorate.core.rows import Row
 from quorate.core.status import Status
 
@@ -52,10 +53,11 @@ class Federation(BaseRecord):
     """ledger_time: milliseconds since the epoch; never goes back.
     fence_base: what the fences of leases are counted from; 0, but after a recovery.
     protocol: the version of the rules that it lives by.
-    frozen: what its domains have frozen together, of all resources; None: nothing."""
+    frozen: what its domains have frozen together, of all resources; None: nothing.
+    policies: those that its domains have agreed on; None: they never have."""
 
     kind: ClassVar[Kind] = Kind.FEDERATION
-    LATER: ClassVar[frozenset[str]] = frozenset({"protocol", "frozen"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"protocol", "frozen", "policies"})
 
     origin: str
     genesis_hash: str
@@ -65,10 +67,16 @@ class Federation(BaseRecord):
     fence_base: int = 0
     protocol: int = protocol.FIRST
     frozen: Freeze | None = None
+    policies: PolicyMark | None = None
 
     @property
     def id(self) -> str:
         return self.origin
+
+    @property
+    def policies_id(self) -> str:
+        """Where its policies are: an origin may be a domain's name, too."""
+        return BY_BALLOT
 
     @classmethod
     def from_json(cls, value: object) -> Federation:
@@ -82,6 +90,7 @@ class Federation(BaseRecord):
             fence_base=row.number("fence_base"),
             protocol=row.number_or("protocol", protocol.FIRST),
             frozen=row.parsed_or("frozen", Freeze.from_json, None),
+            policies=row.parsed_or("policies", PolicyMark.from_json, None),
         )
 
 
@@ -94,10 +103,11 @@ class Domain(BaseRecord):
     rekeyings: how often it has taken new keys.
     changed: the ledger index of the last change of its status, here and in every record.
     frozen: what it has frozen itself, of its own resources; None: nothing.
+    policies: its own; None: it has never published any.
     """
 
     kind: ClassVar[Kind] = Kind.DOMAIN
-    LATER: ClassVar[frozenset[str]] = frozenset({"rekeyings", "frozen"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"rekeyings", "frozen", "policies"})
 
     domain: str
     status: Status
@@ -108,9 +118,14 @@ class Domain(BaseRecord):
     changed: int
     rekeyings: int = 0
     frozen: Freeze | None = None
+    policies: PolicyMark | None = None
 
     @property
     def id(self) -> str:
+        return self.domain
+
+    @property
+    def policies_id(self) -> str:
         return self.domain
 
     @classmethod
@@ -126,6 +141,7 @@ class Domain(BaseRecord):
             changed=row.number("changed"),
             rekeyings=row.number_or("rekeyings", 0),
             frozen=row.parsed_or("frozen", Freeze.from_json, None),
+            policies=row.parsed_or("policies", PolicyMark.from_json, None),
         )
 
 

@@ -137,10 +137,11 @@ class Lease(BaseRecord):
     parents: the leases that the work came from; each held when this one was acquired.
     stage, events, lineage: how far the work has come, how many events say so, and the head of their
     chain (`quorate.core.lineage`); they change no status.
+    context: what the executor said about it, `<name>=<text>`; for policies to ask about.
     """
 
     kind: ClassVar[Kind] = Kind.LEASE
-    LATER: ClassVar[frozenset[str]] = frozenset({"passed_on"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"passed_on", "context"})
 
     lease: str
     executor: str
@@ -160,6 +161,7 @@ class Lease(BaseRecord):
     events: int = 0
     lineage: str = ""
     passed_on: tuple[str, ...] = ()
+    context: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -201,4 +203,5 @@ class Lease(BaseRecord):
             events=row.number("events"),
             lineage=row.text("lineage"),
             passed_on=row.texts_or("passed_on", ()),
+            context=row.texts_or("context", ()),
         )

@@ -36,6 +36,7 @@ from quorate.core.state.writing import (
     save_lineage_head,
     save_member,
     save_node,
+    save_policies,
     save_proposal,
     save_thresholds,
 )
@@ -72,6 +73,7 @@ __all__ = [
     "save_lineage_head",
     "save_member",
     "save_node",
+    "save_policies",
     "save_proposal",
     "save_thresholds",
 ]

@@ -20,6 +20,7 @@ from quorate.core.records import (
     Kind,
     Lease,
     Node,
+    Policies,
     TrustEdge,
 )
 from quorate.core.remembered import Remembered
@@ -162,6 +163,13 @@ class StateView:
         for key, _ in self._reader.scan(prefix):
             ident = key[len(prefix) :].decode("ascii", "replace")
             yield self._indexed(self.proposal(ident), key)
+
+    def policies(self, owner: str) -> Policies | None:
+        """Those of a domain, or of BY_BALLOT; None: there never were any."""
+        return self._find(Kind.POLICIES, owner, Policies.from_json)
+
+    def all_policies(self) -> Iterator[Policies]:
+        return self._each(Kind.POLICIES, Policies.from_json)
 
     def thresholds(self) -> Thresholds:
         data = self._reader.get(keys.THRESHOLDS)

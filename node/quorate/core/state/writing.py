@@ -15,6 +15,7 @@ from quorate.core.records import (
     Lease,
     LeaseStatus,
     Node,
+    Policies,
     TrustEdge,
 )
 from quorate.core.remembered import Remembered
@@ -131,6 +132,11 @@ def drop_expired_proposals(store: Writer, proposer: str, ledger_time: int) -> No
     for proposal in list(StateView(store).open_proposals(proposer)):
         if proposal.expired(ledger_time):
             store.delete(keys.open_proposal(proposer, proposal.id))
+
+
+def save_policies(store: Writer, policies: Policies) -> None:
+    """Writes them alone: that they are in force is said in the record of whose they are."""
+    _save(store, policies)
 
 
 def save_thresholds(store: Writer, thresholds: Thresholds) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
-from quorate.core import codec, dsse, ids, keys, patterns, protocol
+from quorate.core import cedar, codec, dsse, ids, keys, patterns, protocol
 from quorate.core.acts import parse_act
 from quorate.core.errors import MalformedError
 from quorate.core.frozen import check_frozen
 from quorate.core.genesis import check_certificate
 from quorate.core.limits import (
+    MAX_ATTRIBUTES,
     MAX_DEPTH,
     MAX_DOMAINS,
     MAX_EVENTS_PER_LEASE,
@@ -19,17 +20,21 @@ from quorate.core.limits import (
     MAX_PATTERNS,
     MAX_REKEYINGS_PER_DOMAIN,
 )
-from quorate.core.lineage import NO_HEAD, Stage, check_head
+from quorate.core.lineage import NO_HEAD, Stage, check_context, check_head
 from quorate.core.proposals import Proposal, ProposalStatus
 from quorate.core.records import (
+    BY_BALLOT,
     Domain,
     Executor,
+    Federation,
     Grant,
     Kind,
     Lease,
     LeaseStatus,
     Node,
+    Policies,
     TrustEdge,
+    check_mark,
 )
 from quorate.core.status import Status
 from quorate.core.store import Reader
@@ -77,8 +82,10 @@ class RecordLooks:
         require(said["id"] == record.id, f"{record.id} says that it is another")
         match record:
             case Domain():
-                is_whole = said.get("frozen") == record.to_json().get("frozen")
-                require(is_whole, f"{record.id} is frozen in another form")
+                whole = record.to_json()
+                for name in ("frozen", "policies"):
+                    is_whole = said.get(name) == whole.get(name)
+                    require(is_whole, f"{record.id} has {name} in another form")
                 self._look_at_domain(record)
             case Node():
                 self._look_at_node(record)
@@ -94,17 +101,35 @@ class RecordLooks:
                 self._look_at_lease(record)
             case Proposal():
                 self._look_at_proposal(record)
+            case Policies():
+                self._look_at_policies(record)
 
     def _look_at_domain(self, domain: Domain) -> None:
         ids.check_domain(domain.id)
         check_certificate(domain.ca_certificate)
         is_possible = self._protocol >= protocol.SECOND and domain.status is not Status.REVOKED
         check_frozen(domain.frozen, may_be=is_possible)
+        self.check_policies(domain, self._protocol)
         self.domains.add(domain.id)
         require(len(self.domains) <= MAX_DOMAINS, "too many domains")
         self.check_keys(domain.id, domain.governance_key, domain.cosigner_key)
         require(domain.rekeyings <= MAX_REKEYINGS_PER_DOMAIN, f"{domain.id} has too many keys")
         self.rekeyings[domain.id] += domain.rekeyings
+
+    def check_policies(self, item: Domain | Federation, version: int) -> None:
+        """Whether those on file are the ones that it says it has."""
+        key = keys.record(Kind.POLICIES, item.policies_id)
+        data = None if key is None else self._state.get(key)
+        found = None if data is None else Policies.from_json(codec.load(data))
+        check_mark(item.policies, found, may_be=version >= protocol.SECOND)
+
+    def _look_at_policies(self, policies: Policies) -> None:
+        """Not by the engine: what it cannot be asked permits nothing, here as with whoever has sent
+        it, and a state is no place from which to reach it."""
+        if policies.owner != BY_BALLOT:
+            require(policies.owner in self.domains, f"policies of {policies.owner}")
+        cedar.check_text(policies.text)
+        require(policies.version > 0, f"the policies of {policies.owner} have no version")
 
     def _look_at_node(self, node: Node) -> None:
         check_node(node)
@@ -180,11 +205,20 @@ class RecordLooks:
         require(said == relies_on, f"{lease.id} relies on something else")
         require(lease.grants[0] == lease.grant, f"{lease.id} is a use of another grant")
         self._look_at_lineage(lease)
+        self._look_at_context(lease)
         if lease.status is LeaseStatus.ACTIVE:
             for grant in lease.grants:
                 filed = keys.lease_of_grant(grant, lease.expires_at, lease.id)
                 if not lease.expired(self._ledger_time) or self.has(filed):
                     self.expect(filed)
+
+    def _look_at_context(self, lease: Lease) -> None:
+        most = MAX_ATTRIBUTES if self._protocol >= protocol.SECOND else 0
+        names = [each.partition("=")[0] for each in lease.context]
+        is_whole = names == sorted({*names}) and len(names) <= most
+        require(is_whole, f"{lease.id} has an odd context")
+        for each in lease.context:
+            check_context(each)
 
     def _look_at_backing(self, lease: Lease, more: set[str]) -> None:
         """What it relies on beyond its own: as many links as a chain has, with routes to each."""

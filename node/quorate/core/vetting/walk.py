@@ -134,6 +134,7 @@ class Vetting:
         require(key == keys.FEDERATION, "a second federation")
         require(codec.encode(record.to_json()) == value, "a federation in another form")
         check_frozen(record.frozen, may_be=record.protocol >= protocol.SECOND)
+        self._records.check_policies(record, record.protocol)
 
     def _look_at_time(self, key: bytes, value: bytes) -> None:
         require(key == keys.LEDGER_TIME, "a second time")
