@@ -36,6 +36,7 @@ _GROUPS: Final = {
     "trust": "trust:app",
     "grant": "grant:app",
     "resources": "resources:app",
+    "policy": "policy:app",
     "lease": "lease:app",
     "exec": "exec:app",
     "explain": "explain:app",

@@ -36,6 +36,7 @@ QUESTIONS: Final = {
     "action": "is the action one?",
     "trust": "does the owner trust its organisation?",
     "grant": "does a grant cover it?",
+    "policy": "do all policies permit it?",
     "parents": "do the leases that it comes from hold?",
     "effect": "may it be done?",
 }

@@ -80,6 +80,23 @@ class Past:
             self._tree.add(data)
             self._progress(self._tree.size, size)
 
+    def walk_to(self, size: int) -> Iterator[Entry]:
+        """Each entry below `size`, before it is decided again: `view` is the state that it was
+        decided on."""
+        fetched = fetch_entries(self._connection, self._tree.size, size, self._timeout_ms)
+        for data in fetched:
+            with _entry(self._tree.size):
+                entry = entries.parse(data)
+            yield entry
+            with _entry(self._tree.size):
+                self._replay.take(data)
+            self._tree.add(data)
+            self._progress(self._tree.size, size)
+
+    def supposed(self, owner: str, text: str) -> StateView | None:
+        """`view`, had these policies been in force in it (`Replay.supposed`)."""
+        return self._replay.supposed(owner, text)
+
     def peek(self) -> Entry:
         """The next entry, before it is decided again."""
         index = self._tree.size

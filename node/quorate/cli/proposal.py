@@ -35,6 +35,7 @@ from quorate.cli.output import (
     show,
     table,
 )
+from quorate.cli.policy_files import policy_words
 from quorate.cli.proposing import How, WaitOption, openers, read, read_federation
 from quorate.cli.queries import list_records, read_records
 from quorate.core import ids
@@ -44,6 +45,8 @@ from quorate.core.acts import (
     FederationAct,
     FreezeFederation,
     JudgeDomain,
+    RetireFederationPolicy,
+    SetPolicy,
     SetThresholds,
     ThawFederation,
     UpgradeFederation,
@@ -52,9 +55,8 @@ from quorate.core.acts import (
 from quorate.core.balloting import Count, count
 from quorate.core.dsse import key_id
 from quorate.core.errors import ConfigurationError, MalformedError
-from quorate.core.frozen import Freeze
 from quorate.core.proposals import Proposal, ProposalStatus
-from quorate.core.records import Domain, Federation
+from quorate.core.records import Domain, Federation, digest_of
 from quorate.core.status import Act
 from quorate.core.thresholds import Threshold, Thresholds, thresholds_from_json
 from quorate.node.organisation import Organisation
@@ -149,7 +151,7 @@ def show_proposal(
         federation = read_federation(connection, record.changed, timeout)
     members = [read(Domain.from_json, each) for each in domains]
     rules = read(thresholds_from_json, federation.get("thresholds"))
-    frozen = read(Federation.from_json, federation).frozen
+    present = read(Federation.from_json, federation)
     act = _act(record)
     is_over = record.expired(first.position.ledger_time_ms)
     is_open = record.status is ProposalStatus.OPEN and not is_over
@@ -159,7 +161,7 @@ def show_proposal(
         **record.to_json(),
         "body": read_json(record.body.encode()),
         "expired": record.status is ProposalStatus.OPEN and is_over,
-        "changes": _changes(act, _Present(members, rules, frozen), is_open=is_open),
+        "changes": _changes(act, _Present(members, rules, present), is_open=is_open),
         "voters": sorted(counted.voters) if counted else None,
         "needed": counted.needed if counted else None,
         "ledger_size": first.position.size,
@@ -201,13 +203,15 @@ class _Present:
 
     members: list[Domain]
     rules: Thresholds
-    frozen: Freeze | None
+    federation: Federation
 
 
 def _changes(act: FederationAct, now: _Present, *, is_open: bool) -> list[list[str]]:
     """What is, and what would be; of thresholds, once that is over, all that was asked for."""
     status = {member.id: _standing(member) for member in now.members}
-    frozen = frozen_words(None if now.frozen is None else now.frozen.actions)
+    was_frozen = now.federation.frozen
+    frozen = frozen_words(None if was_frozen is None else was_frozen.actions)
+    policies = policy_words(now.federation.policies)
     match act:
         case AdmitDomain(item):
             return [
@@ -237,6 +241,10 @@ def _changes(act: FederationAct, now: _Present, *, is_open: bool) -> list[list[s
             return [["frozen", frozen, frozen_words(actions)]]
         case ThawFederation():
             return [["frozen", frozen, frozen_words(None)]]
+        case SetPolicy(text):
+            return [["policies", policies, f"sha256 {digest_of(text)}"], ["text", "", text]]
+        case RetireFederationPolicy():
+            return [["policies", policies, policy_words(None)]]
 
 
 def _standing(member: Domain) -> str:

@@ -22,6 +22,9 @@ from quorate.core.outcome import Deny, Reason
 from quorate.core.records import Domain, Federation, Lease, digest_of
 from quorate.core.state import StateView
 
+REASONS: Final = frozenset({Reason.POLICY_FORBIDS, Reason.NO_POLICY_PERMITS, Reason.POLICY_BROKEN})
+"""What a set that is published can deny a lease with."""
+
 _KEPT_RULINGS: Final = 16_384
 
 _rulings: dict[tuple[str, Subject], Ruling] = {}

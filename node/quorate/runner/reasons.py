@@ -19,11 +19,15 @@ PASSING: Final[frozenset[AnyReason]] = frozenset(
         Reason.QUARANTINED,
         Reason.INTERNAL,
         Reason.BEHIND,
-        # Suspended is not final: whoever suspended can reinstate. Nor is frozen.
+        # Suspended is not final: whoever suspended can reinstate. Nor is frozen, nor what policies
+        # say: others can be published.
         Reason.EXECUTOR_SUSPENDED,
         Reason.DOMAIN_SUSPENDED,
         Reason.GRANT_SUSPENDED,
         Reason.FROZEN,
+        Reason.POLICY_FORBIDS,
+        Reason.NO_POLICY_PERMITS,
+        Reason.POLICY_BROKEN,
         # The client's own that say nothing of the lease, only that no permit came.
         ClientReason.UNREACHABLE,
         ClientReason.LATE,

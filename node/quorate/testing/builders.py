@@ -298,7 +298,7 @@ def ballot_body(proposal: str, choice: str = "yes") -> dict[str, object]:
     return {"proposal": proposal, "choice": choice}
 
 
-def acquire_body(
+def acquire_body(  # noqa: PLR0917  # in the order of the command
     executor: str,
     action: str,
     resource: str,
