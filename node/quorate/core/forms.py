@@ -49,7 +49,7 @@ from quorate.core.limits import (
     MAX_PATTERNS,
     MAX_RECORDS_PER_COMMAND,
 )
-from quorate.core.lineage import check_context, check_head, parse_record
+from quorate.core.lineage import check_context, check_head, check_whole_context, parse_record
 from quorate.core.records import Role
 from quorate.core.status import Act
 from quorate.core.verbs import Verb
@@ -234,9 +234,10 @@ def acquire_told_lease(body: Fields) -> Body:
     context: tuple[str, ...] = ()
     if body.has("context"):
         context = body.texts("context", check_context, MAX_ATTRIBUTES)
-        names = [each.partition("=")[0] for each in context]
-        if names != sorted({*names}):
-            raise MalformedError("must name each once, in order", field=body.at("context"))
+        try:
+            check_whole_context(context)
+        except MalformedError as error:
+            raise MalformedError(error.problem, field=body.at("context")) from error
     return replace(acquire_lease(body), context=context)
 
 

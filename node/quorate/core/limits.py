@@ -61,6 +61,8 @@ MAX_POLICY_NESTING: Final = 16
 """Brackets within brackets."""
 MAX_POLICY_OPERATORS: Final = 128
 """Of one policy: what it costs the engine of its stack grows with them."""
+MAX_CONTEXT_BYTES: Final = 1024
+"""Of what an executor says of one lease, names and all."""
 LEASES_DROPPED_PER_ACQUIRE: Final = 8
 """How many expired leases an acquisition takes out of its grant's count of concurrent ones."""
 NONCES_FORGOTTEN_PER_COMMAND: Final = 8

@@ -26,33 +26,33 @@ from quorate.v1 import decision_pb2 as quorate_dot_v1_dot_decision__pb2
 from quorate.v1 import lease_pb2 as quorate_dot_v1_dot_lease__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15quorate/v1/core.proto\x12\nquorate.v1\x1a\x19quorate/v1/decision.proto\x1a\x16quorate/v1/lease.proto\"\x87\x02\n\x13ProposeLeaseRequest\x12!\n\x03\x61\x63t\x18\x01 \x01(\x0e\x32\x14.quorate.v1.LeaseAct\x12\x10\n\x08\x65xecutor\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x03 \x01(\t\x12\x10\n\x08resource\x18\x04 \x01(\t\x12\x10\n\x08lease_id\x18\x05 \x01(\t\x12\x0e\n\x06ttl_ms\x18\x06 \x01(\x03\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x12\n\ntimeout_ms\x18\x08 \x01(\x03\x12\x0f\n\x07parents\x18\t \x03(\t\x12/\n\ndelegation\x18\n \x01(\x0b\x32\x1b.quorate.v1.DelegateRequest\x12\r\n\x05grant\x18\x0b \x01(\t\"R\n\x13ReportEventsRequest\x12\x10\n\x08\x65xecutor\x18\x01 \x01(\t\x12)\n\x06report\x18\x02 \x01(\x0b\x32\x19.quorate.v1.ReportRequest\"B\n\x14ReportEventsResponse\x12*\n\x06report\x18\x01 \x01(\x0b\x32\x1a.quorate.v1.ReportResponse\"p\n\x07\x44\x65nials\x12\x10\n\x08\x65xecutor\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x10\n\x08lease_id\x18\x03 \x01(\t\x12\"\n\x06reason\x18\x04 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05\x63ount\x18\x05 \x01(\x04\"<\n\x14ReportDenialsRequest\x12$\n\x07\x64\x65nials\x18\x01 \x03(\x0b\x32\x13.quorate.v1.Denials\"\x17\n\x15ReportDenialsResponse\"\x80\x01\n\x14ProposeLeaseResponse\x12\x0f\n\x07unknown\x18\x01 \x01(\x08\x12$\n\x07outcome\x18\x02 \x01(\x0b\x32\x13.quorate.v1.Outcome\x12\"\n\x06reason\x18\x03 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x04 \x01(\t\"4\n\rFollowRequest\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x15\n\rdrained_index\x18\x02 \x01(\x04\">\n\x0e\x46ollowResponse\x12,\n\x08position\x18\x01 \x01(\x0b\x32\x1a.quorate.v1.LedgerPosition*\x96\x01\n\x08LeaseAct\x12\x19\n\x15LEASE_ACT_UNSPECIFIED\x10\x00\x12\x15\n\x11LEASE_ACT_ACQUIRE\x10\x01\x12\x13\n\x0fLEASE_ACT_RENEW\x10\x02\x12\x15\n\x11LEASE_ACT_RELEASE\x10\x03\x12\x16\n\x12LEASE_ACT_DELEGATE\x10\x04\x12\x14\n\x10LEASE_ACT_RECALL\x10\x05\x32\xce\x02\n\x0b\x43oreService\x12Q\n\x0cProposeLease\x12\x1f.quorate.v1.ProposeLeaseRequest\x1a .quorate.v1.ProposeLeaseResponse\x12Q\n\x0cReportEvents\x12\x1f.quorate.v1.ReportEventsRequest\x1a .quorate.v1.ReportEventsResponse\x12T\n\rReportDenials\x12 .quorate.v1.ReportDenialsRequest\x1a!.quorate.v1.ReportDenialsResponse\x12\x43\n\x06\x46ollow\x12\x19.quorate.v1.FollowRequest\x1a\x1a.quorate.v1.FollowResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15quorate/v1/core.proto\x12\nquorate.v1\x1a\x19quorate/v1/decision.proto\x1a\x16quorate/v1/lease.proto\"\x98\x02\n\x13ProposeLeaseRequest\x12!\n\x03\x61\x63t\x18\x01 \x01(\x0e\x32\x14.quorate.v1.LeaseAct\x12\x10\n\x08\x65xecutor\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x03 \x01(\t\x12\x10\n\x08resource\x18\x04 \x01(\t\x12\x10\n\x08lease_id\x18\x05 \x01(\t\x12\x0e\n\x06ttl_ms\x18\x06 \x01(\x03\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x12\n\ntimeout_ms\x18\x08 \x01(\x03\x12\x0f\n\x07parents\x18\t \x03(\t\x12/\n\ndelegation\x18\n \x01(\x0b\x32\x1b.quorate.v1.DelegateRequest\x12\r\n\x05grant\x18\x0b \x01(\t\x12\x0f\n\x07\x63ontext\x18\x0c \x03(\t\"R\n\x13ReportEventsRequest\x12\x10\n\x08\x65xecutor\x18\x01 \x01(\t\x12)\n\x06report\x18\x02 \x01(\x0b\x32\x19.quorate.v1.ReportRequest\"B\n\x14ReportEventsResponse\x12*\n\x06report\x18\x01 \x01(\x0b\x32\x1a.quorate.v1.ReportResponse\"p\n\x07\x44\x65nials\x12\x10\n\x08\x65xecutor\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x10\n\x08lease_id\x18\x03 \x01(\t\x12\"\n\x06reason\x18\x04 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05\x63ount\x18\x05 \x01(\x04\"<\n\x14ReportDenialsRequest\x12$\n\x07\x64\x65nials\x18\x01 \x03(\x0b\x32\x13.quorate.v1.Denials\"\x17\n\x15ReportDenialsResponse\"\x80\x01\n\x14ProposeLeaseResponse\x12\x0f\n\x07unknown\x18\x01 \x01(\x08\x12$\n\x07outcome\x18\x02 \x01(\x0b\x32\x13.quorate.v1.Outcome\x12\"\n\x06reason\x18\x03 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x04 \x01(\t\"4\n\rFollowRequest\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x15\n\rdrained_index\x18\x02 \x01(\x04\">\n\x0e\x46ollowResponse\x12,\n\x08position\x18\x01 \x01(\x0b\x32\x1a.quorate.v1.LedgerPosition*\x96\x01\n\x08LeaseAct\x12\x19\n\x15LEASE_ACT_UNSPECIFIED\x10\x00\x12\x15\n\x11LEASE_ACT_ACQUIRE\x10\x01\x12\x13\n\x0fLEASE_ACT_RENEW\x10\x02\x12\x15\n\x11LEASE_ACT_RELEASE\x10\x03\x12\x16\n\x12LEASE_ACT_DELEGATE\x10\x04\x12\x14\n\x10LEASE_ACT_RECALL\x10\x05\x32\xce\x02\n\x0b\x43oreService\x12Q\n\x0cProposeLease\x12\x1f.quorate.v1.ProposeLeaseRequest\x1a .quorate.v1.ProposeLeaseResponse\x12Q\n\x0cReportEvents\x12\x1f.quorate.v1.ReportEventsRequest\x1a .quorate.v1.ReportEventsResponse\x12T\n\rReportDenials\x12 .quorate.v1.ReportDenialsRequest\x1a!.quorate.v1.ReportDenialsResponse\x12\x43\n\x06\x46ollow\x12\x19.quorate.v1.FollowRequest\x1a\x1a.quorate.v1.FollowResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'quorate.v1.core_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LEASEACT']._serialized_start=957
-  _globals['_LEASEACT']._serialized_end=1107
+  _globals['_LEASEACT']._serialized_start=974
+  _globals['_LEASEACT']._serialized_end=1124
   _globals['_PROPOSELEASEREQUEST']._serialized_start=89
-  _globals['_PROPOSELEASEREQUEST']._serialized_end=352
-  _globals['_REPORTEVENTSREQUEST']._serialized_start=354
-  _globals['_REPORTEVENTSREQUEST']._serialized_end=436
-  _globals['_REPORTEVENTSRESPONSE']._serialized_start=438
-  _globals['_REPORTEVENTSRESPONSE']._serialized_end=504
-  _globals['_DENIALS']._serialized_start=506
-  _globals['_DENIALS']._serialized_end=618
-  _globals['_REPORTDENIALSREQUEST']._serialized_start=620
-  _globals['_REPORTDENIALSREQUEST']._serialized_end=680
-  _globals['_REPORTDENIALSRESPONSE']._serialized_start=682
-  _globals['_REPORTDENIALSRESPONSE']._serialized_end=705
-  _globals['_PROPOSELEASERESPONSE']._serialized_start=708
-  _globals['_PROPOSELEASERESPONSE']._serialized_end=836
-  _globals['_FOLLOWREQUEST']._serialized_start=838
-  _globals['_FOLLOWREQUEST']._serialized_end=890
-  _globals['_FOLLOWRESPONSE']._serialized_start=892
-  _globals['_FOLLOWRESPONSE']._serialized_end=954
-  _globals['_CORESERVICE']._serialized_start=1110
-  _globals['_CORESERVICE']._serialized_end=1444
+  _globals['_PROPOSELEASEREQUEST']._serialized_end=369
+  _globals['_REPORTEVENTSREQUEST']._serialized_start=371
+  _globals['_REPORTEVENTSREQUEST']._serialized_end=453
+  _globals['_REPORTEVENTSRESPONSE']._serialized_start=455
+  _globals['_REPORTEVENTSRESPONSE']._serialized_end=521
+  _globals['_DENIALS']._serialized_start=523
+  _globals['_DENIALS']._serialized_end=635
+  _globals['_REPORTDENIALSREQUEST']._serialized_start=637
+  _globals['_REPORTDENIALSREQUEST']._serialized_end=697
+  _globals['_REPORTDENIALSRESPONSE']._serialized_start=699
+  _globals['_REPORTDENIALSRESPONSE']._serialized_end=722
+  _globals['_PROPOSELEASERESPONSE']._serialized_start=725
+  _globals['_PROPOSELEASERESPONSE']._serialized_end=853
+  _globals['_FOLLOWREQUEST']._serialized_start=855
+  _globals['_FOLLOWREQUEST']._serialized_end=907
+  _globals['_FOLLOWRESPONSE']._serialized_start=909
+  _globals['_FOLLOWRESPONSE']._serialized_end=971
+  _globals['_CORESERVICE']._serialized_start=1127
+  _globals['_CORESERVICE']._serialized_end=1461
 # @@protoc_insertion_point(module_scope)

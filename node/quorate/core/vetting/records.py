@@ -11,7 +11,6 @@ from quorate.core.errors import MalformedError
 from quorate.core.frozen import check_frozen
 from quorate.core.genesis import check_certificate
 from quorate.core.limits import (
-    MAX_ATTRIBUTES,
     MAX_DEPTH,
     MAX_DOMAINS,
     MAX_EVENTS_PER_LEASE,
@@ -20,7 +19,7 @@ from quorate.core.limits import (
     MAX_PATTERNS,
     MAX_REKEYINGS_PER_DOMAIN,
 )
-from quorate.core.lineage import NO_HEAD, Stage, check_context, check_head
+from quorate.core.lineage import NO_HEAD, Stage, check_head, check_whole_context
 from quorate.core.proposals import Proposal, ProposalStatus
 from quorate.core.records import (
     BY_BALLOT,
@@ -213,12 +212,9 @@ class RecordLooks:
                     self.expect(filed)
 
     def _look_at_context(self, lease: Lease) -> None:
-        most = MAX_ATTRIBUTES if self._protocol >= protocol.SECOND else 0
-        names = [each.partition("=")[0] for each in lease.context]
-        is_whole = names == sorted({*names}) and len(names) <= most
-        require(is_whole, f"{lease.id} has an odd context")
-        for each in lease.context:
-            check_context(each)
+        may_be = self._protocol >= protocol.SECOND
+        require(may_be or not lease.context, f"{lease.id} has a context")
+        check_whole_context(lease.context)
 
     def _look_at_backing(self, lease: Lease, more: set[str]) -> None:
         """What it relies on beyond its own: as many links as a chain has, with routes to each."""
