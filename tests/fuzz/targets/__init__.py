@@ -1,5 +1,5 @@
 """The targets, by what they read. Importing this makes them known to the harness."""
 
-from tests.fuzz.targets import documents, files, ledger, proofs, state, store, wire
+from tests.fuzz.targets import documents, files, ledger, policies, proofs, state, store, wire
 
-__all__ = ["documents", "files", "ledger", "proofs", "state", "store", "wire"]
+__all__ = ["documents", "files", "ledger", "policies", "proofs", "state", "store", "wire"]
