@@ -16,7 +16,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from bench import beside_etcd, cached, client, etcd, growth, public
+from bench import beside_etcd, cached, client, etcd, growth, policing, public
 from bench.beside_etcd import Peer, Row
 from bench.client import UnaryClient
 from bench.etcd import Etcd
@@ -39,6 +39,7 @@ SECTIONS = (
     "reads",
     "commands",
     "growth",
+    "policies",
 )
 console = Console(stderr=True)
 
@@ -100,6 +101,9 @@ class Bench:
 
     def growth(self) -> None:
         self.results.ratios |= growth.growth(self._directory, self._pace)
+
+    def policies(self) -> None:
+        self.results.ratios |= policing.policing(self._directory, self._pace)
 
     def _called(
         self, section: str, measure: Callable[[Federation, UnaryClient, Pace], public.Ratios]

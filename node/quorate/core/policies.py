@@ -50,11 +50,12 @@ class Deciders:
 def why_forbidden(view: StateView, deciders: Deciders, ask: Callable[[], Subject]) -> Deny | None:
     """Whether every set in force permits: None, or the first that does not. ask: called if there is
     one. Raises StorageError."""
+    subject: Subject | None = None
     for item in deciders.having_say():
-        subject = ask()
-        failure = failure_of(item.id, rule(view, item, subject))
-        if failure is not None:
-            return failure
+        subject = subject or ask()
+        ruling = rule(view, item, subject)
+        if not ruling.permits:
+            return failure_of(item.id, ruling)
     return None
 
 

@@ -17,7 +17,7 @@ from tests.property.core.naive.due import missing, missing_pairs
 from tests.property.core.naive.model import OF_DOMAINS, OF_NODES
 from tests.property.core.naive.noting import Came
 from tests.property.core.naive.sides import play
-from tests.property.core.naive.world import BALLOT_TYPES, FREEZING, LIMITS
+from tests.property.core.naive.world import BALLOT_TYPES, FREEZING, LIMITS, POLICING
 
 from quorate.core import (
     limits,
@@ -43,6 +43,8 @@ ONLY_BY_BALLOT: Final = {
     "domain.expel",
     "federation.set_thresholds",
     "federation.upgrade",
+    "federation.set_policy",
+    "federation.retire_policy",
 }
 
 
@@ -81,5 +83,5 @@ def test_it_is_the_same_with_real_signatures() -> None:
 def test_the_model_knows_every_type_of_command_and_every_limit_of_theirs() -> None:
     assert OF_DOMAINS.keys() | OF_NODES.keys() == set(Verb) - NOT_YET
     assert set(BALLOT_TYPES) == set(ACTS[protocol.FIRST])
-    assert {*BALLOT_TYPES, *FREEZING} == set(ACTS[protocol.SECOND])
+    assert {*BALLOT_TYPES, *FREEZING, *POLICING} == set(ACTS[protocol.SECOND])
     assert {name: getattr(limits, name) for name in LIMITS} == LIMITS

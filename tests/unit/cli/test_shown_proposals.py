@@ -249,7 +249,8 @@ def test_thresholds_that_cannot_be_read_are_not_guessed(
         (
             ("open", "thresholds"),
             (
-                "WHAT: admit, expel, freeze, policy, reinstate, retire-policy, suspend, thaw, thresholds, upgrade.",
+                "WHAT: admit, expel, freeze, policy, reinstate, retire-policy, suspend, thaw, "
+                "thresholds, upgrade.",
                 "RULE: majority, two-thirds,",
             ),
         ),

@@ -54,12 +54,16 @@ WEIGHTS: Final = {
     "grant.revoke": 1,
     "grant.delegate": 6,
     "grant.recall": 2,
+    "policy.publish": 1,
+    "policy.retire": 1.5,
     "domain.suspend": 1.5,
     "domain.reinstate": 2,
     "domain.admit": 0.2,
     "domain.expel": 0.2,
     "federation.set_thresholds": 0.2,
     "federation.upgrade": 0.2,
+    "federation.set_policy": 0.1,
+    "federation.retire_policy": 0.1,
     "proposal.open": 6,
     "proposal.withdraw": 1,
     "ballot.cast": 8,
@@ -168,6 +172,8 @@ class Author(Linking, Voting):
         }
         if subject in first and not first[subject][0] and self.often(0.9):
             return first[subject][1]
+        if subject == "policy" and world.protocol == 1 and self.often(0.8):
+            return "lease.acquire"
         if verb in ("grant.delegate", "grant.recall") and world.protocol == 1 and self.often(0.8):
             return "grant.issue"
         if verb == "grant.recall" and not self.passed_on() and self.often(0.9):
@@ -248,6 +254,7 @@ class Author(Linking, Voting):
             "grant": self._grant,
             "domain": self._domain,
             "federation": self._federation,
+            "policy": self._policy,
             "proposal": self._proposal,
             "ballot": self._ballot,
             "node": self._node,
@@ -306,7 +313,16 @@ class Author(Linking, Voting):
     def _federation(self, act: str, at: int) -> tuple[str, Body]:
         if act == "upgrade":
             return self.domain(), {"protocol": self.one((2, 2, 3))}
+        if act == "set_policy":
+            return self.domain(), self.policies()
+        if act == "retire_policy":
+            return self.domain(), {}
         return self.domain(), {"thresholds": self.thresholds()}
+
+    def _policy(self, act: str, at: int) -> tuple[str, Body]:
+        having = [each["owner"] for each in self._world.policies if "." in each["owner"]]
+        domain = self.one(having) if having and self.often(0.5) else self.domain()
+        return self.mostly(domain), self.policies() if act == "publish" else {}
 
     def _node(self, act: str, at: int) -> tuple[str, Body]:
         domain = self.domain()
@@ -328,6 +344,8 @@ class Author(Linking, Voting):
         if act == "acquire":
             executor, body = self.wish()
             body |= {"ttl_ms": ttl}
+            if self.often(0.2 if self._world.protocol > 1 else 0.02):
+                body["context"] = self.one((["t=1"], ["t=2"], ["a=", "t=1"]))
             if self._world.leases and self.often(0.3):
                 parents = [
                     self.one(self._world.leases)["lease"] for _ in range(self.one((1, 1, 2)))

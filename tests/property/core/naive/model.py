@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from tests.property.core.naive import ballots, delegating, rules
+from tests.property.core.naive import ballots, delegating, publishing, rules
 from tests.property.core.naive.rules import Yes
 from tests.property.core.naive.world import Command, No, Said, Thing, World, decided_by_ballot, find
 
@@ -23,12 +23,16 @@ OF_DOMAINS: dict[str, Rule] = {
     "grant.suspend": rules.govern_grant,
     "grant.reinstate": rules.govern_grant,
     "grant.revoke": rules.govern_grant,
+    "policy.publish": publishing.publish_policy,
+    "policy.retire": publishing.retire_policy,
     "domain.suspend": rules.govern_domain,
     "domain.reinstate": rules.govern_domain,
     "domain.admit": ballots.needs_ballot,
     "domain.expel": ballots.needs_ballot,
     "federation.set_thresholds": ballots.needs_ballot,
     "federation.upgrade": ballots.needs_ballot,
+    "federation.set_policy": ballots.needs_ballot,
+    "federation.retire_policy": ballots.needs_ballot,
     "proposal.open": ballots.open_proposal,
     "proposal.withdraw": ballots.withdraw_proposal,
     "ballot.cast": ballots.cast_ballot,
@@ -48,7 +52,10 @@ OF_NODES: dict[str, Rule] = {
 }
 
 
-SINCE_SECOND = ("grant.delegate", "grant.recall")
+SINCE_SECOND = (
+    *("grant.delegate", "grant.recall", "policy.publish", "policy.retire"),
+    *("federation.set_policy", "federation.retire_policy"),
+)
 """Types of command that version 2 has brought; and a field, in two that there were."""
 DEEPENED_BY_SECOND = ("trust.open", "grant.issue")
 
@@ -79,6 +86,8 @@ def is_known(world: World, command: Command) -> None:
         raise No("MALFORMED_COMMAND", "type")
     if command.verb in DEEPENED_BY_SECOND and "max_depth" in command.body:
         raise No("MALFORMED_COMMAND", "body.max_depth")
+    if "context" in command.body:
+        raise No("MALFORMED_COMMAND", "body.context")
 
 
 def of_thresholds(world: World, command: Command) -> None:

@@ -310,7 +310,8 @@ def acquire_lease(world: World, by: Thing, command: Command) -> Yes:
     body, now = command.body, world.time
     executor, action, resource = body["executor"], body["action"], body["resource"]
     is_own(by, home(executor), executor)
-    basis = deciding.decide(world, executor, action, resource, now)
+    context = list(body.get("context", ()))
+    basis = deciding.decide(world, executor, action, resource, now, context)
     parents = list(body.get("parents", ()))
     for parent in parents:
         holds(world, parent, now)
@@ -318,8 +319,9 @@ def acquire_lease(world: World, by: Thing, command: Command) -> Yes:
     before = find(world.leases, lease=ident)
     if before is not None:
         # The ledger has forgotten the command, and the lease is there.
-        asked = [executor, action, resource, parents]
-        is_same = asked == [before[it] for it in ("executor", "action", "resource", "parents")]
+        asked = {"executor": executor, "action": action, "resource": resource}
+        asked |= {"parents": parents, "context": context}
+        is_same = asked == {name: before[name] for name in asked}
         if is_same and before["status"] == "active" and now < before["expires_at"]:
             return Yes(ident, public(before))
         raise No("ALREADY_EXISTS", ident)
@@ -337,6 +339,7 @@ def acquire_lease(world: World, by: Thing, command: Command) -> Yes:
         "status": "active",
         "changed": world.size,
         "parents": parents,
+        "context": context,
         "stage": "authorized",
         "events": 0,
         "lineage": "",

@@ -138,6 +138,7 @@ class Sides:
             ("issuer", view.grants(), world.grants),
             ("lease", view.leases(), world.leases),
             ("proposal", view.proposals(), world.proposals),
+            ("owner", view.all_policies(), world.policies),
         )
         for name, records, things in pairs:
             own = {"truster": "edge", "issuer": "grant"}.get(name, name)
@@ -157,7 +158,8 @@ class Sides:
         rules = dict.fromkeys(world.thresholds, "majority") | dict(view.thresholds())
         _same("thresholds", world.thresholds, rules)
         _same("time", {"": world.time}, {"": view.ledger_time()})
-        _same("federation", {"protocol": world.protocol}, view.federation().to_json())
+        federation = {"protocol": world.protocol, "policies": world.mark}
+        _same("federation", federation, view.federation().to_json())
         _same("heads", world.heads, {node: view.lineage_head(node) for node in world.heads})
 
 

@@ -43,6 +43,8 @@ LATER: dict[str, Any] = {
     "parent": "",
     "made": 0,
     "delegations": 0,
+    "policies": None,
+    "context": [],
 }
 """The fields that a later version has brought: they are left out while they have these values, so
 that a federation of version 1 writes what it always wrote (ADR 0021)."""
@@ -60,10 +62,12 @@ BALLOT_TYPES = (
 )
 FREEZING = ("federation.freeze", "federation.thaw")
 """Decided by ballot, too, from version 2 on. They have thresholds here, and no rules yet."""
+POLICING = ("federation.set_policy", "federation.retire_policy")
+"""These have rules."""
 
 
 def decided_by_ballot(version: int) -> tuple[str, ...]:
-    return BALLOT_TYPES if version == 1 else (*BALLOT_TYPES, *FREEZING)
+    return BALLOT_TYPES if version == 1 else (*BALLOT_TYPES, *FREEZING, *POLICING)
 
 
 class No(Exception):  # noqa: N818  # an answer, and no error
@@ -109,8 +113,8 @@ class Said:
 
 @dataclass
 class World:
-    """protocol: the version that the federation lives by. memory: the executed commands, those that
-    could be repeated no more among them."""
+    """protocol: the version that the federation lives by. mark: which policies it has. memory: the
+    executed commands, those that could be repeated no more among them."""
 
     origin: str
     time: int
@@ -124,10 +128,12 @@ class World:
     grants: list[Thing] = field(default_factory=list)
     leases: list[Thing] = field(default_factory=list)
     proposals: list[Thing] = field(default_factory=list)
+    policies: list[Thing] = field(default_factory=list)
+    mark: Thing | None = None
     memory: list[Thing] = field(default_factory=list)
     heads: dict[str, str] = field(default_factory=dict)
     thresholds: dict[str, str] = field(
-        default_factory=lambda: dict.fromkeys((*BALLOT_TYPES, *FREEZING), "majority")
+        default_factory=lambda: dict.fromkeys((*BALLOT_TYPES, *FREEZING, *POLICING), "majority")
     )
 
     def join(self, descriptor: Mapping[str, Any]) -> None:
@@ -140,6 +146,7 @@ class World:
                 "governance_key": descriptor["governance_key"],
                 "cosigner_key": descriptor["cosigner_key"],
                 "changed": self.size,
+                "policies": None,
             }
         )
         node = {name: value for name, value in descriptor["node"].items() if name != "id"}
