@@ -326,7 +326,7 @@ def _judge_domain(turn: Turn, act: JudgeDomain) -> Verdict:
     suspended_by = BY_BALLOT if status is Status.SUSPENDED else ""
     changed = replace(domain, status=status, suspended_by=suspended_by, changed=turn.seq)
     if status is Status.REVOKED:
-        changed = replace(changed, frozen=None)  # nothing is let through any more, for ever
+        changed = publishing.ended(turn, changed)
     state.save_domain(turn.store, changed)
     return Done.named(domain.id)
 

@@ -188,7 +188,9 @@ def _check_frozen(view: StateView) -> Iterator[str]:
 
 def _check_policies(view: StateView) -> Iterator[str]:
     federation = view.federation()
-    marks = {item.policies_id: item.policies for item in view.domains()}
+    domains = view.domains()
+    gone = {item.id for item in domains if item.status is Status.REVOKED}
+    marks = {item.policies_id: item.policies for item in domains}
     marks[federation.policies_id] = federation.policies
     found = {item.id: item for item in view.all_policies()}
     for owner in found.keys() - marks.keys():
@@ -196,7 +198,7 @@ def _check_policies(view: StateView) -> Iterator[str]:
     for owner, mark in marks.items():
         try:
             may_be = federation.protocol >= protocol.SECOND
-            check_mark(mark, found.get(owner), may_be=may_be)
+            check_mark(mark, found.get(owner), may_be=may_be, is_over=owner in gone)
         except MalformedError as error:
             yield f"{owner} {error}"
 

@@ -38,6 +38,15 @@ def retire_federation_policy(turn: Turn) -> Verdict:
     return _decided(turn, Verb.FEDERATION_RETIRE_POLICY, "")
 
 
+def ended(turn: Turn, domain: Domain) -> Domain:
+    """A domain that is expelled: nothing is let through any more, for ever, and it says nothing of
+    it. Whoever begins with the document of a recovery alone does not know that it ever did."""
+    found = turn.view.policies(domain.policies_id)
+    if found is not None and found.text:
+        state.save_policies(turn.store, replace(found, text="", changed=turn.seq))
+    return replace(domain, frozen=None, policies=None)
+
+
 def _told(turn: Turn, domain: Domain, text: str) -> Verdict:
     policies = _put(turn, domain, text)
     if isinstance(policies, Deny):

@@ -20,6 +20,8 @@ from quorate.core import (
     governing,
     leasing,
     membership,
+    policies,
+    publishing,
     reporting,
     routing,
     state,
@@ -28,6 +30,7 @@ from quorate.core import (
 from quorate.core.acts import UpgradeFederation
 from quorate.core.limits import MAX_DEPTH
 from quorate.core.outcome import Reason
+from quorate.core.policies import Deciders
 from quorate.core.records import Grant, Lease, TrustEdge
 from quorate.core.state import StateView
 from quorate.core.status import Act, Status
@@ -89,10 +92,11 @@ def an_edge_is_for_anything(rule: Any, *args: Any) -> Any:
     return True
 
 
-@breaks(decision, "active_executor")
+@breaks(decision, "active_actor")
 def a_suspended_executor_may_act(rule: Any, view: StateView, executor: str) -> Any:
     found = view.executor(executor)
-    return found if found and found.status is Status.SUSPENDED else rule(view, executor)
+    is_suspended = found and found.status is Status.SUSPENDED
+    return (found, view.domain(found.domain)) if found and is_suspended else rule(view, executor)
 
 
 @breaks(decision, "active_owner")
@@ -272,6 +276,27 @@ def uses_count_for_the_last_grant_alone(rule: Any, store: Any, grant: Grant, now
 @breaks(Lease, "grants")
 def leases_in_force_count_for_the_last_grant_alone(rule: Any, lease: Lease) -> Any:
     return (lease.grant,)
+
+
+@breaks(decision, "why_forbidden")
+def policies_have_no_say(rule: Any, *args: Any) -> Any:
+    return None
+
+
+@breaks(Deciders, "having_say")
+def those_of_the_executors_domain_have_no_say(rule: Any, deciders: Deciders) -> Any:
+    return (each for each in rule(deciders) if each.id != deciders.home.id)
+
+
+@breaks(policies, "ruled")
+def a_policy_that_fails_is_passed_over(rule: Any, text: str, subject: Any) -> Any:
+    ruling = rule(text, subject)
+    return replace(ruling, permits=True, is_broken=False) if ruling.is_broken else ruling
+
+
+@breaks(publishing, "may_widen")
+def a_suspended_domain_replaces_its_policies(rule: Any, turn: Any) -> Any:
+    return None
 
 
 @pytest.mark.parametrize("what", BROKEN)

@@ -72,9 +72,15 @@ def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def check_mark(mark: PolicyMark | None, found: Policies | None, *, may_be: bool) -> None:
+def check_mark(
+    mark: PolicyMark | None, found: Policies | None, *, may_be: bool, is_over: bool = False
+) -> None:
     """Raises MalformedError unless a mark is what the policies on file call for. may_be: whether
-    there can be any."""
+    there can be any. is_over: whose they are was expelled, and has none any more."""
+    if is_over:
+        if mark is not None or (found is not None and found.text):
+            raise MalformedError("was expelled, and has policies")
+        return
     if mark != (None if found is None else found.mark):
         raise MalformedError("has other policies than those on file")
     if mark is not None and (not may_be or mark.version == 0):

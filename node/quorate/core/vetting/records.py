@@ -120,7 +120,9 @@ class RecordLooks:
         key = keys.record(Kind.POLICIES, item.policies_id)
         data = None if key is None else self._state.get(key)
         found = None if data is None else Policies.from_json(codec.load(data))
-        check_mark(item.policies, found, may_be=version >= protocol.SECOND)
+        is_over = isinstance(item, Domain) and item.status is Status.REVOKED
+        may_be = version >= protocol.SECOND
+        check_mark(item.policies, found, may_be=may_be, is_over=is_over)
 
     def _look_at_policies(self, policies: Policies) -> None:
         """Not by the engine: what it cannot be asked permits nothing, here as with whoever has sent

@@ -244,6 +244,7 @@ def do(world: World, act: str, body: Mapping[str, Any]) -> str:
     assert domain is not None
     change(world, domain, status=status, suspended_by=OTHERS if status == "suspended" else "")
     if status == "revoked":
+        policing.end(world, domain)
         for node in world.active_nodes():
             if node["domain"] == body["domain"]:
                 change(world, node, status="revoked")

@@ -54,7 +54,7 @@ WEIGHTS: Final = {
     "grant.revoke": 1,
     "grant.delegate": 6,
     "grant.recall": 2,
-    "policy.publish": 1,
+    "policy.publish": 1.3,
     "policy.retire": 1.5,
     "domain.suspend": 1.5,
     "domain.reinstate": 2,

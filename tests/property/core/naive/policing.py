@@ -96,6 +96,14 @@ def put(world: World, owner: str, text: str) -> Thing:
     return {"version": version, "sha256": sha256(text) if text else ""}
 
 
+def end(world: World, domain: Thing) -> None:
+    """Of a domain that is expelled."""
+    domain["policies"] = None
+    found = find(world.policies, owner=domain["domain"])
+    if found is not None and found["text"]:
+        found.update(text="", changed=world.size)
+
+
 def in_force(world: World, owner: str) -> str:
     found = find(world.policies, owner=owner)
     return str(found["text"]) if found is not None else ""

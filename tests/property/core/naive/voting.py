@@ -74,7 +74,7 @@ class Voting(Cast):
         """Those that permit everything, mostly: much else is to be seen."""
         if self.often(0.05):
             return {"text": BAD}
-        return {"text": self.one(tuple(MEANINGS)[:2] if self.often(0.65) else tuple(MEANINGS))}
+        return {"text": self.one(tuple(MEANINGS)[:2] if self.often(0.5) else tuple(MEANINGS))}
 
     def is_possible(self, act: str, body: Body) -> bool:
         try:
