@@ -139,7 +139,6 @@ def check_text(text: str) -> None:
 def check_set(text: str) -> None:
     """Whether a text is a set of policies that can be asked. Raises MalformedError, which says what
     is wrong in the engine's words."""
-    check_text(text)
     try:
         parsed = _parsed(text)
         found = _guarded(lambda: cedarpy.validate_policies(text, _schema()))
@@ -155,7 +154,6 @@ def rule(text: str, subject: Subject) -> Ruling:
     """What the set says of the subject. Never raises but for MemoryError: whatever goes wrong, it
     permits nothing."""
     try:
-        check_text(text)
         policies = _parsed(text)
         answer = _guarded(
             lambda: cedarpy.is_authorized(_request(subject), policies, _entities(subject))
@@ -175,7 +173,9 @@ def rule(text: str, subject: Subject) -> Ruling:
 
 @lru_cache(maxsize=_PARSED_SETS)
 def _parsed(text: str) -> cedarpy.PolicySet:
-    """The one way in which a text becomes policies. Raises EngineFault."""
+    """The one way in which a text becomes policies. Raises MalformedError for one that the engine
+    must not see, and EngineFault."""
+    check_text(text)
     parsed = _guarded(lambda: cedarpy.PolicySet.from_str(text))
     if parsed.templates():
         raise EngineFault("a template, which says nothing by itself")

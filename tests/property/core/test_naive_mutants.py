@@ -288,9 +288,9 @@ def those_of_the_executors_domain_have_no_say(rule: Any, deciders: Deciders) -> 
     return (each for each in rule(deciders) if each.id != deciders.home.id)
 
 
-@breaks(policies, "ruled")
-def a_policy_that_fails_is_passed_over(rule: Any, text: str, subject: Any) -> Any:
-    ruling = rule(text, subject)
+@breaks(policies, "rule")
+def a_policy_that_fails_is_passed_over(rule: Any, *args: Any) -> Any:
+    ruling = rule(*args)
     return replace(ruling, permits=True, is_broken=False) if ruling.is_broken else ruling
 
 

@@ -178,7 +178,7 @@ def test_a_text_that_could_exhaust_the_stack_is_not_shown_to_the_engine(
 ) -> None:
     most, more = map(when, LIMITS[case])
     check_text(most)
-    monkeypatch.setattr(cedar, "_parsed", lambda _text: pytest.fail("it was shown"))
+    monkeypatch.setattr(cedar, "_guarded", lambda _ask: pytest.fail("it was shown"))
     with pytest.raises(MalformedError):
         check_text(more)
     with pytest.raises(MalformedError):

@@ -396,6 +396,19 @@ def test_the_federations_policies_must_be_those_that_it_says(trusted: World) -> 
         Vetting(store).step(1_000_000)
 
 
+@pytest.mark.parametrize(
+    "context", [("b=", "a="), ("a=", "a=1"), ("A=",), ("a",), (f"a={'x' * 257}",)]
+)
+def test_a_lease_of_which_something_odd_was_said_is_no_state(
+    trusted: World, context: tuple[str, ...]
+) -> None:
+    lease = leased(trusted, READ, ("a=1", "b=2"))
+    store = copied(trusted.store)
+    state.save_lineage(store, replace(lease, context=context))
+    with pytest.raises(MalformedError):
+        Vetting(store).step(1_000_000)
+
+
 def test_a_later_state_has_no_earlier_policies(trusted: World) -> None:
     publish(trusted, "owner", PERMIT_ALL)
     first = copied(trusted.store)
