@@ -28,6 +28,7 @@ from quorate.core.genesis import Genesis
 from quorate.core.recovery import Recovery
 from quorate.core.replaying import Replay
 from quorate.core.state import StateView
+from quorate.node.engine import check_engine
 from quorate.proofs import merkle
 from quorate.proofs.checkpoint import Checkpoint
 from quorate.v1 import ledger_pb2
@@ -36,7 +37,8 @@ from quorate.v1 import ledger_pb2
 class Past:
     """A node's ledger from its beginning on, as far as it was read.
 
-    Raises ConfigurationError for a ledger that holds no beginning; VerificationError, here and
+    Raises ConfigurationError for a ledger that holds no beginning, UnsupportedProtocolError where
+    the policy engine is not the protocol's; VerificationError, here and
     below, for whatever does not hold.
     """
 
@@ -50,6 +52,7 @@ class Past:
                 hint="explain without --at what is decided now; what was decided before the "
                 "recovery is in the former ledger, against the genesis of that one",
             )
+        check_engine()  # with another one, what is recorded could look wrongly decided
         self._connection = connection
         self._timeout_ms = timeout_ms
         self._progress = progress

@@ -15,6 +15,7 @@ from quorate.core.cedar import check_set
 from quorate.core.errors import MalformedError
 from quorate.core.limits import MAX_POLICY_BYTES
 from quorate.core.records import PolicyMark
+from quorate.node.engine import check_engine
 from quorate.node.identity import read_public
 
 PolicyArgument = Annotated[
@@ -24,7 +25,9 @@ PolicyArgument = Annotated[
 
 def read_policies(file: Path) -> str:
     """The set that a file holds, which the ledger would take. Raises MalformedError, with what is
-    wrong in the engine's words, and ConfigurationError when it cannot be read."""
+    wrong in the engine's words, ConfigurationError when it cannot be read, and
+    UnsupportedProtocolError where the engine is another than the ledger's."""
+    check_engine()
     data = read_public(file, MAX_POLICY_BYTES)
     try:
         text = data.decode("utf-8")

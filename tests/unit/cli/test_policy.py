@@ -13,6 +13,7 @@ from tests.unit.cli.proposals import BANK, CLINIC, EVERY, last
 from quorate.cli.policy_cases import MAX_CASES, parse_cases
 from quorate.core.errors import MalformedError
 from quorate.core.records import BY_BALLOT, digest_of
+from quorate.node import engine
 from quorate.proofs.commands import build_command
 from quorate.v1 import decision_pb2, governance_pb2
 
@@ -133,6 +134,16 @@ def test_how_many_must_agree_on_policies_is_set_by_name(
         "federation.retire_policy": "two-thirds",
     }
     assert body["body"]["thresholds"] == EVERY | wished
+
+
+def test_with_another_engine_nothing_is_said_of_policies(
+    policy: Any, write: Any, lived: Any, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "version", lambda _: "4.12.1")
+    words = ("explain", "entry", lived["read"].ledger_index)
+    for ran in (policy("replay", write(ALL)), run(*words, "--org", write(ALL).parent / BANK)):
+        assert ran.exit_code == 1
+        assert "4.12.1" in ran.stderr
 
 
 # -- cases ---------------------------------------------------------------------------------------
