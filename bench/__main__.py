@@ -16,7 +16,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from bench import ancestry, beside_etcd, cached, client, etcd, growth, public
+from bench import ancestry, beside_etcd, cached, client, etcd, growth, policing, public
 from bench.beside_etcd import Peer, Row
 from bench.client import UnaryClient
 from bench.etcd import Etcd
@@ -40,6 +40,7 @@ SECTIONS = (
     "commands",
     "growth",
     "ancestry",
+    "policies",
 )
 console = Console(stderr=True)
 
@@ -104,6 +105,9 @@ class Bench:
 
     def ancestry(self) -> None:
         self.results.ratios |= ancestry.ancestry(self._directory, self._pace)
+
+    def policies(self) -> None:
+        self.results.ratios |= policing.policing(self._directory, self._pace)
 
     def _called(
         self, section: str, measure: Callable[[Federation, UnaryClient, Pace], public.Ratios]

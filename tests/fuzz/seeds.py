@@ -351,6 +351,30 @@ def others() -> Iterator[tuple[str, bytes]]:
         yield "store_file", damage
 
 
+def policies() -> Iterator[tuple[str, bytes]]:
+    ticket = 'context.given.hasTag("ticket") && context.given.getTag("ticket") like "OPS-*"'
+    scope = 'principal in Domain::"clinic.example", action == Action::"lease", resource'
+    yield "policies", f"permit ({scope}) when {{ {ticket} }};".encode()
+    yield "policies", b'@id("a") forbid (principal, action, resource) unless { context.hops < 3 };'
+    yield "policies", b"permit (principal, action, resource) when { context.cross_domain };"
+    yield (
+        "policies",
+        b"permit (principal is Executor, action, resource) when { [1] == {a: 1} };",
+    )
+    yield "policies", b"forbid (principal, action, resource) when { 9223372036854775807 + 1 > 0 };"
+    deep = "(" * 14 + "if true then 1 else -2" + ")" * 14
+    yield "policies", f"permit (principal, action, resource) when {{ {deep} == 1 }}; // x".encode()
+    case = {"executor": f"spiffe://{BANK}/agent/a", "action": "a", "resource": f"//{BANK}/a"}
+    told = {"context": {"ticket": "1"}, "by": ["a"], "grant": f"{BANK}/g", "delegations": 1}
+    yield "policy_cases", codec.encode({"case": [case | told | {"expect": "permit"}]})
+    yield (
+        "policy_cases",
+        "[[case]]\n{}\n".format(
+            "\n".join(f'{name} = "{said}"' for name, said in {**case, "expect": "deny"}.items())
+        ).encode(),
+    )
+
+
 SOURCES: Final[tuple[Callable[[], Iterable[tuple[str, bytes]]], ...]] = (
     documents,
     ledgers,
@@ -360,6 +384,7 @@ SOURCES: Final[tuple[Callable[[], Iterable[tuple[str, bytes]]], ...]] = (
     files,
     proved,
     others,
+    policies,
 )
 
 

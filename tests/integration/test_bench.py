@@ -43,6 +43,13 @@ def test_lineage_is_measured_among_leases_of_several_numbers() -> None:
         assert ratios[f"{what}, 10,000 / 1,000 leases"] > 0
 
 
+def test_policies_are_measured_beside_none() -> None:
+    ratios = run("policies")["ratios"]
+    assert isinstance(ratios, dict)
+    assert ratios["check, three sets / none"] > 0
+    assert ratios["check, asked first, a set, us of CPU"] > 0
+
+
 @pytest.mark.long
 @pytest.mark.cluster
 @pytest.mark.timeout(900)

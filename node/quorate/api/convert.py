@@ -89,6 +89,7 @@ def lease_of_result(result: Mapping[str, object]) -> lease_pb2.Lease:
         trust_edge=lease.trust_edge,
         passed_on=lease.passed_on,
         parents=lease.parents,
+        context=lease.context,
         stage=lease.stage.value,
         acquired_at_ms=lease.acquired_at,
     )

@@ -22,7 +22,9 @@ from quorate.api.proving import attestation, read_evidence
 from quorate.api.validate import (
     Violations,
     check_report,
+    context,
     delegation,
+    in_order,
     parents,
     request_id_and_ttl,
 )
@@ -157,6 +159,7 @@ def _check(request: core_pb2.ProposeLeaseRequest) -> None:
             found.text("action", request.action, ids.check_action)
             found.text("resource", request.resource, ids.check_resource)
             parents(found, request.parents)
+            context(found, request.context)
         case core_pb2.LEASE_ACT_DELEGATE:
             delegation(found, request.delegation)
         case core_pb2.LEASE_ACT_RECALL:
@@ -193,6 +196,7 @@ def _body(request: core_pb2.ProposeLeaseRequest) -> dict[str, object]:
             "resource": request.resource,
             "ttl_ms": request.ttl_ms,
             **({"parents": sorted(set(request.parents))} if request.parents else {}),
+            **({"context": in_order(request.context)} if request.context else {}),
         }
     if request.act == core_pb2.LEASE_ACT_DELEGATE:
         return delegation_body(request.executor, request.delegation)

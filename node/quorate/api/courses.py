@@ -104,6 +104,7 @@ class Watched:
 
     def take(self, effect: Effect) -> None:
         """An entry did this, to what the lease relies on."""
+        effect = effect.upon(self.lease)
         if not self.concerns(effect):
             return
         notice = self.course.take(self.query, effect, self.expires_at)
@@ -134,7 +135,11 @@ class Watched:
         if begins is None:
             return
         effects = [each for each in effects if each.index > begins and self.concerns(each)]
+        effects = [each.upon(self.lease) for each in effects]
         first = {effect.thing: effect for effect in reversed(effects)}
+        if any(_is_of_policies(e) and e.reason is None for e in first.values()):
+            problem = "policies have changed since then; begin with 0"
+            raise OutOfRangeError(Violation("after_size", problem))
         # What an entry let go on was stopped before, and what none named still stands as it did. Of
         # what was stopped the other is assumed; where it could have been stopped before as well,
         # nobody can be told that the lease was good until then.
@@ -201,6 +206,11 @@ def _may_repeat(effect: Effect) -> bool:
 
 def _lets_go_on(effect: Effect) -> bool:
     return effect.reason is None and not effect.thing.startswith(f"{Kind.LEASE}:")
+
+
+def _is_of_policies(effect: Effect) -> bool:
+    """Policies that let a lease go on may have done so before, and no entry says so."""
+    return effect.policies is not None
 
 
 class WatchedLeases:

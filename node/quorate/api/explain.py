@@ -115,6 +115,7 @@ def question_of(request: explain_pb2.ExplainRequest, executor: str) -> Ask:
             held.resource,
             now_ms,
         )
-    act = DecisionRequest(executor, request.act.action, request.act.resource)
+    said = tuple(validate.in_order(request.act.context))
+    act = DecisionRequest(executor, request.act.action, request.act.resource, said)
     parents = tuple(sorted(set(request.act.parents)))
     return lambda view, now_ms: explain(view, act, now_ms, parents)

@@ -45,13 +45,14 @@ NARROWING: Final = frozenset(
         Verb.GRANT_REVOKE,
         Verb.RESOURCES_FREEZE,
         Verb.ATTESTATION_SET_REFERENCE,
+        Verb.POLICY_PUBLISH,
         Verb.DOMAIN_SUSPEND,
         Verb.PROPOSAL_OPEN,
         Verb.BALLOT_CAST,
     }
 )
 """What Revoke takes. Only of these does it mean something that no node decides otherwise: of a
-ballot, when it is the one that suspends or expels a domain, or freezes.
+ballot, when it is the one that suspends or expels a domain, freezes, or sets policies.
 
 Retiring a node is none of them: it stops what one node says, whatever that relies on; a level is of
 what relies on one thing, whichever node says it. Edges hold DRAINED back for permits by thing, and

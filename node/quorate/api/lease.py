@@ -111,6 +111,7 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
             ttl_ms=request.ttl_ms,
             request_id=request.request_id,
             parents=request.parents,
+            context=request.context,
         )
         found = self._refusal() or await self._propose(wish, context)
         self._note("Acquire", found.reason, executor)

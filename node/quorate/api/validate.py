@@ -14,6 +14,7 @@ from quorate.core import ids, patterns
 from quorate.core.errors import MalformedError
 from quorate.core.limits import (
     MAX_ATTRIBUTE_BYTES,
+    MAX_ATTRIBUTES,
     MAX_CHECKS_PER_BATCH,
     MAX_CONCURRENT_LEASES,
     MAX_DEPTH,
@@ -29,7 +30,7 @@ from quorate.core.limits import (
     MAX_SESSION_CHARS,
     MIN_SESSION_CHARS,
 )
-from quorate.core.lineage import check_attributes, check_event_type, check_head
+from quorate.core.lineage import check_attributes, check_event_type, check_head, check_whole_context
 from quorate.v1 import explain_pb2, lease_pb2
 
 MAX_VIOLATIONS: Final = 64
@@ -94,7 +95,23 @@ def check_acquire(request: lease_pb2.AcquireRequest) -> None:
     found.text("resource", request.resource, ids.check_resource)
     request_id_and_ttl(found, request.request_id, request.ttl_ms)
     parents(found, request.parents)
+    context(found, request.context)
     found.raise_any()
+
+
+def context(found: Violations, said: Sequence[str], field: str = "context") -> None:
+    """In whatever order: it is put in the ledger's."""
+    found.length(field, len(said), 0, MAX_ATTRIBUTES, "names")
+    if len(said) <= MAX_ATTRIBUTES:
+        try:
+            check_whole_context(in_order(said))
+        except MalformedError as error:
+            found.add(field, error.problem)
+
+
+def in_order(said: Sequence[str]) -> list[str]:
+    """A context, as the ledger has it."""
+    return sorted(said, key=lambda each: each.partition("=")[0])
 
 
 def parents(found: Violations, lease_ids: Sequence[str], field: str = "parents") -> None:
@@ -170,6 +187,7 @@ def check_explain(request: explain_pb2.ExplainRequest, executor: str) -> None:
         found.text("act.action", request.act.action, ids.check_action)
         found.text("act.resource", request.act.resource, ids.check_resource)
         parents(found, request.act.parents, "act.parents")
+        context(found, request.act.context, "act.context")
     elif about == "lease":
         found.text("lease.lease_id", request.lease.lease_id, ids.check_lease_id)
         found.optional_text("lease.action", request.lease.action, ids.check_action)

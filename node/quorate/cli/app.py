@@ -41,6 +41,7 @@ _GROUPS: Final = {
     "grant": "grant:app",
     "resources": "resources:app",
     "attestation": "attestation:app",
+    "policy": "policy:app",
     "lease": "lease:app",
     "exec": "exec:app",
     "explain": "explain:app",

@@ -19,6 +19,7 @@ from quorate.cli.explained import of_node, of_past, show_explanation
 from quorate.cli.ledger import GenesisOption, choose_genesis, progress_bar
 from quorate.cli.options import (
     DEFAULT_TIMEOUT_MS,
+    ContextOption,
     LeaseAddressOption,
     OptionalClientOption,
     OptionalOrgOption,
@@ -34,6 +35,7 @@ from quorate.core.errors import MalformedError
 from quorate.core.explaining import explain, explain_lease, holder_of
 from quorate.core.explanation import Explanation
 from quorate.core.limits import MAX_INTEGER, MAX_PARENTS
+from quorate.core.lineage import check_whole_context
 from quorate.core.outcome import Deny
 from quorate.core.recounting import recount
 from quorate.core.state import StateView
@@ -152,6 +154,7 @@ def act(
             "--parent", metavar="LEASE", help="A lease that the work comes from; up to 8."
         ),
     ] = None,
+    context: ContextOption = None,
     at: AtOption = None,
     org: OptionalOrgOption = None,
     client: OptionalClientOption = None,
@@ -169,12 +172,16 @@ def act(
     if not whom:
         raise MalformedError("which executor? Give --executor")
     if at is None:
-        asked = explain_pb2.ExplainedAct(action=action, resource=resource, parents=came_from)
+        asked = explain_pb2.ExplainedAct(
+            action=action, resource=resource, parents=came_from, context=context or []
+        )
         how.ask(explain_pb2.ExplainRequest(executor=whom, act=asked))
         return
     if len(came_from) > MAX_PARENTS:
         raise MalformedError(f"work comes from at most {MAX_PARENTS} leases")
-    request = DecisionRequest(whom, action, resource)
+    said = tuple(sorted(context or (), key=lambda each: each.partition("=")[0]))
+    check_whole_context(said)
+    request = DecisionRequest(whom, action, resource, said)
     how.ask_at(at, lambda view, now_ms: explain(view, request, now_ms, came_from))
 
 

@@ -38,6 +38,7 @@ QUESTIONS: Final = {
     "action": "is the action one?",
     "trust": "does the owner trust its organisation?",
     "grant": "does a grant cover it?",
+    "policy": "do all policies permit it?",
     "parents": "do the leases that it comes from hold?",
     "effect": "may it be done?",
 }

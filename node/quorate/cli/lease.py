@@ -21,6 +21,7 @@ from quorate.cli.lease_check import ask_once
 from quorate.cli.options import (
     DEFAULT_TIMEOUT_MS,
     ClientOption,
+    ContextOption,
     LeaseAddressOption,
     TimeoutOption,
     duration_ms,
@@ -88,6 +89,7 @@ def acquire(
             help="A lease, of any organisation, that the work comes from; up to 8.",
         ),
     ] = None,
+    context: ContextOption = None,
     request_id: RequestIdOption = "",
     timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
     address: LeaseAddressOption = "",
@@ -100,6 +102,7 @@ def acquire(
         ttl_ms=ttl,
         request_id=request_id or new_request_id(),
         parents=sorted(set(parents or current_lineage())),
+        context=context or [],
     )
     with Connection(executor_target(client, address, lease=True)) as connection:
         answer = settle(connection, connection.leases.Acquire, wished, timeout)
@@ -381,6 +384,7 @@ def _show_lease(answer: Any, done: str, output: Output) -> None:
                         ("grant", lease.grant),
                         ("trust", ", ".join([lease.trust_edge, *lease.passed_on])),
                         ("parents", ", ".join(lease.parents)),
+                        ("context", ", ".join(lease.context)),
                     ]
                 )
             )

@@ -141,3 +141,13 @@ AtLeastOption = Annotated[
         help="Answer only from a ledger that holds this index: that of an earlier write.",
     ),
 ]
+
+ContextOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--context",
+        metavar="NAME=TEXT",
+        help="What the executor says of the work, for policies to ask about: ticket=OPS-1. "
+        "Repeatable.",
+    ),
+]

@@ -28,6 +28,7 @@ from quorate.core.genesis import Genesis
 from quorate.core.recovery import Recovery
 from quorate.core.replaying import Replay
 from quorate.core.state import StateView
+from quorate.node.engine import check_engine
 from quorate.proofs import merkle
 from quorate.proofs.checkpoint import Checkpoint
 from quorate.v1 import ledger_pb2
@@ -36,7 +37,8 @@ from quorate.v1 import ledger_pb2
 class Past:
     """A node's ledger from its beginning on, as far as it was read.
 
-    Raises ConfigurationError for a ledger that holds no beginning; VerificationError, here and
+    Raises ConfigurationError for a ledger that holds no beginning, UnsupportedProtocolError where
+    the policy engine is not the protocol's; VerificationError, here and
     below, for whatever does not hold.
     """
 
@@ -50,6 +52,7 @@ class Past:
                 hint="explain without --at what is decided now; what was decided before the "
                 "recovery is in the former ledger, against the genesis of that one",
             )
+        check_engine()  # with another one, what is recorded could look wrongly decided
         self._connection = connection
         self._timeout_ms = timeout_ms
         self._progress = progress
@@ -79,6 +82,23 @@ class Past:
                 self._replay.take(data)
             self._tree.add(data)
             self._progress(self._tree.size, size)
+
+    def walk_to(self, size: int) -> Iterator[Entry]:
+        """Each entry below `size`, before it is decided again: `view` is the state that it was
+        decided on."""
+        fetched = fetch_entries(self._connection, self._tree.size, size, self._timeout_ms)
+        for data in fetched:
+            with _entry(self._tree.size):
+                entry = entries.parse(data)
+            yield entry
+            with _entry(self._tree.size):
+                self._replay.take(data)
+            self._tree.add(data)
+            self._progress(self._tree.size, size)
+
+    def supposed(self, owner: str, text: str) -> StateView | None:
+        """`view`, had these policies been in force in it (`Replay.supposed`)."""
+        return self._replay.supposed(owner, text)
 
     def peek(self) -> Entry:
         """The next entry, before it is decided again."""

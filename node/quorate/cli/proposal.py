@@ -36,6 +36,7 @@ from quorate.cli.output import (
     show,
     table,
 )
+from quorate.cli.policy_files import policy_words
 from quorate.cli.proposing import How, WaitOption, openers, read, read_federation
 from quorate.cli.queries import list_records, read_records
 from quorate.core import ids
@@ -45,7 +46,9 @@ from quorate.core.acts import (
     FederationAct,
     FreezeFederation,
     JudgeDomain,
+    RetireFederationPolicy,
     SetParameters,
+    SetPolicy,
     SetRates,
     SetThresholds,
     ThawFederation,
@@ -55,9 +58,8 @@ from quorate.core.acts import (
 from quorate.core.balloting import Count, count
 from quorate.core.dsse import key_id
 from quorate.core.errors import ConfigurationError, MalformedError
-from quorate.core.frozen import Freeze
 from quorate.core.proposals import Proposal, ProposalStatus
-from quorate.core.records import Domain, Federation, Parameters, Rates
+from quorate.core.records import Domain, Federation, Rates, digest_of
 from quorate.core.status import Act
 from quorate.core.thresholds import Threshold, Thresholds, thresholds_from_json
 from quorate.node.organisation import Organisation
@@ -152,9 +154,9 @@ def show_proposal(
         federation = read_federation(connection, record.changed, timeout)
     members = [read(Domain.from_json, each) for each in domains]
     rules = read(thresholds_from_json, federation.get("thresholds"))
-    held = read(Federation.from_json, federation)
+    present = read(Federation.from_json, federation)
     act = _act(record)
-    now = _Present(members, rules, held.frozen, held.parameters, held.rates)
+    now = _Present(members, rules, present)
     is_over = record.expired(first.position.ledger_time_ms)
     is_open = record.status is ProposalStatus.OPEN and not is_over
     # Who had a vote on what is over is not on record: the members are others by now.
@@ -205,15 +207,15 @@ class _Present:
 
     members: list[Domain]
     rules: Thresholds
-    frozen: Freeze | None
-    parameters: Parameters
-    rates: Rates | None
+    federation: Federation
 
 
 def _changes(act: FederationAct, now: _Present, *, is_open: bool) -> list[list[str]]:
     """What is, and what would be; of thresholds, once that is over, all that was asked for."""
     status = {member.id: _standing(member) for member in now.members}
-    frozen = frozen_words(None if now.frozen is None else now.frozen.actions)
+    was_frozen = now.federation.frozen
+    frozen = frozen_words(None if was_frozen is None else was_frozen.actions)
+    policies = policy_words(now.federation.policies)
     match act:
         case AdmitDomain(item):
             return [
@@ -238,14 +240,14 @@ def _changes(act: FederationAct, now: _Present, *, is_open: bool) -> list[list[s
                 if (before := now.rules.get(what, Threshold.MAJORITY)) != after or not is_open
             ] or [["nothing", "", ""]]
         case SetParameters(parameters):
-            present = now.parameters.to_json()
+            present = now.federation.parameters.to_json()
             return [
                 [name.replace("_", " "), str(present[name]), str(value)]
                 for name, value in parameters.to_json().items()
                 if value != present[name] or not is_open
             ] or [["nothing", "", ""]]
         case SetRates(rates):
-            held = (now.rates or Rates(0, 0)).to_json()
+            held = (now.federation.rates or Rates(0, 0)).to_json()
             return [
                 [name.replace("_", " "), rate_words(held[name]), rate_words(value)]
                 for name, value in (rates or Rates(0, 0)).to_json().items()
@@ -256,6 +258,10 @@ def _changes(act: FederationAct, now: _Present, *, is_open: bool) -> list[list[s
             return [["frozen", frozen, frozen_words(actions)]]
         case ThawFederation():
             return [["frozen", frozen, frozen_words(None)]]
+        case SetPolicy(text):
+            return [["policies", policies, f"sha256 {digest_of(text)}"], ["text", "", text]]
+        case RetireFederationPolicy():
+            return [["policies", policies, policy_words(None)]]
 
 
 def _standing(member: Domain) -> str:

@@ -28,6 +28,7 @@ from quorate.cli.options import (
     now_ms,
 )
 from quorate.cli.output import Output, OutputOption
+from quorate.cli.policy_files import PolicyArgument, read_policies
 from quorate.cli.queries import read_records
 from quorate.cli.resources import AllowOption
 from quorate.cli.submit import Wait
@@ -50,8 +51,14 @@ _T = TypeVar("_T")
 _SHORT: dict[str, str] = {
     verb.value.rpartition(".")[2]: verb.value for verb in ACTS[protocol.LATEST]
 }
-for _name in ("thresholds", "parameters", "rates"):
-    _SHORT[_name] = _SHORT.pop(f"set_{_name}")
+for _name, _verb in (
+    ("thresholds", "set_thresholds"),
+    ("parameters", "set_parameters"),
+    ("rates", "set_rates"),
+    ("policy", "set_policy"),
+    ("retire-policy", "retire_policy"),
+):
+    _SHORT[_name] = _SHORT.pop(_verb)
 
 DomainArgument = Annotated[str, typer.Argument(metavar="DOMAIN", help="Like bank.example.")]
 ExpiresOption = Annotated[
@@ -339,6 +346,37 @@ def thaw(
 ) -> None:
     """End that. What an organisation has frozen of its own stays so."""
     How(org, timeout, address, output, save).open("federation.thaw", {}, expires)
+
+
+@openers.command("policy")
+def policy(
+    file: PolicyArgument,
+    *,
+    org: OrgOption,
+    expires: ExpiresOption = "7d",
+    wait: WaitOption = None,
+    save: SaveOption = None,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Set the federation's policies, in the place of those that it has."""
+    how = How(org, timeout, address, output, save, wait)
+    how.open("federation.set_policy", {"text": read_policies(file)}, expires)
+
+
+@openers.command("retire-policy")
+def retire_policy(
+    *,
+    org: OrgOption,
+    expires: ExpiresOption = "7d",
+    save: SaveOption = None,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """End them: the federation has no policies then. Those of organisations stay."""
+    How(org, timeout, address, output, save).open("federation.retire_policy", {}, expires)
 
 
 def _rules(texts: list[str]) -> dict[str, str]:

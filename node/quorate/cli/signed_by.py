@@ -277,6 +277,8 @@ _BY_HAND: Final = frozenset(
     {
         Verb.BALLOT_CAST,
         Verb.RESOURCES_THAW,
+        Verb.POLICY_PUBLISH,
+        Verb.POLICY_RETIRE,
         Verb.ATTESTATION_SET_REFERENCE,
         Verb.ATTESTATION_RETIRE_REFERENCE,
         Verb.EXECUTOR_LIFT_CONTAINMENT,

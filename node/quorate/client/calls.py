@@ -119,8 +119,9 @@ class Calls:
         timeout_ms: int,
         *,
         parents: Sequence[str] | None = None,
+        context: Mapping[str, str] | None = None,
     ) -> Steps[LeaseFacts | Denied]:
-        """parents: None: those that the running work comes from."""
+        """parents: None: those that the running work comes from. context: for policies."""
         if parents is None:
             parents = current_lineage()
         sent_ns = self.clock.boottime_ns()
@@ -131,8 +132,13 @@ class Calls:
                 ttl_ms=ttl_ms,
                 request_id=request_id or self.new_request_id(),
                 parents=sorted(set(parents)),
+                context=[f"{name}={said}" for name, said in sorted((context or {}).items())],
             )
-        except (TypeError, ValueError) as error:  # no text that is UTF-8, no number of 64 bits
+        except (
+            TypeError,
+            ValueError,
+            AttributeError,
+        ) as error:  # no text that is UTF-8, no number of 64 bits
             return Denied(ClientReason.INVALID_REQUEST, detail=str(error))
         answer: lease_pb2.AcquireResponse | Denied = yield from self.until_settled(
             "Acquire", request, request.request_id, timeout_ms
@@ -141,7 +147,12 @@ class Calls:
             return answer
         granted = self._lease(answer.lease, ttl_ms)
         wanted = action, resource, tuple(request.parents)
-        if granted is None or (granted.action, granted.resource, granted.parents) != wanted:
+        is_other = list(answer.lease.context) != list(request.context)
+        if (
+            granted is None
+            or is_other
+            or (granted.action, granted.resource, granted.parents) != wanted
+        ):
             return Denied(
                 ClientReason.MALFORMED_ANSWER,
                 answer.lease.id,

@@ -133,17 +133,27 @@ class Gate:
         ttl_ms: int = 0,
         *,
         parents: Sequence[str] | None = None,
+        context: Mapping[str, str] | None = None,
         request_id: str = "",
         timeout_ms: int = DEFAULT_PROPOSAL_TIMEOUT_MS,
     ) -> Lease | Denied:
-        """Asks for a lease; `ttl_ms` 0 means the longest that the grant allows.
+        """Asks for a lease; `ttl_ms` 0 means the longest that the grant allows. What `context` says
+        of the work, by name, is for policies to ask about, and stays with the lease.
 
         While the outcome is unknown the request is repeated with the same id until `timeout_ms`
         are over. If it is unknown even then the denial says so, and carries the `request_id` with
         which to ask again.
         """
         granted = self._take(
-            self._calls.acquire(action, resource, ttl_ms, request_id, timeout_ms, parents=parents)
+            self._calls.acquire(
+                action,
+                resource,
+                ttl_ms,
+                request_id,
+                timeout_ms,
+                parents=parents,
+                context=context,
+            )
         )
         return granted if isinstance(granted, Denied) else self._lease(granted)
 
@@ -249,6 +259,7 @@ class Gate:
         on_change: OnChange | None = None,
         renew: bool = True,
         parents: Sequence[str] | None = None,
+        context: Mapping[str, str] | None = None,
     ) -> Iterator[Lease]:
         """A lease for the length of a block, held as by `hold`; raises DeniedError when there is
         none.
@@ -256,7 +267,7 @@ class Gate:
         What the block does comes from it: leases that are acquired there have it as their parent.
         It is released at the end. If that fails it lapses by itself, at its expiry.
         """
-        held = self.acquire(action, resource, ttl_ms, parents=parents)
+        held = self.acquire(action, resource, ttl_ms, parents=parents, context=context)
         if isinstance(held, Denied):
             raise DeniedError(held)
         try:

@@ -58,7 +58,10 @@ _REASONS_OF_ENTRIES: Final[frozenset[AnyReason | None]] = frozenset(
         Reason.GRANT_REVOKED,
         Reason.GRANT_SUSPENDED,
         Reason.LEASE_RELEASED,
+        Reason.NO_POLICY_PERMITS,
         Reason.NO_TRUST,
+        Reason.POLICY_BROKEN,
+        Reason.POLICY_FORBIDS,
         ClientReason.UNKNOWN_REASON,
         None,
     }

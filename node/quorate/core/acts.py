@@ -13,7 +13,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Final
 
-from quorate.core import codec, ids, patterns, protocol
+from quorate.core import cedar, codec, ids, patterns, protocol
 from quorate.core.errors import MalformedError
 from quorate.core.fields import Fields
 from quorate.core.genesis import Descriptor, parse_descriptor, read_parameters
@@ -80,6 +80,18 @@ class ThawFederation:
     """Ends that."""
 
 
+@dataclass(frozen=True, slots=True)
+class SetPolicy:
+    """text: the federation's whole set of policies, in the place of the one before."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RetireFederationPolicy:
+    """It has no policies any more."""
+
+
 FederationAct = (
     AdmitDomain
     | JudgeDomain
@@ -89,6 +101,8 @@ FederationAct = (
     | UpgradeFederation
     | FreezeFederation
     | ThawFederation
+    | SetPolicy
+    | RetireFederationPolicy
 )
 
 
@@ -133,6 +147,15 @@ def freeze_federation(body: Fields) -> FreezeFederation:
     return FreezeFederation(let_through(body))
 
 
+def set_policy(body: Fields) -> SetPolicy:
+    return SetPolicy(policy_text(body))
+
+
+def policy_text(body: Fields) -> str:
+    """What may be shown to the engine."""
+    return body.text("text", cedar.check_text)
+
+
 def let_through(body: Fields) -> tuple[str, ...]:
     """The actions that a freeze spares. There may be none, and that is said, too."""
     return body.texts("actions", patterns.check_action_pattern, MAX_PATTERNS, least=0)
@@ -164,6 +187,8 @@ _OF_SECOND: Final[_Acts] = MappingProxyType(
         Verb.FEDERATION_SET_RATES: set_rates,
         Verb.FEDERATION_FREEZE: freeze_federation,
         Verb.FEDERATION_THAW: lambda _body: ThawFederation(),
+        Verb.FEDERATION_SET_POLICY: set_policy,
+        Verb.FEDERATION_RETIRE_POLICY: lambda _body: RetireFederationPolicy(),
     }
 )
 

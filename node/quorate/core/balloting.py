@@ -17,13 +17,15 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from quorate.core import codec, state
+from quorate.core import codec, publishing, state
 from quorate.core.acts import (
     AdmitDomain,
     FederationAct,
     FreezeFederation,
     JudgeDomain,
+    RetireFederationPolicy,
     SetParameters,
+    SetPolicy,
     SetRates,
     SetThresholds,
     ThawFederation,
@@ -223,6 +225,10 @@ def _done(turn: Turn, act: FederationAct, overlay: Overlay) -> Verdict:
             return _freeze_federation(inner, act)
         case ThawFederation():
             return _thaw_federation(inner)
+        case SetPolicy():
+            return publishing.set_policy(inner, act)
+        case RetireFederationPolicy():
+            return publishing.retire_federation_policy(inner)
 
 
 def _subject(act: FederationAct) -> str:
@@ -235,7 +241,8 @@ def _base(view: StateView, act: FederationAct) -> str:
     domain has none, or the domain could get out of its way by changing something."""
     if isinstance(act, JudgeDomain) and act.act is Act.REINSTATE:
         domain = view.domain(act.domain)
-        return _digest(None if domain is None else replace(domain, frozen=None).to_json())
+        own = None if domain is None else replace(domain, frozen=None, policies=None)
+        return _digest(None if own is None else own.to_json())
     if isinstance(act, SetThresholds):
         return _digest(_beyond_majority(view.thresholds()))
     if isinstance(act, SetParameters):
@@ -246,6 +253,9 @@ def _base(view: StateView, act: FederationAct) -> str:
     if isinstance(act, ThawFederation):
         frozen = view.federation().frozen
         return _digest(None if frozen is None else frozen.to_json())
+    if isinstance(act, SetPolicy | RetireFederationPolicy):
+        mark = view.federation().policies
+        return _digest(None if mark is None else mark.to_json())
     return ""
 
 
@@ -327,7 +337,7 @@ def _judge_domain(turn: Turn, act: JudgeDomain) -> Verdict:
     suspended_by = BY_BALLOT if status is Status.SUSPENDED else ""
     changed = replace(domain, status=status, suspended_by=suspended_by, changed=turn.seq)
     if status is Status.REVOKED:
-        changed = replace(changed, frozen=None)  # nothing is let through any more, for ever
+        changed = publishing.ended(turn, changed)
     state.save_domain(turn.store, changed)
     return Done.named(domain.id)
 

@@ -102,6 +102,19 @@ class ThawResources:
 
 
 @dataclass(frozen=True, slots=True)
+class PublishPolicy:
+    """text: the issuer's whole set of policies, in the place of the one before. Whether the engine
+    takes it is looked at when it is known whose it is."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RetirePolicy:
+    """The issuer has no policies any more."""
+
+
+@dataclass(frozen=True, slots=True)
 class GovernDomain:
     act: Act
     domain: str
@@ -200,13 +213,14 @@ class RecallGrant:
 @dataclass(frozen=True, slots=True)
 class AcquireLease:
     """ttl_ms: the wished lifetime; 0: the longest that there is. parents: the leases that the work
-    came from, in ascending order."""
+    came from, in ascending order. context: `<name>=<text>`, in ascending order of the names."""
 
     executor: str
     action: str
     resource: str
     ttl_ms: int
     parents: tuple[str, ...] = ()
+    context: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +307,8 @@ DomainBody = (
     | GovernGrant
     | FreezeResources
     | ThawResources
+    | PublishPolicy
+    | RetirePolicy
     | GovernDomain
     | RekeyDomain
     | AddNode

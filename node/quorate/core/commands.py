@@ -17,6 +17,7 @@ from quorate.core import attestation_forms, codec, dsse, forms, ids, protocol
 from quorate.core.acts import ACTS
 from quorate.core.bodies import (
     Body,
+    RetirePolicy,
     ThawResources,
 )
 from quorate.core.errors import MalformedError
@@ -183,6 +184,9 @@ _OF_SECOND: Final[_Bodies] = MappingProxyType(
         Verb.EXECUTOR_LIFT_CONTAINMENT: forms.lift_containment,
         Verb.RESOURCES_FREEZE: forms.freeze_resources,
         Verb.RESOURCES_THAW: lambda _body: ThawResources(),
+        Verb.POLICY_PUBLISH: forms.publish_policy,
+        Verb.POLICY_RETIRE: lambda _body: RetirePolicy(),
+        Verb.LEASE_ACQUIRE: forms.acquire_told_lease,
         Verb.PROPOSAL_OPEN: forms.open_proposal(protocol.SECOND),
         Verb.ATTESTATION_SET_REFERENCE: attestation_forms.set_reference,
         Verb.ATTESTATION_RETIRE_REFERENCE: attestation_forms.retire_reference,

@@ -20,6 +20,7 @@ from typing import Final
 
 from quorate.core import ids
 from quorate.core.attestation import why_unattested
+from quorate.core.cedar import Subject
 from quorate.core.containment import executor_contained, why_contained
 from quorate.core.delegation import (
     NOTHING,
@@ -36,7 +37,17 @@ from quorate.core.limits import (
 )
 from quorate.core.outcome import Decision, Deny, Lapse, Permit, Reason
 from quorate.core.patterns import covers
-from quorate.core.records import Domain, Executor, Grant, Kind, Lease, LeaseStatus, TrustEdge
+from quorate.core.policies import Deciders, subject_of, why_forbidden
+from quorate.core.records import (
+    Domain,
+    Executor,
+    Federation,
+    Grant,
+    Kind,
+    Lease,
+    LeaseStatus,
+    TrustEdge,
+)
 from quorate.core.routing import Routes, active_domain, split_id, why_broken
 from quorate.core.state import StateView
 
@@ -62,6 +73,7 @@ class DecisionRequest:
     executor: str
     action: str
     resource: str
+    context: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,16 +142,18 @@ def choose_route(view: StateView, request: DecisionRequest, ledger_time: int) ->
 
     Raises StorageError.
     """
-    executor = active_executor(view, request.executor, ledger_time)
-    if isinstance(executor, Deny):
-        return executor
+    actor = active_actor(view, request.executor, ledger_time)
+    if isinstance(actor, Deny):
+        return actor
+    executor, home = actor.executor, actor.home
     refusal = executor_contained(view, executor.id)
     if refusal is not None:
         return refusal
     owner = active_owner(view, request.resource)
     if isinstance(owner, Deny):
         return owner
-    refusal = frozen(view, owner, request.action) or odd_action(request.action)
+    federation = view.federation_record()
+    refusal = frozen(federation, owner, request.action) or odd_action(request.action)
     if refusal is not None:
         return refusal
     routes = Routes(view, request.action, request.resource)
@@ -154,7 +168,24 @@ def choose_route(view: StateView, request: DecisionRequest, ledger_time: int) ->
         return grant
     behind = backings.of(grant)
     assert not isinstance(behind, Deny), "such a grant is passed over"
-    return Route(executor, owner.domain, edges, grant, behind)
+    route = Route(executor, owner.domain, edges, grant, behind)
+    deciders = Deciders(federation, owner, home)
+    return why_forbidden(view, deciders, lambda: subject_of_route(route, request)) or route
+
+
+def subject_of_route(route: Route, request: DecisionRequest) -> Subject:
+    """What policies are asked about a lease that there may be."""
+    return Subject(
+        executor=request.executor,
+        action=request.action,
+        resource=request.resource,
+        grant=route.grant.id,
+        home=route.executor.domain,
+        owner=route.owner,
+        delegations=len(route.backing.grants),
+        hops=len(route.edges),
+        context=request.context,
+    )
 
 
 def held_lease(view: StateView, lease_id: str, executor: str) -> Lease | Deny:
@@ -190,23 +221,29 @@ def reviewed(view: StateView, lease: Lease, ledger_time: int) -> Deny | Lapse | 
     over = lease_over(lease, ledger_time)
     if over is not None:
         return over
-    executor, lapse = _known(view, lease.executor, ledger_time)
-    if isinstance(executor, Deny):
-        return executor
+    actor = active_actor(view, lease.executor, ledger_time)
+    if isinstance(actor, Deny):
+        return actor
+    executor, home = actor.executor, actor.home
     contained = why_contained(view, lease)
     if contained is not None:
         return contained
     owner = active_owner(view, lease.resource)
     if isinstance(owner, Deny):
         return owner
-    broken = frozen(view, owner, lease.action)
+    federation = view.federation_record()
+    broken = frozen(federation, owner, lease.action)
     broken = broken or why_broken(view, lease, owner.domain, executor.domain)
     if broken is not None:
         return broken
     grant = grant_of_lease(view, lease, owner.domain, ledger_time)
     if isinstance(grant, Deny):
         return grant
-    return (why_unbacked(view, lease) if grant.parent else None) or lapse
+    unbacked = why_unbacked(view, lease) if grant.parent else None
+    if unbacked is not None:
+        return unbacked
+    deciders = Deciders(federation, owner, home)
+    return why_forbidden(view, deciders, lambda: subject_of(lease)) or actor.lapse
 
 
 def lease_over(lease: Lease, ledger_time: int) -> Deny | None:
@@ -218,22 +255,31 @@ def lease_over(lease: Lease, ledger_time: int) -> Deny | None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """An executor that may act, with its domain. lapse: when what it has proved counts no more."""
+
+    executor: Executor
+    home: Domain
+    lapse: Lapse | None
+
+
 def active_executor(view: StateView, executor_id: str, ledger_time: int) -> Executor | Deny:
     """The executor, if it and its domain are active, and it has proved what it has to."""
-    return _known(view, executor_id, ledger_time)[0]
+    actor = active_actor(view, executor_id, ledger_time)
+    return actor if isinstance(actor, Deny) else actor.executor
 
 
-def _known(
-    view: StateView, executor_id: str, ledger_time: int
-) -> tuple[Executor | Deny, Lapse | None]:
+def active_actor(view: StateView, executor_id: str, ledger_time: int) -> Actor | Deny:
+    """The same, with what else is known of it."""
     executor = known_executor(view, executor_id)
     if isinstance(executor, Deny):
-        return executor, None
+        return executor
     domain = active_domain(view, executor.domain)
     if isinstance(domain, Deny):
-        return domain, None
+        return domain
     found = why_unattested(view, executor, domain, ledger_time)
-    return (found, None) if isinstance(found, Deny) else (executor, found)
+    return found if isinstance(found, Deny) else Actor(executor, domain, found)
 
 
 def active_owner(view: StateView, resource: str) -> Domain | Deny:
@@ -245,10 +291,10 @@ def active_owner(view: StateView, resource: str) -> Domain | Deny:
     return active_domain(view, owner)
 
 
-def frozen(view: StateView, owner: Domain, action: str) -> Deny | None:
+def frozen(federation: Federation, owner: Domain, action: str) -> Deny | None:
     """Whether the federation, or the owner, has frozen this action on the owner's resources.
     Neither speaks for the other: both must let it through."""
-    for item in (view.federation_record(), owner):
+    for item in (federation, owner):
         if item.frozen is not None and not item.frozen.lets(action):
             return Deny(Reason.FROZEN, item.id)
     return None

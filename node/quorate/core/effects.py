@@ -6,25 +6,29 @@ domain (`frozen:<domain>`) or of the whole federation (`federation:<origin>`); e
 both, by its resource. What is contained is one, too (`contained:<id>`), for every lease that came
 from it or rests on it. So are what its executor has to prove (`references:<domain>`) and what that
 has proved (`attestation:<executor>`): entries change them, and whether the one is enough for the
-other is asked anew. Whether a lease holds at a moment is `quorate.core.decision`'s: time ends
-leases and grants too, and no entry says so.
+other is asked anew; and policies of a domain (`policies:<domain>`) or of all together
+(`joint_policies:<origin>`): what they mean for a lease follows from the lease and the set alone.
+Whether a lease holds at a moment is `quorate.core.decision`'s: time ends leases and grants too, and
+no entry says so.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
 from quorate.core import codec
-from quorate.core.bodies import NarrowTrust
+from quorate.core.bodies import NarrowTrust, PublishPolicy
 from quorate.core.commands import envelope_in, parse_command
 from quorate.core.containment import containable
 from quorate.core.errors import MalformedError
-from quorate.core.ids import resource_owner
+from quorate.core.ids import SpiffeId, resource_owner
 from quorate.core.outcome import Reason
 from quorate.core.patterns import Scope, action_listed, covers
+from quorate.core.policies import why_not_by
 from quorate.core.records import (
+    BY_BALLOT,
     Domain,
     Executor,
     Grant,
@@ -51,6 +55,8 @@ class Effect:
         what the freeze had that it ends.
     may_stop: with no reason: it may have ended what relies on the thing, or not; whoever wants to
         know looks. No permit that was given before counts as given under what is now.
+    policies: the set that is in force from here on, which says for each lease what this is to it
+        (`upon`); empty: none is. None: it is about no policies.
     """
 
     index: int
@@ -59,6 +65,13 @@ class Effect:
     reason: Reason | None
     but_for: Scope | LetThrough | None = None
     may_stop: bool = False
+    policies: str | None = None
+
+    def upon(self, lease: Lease | None) -> Effect:
+        """The same, as it is to a lease that relies on the thing; None: nothing is known of it."""
+        if not self.policies or lease is None:
+            return self
+        return replace(self, reason=why_not_by(self.policies, lease))
 
     def spares(self, lease: Lease) -> bool:
         """Whether it changes nothing for this lease, which relies on the thing. What an edge does
@@ -78,6 +91,7 @@ _FROZEN: Final = "frozen"
 _CONTAINED: Final = "contained"
 _REFERENCES: Final = "references"
 _ATTESTATION: Final = "attestation"
+_JOINT_POLICIES: Final = "joint_policies"
 
 _EFFECTS: Final = MappingProxyType(
     {
@@ -96,6 +110,10 @@ _EFFECTS: Final = MappingProxyType(
         Verb.RESOURCES_THAW: (_FROZEN, None),
         Verb.FEDERATION_FREEZE: (Kind.FEDERATION, Reason.FROZEN),
         Verb.FEDERATION_THAW: (Kind.FEDERATION, None),
+        Verb.POLICY_PUBLISH: (Kind.POLICIES, Reason.POLICY_FORBIDS),
+        Verb.POLICY_RETIRE: (Kind.POLICIES, None),
+        Verb.FEDERATION_SET_POLICY: (_JOINT_POLICIES, Reason.POLICY_FORBIDS),
+        Verb.FEDERATION_RETIRE_POLICY: (_JOINT_POLICIES, None),
         Verb.DOMAIN_SUSPEND: (Kind.DOMAIN, Reason.DOMAIN_SUSPENDED),
         Verb.DOMAIN_REINSTATE: (Kind.DOMAIN, None),
         Verb.DOMAIN_EXPEL: (Kind.DOMAIN, Reason.DOMAIN_REVOKED),
@@ -109,7 +127,8 @@ _EFFECTS: Final = MappingProxyType(
     }
 )
 """Of verbs that change whether a lease holds. What makes something new that leases can rely on
-(registers, opens, issues) changes nothing for those there are: each relies on its own."""
+(registers, opens, issues) changes nothing for those there are: each relies on its own. A set of
+policies that is published may stop some leases, and let others go on."""
 
 _WITHOUT: Final = frozenset(
     {
@@ -181,13 +200,19 @@ def effect_of(index: int, entry: bytes) -> Effect | None:
     elif of == _REFERENCES:
         thing, may_stop = _split(thing)[0], kind == Verb.ATTESTATION_SET_REFERENCE
     but_for: Scope | LetThrough | None = None
+    policies: str | None = None
     if kind == Verb.TRUST_NARROW:
         but_for = _left_by(row)
     elif kind in _FREEZING:
         but_for = LetThrough(done.texts("actions"))
     elif kind in _CONTAINING and len(done.texts("by")) != (reason is not None):
         return None  # another domain has contained it as well: it is so already, or stays so
-    return Effect(index, row.number("time"), f"{of}:{thing}", reason, but_for, may_stop)
+    elif kind == Verb.POLICY_PUBLISH:
+        policies = _published_by(row)
+    elif of in (Kind.POLICIES, _JOINT_POLICIES):
+        policies = done.text_or("text", "")
+    time = row.number("time")
+    return Effect(index, time, f"{of}:{thing}", reason, but_for, may_stop, policies)
 
 
 def _left_by(entry: Row) -> Scope:
@@ -199,15 +224,27 @@ def _left_by(entry: Row) -> Scope:
     return body
 
 
+def _published_by(entry: Row) -> str:
+    """The set that a domain has published, as `_left_by`. Raises MalformedError."""
+    body = parse_command(envelope_in(entry.nested("command")).payload).body
+    if not isinstance(body, PublishPolicy):
+        raise MalformedError("publishes nothing", field="command")
+    return body.text
+
+
 def things_of(lease: Lease, origin: str) -> tuple[str, ...]:
     """Everything that an entry of this ledger can stop, and the lease with it; itself, too. The
     lease has to say what it came from (`quorate.core.containment.listed`)."""
+    owner, home = resource_owner(lease.resource), SpiffeId.parse(lease.executor).trust_domain
     return (
         *lease.depends_on,
-        f"{_FROZEN}:{resource_owner(lease.resource)}",
+        f"{_FROZEN}:{owner}",
         f"{Kind.FEDERATION}:{origin}",
-        f"{_REFERENCES}:{lease.executor.split('/', 3)[2]}",
+        f"{_REFERENCES}:{home}",
         f"{_ATTESTATION}:{lease.executor}",
+        f"{_JOINT_POLICIES}:{origin}",
+        f"{Kind.POLICIES}:{owner}",
+        *((f"{Kind.POLICIES}:{home}",) if home != owner else ()),
         f"{Kind.LEASE}:{lease.id}",
         *(f"{_CONTAINED}:{thing}" for thing in dict.fromkeys(containable(lease))),
     )
@@ -228,6 +265,10 @@ def is_stopped(view: StateView, thing: str, lease: Lease | None) -> bool:
         return view.containment(name) is not None
     if kind in (_REFERENCES, _ATTESTATION):
         return False  # no entry says so: it is asked of the proof, at its time
+    if kind in (Kind.POLICIES, _JOINT_POLICIES):
+        policies = view.policies(name if kind == Kind.POLICIES else BY_BALLOT)
+        text = "" if policies is None else policies.text
+        return bool(text) and (lease is None or why_not_by(text, lease) is not None)
     record: Domain | Executor | TrustEdge | Grant | None
     match kind:
         case Kind.DOMAIN:

@@ -11,12 +11,13 @@ question where that came out. What the ledger recorded is `quorate.core.recounti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
 from quorate.core import ids
 from quorate.core.attestation import standings
+from quorate.core.cedar import Subject
 from quorate.core.containment import executor_contained, why_contained
 from quorate.core.decision import (
     DecisionRequest,
@@ -29,6 +30,7 @@ from quorate.core.decision import (
     nearest,
     odd_action,
     other_act,
+    subject_of_route,
     tried_grants,
 )
 from quorate.core.delegation import Backings, known_executor, why_unbacked
@@ -43,14 +45,17 @@ from quorate.core.explanation import (
     containers_of,
     grant_thing,
     outside,
+    policies_thing,
     reference_thing,
     suspended_words,
     thing_of,
     things_behind,
     things_contained,
 )
+from quorate.core.inquiry import Inquiry
 from quorate.core.leasing import broken_by, parent_failure
-from quorate.core.outcome import Deny, Permit, Reason
+from quorate.core.outcome import Deny, Reason
+from quorate.core.policies import Deciders, failure_of, rule, subject_of
 from quorate.core.records import BY_BALLOT, Domain, Executor, Grant, Kind, Lease, TrustEdge
 from quorate.core.remedies import Case, remedy
 from quorate.core.routing import Routes, active_domain, split_id, why_broken
@@ -66,46 +71,10 @@ ACT_QUESTIONS: Final = (
     Question.ACTION,
     Question.TRUST,
     Question.GRANT,
+    Question.POLICY,
 )
 LEASE_QUESTIONS: Final = (Question.LEASE, Question.SCOPE, Question.IN_FORCE)
 REVIEW_QUESTIONS: Final = tuple(each for each in ACT_QUESTIONS if each is not Question.ACTION)
-
-
-class Inquiry:
-    """The steps so far. questions: all that there are, in order; the first failure ends it."""
-
-    def __init__(self, questions: Sequence[Question], case: Case) -> None:
-        self._questions = questions
-        self.case = case
-        self.steps: list[Step] = []
-        self.denied: Deny | None = None
-
-    def answer(
-        self,
-        question: Question,
-        failure: Deny | None,
-        things: Iterable[Thing] = (),
-        note: str = "",
-        case: Case | None = None,
-    ) -> bool:
-        """Adds the next step; whether it was passed."""
-        assert question is self._questions[len(self.steps)], "questions are asked in order"
-        if failure is None:
-            self.steps.append(Step(question, Answer.PASSED, tuple(things), note))
-            return True
-        self.denied = failure
-        advice = remedy(failure, case or self.case)
-        self.steps.append(Step(question, Answer.FAILED, tuple(things), note, failure, advice))
-        return False
-
-    def broken(self) -> None:
-        """The state could not be read where the next question is asked."""
-        self.answer(self._questions[len(self.steps)], Deny(Reason.INTERNAL))
-
-    def end(self, depends_on: tuple[str, ...], ledger_time: int) -> Explanation:
-        left = (Step(each, Answer.NOT_ASKED) for each in self._questions[len(self.steps) :])
-        decision = self.denied or Permit(depends_on)
-        return Explanation(decision, (*self.steps, *left), ledger_time)
 
 
 def explain(
@@ -206,7 +175,9 @@ def ask_act(
         return None
     behind = backings.of(grant)
     assert not isinstance(behind, Deny), "such a grant was passed over"
-    return Route(executor, owner.domain, edges, grant, behind)
+    route = Route(executor, owner.domain, edges, grant, behind)
+    is_allowed = _ask_policy(inquiry, view, owner, executor, subject_of_route(route, request))
+    return route if is_allowed else None
 
 
 def ask_lease(inquiry: Inquiry, view: StateView, lease_id: str, executor: str) -> Lease | None:
@@ -238,8 +209,10 @@ def ask_review(inquiry: Inquiry, view: StateView, lease: Lease, ledger_time: int
     owner = _ask_owner(inquiry, view, lease) if _is_free(inquiry, view, contained, lease) else None
     if owner is None:
         return False
-    return _ask_own_route(inquiry, view, lease, owner, executor) and _ask_own_grant(
-        inquiry, view, lease, owner, ledger_time
+    return (
+        _ask_own_route(inquiry, view, lease, owner, executor)
+        and _ask_own_grant(inquiry, view, lease, owner, ledger_time)
+        and _ask_policy(inquiry, view, owner, executor, subject_of(lease))
     )
 
 
@@ -316,7 +289,7 @@ def _ask_owner(inquiry: Inquiry, view: StateView, act: DecisionRequest | Lease) 
 
 
 def _ask_frozen(inquiry: Inquiry, view: StateView, owner: Domain, action: str) -> bool:
-    failure = frozen(view, owner, action)
+    failure = frozen(view.federation_record(), owner, action)
     if failure is None:
         return inquiry.answer(Question.FROZEN, None)
     federation = view.federation()
@@ -428,6 +401,22 @@ def _ask_own_grant(
     found = view.grant(*split_id(lease.grant))
     own = () if found is None else (grant_thing(found, grant),)
     return inquiry.answer(Question.GRANT, grant, own)
+
+
+def _ask_policy(
+    inquiry: Inquiry, view: StateView, owner: Domain, executor: Executor, subject: Subject
+) -> bool:
+    """As `why_forbidden`, to the first set that does not permit."""
+    home = active_domain(view, executor.domain)
+    assert isinstance(home, Domain), "it was asked about before"
+    things: list[Thing] = []
+    for item in Deciders(view.federation_record(), owner, home).having_say():
+        ruling = rule(view, item, subject)
+        failure = failure_of(item.id, ruling)
+        things.append(policies_thing(view, item, failure, ruling))
+        if failure is not None:
+            return inquiry.answer(Question.POLICY, failure, things)
+    return inquiry.answer(Question.POLICY, None, things, "" if things else "none is in force")
 
 
 def _safely(inquiry: Inquiry, ask: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:

@@ -10,11 +10,22 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from quorate.core.attestation import Standing
+from quorate.core.cedar import Ruling
 from quorate.core.delegation import chain_of
 from quorate.core.limits import MAX_ANCESTORS
 from quorate.core.outcome import Decision, Deny, Reason
 from quorate.core.patterns import action_matches, resource_matches
-from quorate.core.records import DRIFT, Domain, Executor, Grant, Kind, Lease, Node, TrustEdge
+from quorate.core.records import (
+    DRIFT,
+    Domain,
+    Executor,
+    Federation,
+    Grant,
+    Kind,
+    Lease,
+    Node,
+    TrustEdge,
+)
 from quorate.core.remedies import Remedy
 from quorate.core.state import StateView
 from quorate.core.status import Status
@@ -37,6 +48,7 @@ class Question(StrEnum):
     ACTION = "action"
     TRUST = "trust"
     GRANT = "grant"
+    POLICY = "policy"
     PARENTS = "parents"
     EFFECT = "effect"
 
@@ -109,6 +121,22 @@ def thing_of(
 def grant_thing(grant: Grant, failure: Deny | None, note: str = "") -> Thing:
     most = f" of {grant.max_uses}" if grant.max_uses else ""
     return replace(thing_of(grant, failure), note=note or f"leases given: {grant.uses}{most}")
+
+
+def policies_thing(
+    view: StateView, item: Federation | Domain, failure: Deny | None, ruling: Ruling
+) -> Thing:
+    """The set of policies that a domain or the federation has in force, and what it says."""
+    found = view.policies(item.policies_id)
+    assert found is not None, "it was asked"
+    names = ", ".join(ruling.by)
+    verb = "permits" if ruling.permits else "forbids"
+    said = f"{verb}: {names}" if names else "no policy permits it"
+    if ruling.is_broken:
+        said = "could not be evaluated"
+    role = Role.RELIED_ON if failure is None else Role.PASSED_OVER
+    note = f"version {found.version}, {said}"
+    return Thing(Kind.POLICIES, found.id, role, "in force", found.changed, failure, note)
 
 
 def outside(scope: TrustEdge | Grant, action: str, resource: str) -> str:

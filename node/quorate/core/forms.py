@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from quorate.core import codec, dsse, ids, patterns, protocol
-from quorate.core.acts import ACTS, check_act, let_through
+from quorate.core.acts import ACTS, check_act, let_through, policy_text
 from quorate.core.bodies import (
     AcquireLease,
     AddNode,
@@ -31,6 +31,7 @@ from quorate.core.bodies import (
     NarrowTrust,
     OpenProposal,
     OpenTrust,
+    PublishPolicy,
     RecallGrant,
     RegisterExecutor,
     RekeyDomain,
@@ -43,6 +44,7 @@ from quorate.core.errors import MalformedError
 from quorate.core.fields import Fields
 from quorate.core.keysets import check_keyed, read_key_set
 from quorate.core.limits import (
+    MAX_ATTRIBUTES,
     MAX_CONCURRENT_LEASES,
     MAX_DEPTH,
     MAX_LEASE_TTL_MS,
@@ -50,7 +52,7 @@ from quorate.core.limits import (
     MAX_PATTERNS,
     MAX_RECORDS_PER_COMMAND,
 )
-from quorate.core.lineage import check_head, parse_record
+from quorate.core.lineage import check_context, check_head, check_whole_context, parse_record
 from quorate.core.records import Role
 from quorate.core.status import Act
 from quorate.core.verbs import Verb
@@ -155,6 +157,10 @@ def freeze_resources(body: Fields) -> Body:
     return FreezeResources(let_through(body))
 
 
+def publish_policy(body: Fields) -> Body:
+    return PublishPolicy(policy_text(body))
+
+
 def govern_domain(act: Act) -> Callable[[Fields], Body]:
     return lambda body: GovernDomain(act, body.text("domain", ids.check_domain))
 
@@ -233,7 +239,7 @@ def _check_choice(text: str) -> None:
         raise MalformedError("must be yes or no")
 
 
-def acquire_lease(body: Fields) -> Body:
+def acquire_lease(body: Fields) -> AcquireLease:
     return AcquireLease(
         executor=body.text("executor", ids.check_executor),
         action=body.text("action", ids.check_action),
@@ -241,6 +247,18 @@ def acquire_lease(body: Fields) -> Body:
         ttl_ms=body.integer("ttl_ms"),
         parents=_parents(body),
     )
+
+
+def acquire_told_lease(body: Fields) -> Body:
+    """With what the executor says of it. Without that there is no such field, as with parents."""
+    context: tuple[str, ...] = ()
+    if body.has("context"):
+        context = body.texts("context", check_context, MAX_ATTRIBUTES)
+        try:
+            check_whole_context(context)
+        except MalformedError as error:
+            raise MalformedError(error.problem, field=body.at("context")) from error
+    return replace(acquire_lease(body), context=context)
 
 
 def _parents(body: Fields) -> tuple[str, ...]:

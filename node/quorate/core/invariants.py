@@ -2,7 +2,7 @@
 
 Owns the checks that tests, the simulator and chaos run. They look at everything, so that they take
 as long as the state is large; a running node, which is sent a state, depends on what one thing
-must be held to alone (`what_did_not_stay`).
+must be held to alone (`quorate.core.lasting`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from quorate.core.containment import containers
 from quorate.core.delegation import chain_of
 from quorate.core.errors import MalformedError
 from quorate.core.keysets import all_keys, check_keyed
+from quorate.core.lasting import what_did_not_stay
 from quorate.core.limits import (
     MAX_CONCURRENT_LEASES,
     MAX_CONTAINMENTS_PER_DOMAIN,
@@ -32,8 +33,16 @@ from quorate.core.limits import (
 )
 from quorate.core.lineage import Stage
 from quorate.core.patterns import covers, pattern_owner, scope_outside
-from quorate.core.proposals import Proposal, ProposalStatus
-from quorate.core.records import Domain, Grant, Lease, LeaseStatus, Node, TrustEdge
+from quorate.core.proposals import ProposalStatus
+from quorate.core.records import (
+    Domain,
+    Grant,
+    Lease,
+    LeaseStatus,
+    Node,
+    TrustEdge,
+    check_mark,
+)
 from quorate.core.state import StateView
 from quorate.core.status import Status
 from quorate.core.stored import Lasting
@@ -52,6 +61,7 @@ def check(view: StateView) -> list[str]:
         *_check_leases(view),
         *_check_containments(view),
         *_check_proposals(view),
+        *_check_policies(view),
     ]
 
 
@@ -86,41 +96,12 @@ def check_final(before: StateView, after: StateView) -> Iterator[str]:
         _paired(before.trust_edges(), after.trust_edges()),
         _paired(before.grants(), after.grants()),
         _paired(before.proposals(), after.proposals()),
+        _paired(before.all_policies(), after.all_policies()),
     )
     for old, new in pairs:
         problem = what_did_not_stay(old, new)
         if problem:
             yield problem
-
-
-def what_did_not_stay(old: Lasting, new: Lasting | None) -> str:
-    """What is final of one thing, or only shrinks, and did not stay so; empty: nothing. new: what
-    has become of it."""
-    if new is None:
-        return f"{old.kind} {old.id} is gone"
-    if isinstance(old, Proposal):
-        return _what_a_proposal_lost(old, new)
-    if old.status is Status.REVOKED and new != old:
-        return f"{old.kind} {old.id} was revoked, and has changed"
-    if isinstance(old, TrustEdge) and isinstance(new, TrustEdge) and not _narrows(old, new):
-        return f"trust {old.id} is for another domain, or for more"
-    if isinstance(old, Node) and isinstance(new, Node) and _identity(old) != _identity(new):
-        return f"node {old.id} has other keys or another address"
-    return ""
-
-
-def _what_a_proposal_lost(old: Proposal, new: Lasting) -> str:
-    if old.status is not ProposalStatus.OPEN and new != old:
-        return f"proposal {old.id} was closed, and has changed"
-    if not isinstance(new, Proposal) or _proposed(old) != _proposed(new):
-        return f"proposal {old.id} is for something else"
-    return ""
-
-
-def _proposed(proposal: Proposal) -> tuple[object, ...]:
-    """What of a proposal never changes."""
-    asked = proposal.proposer, proposal.act, proposal.body, proposal.base
-    return *asked, proposal.protocol, proposal.opened_at, proposal.expires_at
 
 
 def _paired(before: Iterable[G], after: Iterable[G]) -> Iterator[tuple[G, G | None]]:
@@ -168,6 +149,23 @@ def _check_frozen(view: StateView) -> Iterator[str]:
         yield "something is frozen, which the first version does not know"
 
 
+def _check_policies(view: StateView) -> Iterator[str]:
+    federation = view.federation()
+    domains = view.domains()
+    gone = {item.id for item in domains if item.status is Status.REVOKED}
+    marks = {item.policies_id: item.policies for item in domains}
+    marks[federation.policies_id] = federation.policies
+    found = {item.id: item for item in view.all_policies()}
+    for owner in found.keys() - marks.keys():
+        yield f"{owner} has policies, and is nobody"
+    for owner, mark in marks.items():
+        try:
+            may_be = federation.protocol >= protocol.SECOND
+            check_mark(mark, found.get(owner), may_be=may_be, is_over=owner in gone)
+        except MalformedError as error:
+            yield f"{owner} {error}"
+
+
 def _check_nodes(view: StateView, domain: str, nodes: Sequence[Node]) -> Iterator[str]:
     """What must hold of the nodes of one domain."""
     active = [node for node in nodes if not node.retired]
@@ -193,17 +191,6 @@ def _check_keys(view: StateView, domains: Iterable[Domain], nodes: Iterable[Node
     for key, owner in used:
         if view.key_owner(key) != owner:
             yield f"the key {key} of {owner} is not on file as its own"
-
-
-def _narrows(old: TrustEdge, new: TrustEdge) -> bool:
-    """Whether an edge can have become this one: it leads to the same domain, for no more."""
-    is_same = (old.trustee, old.max_depth) == (new.trustee, new.max_depth)
-    return is_same and scope_outside(new, old) is None
-
-
-def _identity(node: Node) -> tuple[str, ...]:
-    """What of a node never changes."""
-    return node.domain, node.peer_address, node.signing_key, node.log_key
 
 
 def _check_executors(view: StateView) -> Iterator[str]:

@@ -15,6 +15,7 @@ ids would make a key longer than a store allows (511 bytes in LMDB), the first a
     B executor, or lease id                   b domain: how much it contains; b: all of them
     P proposal id     q domain 0 proposal id                    open proposals of a domain
     A domain/name                         what executors of a domain have to prove
+    r domain, or "the federation"         its policies
     V                                     how many have to agree on what
     o node id                             head of what the node has reported, 32 bytes
     c command id      x not_after command id                    outcomes; when to forget them
@@ -62,6 +63,7 @@ RECORDS: Final = {
     Kind.PROPOSAL: b"P",
     Kind.CONTAINMENT: b"B",
     Kind.REFERENCE: b"A",
+    Kind.POLICIES: b"r",
 }
 
 _MAX_KEY_CHARS: Final = MAX_ID_CHARS + 1 + MAX_NAME_CHARS

@@ -24,7 +24,7 @@ from quorate.core.turn import Done, Turn, Verdict
 def acquire_lease(turn: Turn, body: AcquireLease) -> Verdict:
     if not _is_own(turn, body.executor):
         return Deny(Reason.NOT_AUTHORIZED, body.executor)
-    request = DecisionRequest(body.executor, body.action, body.resource)
+    request = DecisionRequest(body.executor, body.action, body.resource, body.context)
     route = choose_route(turn.view, request, turn.ledger_time)
     if isinstance(route, Deny):
         return route
@@ -52,16 +52,12 @@ def acquire_lease(turn: Turn, body: AcquireLease) -> Verdict:
         passed_on=tuple(edge.id for edge in route.edges[1:]),
         ancestors=ancestry.leases,
         ancestor_executors=ancestry.executors,
+        context=body.context,
     )
     before = turn.view.lease(lease.id)
     if before is not None:
         # Its command was executed so long ago that the ledger forgot its nonce.
-        same = (before.executor, before.action, before.resource, before.parents) == (
-            lease.executor,
-            lease.action,
-            lease.resource,
-            lease.parents,
-        )
+        same = _asked(before) == _asked(lease)
         in_force = before.status is LeaseStatus.ACTIVE and not before.expired(turn.ledger_time)
         if same and in_force:
             return Done(before.id, before.to_json())
@@ -134,6 +130,11 @@ def _ancestry(turn: Turn, parents: Sequence[str]) -> Ancestry | Deny:
     if turn.view.federation_record().protocol < protocol.SECOND:
         return Ancestry((), ())
     return ancestry_of(turn.view.lease, parents)
+
+
+def _asked(lease: Lease) -> tuple[object, ...]:
+    """What of a lease its executor has asked for."""
+    return lease.executor, lease.action, lease.resource, lease.parents, lease.context
 
 
 def _is_own(turn: Turn, executor: str) -> bool:

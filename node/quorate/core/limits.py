@@ -78,6 +78,15 @@ MAX_ATTESTATION_AGE_MS: Final = 30 * 24 * 60 * 60 * 1000
 """How long a proof may count."""
 MAX_CHALLENGE_AGE_MS: Final = 5 * 60 * 1000
 """How long a challenge may be answered."""
+MAX_POLICY_BYTES: Final = 8 * 1024
+"""Of one set of policies, as it is published."""
+MAX_POLICIES_PER_SET: Final = 64
+MAX_POLICY_NESTING: Final = 16
+"""Brackets within brackets."""
+MAX_POLICY_OPERATORS: Final = 128
+"""Of one policy: what it costs the engine of its stack grows with them."""
+MAX_CONTEXT_BYTES: Final = 1024
+"""Of what an executor says of one lease, names and all."""
 LEASES_DROPPED_PER_ACQUIRE: Final = 8
 """How many expired leases an acquisition takes out of its grant's count of concurrent ones."""
 NONCES_FORGOTTEN_PER_COMMAND: Final = 8

@@ -24,6 +24,7 @@ from quorate.core.fields import Fields
 from quorate.core.limits import (
     MAX_ATTRIBUTE_CHARS,
     MAX_ATTRIBUTES,
+    MAX_CONTEXT_BYTES,
     MAX_NAME_CHARS,
     MAX_RECORD_BYTES,
 )
@@ -216,6 +217,28 @@ def check_attributes(value: object, path: str = "attributes") -> dict[str, str]:
         raise MalformedError(f"must be an object of at most {MAX_ATTRIBUTES} names", field=path)
     fields = Fields(value, path)
     return {name: _attribute(fields, name) for name in value}
+
+
+def check_context(text: str) -> None:
+    """`<name>=<text>`, as an attribute. Raises MalformedError."""
+    name, sign, said = text.partition("=")
+    if not sign:
+        raise MalformedError("must be like ticket=OPS-1")
+    ids.check_name(name)
+    _check_attribute(said)
+
+
+def check_whole_context(context: Sequence[str]) -> None:
+    """What an executor says of one lease, in ascending order of the names. Raises
+    MalformedError."""
+    for each in context:
+        check_context(each)
+    names = [each.partition("=")[0] for each in context]
+    if names != sorted({*names}):
+        raise MalformedError("must name each once, in order")
+    size = sum(len(each.encode("utf-8", "surrogatepass")) for each in context)
+    if len(names) > MAX_ATTRIBUTES or size > MAX_CONTEXT_BYTES:
+        raise MalformedError(f"more than {MAX_ATTRIBUTES} names, or {MAX_CONTEXT_BYTES} bytes")
 
 
 def _attribute(fields: Fields, name: str) -> str:

@@ -44,6 +44,7 @@ COUNTED: Final = frozenset(
         Verb.GRANT_REINSTATE,
         Verb.GRANT_DELEGATE,
         Verb.RESOURCES_THAW,
+        Verb.POLICY_RETIRE,
         Verb.PROPOSAL_OPEN,
         Verb.NODE_ADD,
         Verb.NODE_PROMOTE,

@@ -19,7 +19,6 @@ from quorate.core.errors import StorageError
 from quorate.core.explaining import (
     ACT_QUESTIONS,
     REVIEW_QUESTIONS,
-    Inquiry,
     ask_act,
     ask_in_force,
     ask_lease,
@@ -28,6 +27,7 @@ from quorate.core.explaining import (
     case_of,
 )
 from quorate.core.explanation import Explanation, Question, Thing, thing_of
+from quorate.core.inquiry import Inquiry
 from quorate.core.outcome import Deny, Reason
 from quorate.core.remedies import Case
 from quorate.core.state import StateView
@@ -141,7 +141,7 @@ def _ask(
         return lease.depends_on
     depends_on: tuple[str, ...] = ()
     if isinstance(body, AcquireLease):
-        request = DecisionRequest(body.executor, body.action, body.resource)
+        request = DecisionRequest(body.executor, body.action, body.resource, body.context)
         route = ask_act(inquiry, view, request, now)
         if route is None or (body.parents and not ask_parents(inquiry, view, body.parents, now)):
             return ()

@@ -5,8 +5,8 @@ prove and have proved, and what is remembered of commands stay as they were. Eac
 goes on with one node, which votes; every other node is retired. Every lease that was in force is
 ended: the quorum may have ended it already, or given its place to another, and nobody is left to
 ask; so is every proposal that was open: ballots may be lost that withdrew what is counted. What is
-frozen stays so. Does not own who may decide on a recovery (`quorate.core.recovery`), nor where
-state and ledger lie.
+frozen stays so, as do policies. Does not own who may decide on a recovery
+(`quorate.core.recovery`), nor where state and ledger lie.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from quorate.core.frozen import Freeze
 from quorate.core.genesis import Descriptor
 from quorate.core.outcome import Outcome
 from quorate.core.proposals import ProposalStatus
-from quorate.core.records import Domain, Federation, LeaseStatus, Node, Role
+from quorate.core.records import BY_BALLOT, Domain, Federation, LeaseStatus, Node, Role
 from quorate.core.recovery import FENCE_MARGIN, Recovery
 from quorate.core.state import StateView
 from quorate.core.status import Status
@@ -97,17 +97,7 @@ def carry_over(store: Writer, recovery: Recovery) -> bytes:
             state.save_node(store, _node(recovery, named[node.id]))
         elif not node.retired:
             state.save_node(store, replace(node, status=Status.REVOKED, changed=0))
-    for item in recovery.descriptors:
-        former = view.domain(item.domain)
-        assert former is not None, "the document was checked"
-        frozen = _since_now(former.frozen)
-        references = former.references
-        if former.status is Status.REVOKED:  # final, and so as the document alone has it
-            for each in list(view.references(former.id)):
-                state.drop_reference(store, each)
-            references = 0
-        domain = replace(_domain(recovery, item), frozen=frozen, references=references)
-        state.save_domain(store, domain)
+    _carry_domains(store, view, recovery)
     for lease in list(view.leases()):
         if lease.status is LeaseStatus.ACTIVE and not lease.expired(recovery.created):
             state.save_lease(store, replace(lease, status=LeaseStatus.RELEASED, changed=0), lease)
@@ -117,13 +107,42 @@ def carry_over(store: Writer, recovery: Recovery) -> bytes:
         if proposal.status is ProposalStatus.OPEN:
             closed = replace(proposal, status=ProposalStatus.WITHDRAWN, changed=0)
             state.save_proposal(store, closed)
-    was = view.federation()
-    said, frozen = _federation(recovery), _since_now(was.frozen)
-    carried = replace(said, frozen=frozen, widest=was.widest, rates=was.rates)
     for proof, _ in list(store.scan(keys.REKEYINGS)):  # the document is the new root of all keys
         store.delete(proof)
+    was = view.federation()
+    carried = replace(
+        _federation(recovery),
+        frozen=_since_now(was.frozen),
+        widest=was.widest,
+        rates=was.rates,
+        policies=was.policies,
+    )
     state.save_federation(store, carried)
     return first_leaf(recovery)
+
+
+def _carry_domains(store: Writer, view: StateView, recovery: Recovery) -> None:
+    """With what each has of its own, beyond what the document says of it."""
+    for item in recovery.descriptors:
+        former = view.domain(item.domain)
+        assert former is not None, "the document was checked"
+        frozen = _since_now(former.frozen)
+        references = former.references
+        if former.status is Status.REVOKED:  # final, and so as the document alone has it
+            for each in list(view.references(former.id)):
+                state.drop_reference(store, each)
+            references = 0
+        domain = replace(
+            _domain(recovery, item),
+            frozen=frozen,
+            references=references,
+            policies=former.policies,
+        )
+        state.save_domain(store, domain)
+    for owner in (BY_BALLOT, *(item.domain for item in recovery.descriptors)):
+        policies = view.policies(owner)
+        if policies is not None:
+            state.save_policies(store, replace(policies, changed=0))
 
 
 def begin_without(store: Writer, recovery: Recovery) -> bytes:

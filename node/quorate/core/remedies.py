@@ -132,6 +132,14 @@ def _lift(thing: str, case: Case) -> Remedy:
     return Remedy(sentence, _command("executor", "lift-containment", *what), signer)
 
 
+def _policy(thing: str, case: Case) -> Remedy:
+    if thing in {case.owner, case.home}:
+        command = _command("policy", "publish", "FILE")
+        return Remedy("its organisation publishes policies that permit this", command, thing)
+    command = _command("proposal", "open", "policy", "FILE")
+    return Remedy("the organisations agree on policies that permit this", command, BY_BALLOT)
+
+
 def _trust(_thing: str, case: Case) -> Remedy:
     words = ("--trustee", case.home, "--action", case.action, "--resource", case.resource)
     sentence = "the resource's owner opens trust for this; a lease then has to be acquired anew"
@@ -182,6 +190,9 @@ _MAKERS: Final[Mapping[Reason, Callable[[str, Case], Remedy]]] = MappingProxyTyp
         Reason.DOMAIN_SUSPENDED: _reinstate_domain,
         Reason.FROZEN: _thaw,
         Reason.CONTAINED: _lift,
+        Reason.POLICY_FORBIDS: _policy,
+        Reason.NO_POLICY_PERMITS: _policy,
+        Reason.POLICY_BROKEN: _policy,
         Reason.NO_TRUST: _trust,
         Reason.NO_GRANT: _grant,
         Reason.GRANT_SUSPENDED: _reinstate_grant,

@@ -12,9 +12,10 @@ A ledger that a recovery began does not hold what it began with, and cannot be r
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
-from quorate.core import codec, entries, ids
+from quorate.core import codec, entries, ids, state
 from quorate.core.commands import envelope_in
 from quorate.core.entries import Entry
 from quorate.core.errors import MalformedError
@@ -22,9 +23,10 @@ from quorate.core.fields import Fields, unbase64
 from quorate.core.genesis import Genesis
 from quorate.core.limits import MAX_ENVELOPE_BYTES
 from quorate.core.outcome import Outcome, Reason
+from quorate.core.records import BY_BALLOT, Policies
 from quorate.core.recovery import Recovery
 from quorate.core.state import StateView
-from quorate.core.store import MemoryStore
+from quorate.core.store import MemoryStore, Overlay
 from quorate.core.transitions import apply, install_genesis
 
 _TOO_LARGE: Final = bytes(MAX_ENVELOPE_BYTES + 1)
@@ -46,6 +48,22 @@ class Replay:
     def view(self) -> StateView:
         """The state, before the next entry."""
         return StateView(self._store)
+
+    def supposed(self, owner: str, text: str) -> StateView | None:
+        """The same state, had these policies been in force in it instead of the owner's own (a
+        domain's, or BY_BALLOT: the federation's); None: there is no such owner yet."""
+        overlay = Overlay(self._store)
+        policies = Policies(owner, 1, text, 0)
+        state.save_policies(overlay, policies)
+        if owner == BY_BALLOT:
+            federation = replace(self.view.federation(), policies=policies.mark)
+            state.save_federation(overlay, federation)
+        else:
+            domain = self.view.domain(owner)
+            if domain is None:
+                return None
+            state.save_domain(overlay, replace(domain, policies=policies.mark))
+        return StateView(overlay)
 
     def take(self, data: bytes) -> Entry:
         """Decides the next entry again. Raises MalformedError when it is not the one that the

@@ -16,11 +16,12 @@ from quorate.core.records import (
     Kind,
     Lease,
     Node,
+    Policies,
     Reference,
     TrustEdge,
 )
 
-Lasting = Governed | Proposal
+Lasting = Governed | Proposal | Policies
 """What is never gone, though it may be over."""
 Stored = Lasting | Lease | Containment | Reference
 Record = Federation | Stored
@@ -35,4 +36,5 @@ PARSERS: Final[dict[Kind, Callable[[object], Stored]]] = {
     Kind.PROPOSAL: Proposal.from_json,
     Kind.CONTAINMENT: Containment.from_json,
     Kind.REFERENCE: Reference.from_json,
+    Kind.POLICIES: Policies.from_json,
 }

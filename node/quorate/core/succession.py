@@ -3,10 +3,10 @@
 Owns the comparison of two states, a thing at a time: the same federation, no earlier; every domain
 with the keys that it had, or has taken itself, and every node with those that it had; what was
 revoked, closed or retired stays so, as do the proofs of keys; no edge of trust is for more than it
-was, and no proposal for something else; no proof gives way to an earlier one. Does not own whether
-the later one is sound (`quorate.core.vetting`). Looks at nothing but what domains govern, alone or
-together, and of that at what is final: what is suspended, frozen or contained can have ended
-meanwhile. Pure, and in steps, as the vetting is.
+was, and no proposal for something else; no proof gives way to an earlier one, nor do policies. Does
+not own whether the later one is sound (`quorate.core.vetting`). Looks at nothing but what domains
+govern, alone or together, and of that at what is final: what is suspended, frozen or contained can
+have ended meanwhile. Pure, and in steps, as the vetting is.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import Final
 
-from quorate.core import invariants, keys, protocol
+from quorate.core import keys, lasting, protocol
 from quorate.core.errors import MalformedError
 from quorate.core.proofs_kept import compare_proofs, compare_references
 from quorate.core.records import Domain, Executor, Kind, Node
@@ -36,6 +36,7 @@ _LASTING: Final = (
     Kind.GRANT,
     Kind.PROPOSAL,
     Kind.REFERENCE,
+    Kind.POLICIES,
 )
 _PROOFS: Final = None
 """In the place of a kind: the envelopes that domains took their keys by."""
@@ -106,6 +107,6 @@ class Succession:
             raise MalformedError(f"{old.id} was retired")
         if isinstance(old, Executor) and isinstance(new, Executor):
             compare_proofs(old, new)
-        problem = invariants.what_did_not_stay(old, new)
+        problem = lasting.what_did_not_stay(old, new)
         if problem:
             raise MalformedError(problem)

@@ -28,6 +28,7 @@ from quorate.node import exit_codes
 from quorate.node.certificates import issued_by
 from quorate.node.config import NodeConfig, load_config
 from quorate.node.core_loop import CoreLoop
+from quorate.node.engine import check_engine
 from quorate.node.identity import load_signing_key, load_tls_identity
 from quorate.node.lineage_keeper import LineageKeeper
 from quorate.node.organisation import read_genesis
@@ -128,6 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     word: AuthorityWord | None = None
     try:
         options.check_program()
+        check_engine()
         word = AuthorityWord.open(options.authority_fd, writable=True)
         config = load_config(options.config)
         configure_logging(config.log.level, config.log.format)

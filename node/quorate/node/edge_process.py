@@ -43,6 +43,7 @@ from quorate.lease.clock import SystemClock, boot_id
 from quorate.lease.word import AuthorityWord
 from quorate.node import exit_codes
 from quorate.node.config import NodeConfig, load_config
+from quorate.node.engine import check_engine
 from quorate.node.identity import load_tls_identity
 from quorate.node.organisation import read_genesis
 from quorate.node.process import parse_options, stop_event
@@ -216,6 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_options("edge_process", arguments)
     try:
         options.check_program()
+        check_engine()
         config = load_config(options.config)
         configure_logging(config.log.level, config.log.format)
         word = AuthorityWord.open(options.authority_fd, writable=False)

@@ -20,7 +20,8 @@ PASSING: Final[frozenset[AnyReason]] = frozenset(
         Reason.INTERNAL,
         Reason.BEHIND,
         Reason.RATE_LIMITED,
-        # Suspended is not final: whoever suspended can reinstate. Nor is frozen, or contained.
+        # Suspended is not final: whoever suspended can reinstate. Nor is frozen, or contained, nor
+        # what policies say: others can be published.
         Reason.EXECUTOR_SUSPENDED,
         Reason.DOMAIN_SUSPENDED,
         Reason.GRANT_SUSPENDED,
@@ -30,6 +31,9 @@ PASSING: Final[frozenset[AnyReason]] = frozenset(
         Reason.ATTESTATION_MISSING,
         Reason.ATTESTATION_STALE,
         Reason.ATTESTATION_MISMATCH,
+        Reason.POLICY_FORBIDS,
+        Reason.NO_POLICY_PERMITS,
+        Reason.POLICY_BROKEN,
         # The client's own that say nothing of the lease, only that no permit came.
         ClientReason.UNREACHABLE,
         ClientReason.LATE,

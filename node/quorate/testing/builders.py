@@ -309,11 +309,19 @@ def ballot_body(proposal: str, choice: str = "yes") -> dict[str, object]:
     return {"proposal": proposal, "choice": choice}
 
 
-def acquire_body(
-    executor: str, action: str, resource: str, ttl_ms: int = 0, parents: Sequence[str] = ()
+def acquire_body(  # noqa: PLR0917  # in the order of the command
+    executor: str,
+    action: str,
+    resource: str,
+    ttl_ms: int = 0,
+    parents: Sequence[str] = (),
+    context: Sequence[str] = (),
 ) -> dict[str, object]:
+    """The body of a `lease.acquire`. context: `<name>=<text>`."""
     body: dict[str, object] = {"executor": executor, "action": action, "resource": resource}
-    return body | {"ttl_ms": ttl_ms} | ({"parents": list(parents)} if parents else {})
+    body["ttl_ms"] = ttl_ms
+    lists = {"parents": list(parents), "context": list(context)}
+    return body | {name: said for name, said in lists.items() if said}
 
 
 def svid_body(

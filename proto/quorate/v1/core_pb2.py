@@ -26,33 +26,33 @@ from quorate.v1 import decision_pb2 as quorate_dot_v1_dot_decision__pb2
 from quorate.v1 import lease_pb2 as quorate_dot_v1_dot_lease__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15quorate/v1/core.proto\x12\nquorate.v1\x1a\x19quorate/v1/decision.proto\x1a\x16quorate/v1/lease.proto\"\xb7\x02\n\x13ProposeLeaseRequest\x12!\n\x03\x61\x63t\x18\x01 \x01(\x0e\x32\x14.quorate.v1.LeaseAct\x12\x10\n\x08\x65xecutor\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x03 \x01(\t\x12\x10\n\x08resource\x18\x04 \x01(\t\x12\x10\n\x08lease_id\x18\x05 \x01(\t\x12\x0e\n\x06ttl_ms\x18\x06 \x01(\x03\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x12\n\ntimeout_ms\x18\x08 \x01(\x03\x12\x0f\n\x07parents\x18\t \x03(\t\x12/\n\ndelegation\x18\n \x01(\x0b\x32\x1b.quorate.v1.DelegateRequest\x12\r\n\x05grant\x18\x0b \x01(\t\x12.\n\x0b\x61ttestation\x18\x15 \x01(\x0b\x32\x19.quorate.v1.AttestRequest\"R\n\x13ReportEventsRequest\x12\x10\n\x08\x65xecutor\x18\x01 \x01(\t\x12)\n\x06report\x18\x02 \x01(\x0b\x32\x19.quorate.v1.ReportRequest\"B\n\x14ReportEventsResponse\x12*\n\x06report\x18\x01 \x01(\x0b\x32\x1a.quorate.v1.ReportResponse\"p\n\x07\x44\x65nials\x12\x10\n\x08\x65xecutor\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x10\n\x08lease_id\x18\x03 \x01(\t\x12\"\n\x06reason\x18\x04 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05\x63ount\x18\x05 \x01(\x04\"<\n\x14ReportDenialsRequest\x12$\n\x07\x64\x65nials\x18\x01 \x03(\x0b\x32\x13.quorate.v1.Denials\"\x17\n\x15ReportDenialsResponse\"\x80\x01\n\x14ProposeLeaseResponse\x12\x0f\n\x07unknown\x18\x01 \x01(\x08\x12$\n\x07outcome\x18\x02 \x01(\x0b\x32\x13.quorate.v1.Outcome\x12\"\n\x06reason\x18\x03 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x04 \x01(\t\"4\n\rFollowRequest\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x15\n\rdrained_index\x18\x02 \x01(\x04\">\n\x0e\x46ollowResponse\x12,\n\x08position\x18\x01 \x01(\x0b\x32\x1a.quorate.v1.LedgerPosition*\xda\x01\n\x08LeaseAct\x12\x19\n\x15LEASE_ACT_UNSPECIFIED\x10\x00\x12\x15\n\x11LEASE_ACT_ACQUIRE\x10\x01\x12\x13\n\x0fLEASE_ACT_RENEW\x10\x02\x12\x15\n\x11LEASE_ACT_RELEASE\x10\x03\x12\x16\n\x12LEASE_ACT_DELEGATE\x10\x04\x12\x14\n\x10LEASE_ACT_RECALL\x10\x05\x12\x17\n\x13LEASE_ACT_CHALLENGE\x10\x0b\x12\x14\n\x10LEASE_ACT_ATTEST\x10\x0c\x12\x13\n\x0fLEASE_ACT_DRIFT\x10\r2\xce\x02\n\x0b\x43oreService\x12Q\n\x0cProposeLease\x12\x1f.quorate.v1.ProposeLeaseRequest\x1a .quorate.v1.ProposeLeaseResponse\x12Q\n\x0cReportEvents\x12\x1f.quorate.v1.ReportEventsRequest\x1a .quorate.v1.ReportEventsResponse\x12T\n\rReportDenials\x12 .quorate.v1.ReportDenialsRequest\x1a!.quorate.v1.ReportDenialsResponse\x12\x43\n\x06\x46ollow\x12\x19.quorate.v1.FollowRequest\x1a\x1a.quorate.v1.FollowResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15quorate/v1/core.proto\x12\nquorate.v1\x1a\x19quorate/v1/decision.proto\x1a\x16quorate/v1/lease.proto\"\xc8\x02\n\x13ProposeLeaseRequest\x12!\n\x03\x61\x63t\x18\x01 \x01(\x0e\x32\x14.quorate.v1.LeaseAct\x12\x10\n\x08\x65xecutor\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x03 \x01(\t\x12\x10\n\x08resource\x18\x04 \x01(\t\x12\x10\n\x08lease_id\x18\x05 \x01(\t\x12\x0e\n\x06ttl_ms\x18\x06 \x01(\x03\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x12\n\ntimeout_ms\x18\x08 \x01(\x03\x12\x0f\n\x07parents\x18\t \x03(\t\x12/\n\ndelegation\x18\n \x01(\x0b\x32\x1b.quorate.v1.DelegateRequest\x12\r\n\x05grant\x18\x0b \x01(\t\x12\x0f\n\x07\x63ontext\x18\x0c \x03(\t\x12.\n\x0b\x61ttestation\x18\x15 \x01(\x0b\x32\x19.quorate.v1.AttestRequest\"R\n\x13ReportEventsRequest\x12\x10\n\x08\x65xecutor\x18\x01 \x01(\t\x12)\n\x06report\x18\x02 \x01(\x0b\x32\x19.quorate.v1.ReportRequest\"B\n\x14ReportEventsResponse\x12*\n\x06report\x18\x01 \x01(\x0b\x32\x1a.quorate.v1.ReportResponse\"p\n\x07\x44\x65nials\x12\x10\n\x08\x65xecutor\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x10\n\x08lease_id\x18\x03 \x01(\t\x12\"\n\x06reason\x18\x04 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05\x63ount\x18\x05 \x01(\x04\"<\n\x14ReportDenialsRequest\x12$\n\x07\x64\x65nials\x18\x01 \x03(\x0b\x32\x13.quorate.v1.Denials\"\x17\n\x15ReportDenialsResponse\"\x80\x01\n\x14ProposeLeaseResponse\x12\x0f\n\x07unknown\x18\x01 \x01(\x08\x12$\n\x07outcome\x18\x02 \x01(\x0b\x32\x13.quorate.v1.Outcome\x12\"\n\x06reason\x18\x03 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x04 \x01(\t\"4\n\rFollowRequest\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x15\n\rdrained_index\x18\x02 \x01(\x04\">\n\x0e\x46ollowResponse\x12,\n\x08position\x18\x01 \x01(\x0b\x32\x1a.quorate.v1.LedgerPosition*\xda\x01\n\x08LeaseAct\x12\x19\n\x15LEASE_ACT_UNSPECIFIED\x10\x00\x12\x15\n\x11LEASE_ACT_ACQUIRE\x10\x01\x12\x13\n\x0fLEASE_ACT_RENEW\x10\x02\x12\x15\n\x11LEASE_ACT_RELEASE\x10\x03\x12\x16\n\x12LEASE_ACT_DELEGATE\x10\x04\x12\x14\n\x10LEASE_ACT_RECALL\x10\x05\x12\x17\n\x13LEASE_ACT_CHALLENGE\x10\x0b\x12\x14\n\x10LEASE_ACT_ATTEST\x10\x0c\x12\x13\n\x0fLEASE_ACT_DRIFT\x10\r2\xce\x02\n\x0b\x43oreService\x12Q\n\x0cProposeLease\x12\x1f.quorate.v1.ProposeLeaseRequest\x1a .quorate.v1.ProposeLeaseResponse\x12Q\n\x0cReportEvents\x12\x1f.quorate.v1.ReportEventsRequest\x1a .quorate.v1.ReportEventsResponse\x12T\n\rReportDenials\x12 .quorate.v1.ReportDenialsRequest\x1a!.quorate.v1.ReportDenialsResponse\x12\x43\n\x06\x46ollow\x12\x19.quorate.v1.FollowRequest\x1a\x1a.quorate.v1.FollowResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'quorate.v1.core_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LEASEACT']._serialized_start=1005
-  _globals['_LEASEACT']._serialized_end=1223
+  _globals['_LEASEACT']._serialized_start=1022
+  _globals['_LEASEACT']._serialized_end=1240
   _globals['_PROPOSELEASEREQUEST']._serialized_start=89
-  _globals['_PROPOSELEASEREQUEST']._serialized_end=400
-  _globals['_REPORTEVENTSREQUEST']._serialized_start=402
-  _globals['_REPORTEVENTSREQUEST']._serialized_end=484
-  _globals['_REPORTEVENTSRESPONSE']._serialized_start=486
-  _globals['_REPORTEVENTSRESPONSE']._serialized_end=552
-  _globals['_DENIALS']._serialized_start=554
-  _globals['_DENIALS']._serialized_end=666
-  _globals['_REPORTDENIALSREQUEST']._serialized_start=668
-  _globals['_REPORTDENIALSREQUEST']._serialized_end=728
-  _globals['_REPORTDENIALSRESPONSE']._serialized_start=730
-  _globals['_REPORTDENIALSRESPONSE']._serialized_end=753
-  _globals['_PROPOSELEASERESPONSE']._serialized_start=756
-  _globals['_PROPOSELEASERESPONSE']._serialized_end=884
-  _globals['_FOLLOWREQUEST']._serialized_start=886
-  _globals['_FOLLOWREQUEST']._serialized_end=938
-  _globals['_FOLLOWRESPONSE']._serialized_start=940
-  _globals['_FOLLOWRESPONSE']._serialized_end=1002
-  _globals['_CORESERVICE']._serialized_start=1226
-  _globals['_CORESERVICE']._serialized_end=1560
+  _globals['_PROPOSELEASEREQUEST']._serialized_end=417
+  _globals['_REPORTEVENTSREQUEST']._serialized_start=419
+  _globals['_REPORTEVENTSREQUEST']._serialized_end=501
+  _globals['_REPORTEVENTSRESPONSE']._serialized_start=503
+  _globals['_REPORTEVENTSRESPONSE']._serialized_end=569
+  _globals['_DENIALS']._serialized_start=571
+  _globals['_DENIALS']._serialized_end=683
+  _globals['_REPORTDENIALSREQUEST']._serialized_start=685
+  _globals['_REPORTDENIALSREQUEST']._serialized_end=745
+  _globals['_REPORTDENIALSRESPONSE']._serialized_start=747
+  _globals['_REPORTDENIALSRESPONSE']._serialized_end=770
+  _globals['_PROPOSELEASERESPONSE']._serialized_start=773
+  _globals['_PROPOSELEASERESPONSE']._serialized_end=901
+  _globals['_FOLLOWREQUEST']._serialized_start=903
+  _globals['_FOLLOWREQUEST']._serialized_end=955
+  _globals['_FOLLOWRESPONSE']._serialized_start=957
+  _globals['_FOLLOWRESPONSE']._serialized_end=1019
+  _globals['_CORESERVICE']._serialized_start=1243
+  _globals['_CORESERVICE']._serialized_end=1577
 # @@protoc_insertion_point(module_scope)

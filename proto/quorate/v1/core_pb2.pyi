@@ -65,6 +65,7 @@ class ProposeLeaseRequest(_message.Message):
     PARENTS_FIELD_NUMBER: _builtins.int
     DELEGATION_FIELD_NUMBER: _builtins.int
     GRANT_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
     ATTESTATION_FIELD_NUMBER: _builtins.int
     act: Global___LeaseAct.ValueType
     executor: _builtins.str
@@ -84,6 +85,10 @@ class ProposeLeaseRequest(_message.Message):
         """of a LEASE_ACT_DELEGATE"""
 
     @_builtins.property
+    def context(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of a LEASE_ACT_ACQUIRE"""
+
+    @_builtins.property
     def attestation(self) -> _lease_pb2.AttestRequest:
         """of a LEASE_ACT_ATTEST"""
 
@@ -101,11 +106,12 @@ class ProposeLeaseRequest(_message.Message):
         parents: _abc.Iterable[_builtins.str] | None = ...,
         delegation: _lease_pb2.DelegateRequest | None = ...,
         grant: _builtins.str = ...,
+        context: _abc.Iterable[_builtins.str] | None = ...,
         attestation: _lease_pb2.AttestRequest | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "delegation", b"delegation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["act", b"act", "action", b"action", "attestation", b"attestation", "delegation", b"delegation", "executor", b"executor", "grant", b"grant", "lease_id", b"lease_id", "parents", b"parents", "request_id", b"request_id", "resource", b"resource", "timeout_ms", b"timeout_ms", "ttl_ms", b"ttl_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["act", b"act", "action", b"action", "attestation", b"attestation", "context", b"context", "delegation", b"delegation", "executor", b"executor", "grant", b"grant", "lease_id", b"lease_id", "parents", b"parents", "request_id", b"request_id", "resource", b"resource", "timeout_ms", b"timeout_ms", "ttl_ms", b"ttl_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

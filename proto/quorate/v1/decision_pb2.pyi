@@ -150,6 +150,14 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """the domain, or the executor, has had too many executed in a minute"""
     REASON_CONTAINED: _Reason.ValueType  # 66
     """the executor, the lease, or something that it came from"""
+    REASON_POLICY_FORBIDS: _Reason.ValueType  # 70
+    """Policies: of the federation, the resource's domain, or the executor's.
+    a policy forbids it
+    """
+    REASON_NO_POLICY_PERMITS: _Reason.ValueType  # 71
+    """there are policies, and none permits it"""
+    REASON_POLICY_BROKEN: _Reason.ValueType  # 72
+    """a set of policies cannot be read or evaluated"""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a request or a command was denied. Numbers are never reused."""
@@ -261,6 +269,14 @@ REASON_RATE_LIMITED: Reason.ValueType  # 80
 """the domain, or the executor, has had too many executed in a minute"""
 REASON_CONTAINED: Reason.ValueType  # 66
 """the executor, the lease, or something that it came from"""
+REASON_POLICY_FORBIDS: Reason.ValueType  # 70
+"""Policies: of the federation, the resource's domain, or the executor's.
+a policy forbids it
+"""
+REASON_NO_POLICY_PERMITS: Reason.ValueType  # 71
+"""there are policies, and none permits it"""
+REASON_POLICY_BROKEN: Reason.ValueType  # 72
+"""a set of policies cannot be read or evaluated"""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
 
 @_typing.final

@@ -25,19 +25,19 @@ _sym_db = _symbol_database.Default()
 from quorate.v1 import decision_pb2 as quorate_dot_v1_dot_decision__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18quorate/v1/explain.proto\x12\nquorate.v1\x1a\x19quorate/v1/decision.proto\"\xc0\x01\n\x05Thing\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12#\n\x04role\x18\x03 \x01(\x0e\x32\x15.quorate.v1.ThingRole\x12\x0e\n\x06status\x18\x04 \x01(\t\x12\x14\n\x07\x63hanged\x18\x05 \x01(\x04H\x00\x88\x01\x01\x12\"\n\x06reason\x18\x06 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\x14\n\x0creason_thing\x18\x07 \x01(\t\x12\x0c\n\x04note\x18\x08 \x01(\tB\n\n\x08_changed\";\n\x06Remedy\x12\x10\n\x08sentence\x18\x01 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x02 \x01(\t\x12\x0e\n\x06signer\x18\x03 \x01(\t\"\xda\x01\n\x04Step\x12&\n\x08question\x18\x01 \x01(\x0e\x32\x14.quorate.v1.Question\x12\"\n\x06\x61nswer\x18\x02 \x01(\x0e\x32\x12.quorate.v1.Answer\x12\"\n\x06reason\x18\x03 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x04 \x01(\t\x12\"\n\x06remedy\x18\x05 \x01(\x0b\x32\x12.quorate.v1.Remedy\x12!\n\x06things\x18\x06 \x03(\x0b\x32\x11.quorate.v1.Thing\x12\x0c\n\x04note\x18\x07 \x01(\t\"A\n\x0c\x45xplainedAct\x12\x0e\n\x06\x61\x63tion\x18\x01 \x01(\t\x12\x10\n\x08resource\x18\x02 \x01(\t\x12\x0f\n\x07parents\x18\x03 \x03(\t\"D\n\x0e\x45xplainedLease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\x12\x10\n\x08resource\x18\x03 \x01(\t\"\x98\x01\n\x0e\x45xplainRequest\x12\x10\n\x08\x65xecutor\x18\x01 \x01(\t\x12\'\n\x03\x61\x63t\x18\x02 \x01(\x0b\x32\x18.quorate.v1.ExplainedActH\x00\x12+\n\x05lease\x18\x03 \x01(\x0b\x32\x1a.quorate.v1.ExplainedLeaseH\x00\x12\x15\n\rminimum_index\x18\x04 \x01(\x04\x42\x07\n\x05\x61\x62out\"\xe7\x01\n\x0f\x45xplainResponse\x12$\n\x07verdict\x18\x01 \x01(\x0e\x32\x13.quorate.v1.Verdict\x12\"\n\x06reason\x18\x02 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x03 \x01(\t\x12\x15\n\rhas_authority\x18\x04 \x01(\x08\x12\x1f\n\x05steps\x18\x05 \x03(\x0b\x32\x10.quorate.v1.Step\x12,\n\x08position\x18\x06 \x01(\x0b\x32\x1a.quorate.v1.LedgerPosition\x12\x15\n\rdecided_at_ms\x18\x07 \x01(\x03*\xf9\x02\n\x08Question\x12\x18\n\x14QUESTION_UNSPECIFIED\x10\x00\x12\x11\n\rQUESTION_NODE\x10\x01\x12\x14\n\x10QUESTION_COMMAND\x10\x02\x12\x12\n\x0eQUESTION_LEASE\x10\x03\x12\x12\n\x0eQUESTION_SCOPE\x10\x04\x12\x15\n\x11QUESTION_IN_FORCE\x10\x05\x12\x15\n\x11QUESTION_EXECUTOR\x10\x06\x12\x11\n\rQUESTION_HOME\x10\x07\x12\x12\n\x0eQUESTION_OWNER\x10\x08\x12\x13\n\x0fQUESTION_ACTION\x10\t\x12\x12\n\x0eQUESTION_TRUST\x10\n\x12\x12\n\x0eQUESTION_GRANT\x10\x0b\x12\x14\n\x10QUESTION_PARENTS\x10\x0c\x12\x13\n\x0fQUESTION_EFFECT\x10\r\x12\x13\n\x0fQUESTION_FROZEN\x10\x0e\x12\x16\n\x12QUESTION_CONTAINED\x10\x14\x12\x18\n\x14QUESTION_ATTESTATION\x10\x15*\\\n\x06\x41nswer\x12\x16\n\x12\x41NSWER_UNSPECIFIED\x10\x00\x12\x11\n\rANSWER_PASSED\x10\x01\x12\x11\n\rANSWER_FAILED\x10\x02\x12\x14\n\x10\x41NSWER_NOT_ASKED\x10\x03*]\n\tThingRole\x12\x1a\n\x16THING_ROLE_UNSPECIFIED\x10\x00\x12\x18\n\x14THING_ROLE_RELIED_ON\x10\x01\x12\x1a\n\x16THING_ROLE_PASSED_OVER\x10\x02\x32T\n\x0e\x45xplainService\x12\x42\n\x07\x45xplain\x12\x1a.quorate.v1.ExplainRequest\x1a\x1b.quorate.v1.ExplainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18quorate/v1/explain.proto\x12\nquorate.v1\x1a\x19quorate/v1/decision.proto\"\xc0\x01\n\x05Thing\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12#\n\x04role\x18\x03 \x01(\x0e\x32\x15.quorate.v1.ThingRole\x12\x0e\n\x06status\x18\x04 \x01(\t\x12\x14\n\x07\x63hanged\x18\x05 \x01(\x04H\x00\x88\x01\x01\x12\"\n\x06reason\x18\x06 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\x14\n\x0creason_thing\x18\x07 \x01(\t\x12\x0c\n\x04note\x18\x08 \x01(\tB\n\n\x08_changed\";\n\x06Remedy\x12\x10\n\x08sentence\x18\x01 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x02 \x01(\t\x12\x0e\n\x06signer\x18\x03 \x01(\t\"\xda\x01\n\x04Step\x12&\n\x08question\x18\x01 \x01(\x0e\x32\x14.quorate.v1.Question\x12\"\n\x06\x61nswer\x18\x02 \x01(\x0e\x32\x12.quorate.v1.Answer\x12\"\n\x06reason\x18\x03 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x04 \x01(\t\x12\"\n\x06remedy\x18\x05 \x01(\x0b\x32\x12.quorate.v1.Remedy\x12!\n\x06things\x18\x06 \x03(\x0b\x32\x11.quorate.v1.Thing\x12\x0c\n\x04note\x18\x07 \x01(\t\"R\n\x0c\x45xplainedAct\x12\x0e\n\x06\x61\x63tion\x18\x01 \x01(\t\x12\x10\n\x08resource\x18\x02 \x01(\t\x12\x0f\n\x07parents\x18\x03 \x03(\t\x12\x0f\n\x07\x63ontext\x18\x04 \x03(\t\"D\n\x0e\x45xplainedLease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\x12\x10\n\x08resource\x18\x03 \x01(\t\"\x98\x01\n\x0e\x45xplainRequest\x12\x10\n\x08\x65xecutor\x18\x01 \x01(\t\x12\'\n\x03\x61\x63t\x18\x02 \x01(\x0b\x32\x18.quorate.v1.ExplainedActH\x00\x12+\n\x05lease\x18\x03 \x01(\x0b\x32\x1a.quorate.v1.ExplainedLeaseH\x00\x12\x15\n\rminimum_index\x18\x04 \x01(\x04\x42\x07\n\x05\x61\x62out\"\xe7\x01\n\x0f\x45xplainResponse\x12$\n\x07verdict\x18\x01 \x01(\x0e\x32\x13.quorate.v1.Verdict\x12\"\n\x06reason\x18\x02 \x01(\x0e\x32\x12.quorate.v1.Reason\x12\r\n\x05thing\x18\x03 \x01(\t\x12\x15\n\rhas_authority\x18\x04 \x01(\x08\x12\x1f\n\x05steps\x18\x05 \x03(\x0b\x32\x10.quorate.v1.Step\x12,\n\x08position\x18\x06 \x01(\x0b\x32\x1a.quorate.v1.LedgerPosition\x12\x15\n\rdecided_at_ms\x18\x07 \x01(\x03*\x8e\x03\n\x08Question\x12\x18\n\x14QUESTION_UNSPECIFIED\x10\x00\x12\x11\n\rQUESTION_NODE\x10\x01\x12\x14\n\x10QUESTION_COMMAND\x10\x02\x12\x12\n\x0eQUESTION_LEASE\x10\x03\x12\x12\n\x0eQUESTION_SCOPE\x10\x04\x12\x15\n\x11QUESTION_IN_FORCE\x10\x05\x12\x15\n\x11QUESTION_EXECUTOR\x10\x06\x12\x11\n\rQUESTION_HOME\x10\x07\x12\x12\n\x0eQUESTION_OWNER\x10\x08\x12\x13\n\x0fQUESTION_ACTION\x10\t\x12\x12\n\x0eQUESTION_TRUST\x10\n\x12\x12\n\x0eQUESTION_GRANT\x10\x0b\x12\x14\n\x10QUESTION_PARENTS\x10\x0c\x12\x13\n\x0fQUESTION_EFFECT\x10\r\x12\x13\n\x0fQUESTION_FROZEN\x10\x0e\x12\x13\n\x0fQUESTION_POLICY\x10\x0f\x12\x16\n\x12QUESTION_CONTAINED\x10\x14\x12\x18\n\x14QUESTION_ATTESTATION\x10\x15*\\\n\x06\x41nswer\x12\x16\n\x12\x41NSWER_UNSPECIFIED\x10\x00\x12\x11\n\rANSWER_PASSED\x10\x01\x12\x11\n\rANSWER_FAILED\x10\x02\x12\x14\n\x10\x41NSWER_NOT_ASKED\x10\x03*]\n\tThingRole\x12\x1a\n\x16THING_ROLE_UNSPECIFIED\x10\x00\x12\x18\n\x14THING_ROLE_RELIED_ON\x10\x01\x12\x1a\n\x16THING_ROLE_PASSED_OVER\x10\x02\x32T\n\x0e\x45xplainService\x12\x42\n\x07\x45xplain\x12\x1a.quorate.v1.ExplainRequest\x1a\x1b.quorate.v1.ExplainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'quorate.v1.explain_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_QUESTION']._serialized_start=1071
-  _globals['_QUESTION']._serialized_end=1448
-  _globals['_ANSWER']._serialized_start=1450
-  _globals['_ANSWER']._serialized_end=1542
-  _globals['_THINGROLE']._serialized_start=1544
-  _globals['_THINGROLE']._serialized_end=1637
+  _globals['_QUESTION']._serialized_start=1088
+  _globals['_QUESTION']._serialized_end=1486
+  _globals['_ANSWER']._serialized_start=1488
+  _globals['_ANSWER']._serialized_end=1580
+  _globals['_THINGROLE']._serialized_start=1582
+  _globals['_THINGROLE']._serialized_end=1675
   _globals['_THING']._serialized_start=68
   _globals['_THING']._serialized_end=260
   _globals['_REMEDY']._serialized_start=262
@@ -45,13 +45,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STEP']._serialized_start=324
   _globals['_STEP']._serialized_end=542
   _globals['_EXPLAINEDACT']._serialized_start=544
-  _globals['_EXPLAINEDACT']._serialized_end=609
-  _globals['_EXPLAINEDLEASE']._serialized_start=611
-  _globals['_EXPLAINEDLEASE']._serialized_end=679
-  _globals['_EXPLAINREQUEST']._serialized_start=682
-  _globals['_EXPLAINREQUEST']._serialized_end=834
-  _globals['_EXPLAINRESPONSE']._serialized_start=837
-  _globals['_EXPLAINRESPONSE']._serialized_end=1068
-  _globals['_EXPLAINSERVICE']._serialized_start=1639
-  _globals['_EXPLAINSERVICE']._serialized_end=1723
+  _globals['_EXPLAINEDACT']._serialized_end=626
+  _globals['_EXPLAINEDLEASE']._serialized_start=628
+  _globals['_EXPLAINEDLEASE']._serialized_end=696
+  _globals['_EXPLAINREQUEST']._serialized_start=699
+  _globals['_EXPLAINREQUEST']._serialized_end=851
+  _globals['_EXPLAINRESPONSE']._serialized_start=854
+  _globals['_EXPLAINRESPONSE']._serialized_end=1085
+  _globals['_EXPLAINSERVICE']._serialized_start=1677
+  _globals['_EXPLAINSERVICE']._serialized_end=1761
 # @@protoc_insertion_point(module_scope)

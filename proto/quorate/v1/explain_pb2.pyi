@@ -57,6 +57,8 @@ class _QuestionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Question.Val
     """of a recorded command: may what it does be done?"""
     QUESTION_FROZEN: _Question.ValueType  # 14
     """do the federation and the resource's domain let the action through? asked after OWNER"""
+    QUESTION_POLICY: _Question.ValueType  # 15
+    """do all policies that have a say permit it? asked after GRANT"""
     QUESTION_CONTAINED: _Question.ValueType  # 20
     """is nothing contained of the executor, or of the lease and what it came from? asked after ATTESTATION"""
     QUESTION_ATTESTATION: _Question.ValueType  # 21
@@ -94,6 +96,8 @@ QUESTION_EFFECT: Question.ValueType  # 13
 """of a recorded command: may what it does be done?"""
 QUESTION_FROZEN: Question.ValueType  # 14
 """do the federation and the resource's domain let the action through? asked after OWNER"""
+QUESTION_POLICY: Question.ValueType  # 15
+"""do all policies that have a say permit it? asked after GRANT"""
 QUESTION_CONTAINED: Question.ValueType  # 20
 """is nothing contained of the executor, or of the lease and what it came from? asked after ATTESTATION"""
 QUESTION_ATTESTATION: Question.ValueType  # 21
@@ -273,11 +277,16 @@ class ExplainedAct(_message.Message):
     ACTION_FIELD_NUMBER: _builtins.int
     RESOURCE_FIELD_NUMBER: _builtins.int
     PARENTS_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
     action: _builtins.str
     resource: _builtins.str
     @_builtins.property
     def parents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """leases that the work comes from; at most 8"""
+
+    @_builtins.property
+    def context(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """what the executor would say of it: "<name>=<text>" """
 
     def __init__(
         self,
@@ -285,10 +294,11 @@ class ExplainedAct(_message.Message):
         action: _builtins.str = ...,
         resource: _builtins.str = ...,
         parents: _abc.Iterable[_builtins.str] | None = ...,
+        context: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "parents", b"parents", "resource", b"resource"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "context", b"context", "parents", b"parents", "resource", b"resource"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -71,6 +71,8 @@ class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Kind.ValueType],
     """id: lease id"""
     KIND_PROPOSAL: _Kind.ValueType  # 8
     """id: 64 hex digits"""
+    KIND_POLICIES: _Kind.ValueType  # 9
+    """id: bank.example, or "the federation" """
     KIND_REFERENCE: _Kind.ValueType  # 11
     """id: domain/name"""
     KIND_CONTAINMENT: _Kind.ValueType  # 20
@@ -95,6 +97,8 @@ KIND_LEASE: Kind.ValueType  # 7
 """id: lease id"""
 KIND_PROPOSAL: Kind.ValueType  # 8
 """id: 64 hex digits"""
+KIND_POLICIES: Kind.ValueType  # 9
+"""id: bank.example, or "the federation" """
 KIND_REFERENCE: Kind.ValueType  # 11
 """id: domain/name"""
 KIND_CONTAINMENT: Kind.ValueType  # 20

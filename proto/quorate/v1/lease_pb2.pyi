@@ -67,6 +67,7 @@ class Lease(_message.Message):
     STAGE_FIELD_NUMBER: _builtins.int
     ACQUIRED_AT_MS_FIELD_NUMBER: _builtins.int
     PASSED_ON_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     executor: _builtins.str
     """SPIFFE ID"""
@@ -92,6 +93,10 @@ class Lease(_message.Message):
     def passed_on(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """the edges that follow trust_edge, when the trust was passed on"""
 
+    @_builtins.property
+    def context(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """what the executor said of it: "<name>=<text>" """
+
     def __init__(
         self,
         *,
@@ -107,10 +112,11 @@ class Lease(_message.Message):
         stage: _builtins.str = ...,
         acquired_at_ms: _builtins.int = ...,
         passed_on: _abc.Iterable[_builtins.str] | None = ...,
+        context: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acquired_at_ms", b"acquired_at_ms", "action", b"action", "executor", b"executor", "expires_at_ms", b"expires_at_ms", "fence", b"fence", "grant", b"grant", "id", b"id", "parents", b"parents", "passed_on", b"passed_on", "resource", b"resource", "stage", b"stage", "trust_edge", b"trust_edge"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acquired_at_ms", b"acquired_at_ms", "action", b"action", "context", b"context", "executor", b"executor", "expires_at_ms", b"expires_at_ms", "fence", b"fence", "grant", b"grant", "id", b"id", "parents", b"parents", "passed_on", b"passed_on", "resource", b"resource", "stage", b"stage", "trust_edge", b"trust_edge"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -513,6 +519,7 @@ class AcquireRequest(_message.Message):
     TTL_MS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     PARENTS_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
     action: _builtins.str
     """dotted: payments.transfer"""
     resource: _builtins.str
@@ -525,6 +532,12 @@ class AcquireRequest(_message.Message):
     def parents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The leases that the work comes from, of any domain; at most 8. Each must hold now."""
 
+    @_builtins.property
+    def context(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the executor says of the work, for policies to ask about: "<name>=<text>"; at most 16
+        names, each once, and 1 KiB. It stays with the lease.
+        """
+
     def __init__(
         self,
         *,
@@ -533,10 +546,11 @@ class AcquireRequest(_message.Message):
         ttl_ms: _builtins.int = ...,
         request_id: _builtins.str = ...,
         parents: _abc.Iterable[_builtins.str] | None = ...,
+        context: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "parents", b"parents", "request_id", b"request_id", "resource", b"resource", "ttl_ms", b"ttl_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "context", b"context", "parents", b"parents", "request_id", b"request_id", "resource", b"resource", "ttl_ms", b"ttl_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

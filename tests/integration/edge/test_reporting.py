@@ -225,6 +225,33 @@ async def test_parents_have_a_form(edge, lease) -> None:
     assert edge.core.proposed == []
 
 
+# -- context ---------------------------------------------------------------------------------------
+
+
+async def test_a_lease_tells_what_was_said_of_it(edge, lease) -> None:
+    edge.grant()
+    wish = lease_pb2.AcquireRequest(
+        action=ACTION, resource=RESOURCE, context=["ticket=OPS=1", "note="]
+    )
+    granted = await lease.Acquire(wish)
+    assert granted.verdict == PERMIT
+    assert list(granted.lease.context) == ["note=", "ticket=OPS=1"], "in the ledger's order"
+
+
+async def test_a_context_has_a_form(edge, lease) -> None:
+    edge.grant()
+    for context in (
+        ["x"],
+        ["A=1"],
+        ["a=1", "a=2"],
+        [f"n{number}=" for number in range(17)],
+        [f"n{number}={'x' * 200}" for number in range(6)],
+    ):
+        wish = lease_pb2.AcquireRequest(action=ACTION, resource=RESOURCE, context=context)
+        assert await violations(lease.Acquire(wish)) == ["context"]
+    assert edge.core.proposed == []
+
+
 # -- denials ---------------------------------------------------------------------------------------
 
 

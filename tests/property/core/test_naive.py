@@ -34,7 +34,7 @@ NOT_YET: Final = {
     "federation.thaw",
 }
 """Of version 2, what the model does not know."""
-HISTORIES: Final = 200
+HISTORIES: Final = 400
 RARE: Final = {Reason.SUPERSEDED}
 """Come up in one history of a thousand."""
 ONLY_BY_BALLOT: Final = {
@@ -44,6 +44,8 @@ ONLY_BY_BALLOT: Final = {
     "federation.set_parameters",
     "federation.set_rates",
     "federation.upgrade",
+    "federation.set_policy",
+    "federation.retire_policy",
 }
 
 

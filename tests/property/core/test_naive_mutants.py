@@ -22,6 +22,8 @@ from quorate.core import (
     keysets,
     leasing,
     membership,
+    policies,
+    publishing,
     rekeying,
     reporting,
     routing,
@@ -31,6 +33,7 @@ from quorate.core import (
 from quorate.core.acts import UpgradeFederation
 from quorate.core.limits import MAX_DEPTH
 from quorate.core.outcome import Reason
+from quorate.core.policies import Deciders
 from quorate.core.records import Grant, Lease, TrustEdge
 from quorate.core.state import StateView
 from quorate.core.status import Act, Status
@@ -92,11 +95,12 @@ def an_edge_is_for_anything(rule: Any, *args: Any) -> Any:
     return True
 
 
-@breaks(decision, "_known")
+@breaks(decision, "active_actor")
 def a_suspended_executor_may_act(rule: Any, view: StateView, executor: str, now: int) -> Any:
     found = view.executor(executor)
     if found and found.status is Status.SUSPENDED:
-        return found, None
+        home = view.domain(found.domain)
+        return decision.Actor(found, home, None) if home else rule(view, executor, now)
     return rule(view, executor, now)
 
 
@@ -361,6 +365,27 @@ def new_keys_need_not_sign(rule: Any, *args: Any) -> Any:
 @breaks(rekeying, "is_expired")
 def keys_may_begin_expired(rule: Any, *args: Any) -> Any:
     return False
+
+
+@breaks(decision, "why_forbidden")
+def policies_have_no_say(rule: Any, *args: Any) -> Any:
+    return None
+
+
+@breaks(Deciders, "having_say")
+def those_of_the_executors_domain_have_no_say(rule: Any, deciders: Deciders) -> Any:
+    return (each for each in rule(deciders) if each.id != deciders.home.id)
+
+
+@breaks(policies, "rule")
+def a_policy_that_fails_is_passed_over(rule: Any, *args: Any) -> Any:
+    ruling = rule(*args)
+    return replace(ruling, permits=True, is_broken=False) if ruling.is_broken else ruling
+
+
+@breaks(publishing, "may_widen")
+def a_suspended_domain_replaces_its_policies(rule: Any, turn: Any) -> Any:
+    return None
 
 
 @pytest.mark.parametrize("what", BROKEN)

@@ -28,6 +28,7 @@ from quorate.api import convert
 from quorate.api.core import delegation_body
 from quorate.api.explain import question_of
 from quorate.api.explained import explanation_to_wire
+from quorate.api.validate import in_order
 from quorate.cli.app import app
 from quorate.core import codec
 from quorate.core.explaining import under
@@ -362,6 +363,7 @@ class _Leases(ProvingCalls, lease_pb2_grpc.LeaseServiceServicer):
             "action": request.action,
             "resource": request.resource,
             "ttl_ms": request.ttl_ms,
+            **({"context": in_order(request.context)} if request.context else {}),
         }
         return self._propose("lease.acquire", body, request, lease_pb2.AcquireResponse, context)
 

@@ -98,7 +98,7 @@ def test_an_act_that_would_be_permitted_exits_0(why: Any, run: Any, org: Path, n
     assert ran.json["has_authority"] is True
     assert ran.json["ledger_size"] == len(node.entries)
     assert {step["answer"] for step in ran.json["steps"]} == {"passed"}
-    grant = ran.json["steps"][-1]["things"][0]
+    grant = ran.json["steps"][-2]["things"][0]
     assert (grant["id"], grant["changed"]) == ("bank.example/g", len(node.entries) - 1)
 
 

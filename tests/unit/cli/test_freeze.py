@@ -113,4 +113,4 @@ def test_thresholds_are_said_for_what_the_federation_knows(
     assert body["body"]["thresholds"] == short | {"domain.expel": "two-thirds"}
 
 
-BROUGHT = ("freeze", "thaw")
+BROUGHT = ("freeze", "thaw", "set_policy", "retire_policy")

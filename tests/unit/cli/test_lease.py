@@ -193,3 +193,11 @@ def test_people_read_a_verdict(run: Any, client: Any, node: Any, tmp_path: Path)
     lease = client("acquire", ACTION, RESOURCE).json["lease"]["id"]
     assert "permit for" in run("lease", "check", lease, *where).stdout
     assert "deny UNKNOWN_LEASE" in run("lease", "check", "0" * 32, *where).stdout
+
+
+def test_what_is_said_of_a_lease_stays_with_it(client: Any) -> None:
+    said = ("--context", "ticket=OPS-1", "--context", "note=a=b")
+    ran = client("acquire", ACTION, RESOURCE, *said)
+    assert ran.exit_code == 0, ran.stderr
+    assert ran.json["lease"]["context"] == ["note=a=b", "ticket=OPS-1"]
+    assert client("acquire", ACTION, RESOURCE).json["lease"]["context"] == []

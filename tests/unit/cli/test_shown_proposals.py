@@ -249,7 +249,7 @@ def test_thresholds_that_cannot_be_read_are_not_guessed(
         (
             ("open", "thresholds"),
             (
-                "WHAT: admit, expel, freeze, parameters, rates, reinstate, suspend,",
+                "WHAT: admit, expel, freeze, parameters, policy, rates, reinstate, retire-policy,",
                 "RULE: majority, two-thirds,",
             ),
         ),

@@ -137,3 +137,13 @@ def test_without_a_lineage_a_caller_hides_what_the_process_comes_from(
     monkeypatch.setenv(VARIABLE, ONE)
     with arriving({}).entered():
         assert current_lineage() == ()
+
+
+def test_a_lease_has_what_is_said_of_its_work(world: World) -> None:
+    world.node.then("Acquire", granted(context=["note=", "ticket=OPS=1"]), granted())
+    said = {"ticket": "OPS=1", "note": ""}
+    assert world.gate.acquire(ACTION, RESOURCE, context=said)
+    assert list(world.node.requests["Acquire"][0].context) == ["note=", "ticket=OPS=1"]
+    answer = world.gate.acquire(ACTION, RESOURCE, context=said)
+    assert isinstance(answer, Denied), "policies were asked about something else"
+    assert answer.reason is ClientReason.MALFORMED_ANSWER

@@ -26,7 +26,7 @@ from quorate.client import (
 )
 from quorate.client.slot import PermitSlot
 from quorate.client.watching import WatchNotice, WatchTalk
-from quorate.core import effects
+from quorate.core import effects, policies
 from quorate.testing.clock import FakeClock
 from quorate.v1 import decision_pb2, lease_pb2
 
@@ -275,4 +275,5 @@ def test_whatever_an_entry_can_interrupt_with_may_have_interrupted_others_too() 
     """Of leases that one entry has interrupted, perhaps one notice alone was read: then what that
     entry did is told again."""
     of_entries = {reason for _, reason in effects._EFFECTS.values() if reason is not None}
+    of_entries |= policies.REASONS
     assert of_entries == {each for each in watching._REASONS_OF_ENTRIES if isinstance(each, Reason)}

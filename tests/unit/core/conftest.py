@@ -34,6 +34,7 @@ CLINIC = "clinic.example"
 NODE = f"spiffe://{BANK}/node/1"
 SECOND = f"spiffe://{BANK}/node/2"
 RETIRED = f"spiffe://{BANK}/node/3"
+PERMIT_ALL = "permit (principal, action, resource);"
 
 
 class World(Ledger):
@@ -71,9 +72,16 @@ class World(Ledger):
         return self.must(CLINIC, "ballot.cast", ballot_body(str(opened.result["id"])))
 
     def acquire(
-        self, *, ttl_ms: int = 0, action: str = "payments.read", parents: Sequence[str] = ()
+        self,
+        *,
+        ttl_ms: int = 0,
+        action: str = "payments.read",
+        parents: Sequence[str] = (),
+        context: Sequence[str] = (),
     ) -> Outcome:
-        body = acquire_body(self.agent, action, "//bank.example/accounts/7", ttl_ms, parents)
+        body = acquire_body(
+            self.agent, action, "//bank.example/accounts/7", ttl_ms, parents, context
+        )
         return self.do(self.clinic.node, "lease.acquire", body)
 
     def lease_act(self, act: str, lease: str, **more: object) -> Outcome:
@@ -157,6 +165,15 @@ def live(world: World) -> World:
     )
     world.must(CLINIC, "ballot.cast", ballot_body(str(opened.result["id"])))
     world.agree("federation.set_rates", {"domain_per_min": 600, "executor_per_min": 60})
+    for domain in (BANK, CLINIC):
+        world.must(domain, "policy.publish", {"text": PERMIT_ALL})
+    world.must(CLINIC, "policy.retire", {})
+    opened = world.must(
+        BANK, "proposal.open", proposal_body("federation.set_policy", {"text": PERMIT_ALL})
+    )
+    world.must(CLINIC, "ballot.cast", ballot_body(str(opened.result["id"])))
+    world.now += 1_000
+    assert world.acquire(context=["ticket=OPS-1"]).accepted
     for name, choice in (("rejected", "no"), ("open", "")):
         joiner = json.loads(Organisation.named(f"{name}.example", "127.0.0.1:7778").descriptor())
         opened = world.must(
@@ -175,5 +192,5 @@ def live(world: World) -> World:
     world.must(BANK, "executor.contain", {"lease": held.result["id"]})
     renew_the_cosigner(world)
     assert {key[:1] for key, _ in world.store.items()} >= set(keys.RECORDS.values())
-    assert len({key[:1] for key, _ in world.store.items()}) == 28, "all that there are"
+    assert len({key[:1] for key, _ in world.store.items()}) == 29, "all that there are"
     return world

@@ -67,6 +67,7 @@ def test_a_permit_shows_the_chain_that_led_there(trusted: Any) -> None:
         Question.ACTION,
         Question.TRUST,
         Question.GRANT,
+        Question.POLICY,
     ]
     assert {step.answer for step in told.steps} == {Answer.PASSED}
     things = [thing for step in told.steps for thing in step.things]
@@ -219,6 +220,35 @@ DENIALS: list[tuple[Callable[[Any], None] | dict[str, str], Reason, Question, st
     (expire, Reason.GRANT_EXPIRED, Question.GRANT, ISSUE, BANK),
     (exhaust, Reason.USES_EXHAUSTED, Question.GRANT, ISSUE, BANK),
     (crowd, Reason.CONCURRENCY_LIMIT, Question.GRANT, "lease release LEASE", CLINIC),
+    (
+        act(CLINIC, "policy.publish", text="forbid (principal, action, resource);"),
+        Reason.POLICY_FORBIDS,
+        Question.POLICY,
+        "policy publish FILE",
+        CLINIC,
+    ),
+    (
+        lambda world: world.agree(
+            "federation.set_policy",
+            {"text": "permit (principal, action, resource) when { context.hops == 9 };"},
+        ),
+        Reason.NO_POLICY_PERMITS,
+        Question.POLICY,
+        "proposal open policy FILE",
+        BY_BALLOT,
+    ),
+    (
+        act(
+            BANK,
+            "policy.publish",
+            text="permit (principal, action, resource) when "
+            "{ 9223372036854775807 + context.hops > 0 };",
+        ),
+        Reason.POLICY_BROKEN,
+        Question.POLICY,
+        "policy publish FILE",
+        BANK,
+    ),
 ]
 
 
@@ -325,7 +355,7 @@ def test_grants_that_do_not_do_say_why(world: Any) -> None:
         world.must(BANK, "grant.issue", grant_body(name, AGENT, ["//bank.example/*"], **changes))
     world.must(BANK, "grant.suspend", {"grant": "b"})
     assert world.acquire().accepted
-    step = why(world).steps[-1]
+    step = why(world).steps[-2]
     assert [(thing.id, thing.failure, thing.note) for thing in step.things] == [
         (f"{BANK}/a", Deny(Reason.NO_GRANT, f"{BANK}/a"), "for other actions"),
         (f"{BANK}/b", Deny(Reason.GRANT_SUSPENDED, f"{BANK}/b"), "leases given: 0"),
@@ -476,7 +506,7 @@ def test_a_lease_of_somebody_else_is_not_described(trusted: Any) -> None:
 def test_what_the_node_may_not_do_comes_first_and_the_rest_is_told(trusted: Any) -> None:
     told = under(why(trusted), Deny(Reason.INQUORATE))
     assert told.decision == Deny(Reason.INQUORATE)
-    assert [step.answer for step in told.steps] == [Answer.FAILED, *[Answer.PASSED] * 9]
+    assert [step.answer for step in told.steps] == [Answer.FAILED, *[Answer.PASSED] * 10]
     assert under(why(trusted), None).decision == why(trusted).decision
     assert unseen(Deny(Reason.INTERNAL)).decision == Deny(Reason.INTERNAL)
 

@@ -58,6 +58,8 @@ _GIVEN: dict[str, dict[str, Any]] = {
     "grant.recall": {"executor": AGENT, "grant": "bank.example/grant"},
     "resources.freeze": {"actions": []},
     "resources.thaw": {},
+    "policy.publish": {"text": "permit (principal, action, resource);"},
+    "policy.retire": {},
     "domain": {"domain": CLINIC},
     "domain.rekey": {
         "domain": CLINIC,
@@ -78,6 +80,8 @@ _GIVEN: dict[str, dict[str, Any]] = {
     "federation.upgrade": {"protocol": 2},
     "federation.freeze": {"actions": ["payments.*"]},
     "federation.thaw": {},
+    "federation.set_policy": {"text": "permit (principal, action, resource);"},
+    "federation.retire_policy": {},
     "proposal.open": proposal_body("domain.expel", {"domain": BANK}),
     "proposal": {"proposal": "0" * 64},
     "ballot.cast": ballot_body("0" * 64),

@@ -509,3 +509,53 @@ def test_ballots_are_decided_again_behind_a_recovery_of_what_is_frozen(ledger: L
     freeze(ledger)
     members = Members(of_state(ledger, BANK, CLINIC))
     assert members.state.federation().frozen is not None
+
+
+# -- policies --------------------------------------------------------------------------------
+
+
+ALL = "permit (principal, action, resource);"
+
+
+def publish(ledger: Ledger) -> None:
+    """By all, and by one that survives and one that does not."""
+    agree(ledger, "federation.set_policy", {"text": ALL}, BANK, CLINIC)
+    for domain in (BANK, PORT):
+        assert ledger.run(domain, "policy.publish", {"text": f"{ALL} // {domain}"}).outcome.accepted
+
+
+def test_policies_stay_in_force(ledger: Ledger) -> None:
+    publish(ledger)
+    before = {item.id: item.policies for item in ledger.view.domains()}
+    recovery = of_state(ledger, BANK, CLINIC)
+    alone = MemoryStore()
+    begin_without(alone, recovery)
+    carry_over(ledger.store, recovery)
+    assert {item.id: item.policies for item in ledger.view.domains()} == before
+    assert ledger.view.federation().policies is not None
+    found = {each.id: (each.text, each.changed) for each in ledger.view.all_policies()}
+    assert found == {
+        BANK: (f"{ALL} // {BANK}", 0),
+        PORT: (f"{ALL} // {PORT}", 0),
+        "the federation": (ALL, 0),
+    }
+    assert check(ledger.view) == []
+    assert Vetting(ledger.store).step(1_000_000)
+    assert Succession(alone, ledger.store).step(1_000_000)
+
+
+def test_whoever_is_expelled_has_no_policies_any_more(ledger: Ledger) -> None:
+    publish(ledger)
+    decide(ledger, "domain.expel", PORT, BANK, CLINIC)
+    port = ledger.view.domain(PORT)
+    assert port is not None
+    assert port.policies is None
+    assert [each.text for each in ledger.view.all_policies() if each.id == PORT] == [""]
+    assert check(ledger.view) == []
+    assert Vetting(ledger.store).step(1_000_000)
+    recovery = of_state(ledger, BANK, CLINIC)
+    alone = MemoryStore()
+    begin_without(alone, recovery)
+    carry_over(ledger.store, recovery)
+    assert Succession(alone, ledger.store).step(1_000_000)
+    assert Vetting(ledger.store).step(1_000_000)

@@ -253,7 +253,11 @@ def test_a_lease_that_was_denied_was_denied_by_a_question(trusted: World) -> Non
     assert trusted.acquire().reason is Reason.GRANT_SUSPENDED
     trusted.must(BANK, "grant.reinstate", {"grant": "grant"})
     told = last_denied(trusted)
-    assert questions(told)[-2:] == [(Question.GRANT, "failed"), (Question.EFFECT, "not_asked")]
+    assert questions(told)[-3:] == [
+        (Question.GRANT, "failed"),
+        (Question.POLICY, "not_asked"),
+        (Question.EFFECT, "not_asked"),
+    ]
     assert told.steps[0].things[0].id == trusted.clinic.node
     parent = str(trusted.acquire().result["id"])
     trusted.lease_act("release", parent)
@@ -274,7 +278,7 @@ def test_renewing_and_releasing_ask_about_the_lease(trusted: World) -> None:
     assert trusted.lease_act("renew", lease, ttl_ms=0).accepted
     asked = [question for question, _ in questions(last(trusted))]
     assert asked[:3] == [Question.COMMAND, Question.LEASE, Question.IN_FORCE]
-    assert asked[-1] is Question.GRANT
+    assert asked[-1] is Question.POLICY
     assert trusted.lease_act("release", lease).accepted
     assert len(last(trusted).steps) == 3
     assert trusted.lease_act("renew", lease, ttl_ms=0).reason is Reason.LEASE_RELEASED

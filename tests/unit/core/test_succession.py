@@ -19,7 +19,15 @@ from quorate.core.store import MemoryStore, Reader
 from quorate.core.succession import Succession
 from quorate.testing.builders import key_for
 
-GOVERNED = (Kind.DOMAIN, Kind.NODE, Kind.EXECUTOR, Kind.TRUST, Kind.GRANT, Kind.PROPOSAL)
+GOVERNED = (
+    Kind.DOMAIN,
+    Kind.NODE,
+    Kind.EXECUTOR,
+    Kind.TRUST,
+    Kind.GRANT,
+    Kind.PROPOSAL,
+    Kind.POLICIES,
+)
 
 
 def compare(before: Reader, after: Reader, most: int = 1_000) -> int:

@@ -70,14 +70,16 @@ def test_whatever_is_missing_is_missed(lived: World) -> None:
         for each in lived.view.proposals()
         if each.status is not ProposalStatus.OPEN
     ]
-    assert len(closed) == 4
+    assert len(closed) == 5
     assert [key for key in spared if key[:1] != b"L"] == [
         *closed,
         b"R" + f"{BANK}/closed".encode(),
         b"V",
         b"k" + lived.clinic.cosigner.public,  # a former key: `succession` sees to it
         b"o" + lived.clinic.node.encode(),
-        b"zd" + CLINIC.encode(),  # of a rate: who has none has used nothing up
+        b"zd" + BANK.encode(),  # of a rate: who has none has used nothing up
+        b"zd" + CLINIC.encode(),
+        b"ze" + lived.agent.encode(),
         b"ze" + lived.clinic.executor("other").encode(),
         b"zn" + CLINIC.encode(),
     ]

@@ -24,7 +24,7 @@ def test_every_example_has_its_place_on_the_page(
     pages: dict[str, Any], root: Path, files: list[Path]
 ) -> None:
     tops = {file.relative_to(root / FOLDER).parts[0] for file in files}
-    assert len(tops) == 5
+    assert len(tops) == 6
     assert {top for top in tops if f"(examples/{top})" not in pages[PAGE].prose} == set()
 
 

@@ -294,7 +294,9 @@ def test_who_is_to_be_killed_is_given_no_grace_by_a_denial(init: tuple[Init, Tol
 def test_reasons_are_for_good_unless_it_is_said_that_they_pass() -> None:
     assert {reason for reason in Reason if not is_for_good(reason)} == {
         *(Reason.INQUORATE, Reason.CLOCK_STEP, Reason.STORAGE_FULL, Reason.QUARANTINED),
-        *(Reason.INTERNAL, Reason.BEHIND, Reason.FROZEN, Reason.CONTAINED),
+        *(Reason.INTERNAL, Reason.BEHIND, Reason.FROZEN, Reason.CONTAINED, Reason.RATE_LIMITED),
+        *(Reason.POLICY_FORBIDS, Reason.NO_POLICY_PERMITS, Reason.POLICY_BROKEN),
+        *(Reason.ATTESTATION_MISSING, Reason.ATTESTATION_STALE, Reason.ATTESTATION_MISMATCH),
         *(Reason.EXECUTOR_SUSPENDED, Reason.DOMAIN_SUSPENDED, Reason.GRANT_SUSPENDED),
     }
     assert {reason for reason in ClientReason if is_for_good(reason)} == {

@@ -128,12 +128,21 @@ class AsyncGate:
         ttl_ms: int = 0,
         *,
         parents: Sequence[str] | None = None,
+        context: Mapping[str, str] | None = None,
         request_id: str = "",
         timeout_ms: int = DEFAULT_PROPOSAL_TIMEOUT_MS,
     ) -> AsyncLease | Denied:
         """Asks for a lease, as `Gate.acquire` does."""
         granted = await self._take(
-            self._calls.acquire(action, resource, ttl_ms, request_id, timeout_ms, parents=parents)
+            self._calls.acquire(
+                action,
+                resource,
+                ttl_ms,
+                request_id,
+                timeout_ms,
+                parents=parents,
+                context=context,
+            )
         )
         return granted if isinstance(granted, Denied) else self._lease(granted)
 
@@ -286,6 +295,7 @@ class AsyncGate:
         *,
         renew: bool = True,
         parents: Sequence[str] | None = None,
+        context: Mapping[str, str] | None = None,
     ) -> AsyncIterator[AsyncLease]:
         """A lease for the length of a block, held as by `hold`; raises DeniedError when there is
         none, or no more.
@@ -293,7 +303,7 @@ class AsyncGate:
         What the block does comes from it: leases that are acquired there have it as their parent.
         It is released at the end. If that fails it lapses by itself, at its expiry.
         """
-        held = await self.acquire(action, resource, ttl_ms, parents=parents)
+        held = await self.acquire(action, resource, ttl_ms, parents=parents, context=context)
         if isinstance(held, Denied):
             raise DeniedError(held)
         try:

@@ -27,6 +27,7 @@ from quorate.core.records.members import (
     Rates,
     Role,
 )
+from quorate.core.records.policies import Policies, PolicyMark, check_mark, digest_of
 from quorate.core.records.rights import Grant, Lease, LeaseStatus, TrustEdge
 
 __all__ = [
@@ -48,10 +49,14 @@ __all__ = [
     "LeaseStatus",
     "Node",
     "Parameters",
+    "Policies",
+    "PolicyMark",
     "Rates",
     "Reference",
     "Role",
     "TrustEdge",
+    "check_mark",
+    "digest_of",
 ]
 
 Governed = Domain | Node | Executor | TrustEdge | Grant

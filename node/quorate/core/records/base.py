@@ -20,6 +20,7 @@ class Kind(StrEnum):
     PROPOSAL = "proposal"
     CONTAINMENT = "containment"
     REFERENCE = "reference"
+    POLICIES = "policies"
 
 
 @runtime_checkable

@@ -11,6 +11,7 @@ from quorate.core.frozen import Freeze
 from quorate.core.keysets import KeySet
 from quorate.core.records.attested import Attestation, Challenge, attestations_from_json
 from quorate.core.records.base import BaseRecord, Kind
+from quorate.core.records.policies import PolicyMark
 from quorate.core.rows import Row
 from quorate.core.status import Status
 
@@ -88,10 +89,13 @@ class Federation(BaseRecord):
     protocol: the version of the rules that it lives by.
     frozen: what its domains have frozen together, of all resources; None: nothing.
     widest: of each parameter the largest that was ever in force; None: those in force are.
-    rates: how many commands are executed in a minute; None: as many as come."""
+    rates: how many commands are executed in a minute; None: as many as come.
+    policies: those that its domains have agreed on; None: they never have."""
 
     kind: ClassVar[Kind] = Kind.FEDERATION
-    LATER: ClassVar[frozenset[str]] = frozenset({"protocol", "frozen", "widest", "rates"})
+    LATER: ClassVar[frozenset[str]] = frozenset(
+        {"protocol", "frozen", "widest", "rates", "policies"}
+    )
 
     origin: str
     genesis_hash: str
@@ -103,6 +107,7 @@ class Federation(BaseRecord):
     frozen: Freeze | None = None
     widest: Parameters | None = None
     rates: Rates | None = None
+    policies: PolicyMark | None = None
 
     @property
     def id(self) -> str:
@@ -113,6 +118,11 @@ class Federation(BaseRecord):
         """By these whoever waits for something to be over has to count: what rests on former ones
         may last for longer than what is in force allows."""
         return self.widest or self.parameters
+
+    @property
+    def policies_id(self) -> str:
+        """Where its policies are: an origin may be a domain's name, too."""
+        return BY_BALLOT
 
     @classmethod
     def from_json(cls, value: object) -> Federation:
@@ -128,6 +138,7 @@ class Federation(BaseRecord):
             frozen=row.parsed_or("frozen", Freeze.from_json, None),
             widest=row.parsed_or("widest", Parameters.from_json, None),
             rates=row.parsed_or("rates", Rates.from_json, None),
+            policies=row.parsed_or("policies", PolicyMark.from_json, None),
         )
 
 
@@ -142,10 +153,13 @@ class Domain(BaseRecord):
     changed: the ledger index of the last change of its status, here and in every record.
     frozen: what it has frozen itself, of its own resources; None: nothing.
     references: of how many things it wants a proof from its executors.
+    policies: its own; None: it has never published any.
     """
 
     kind: ClassVar[Kind] = Kind.DOMAIN
-    LATER: ClassVar[frozenset[str]] = frozenset({"rekeyings", "frozen", "key_set", "references"})
+    LATER: ClassVar[frozenset[str]] = frozenset(
+        {"rekeyings", "frozen", "key_set", "references", "policies"}
+    )
 
     domain: str
     status: Status
@@ -158,9 +172,14 @@ class Domain(BaseRecord):
     frozen: Freeze | None = None
     key_set: KeySet | None = None
     references: int = 0
+    policies: PolicyMark | None = None
 
     @property
     def id(self) -> str:
+        return self.domain
+
+    @property
+    def policies_id(self) -> str:
         return self.domain
 
     @classmethod
@@ -178,6 +197,7 @@ class Domain(BaseRecord):
             frozen=row.parsed_or("frozen", Freeze.from_json, None),
             key_set=row.parsed_or("key_set", KeySet.from_json, None),
             references=row.number_or("references", 0),
+            policies=row.parsed_or("policies", PolicyMark.from_json, None),
         )
 
 

@@ -139,10 +139,13 @@ class Lease(BaseRecord):
     ancestor_executors: who those rest on, likewise. Version 1 left both out.
     stage, events, lineage: how far the work has come, how many events say so, and the head of their
     chain (`quorate.core.lineage`); they change no status.
+    context: what the executor said about it, `<name>=<text>`; for policies to ask about.
     """
 
     kind: ClassVar[Kind] = Kind.LEASE
-    LATER: ClassVar[frozenset[str]] = frozenset({"passed_on", "ancestors", "ancestor_executors"})
+    LATER: ClassVar[frozenset[str]] = frozenset(
+        {"passed_on", "ancestors", "ancestor_executors", "context"}
+    )
 
     lease: str
     executor: str
@@ -164,6 +167,7 @@ class Lease(BaseRecord):
     passed_on: tuple[str, ...] = ()
     ancestors: tuple[str, ...] = ()
     ancestor_executors: tuple[str, ...] = ()
+    context: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -221,4 +225,5 @@ class Lease(BaseRecord):
             passed_on=row.texts_or("passed_on", ()),
             ancestors=row.texts_or("ancestors", ()),
             ancestor_executors=row.texts_or("ancestor_executors", ()),
+            context=row.texts_or("context", ()),
         )

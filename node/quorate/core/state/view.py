@@ -21,6 +21,7 @@ from quorate.core.records import (
     Kind,
     Lease,
     Node,
+    Policies,
     Reference,
     TrustEdge,
 )
@@ -185,6 +186,13 @@ class StateView:
 
     def all_references(self) -> Iterator[Reference]:
         return self._each(Kind.REFERENCE, Reference.from_json)
+
+    def policies(self, owner: str) -> Policies | None:
+        """Those of a domain, or of BY_BALLOT; None: there never were any."""
+        return self._find(Kind.POLICIES, owner, Policies.from_json)
+
+    def all_policies(self) -> Iterator[Policies]:
+        return self._each(Kind.POLICIES, Policies.from_json)
 
     def thresholds(self) -> Thresholds:
         data = self._reader.get(keys.THRESHOLDS)

@@ -17,6 +17,7 @@ from quorate.core.records import (
     Lease,
     LeaseStatus,
     Node,
+    Policies,
     Reference,
     TrustEdge,
 )
@@ -156,6 +157,11 @@ def _count_containments(store: Writer, domain: str, change: int) -> None:
             store.put(key, keys.number(count))
         else:
             store.delete(key)
+
+
+def save_policies(store: Writer, policies: Policies) -> None:
+    """Writes them alone: that they are in force is said in the record of whose they are."""
+    _save(store, policies)
 
 
 def save_thresholds(store: Writer, thresholds: Thresholds) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
-from quorate.core import codec, dsse, ids, keys, patterns, protocol
+from quorate.core import cedar, codec, dsse, ids, keys, patterns, protocol
 from quorate.core.acts import parse_act
 from quorate.core.containment import ancestry_of, containers
 from quorate.core.errors import MalformedError, StorageDamagedError
@@ -25,20 +25,24 @@ from quorate.core.limits import (
     MAX_REFERENCES_PER_DOMAIN,
     MAX_REKEYINGS_PER_DOMAIN,
 )
-from quorate.core.lineage import NO_HEAD, Stage, check_head
+from quorate.core.lineage import NO_HEAD, Stage, check_head, check_whole_context
 from quorate.core.outcome import Deny
 from quorate.core.proposals import Proposal, ProposalStatus
 from quorate.core.records import (
+    BY_BALLOT,
     Containment,
     Domain,
     Executor,
+    Federation,
     Grant,
     Kind,
     Lease,
     LeaseStatus,
     Node,
+    Policies,
     Reference,
     TrustEdge,
+    check_mark,
 )
 from quorate.core.status import Status
 from quorate.core.store import Reader
@@ -90,8 +94,9 @@ class RecordLooks:
         require(said["id"] == record.id, f"{record.id} says that it is another")
         match record:
             case Domain():
-                for name in ("frozen", "key_set"):  # which have fields of their own
-                    is_whole = said.get(name) == record.to_json().get(name)
+                whole = record.to_json()
+                for name in ("frozen", "key_set", "policies"):  # which have fields of their own
+                    is_whole = said.get(name) == whole.get(name)
                     require(is_whole, f"{record.id} is {name} in another form")
                 self._look_at_domain(record)
             case Node():
@@ -115,12 +120,15 @@ class RecordLooks:
                 check_reference(record, said, self._protocol)
                 self._refer(Kind.DOMAIN, record.domain)
                 self._references[record.domain] += 1
+            case Policies():
+                self._look_at_policies(record)
 
     def _look_at_domain(self, domain: Domain) -> None:
         ids.check_domain(domain.id)
         check_certificate(domain.ca_certificate)
         is_possible = self._protocol >= protocol.SECOND and domain.status is not Status.REVOKED
         check_frozen(domain.frozen, may_be=is_possible)
+        self.check_policies(domain, self._protocol)
         self.domains.add(domain.id)
         require(len(self.domains) <= MAX_DOMAINS, "too many domains")
         check_keyed(domain, may_be=self._protocol >= protocol.SECOND)
@@ -130,6 +138,23 @@ class RecordLooks:
         counted = self._references[domain.id]
         require(domain.references == counted, f"{domain.id} has {counted} references")
         require(counted <= MAX_REFERENCES_PER_DOMAIN, f"{domain.id} has too many references")
+
+    def check_policies(self, item: Domain | Federation, version: int) -> None:
+        """Whether those on file are the ones that it says it has."""
+        key = keys.record(Kind.POLICIES, item.policies_id)
+        data = None if key is None else self._state.get(key)
+        found = None if data is None else Policies.from_json(codec.load(data))
+        is_over = isinstance(item, Domain) and item.status is Status.REVOKED
+        may_be = version >= protocol.SECOND
+        check_mark(item.policies, found, may_be=may_be, is_over=is_over)
+
+    def _look_at_policies(self, policies: Policies) -> None:
+        """Not by the engine: what it cannot be asked permits nothing, here as with whoever has sent
+        it, and a state is no place from which to reach it."""
+        if policies.owner != BY_BALLOT:
+            require(policies.owner in self.domains, f"policies of {policies.owner}")
+        cedar.check_text(policies.text)
+        require(policies.version > 0, f"the policies of {policies.owner} have no version")
 
     def _look_at_node(self, node: Node) -> None:
         check_node(node)
@@ -205,11 +230,17 @@ class RecordLooks:
         require(said == relies_on, f"{lease.id} relies on something else")
         require(lease.grants[0] == lease.grant, f"{lease.id} is a use of another grant")
         self._look_at_lineage(lease)
+        self._look_at_context(lease)
         if lease.status is LeaseStatus.ACTIVE:
             for grant in lease.grants:
                 filed = keys.lease_of_grant(grant, lease.expires_at, lease.id)
                 if not lease.expired(self._ledger_time) or self.has(filed):
                     self.expect(filed)
+
+    def _look_at_context(self, lease: Lease) -> None:
+        may_be = self._protocol >= protocol.SECOND
+        require(may_be or not lease.context, f"{lease.id} has a context")
+        check_whole_context(lease.context)
 
     def _look_at_backing(self, lease: Lease, more: set[str]) -> None:
         """What it relies on beyond its own: as many links as a chain has, with routes to each."""

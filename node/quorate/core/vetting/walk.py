@@ -156,6 +156,7 @@ class Vetting:
             check_parameters(record.widest)
             require(record.widest != record.parameters, "widest parameters that go without saying")
             require(record.widest.covers(record.parameters), "parameters wider than the widest")
+        self._records.check_policies(record, record.protocol)
 
     def _look_at_time(self, key: bytes, value: bytes) -> None:
         require(key == keys.LEDGER_TIME, "a second time")

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
+from tests.property.core.naive import policing
 from tests.property.core.naive.rules import Yes, change, may_widen, next_status
 from tests.property.core.naive.world import (
     KEYS_OF_DOMAINS,
     KEYS_OF_NODES,
+    POLICING,
     Command,
     No,
     Thing,
@@ -146,19 +148,24 @@ def carry_out(world: World, proposal: Thing) -> Mapping[str, Any]:
         proposal.update(failure, status="failed")
         return failure
     proposal["status"] = "executed"
-    return {"executed": {"type": act, "thing": do(world, act, body)}}
+    more = policing.put_together(world, body) if act in POLICING else {}
+    thing = world.origin if act in POLICING else do(world, act, body)
+    return {"executed": {"type": act, "thing": thing, **more}}
 
 
 def what_it_widens(world: World, act: str, body: Mapping[str, Any]) -> object:
     """What a widening act was proposed for, as it was."""
     if act == "domain.reinstate":
-        return dict(find(world.domains, domain=body["domain"]) or {})
+        found = find(world.domains, domain=body["domain"]) or {}
+        return {name: said for name, said in found.items() if name != "policies"}
     if act == "federation.set_thresholds":
         return dict(world.thresholds)
     if act == "federation.set_parameters":
         return world.parameters[-1]
     if act == "federation.set_rates":
         return world.rates
+    if act in POLICING:
+        return world.mark
     return None
 
 
@@ -180,6 +187,8 @@ def is_possible(world: World, act: str, body: Mapping[str, Any]) -> None:
             raise No("ILLEGAL_TRANSITION", act)
     elif act == "federation.upgrade":
         may_upgrade(world, body["protocol"])
+    elif act in POLICING:
+        policing.may_put_together(world, body)
     else:
         status_after(world, act, body["domain"])
 
@@ -251,6 +260,7 @@ def do(world: World, act: str, body: Mapping[str, Any]) -> str:
     assert domain is not None
     change(world, domain, status=status, suspended_by=OTHERS if status == "suspended" else "")
     if status == "revoked":
+        policing.end(world, domain)
         for node in world.active_nodes():
             if node["domain"] == body["domain"]:
                 change(world, node, status="revoked")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from tests.property.core.naive import policing
 from tests.property.core.naive.world import No, Thing, World, find, is_for, owner
 
 NEAREST_FIRST = (
@@ -64,7 +65,14 @@ class Basis(NamedTuple):
         return sorted(things)
 
 
-def decide(world: World, executor: str, action: str, resource: str, now: int) -> Basis:
+def decide(  # noqa: PLR0917  # in the order of a request
+    world: World,
+    executor: str,
+    action: str,
+    resource: str,
+    now: int,
+    context: Sequence[str] = (),
+) -> Basis:
     """What permits a new lease. Raises No."""
     who = active_executor(world, executor)
     has_proved(world, who, now)
@@ -73,7 +81,18 @@ def decide(world: World, executor: str, action: str, resource: str, now: int) ->
     active_domain(world, of)
     route = trusted(world, edges_for(world, action, resource), of, who["domain"], of)
     grant, chain = permitting_grant(world, executor, action, resource, now)
-    return Basis(who, of, route, grant, chain)
+    basis = Basis(who, of, route, grant, chain)
+    ask_policies(world, basis, action, resource, context)
+    return basis
+
+
+def ask_policies(
+    world: World, basis: Basis, action: str, resource: str, context: Sequence[str]
+) -> None:
+    path = resource.removeprefix(f"//{basis.owner}")
+    home, hops = basis.executor["domain"], len(basis.route)
+    act = policing.Act(home, action, path, hops, len(basis.chain), tuple(context))
+    policing.allow(world, basis.owner, act)
 
 
 def known_executor(world: World, executor: str) -> Thing:
@@ -312,6 +331,7 @@ def review(world: World, lease: Thing, now: int) -> None:
             active_domain(world, edge["trustee"])
     review_grants([basis.grant], now)
     review_chain(world, lease, basis.chain, now)
+    ask_policies(world, basis, lease["action"], lease["resource"], lease["context"])
 
 
 def is_free(world: World, *things: str) -> None:

@@ -35,6 +35,7 @@ OF_LINKS: Final = (
     "GRANT_REVOKED",
 )
 OF_PROOFS: Final = ("ATTESTATION_MISSING", "ATTESTATION_STALE", "ATTESTATION_MISMATCH")
+OF_POLICIES: Final = ("POLICY_FORBIDS", "NO_POLICY_PERMITS", "POLICY_BROKEN")
 PAIRS: Final[dict[str, tuple[str, ...]]] = {
     "node.declare": ("", "ILLEGAL_TRANSITION", "UNSUPPORTED_PROTOCOL", "NOT_AUTHORIZED"),
     "federation.upgrade": ("NEEDS_BALLOT",),
@@ -42,6 +43,16 @@ PAIRS: Final[dict[str, tuple[str, ...]]] = {
     "by ballot: federation.upgrade": ("",),
     "by ballot": ("UNSUPPORTED_PROTOCOL", "ILLEGAL_TRANSITION"),
     "trust.open": ("MALFORMED_COMMAND", "NOT_AUTHORIZED"),
+    "policy.publish": (
+        "",
+        "MALFORMED_COMMAND",
+        "ILLEGAL_TRANSITION",
+        "POLICY_BROKEN",
+        "DOMAIN_SUSPENDED",
+    ),
+    "policy.retire": ("", "MALFORMED_COMMAND", "ILLEGAL_TRANSITION", "DOMAIN_SUSPENDED"),
+    "by ballot: federation.set_policy": ("",),
+    "by ballot: federation.retire_policy": ("",),
     "grant.issue": ("MALFORMED_COMMAND",),
     "grant.delegate": (
         "",
@@ -88,7 +99,7 @@ PAIRS: Final[dict[str, tuple[str, ...]]] = {
         "ILLEGAL_TRANSITION",
         "DOMAIN_SUSPENDED",
     ),
-    "lease.acquire": ("CONTAINED", "LIMIT_EXCEEDED"),
+    "lease.acquire": ("CONTAINED", "LIMIT_EXCEEDED", *OF_POLICIES),
     "attestation.set_reference": (
         "",
         "MALFORMED_COMMAND",
@@ -102,13 +113,8 @@ PAIRS: Final[dict[str, tuple[str, ...]]] = {
     "attestation.report": ("", "NO_CHALLENGE", "BAD_EVIDENCE", "ATTESTATION_STALE", "NOT_FOUND"),
     "attestation.drift": ("", "NOT_AUTHORIZED", "EXECUTOR_REVOKED"),
     "executor.reinstate": ("ATTESTATION_MISSING",),
-    "lease.renew": (
-        "CONTAINED",
-        "ATTESTATION_MISSING",
-        "ATTESTATION_STALE",
-        "ATTESTATION_MISMATCH",
-    ),
-    "check": ("CONTAINED", "ATTESTATION_MISSING", "ATTESTATION_STALE", "ATTESTATION_MISMATCH"),
+    "lease.renew": ("CONTAINED", *OF_PROOFS, *OF_POLICIES),
+    "check": ("CONTAINED", *OF_PROOFS, *OF_POLICIES),
     # Of what is behind a grant that was passed on; one that is over is so itself.
     "lease.acquire, for a link": (*OF_LINKS, "USES_EXHAUSTED", "CONCURRENCY_LIMIT"),
     "lease.acquire over 2 edges": ("",),

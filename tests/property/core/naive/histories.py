@@ -58,6 +58,8 @@ WEIGHTS: Final = {
     "grant.revoke": 1,
     "grant.delegate": 6,
     "grant.recall": 2,
+    "policy.publish": 1.3,
+    "policy.retire": 1.5,
     "domain.suspend": 1.5,
     "domain.reinstate": 2,
     "domain.rekey": 7,
@@ -67,6 +69,8 @@ WEIGHTS: Final = {
     "federation.set_parameters": 0.1,
     "federation.set_rates": 0.1,
     "federation.upgrade": 0.2,
+    "federation.set_policy": 0.1,
+    "federation.retire_policy": 0.1,
     "proposal.open": 6,
     "proposal.withdraw": 2,
     "ballot.cast": 8,
@@ -193,6 +197,8 @@ class Author(Linking, Showing, Voting, Keying):
         }
         if subject in first and not first[subject][0] and self.often(0.9):
             return first[subject][1]
+        if subject == "policy" and world.protocol == 1 and self.often(0.8):
+            return "lease.acquire"
         if verb in ("grant.delegate", "grant.recall") and world.protocol == 1 and self.often(0.8):
             return "grant.issue"
         if verb == "domain.rekey" and (world.protocol == 1 or not self._is_rekeying):
@@ -289,6 +295,7 @@ class Author(Linking, Showing, Voting, Keying):
             "grant": self._grant,
             "domain": self._domain,
             "federation": self._federation,
+            "policy": self._policy,
             "proposal": self._proposal,
             "ballot": self._ballot,
             "node": self._node,
@@ -356,7 +363,16 @@ class Author(Linking, Showing, Voting, Keying):
             return self.domain(), {"parameters": self.parameters()}
         if act == "set_rates":
             return self.domain(), self.rates()
+        if act == "set_policy":
+            return self.domain(), self.policies()
+        if act == "retire_policy":
+            return self.domain(), {}
         return self.domain(), {"thresholds": self.thresholds()}
+
+    def _policy(self, act: str, at: int) -> tuple[str, Body]:
+        having = [each["owner"] for each in self._world.policies if "." in each["owner"]]
+        domain = self.one(having) if having and self.often(0.5) else self.domain()
+        return self.mostly(domain), self.policies() if act == "publish" else {}
 
     def _node(self, act: str, at: int) -> tuple[str, Body]:
         domain = self.domain()
@@ -378,6 +394,8 @@ class Author(Linking, Showing, Voting, Keying):
         if act == "acquire":
             executor, body = self.wish()
             body |= {"ttl_ms": ttl}
+            if self.often(0.2 if self._world.protocol > 1 else 0.02):
+                body["context"] = self.one((["t=1"], ["t=2"], ["a=", "t=1"]))
             if self._world.leases and self.often(0.3):
                 late = self._world.leases[-4:] if self.often(0.6) else self._world.leases
                 parents = [self.one(late)["lease"] for _ in range(self.one((1, 1, 2)))]

@@ -12,6 +12,7 @@ from tests.property.core.naive import (
     keys,
     pacing,
     proving,
+    publishing,
     rules,
 )
 from tests.property.core.naive.rules import Yes
@@ -33,6 +34,8 @@ OF_DOMAINS: dict[str, Rule] = {
     "grant.suspend": rules.govern_grant,
     "grant.reinstate": rules.govern_grant,
     "grant.revoke": rules.govern_grant,
+    "policy.publish": publishing.publish_policy,
+    "policy.retire": publishing.retire_policy,
     "domain.suspend": rules.govern_domain,
     "domain.reinstate": rules.govern_domain,
     "domain.rekey": keys.rekey_domain,
@@ -42,6 +45,8 @@ OF_DOMAINS: dict[str, Rule] = {
     "federation.set_parameters": ballots.needs_ballot,
     "federation.set_rates": ballots.needs_ballot,
     "federation.upgrade": ballots.needs_ballot,
+    "federation.set_policy": ballots.needs_ballot,
+    "federation.retire_policy": ballots.needs_ballot,
     "proposal.open": ballots.open_proposal,
     "proposal.withdraw": ballots.withdraw_proposal,
     "ballot.cast": ballots.cast_ballot,
@@ -67,18 +72,12 @@ OF_NODES: dict[str, Rule] = {
 
 
 SINCE_SECOND = (
-    "grant.delegate",
-    "grant.recall",
-    "federation.set_parameters",
-    "federation.set_rates",
-    "domain.rekey",
-    "executor.contain",
-    "executor.lift_containment",
-    "attestation.set_reference",
-    "attestation.retire_reference",
-    "attestation.challenge",
-    "attestation.report",
-    "attestation.drift",
+    *("grant.delegate", "grant.recall", "policy.publish", "policy.retire"),
+    *("federation.set_policy", "federation.retire_policy"),
+    *("federation.set_parameters", "federation.set_rates", "domain.rekey"),
+    *("executor.contain", "executor.lift_containment"),
+    *("attestation.set_reference", "attestation.retire_reference", "attestation.challenge"),
+    *("attestation.report", "attestation.drift"),
 )
 """Types of command that version 2 has brought; and a field, in two that there were."""
 DEEPENED_BY_SECOND = ("trust.open", "grant.issue")
@@ -112,6 +111,8 @@ def is_known(world: World, command: Command) -> None:
         raise No("MALFORMED_COMMAND", "type")
     if command.verb in DEEPENED_BY_SECOND and "max_depth" in command.body:
         raise No("MALFORMED_COMMAND", "body.max_depth")
+    if "context" in command.body:
+        raise No("MALFORMED_COMMAND", "body.context")
 
 
 def of_thresholds(world: World, command: Command) -> None:

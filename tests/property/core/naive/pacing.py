@@ -15,6 +15,7 @@ COUNTED = (
     "grant.reinstate",
     "grant.delegate",
     "resources.thaw",
+    "policy.retire",
     "proposal.open",
     "node.add",
     "node.promote",

@@ -327,15 +327,17 @@ def acquire_lease(world: World, by: Thing, command: Command) -> Yes:
     body, now = command.body, world.time
     executor, action, resource = body["executor"], body["action"], body["resource"]
     is_own(by, home(executor), executor)
-    basis = deciding.decide(world, executor, action, resource, now)
+    context = list(body.get("context", ()))
+    basis = deciding.decide(world, executor, action, resource, now, context)
     parents = [holds(world, each, now) for each in body.get("parents", ())]
     lists = deciding.say_where_from(world, parents)
     ident, route = lease_id(command), [deciding.edge_id(each) for each in basis.route]
     before = find(world.leases, lease=ident)
     if before is not None:
         # The ledger has forgotten the command, and the lease is there.
-        asked = [executor, action, resource, parents]
-        is_same = asked == [before[it] for it in ("executor", "action", "resource", "parents")]
+        asked = {"executor": executor, "action": action, "resource": resource}
+        asked |= {"parents": parents, "context": context}
+        is_same = asked == {name: before[name] for name in asked}
         if is_same and before["status"] == "active" and now < before["expires_at"]:
             return Yes(ident, public(before))
         raise No("ALREADY_EXISTS", ident)
@@ -354,6 +356,7 @@ def acquire_lease(world: World, by: Thing, command: Command) -> Yes:
         "changed": world.size,
         "parents": parents,
         **lists,
+        "context": context,
         "stage": "authorized",
         "events": 0,
         "lineage": "",

@@ -161,6 +161,7 @@ class Sides:
             ("proposal", view.proposals(), world.proposals),
             ("thing", view.containments(), world.contained),
             ("name", view.all_references(), world.references),
+            ("owner", view.all_policies(), world.policies),
         )
         for name, records, things in pairs:
             own = {"truster": "edge", "issuer": "grant", "name": "domain"}.get(name, name)
@@ -184,7 +185,7 @@ class Sides:
         widest = {name: max(each[name] for each in ever) for name in present}
         told: dict[str, object] = {"protocol": world.protocol, "parameters": present}
         record = view.federation().to_json()
-        told |= {"widest": widest, "rates": world.rates}
+        told |= {"widest": widest, "rates": world.rates, "policies": world.mark}
         _same("federation", told, {"widest": present, "rates": NO_RATES} | record)
         _same("heads", world.heads, {node: view.lineage_head(node) for node in world.heads})
 

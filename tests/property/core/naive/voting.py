@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from tests.property.core.naive.ballots import OTHERS, is_possible
 from tests.property.core.naive.cast import DAY_MS, JOINERS, Body, Cast
+from tests.property.core.naive.policing import BAD, MEANINGS
 from tests.property.core.naive.world import (
     BALLOT_TYPES,
     BALLOT_TYPES_OF_SECOND,
+    POLICING,
     Command,
     No,
     Thing,
@@ -70,6 +72,9 @@ class Voting(Cast):
         if is_open and self.often(0.3):  # two are for the same
             other = self.one(is_open)
             return other["act"], other["_body"]
+        if self._world.protocol > 1 and self.often(0.15):
+            wished = self.one((*POLICING, POLICING[0]))
+            return wished, self.policies() if wished == POLICING[0] else {}
         later = BALLOT_TYPES_OF_SECOND if self._world.protocol > 1 else ()
         verb, domains = self.one((*BALLOT_TYPES, *later)), self._world.domains
         if verb == "federation.upgrade":
@@ -88,6 +93,12 @@ class Voting(Cast):
             return "domain.reinstate", {"domain": self.one(out)}
         active = [each["domain"] for each in domains if each["status"] == "active"]
         return verb, {"domain": self.one(active) if active and self.often(0.6) else self.domain()}
+
+    def policies(self) -> Body:
+        """Those that permit everything, mostly: much else is to be seen."""
+        if self.often(0.05):
+            return {"text": BAD}
+        return {"text": self.one(tuple(MEANINGS)[:2] if self.often(0.5) else tuple(MEANINGS))}
 
     def is_possible(self, act: str, body: Body) -> bool:
         try:

@@ -58,6 +58,8 @@ LATER: dict[str, Any] = {
     "suspended_for": "",
     "attestations": [],
     "challenge": None,
+    "policies": None,
+    "context": [],
 }
 """The fields that a later version has brought: they are left out while they have these values, so
 that a federation of version 1 writes what it always wrote (ADR 0021)."""
@@ -76,9 +78,11 @@ BALLOT_TYPES = (
 BALLOT_TYPES_OF_SECOND = ("federation.set_parameters", "federation.set_rates")
 FREEZING = ("federation.freeze", "federation.thaw")
 """Decided by ballot, too, from version 2 on. They have thresholds here, and no rules yet."""
+POLICING = ("federation.set_policy", "federation.retire_policy")
+"""These have rules."""
 
 
-EVERY_BALLOT_TYPE = (*BALLOT_TYPES, *BALLOT_TYPES_OF_SECOND, *FREEZING)
+EVERY_BALLOT_TYPE = (*BALLOT_TYPES, *BALLOT_TYPES_OF_SECOND, *FREEZING, *POLICING)
 
 PARAMETERS = {
     "authority_period_ms": 2_000,
@@ -141,8 +145,8 @@ class Said:
 
 @dataclass
 class World:
-    """protocol: the version that the federation lives by. memory: the executed commands, those that
-    could be repeated no more among them."""
+    """protocol: the version that the federation lives by. mark: which policies it has. memory: the
+    executed commands, those that could be repeated no more among them."""
 
     origin: str
     time: int
@@ -158,6 +162,8 @@ class World:
     proposals: list[Thing] = field(default_factory=list)
     contained: list[Thing] = field(default_factory=list)
     references: list[Thing] = field(default_factory=list)
+    policies: list[Thing] = field(default_factory=list)
+    mark: Thing | None = None
     memory: list[Thing] = field(default_factory=list)
     heads: dict[str, str] = field(default_factory=dict)
     former_keys: list[str] = field(default_factory=list)
@@ -183,6 +189,7 @@ class World:
                 "rekeyings": 0,
                 "key_set": None,
                 "references": 0,
+                "policies": None,
             }
         )
         node = {name: value for name, value in descriptor["node"].items() if name != "id"}
