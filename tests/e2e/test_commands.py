@@ -70,7 +70,7 @@ UNFIT = {
         command_type="lease.release",
         body={"lease": "0" * 32, "executor": f"spiffe://{BANK}/agent/x"},
     ),
-    "REASON_EXPIRED_COMMAND": lambda op: command(op, not_after=now_ms() - 60_000),
+    "REASON_EXPIRED_COMMAND": lambda op: command(op, not_after=now_ms() - 3_600_000),
     "REASON_LIFETIME_TOO_LONG": lambda op: command(
         op, not_after=now_ms() + MAX_COMMAND_LIFETIME_MS + 60_000
     ),

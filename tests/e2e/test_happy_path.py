@@ -286,7 +286,8 @@ def test_nodes_know_one_another(cluster: Cluster):
 def test_health_and_reflection_answer_on_both_ports(cluster: Cluster, crew: Crew):
     explain = "quorate.v1.ExplainService"
     core = {"quorate.v1.GovernanceService", "quorate.v1.LedgerService", "quorate.v1.NodeService"}
-    core, edge = core | {explain}, {"quorate.v1.LeaseService", explain}
+    core |= {explain, "quorate.v1.LineageService"}
+    edge = {"quorate.v1.LeaseService", explain}
     for domain in cluster.members:
         operator, worker = cluster.operator(domain), crew.workers[domain]
         for channel, services in ((operator._channel, core), (worker.channel, edge)):

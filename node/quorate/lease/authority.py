@@ -93,9 +93,9 @@ class AuthorityHolder:
         self._next_ns = 0
 
     def follow(self, period_ms: int) -> None:
-        """The federation has another `L`: asks from the next one on are as far apart as that
-        needs."""
+        """The federation has another `L`: asks are as far apart as that needs from now on."""
         self._every_ns = period_ms * 1_000_000 // RENEWALS_PER_PERIOD
+        self._next_ns = min(self._next_ns, self._clock.boottime_ns() + self._every_ns)
 
     def next_ask_ns(self) -> int:
         """When the next ask is due, on the boot clock."""

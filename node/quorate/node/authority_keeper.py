@@ -115,6 +115,8 @@ class AuthorityKeeper:
         """
         self._terms = terms
         self._holder.follow(terms.period_ms)
+        if self.current is not None and self._end_of(self.current) < self._deadline_ns:
+            self._write(self.current)  # what was published lasts no longer either
         self._readers.follow(widest.period_ms)
         self._permits.follow(widest.max_permit_ttl_ms, widest.rho_ppm)
         self._enforcement.follow(widest.period_ms, widest.rho_ppm)
@@ -287,8 +289,16 @@ class AuthorityKeeper:
         if authority is None:
             return None
         self.current = authority
+        self._write(authority)
+        return authority
+
+    def _end_of(self, authority: Authority) -> int:
+        """When it ends, on the boot clock, by the shorter of the leader's `L` and this node's."""
         period_ms = min(self._terms.period_ms, authority.period_ms)
-        self._deadline_ns = authority.asked_boottime_ns + period_ms * _NS_PER_MS
+        return authority.asked_boottime_ns + period_ms * _NS_PER_MS
+
+    def _write(self, authority: Authority) -> None:
+        self._deadline_ns = self._end_of(authority)
         self._word.write(
             AuthorityRecord(
                 boot_id=self._boot_id,
@@ -303,7 +313,6 @@ class AuthorityKeeper:
                 reason=None,
             )
         )
-        return authority
 
     def take_outbox(self) -> list[tuple[str, AuthorityMessage]]:
         """The turn's messages. Call it only when the turn is durable."""

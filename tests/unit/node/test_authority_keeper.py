@@ -401,6 +401,23 @@ def test_of_two_periods_the_shorter_one_counts(node: Node, own: int, leaders: in
     assert node.keeper.remaining_ms() == 400
 
 
+def test_a_shorter_period_ends_what_was_published_before(node: Node):
+    """And the next ask is due as early as that needs."""
+    asked = node.clock.boottime_ns()
+    ask = _ask(node.turn())
+    node.turn(("b", Grant(ask.seq, 3, 10, TIME, PERIOD_MS)))
+    before = node.record()
+    node.keeper.follow(replace(TERMS, period_ms=400, max_permit_ttl_ms=100), TERMS)
+    after = node.record()
+    assert (before.deadline_ns, after.deadline_ns) == (asked + PERIOD_MS * MS, asked + 400 * MS)
+    assert after.max_permit_ttl_ms == 100
+    assert (after.index, after.term) == (before.index, before.term)
+    assert node.keeper.remaining_ms() == 400
+    assert node.keeper.next_timer_ns(node.raft) == asked + 80 * MS
+    node.keeper.follow(TERMS, TERMS)
+    assert node.record() == after, "a longer one takes an ask"
+
+
 def test_a_leader_grants_for_what_is_in_force_and_counts_what_ever_was(node: Node):
     node.lead()
     node.keeper.follow(replace(TERMS, period_ms=200), TERMS)
