@@ -52,6 +52,9 @@ class Ballots:
         self._widened = widened
         self._sometimes = sometimes
         self._suspended: list[str] = []
+        self._at_stake = ""
+        """Against one domain alone something is proposed, until it is expelled: were two suspended,
+        those who are left might not be enough to reinstate either."""
         self._open: list[str] = []
         self._about: dict[str, tuple[str, str]] = {}
         """By proposal: what is to be done, and to whom."""
@@ -72,6 +75,8 @@ class Ballots:
             act = chance.choices(acts, weights=_WEIGHTS[: len(acts)])[0]
             is_reinstated = act == "domain.reinstate"
             target = chance.choice(self._suspended if is_reinstated else self._members)
+            if not is_reinstated:
+                target = self._at_stake = self._at_stake or target
         else:
             return None
         if act == "domain.expel" and not fits(target):
@@ -150,4 +155,5 @@ class Ballots:
         call.is_final = True
         if domain in self._members:
             self._members.remove(domain)
+            self._at_stake = ""
             self._expelled(domain, chance)

@@ -102,9 +102,16 @@ class Members:
         """Whether the others have suspended the domain, by what this machine's node knows; then
         they do something towards its reinstatement."""
         with machine.disk.reader().read() as snapshot:
-            known = StateView(snapshot.state).domain(domain)
+            view = StateView(snapshot.state)
+            known, everybody = view.domain(domain), view.domains()
         if known is None or known.suspended_by != BY_BALLOT:
             return False
+        for other in everybody:
+            if other.suspended_by == other.id:  # their votes are needed, and they can have them
+                self._calls.widened(f"domain:{other.id}")
+                body: dict[str, object] = {"domain": other.id}
+                self._order(other.id, "domain.reinstate", body, chance, Level.COMMITTED)
+                return True
         self._ballots.reinstate(domain, now_ms, chance)
         return True
 
