@@ -230,6 +230,8 @@ def _judge(signed: Signed, records: Records) -> Found:
     record = records[kind].get(signed.thing)
     if record is None:
         return Found(signed, None, None)
+    if kind == "proposal" and record.get("status") == "executed":
+        return Found(signed, None, None)  # what it has brought about, a person looks at
     if not is_in_force(record):
         return Found(signed, False, None)
     return Found(signed, True, (verb, body_of(signed)))

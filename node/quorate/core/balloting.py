@@ -241,7 +241,7 @@ def _base(view: StateView, act: FederationAct) -> str:
     domain has none, or the domain could get out of its way by changing something."""
     if isinstance(act, JudgeDomain) and act.act is Act.REINSTATE:
         domain = view.domain(act.domain)
-        own = None if domain is None else replace(domain, frozen=None, policies=None)
+        own = None if domain is None else replace(domain, frozen=None, policies=None, references=0)
         return _digest(None if own is None else own.to_json())
     if isinstance(act, SetThresholds):
         return _digest(_beyond_majority(view.thresholds()))

@@ -105,7 +105,7 @@ def take(graph: Writer, view: StateView, index: int, entry: bytes) -> None:
             case Verb.GRANT_DELEGATE:
                 _take_delegation(graph, view, index, row.text("thing"))
         effect = effect_of(index, entry)
-        if effect is not None:
+        if effect is not None and _is_kept(effect):
             _take_effect(graph, view, effect, row)
     digest = hashlib.sha256(entry).digest()
     graph.put(MARK, keys.number(index + 1) + digest)
@@ -153,6 +153,12 @@ def _take_delegation(graph: Writer, view: StateView, index: int, ident: str) -> 
         things.add(f"{Kind.DOMAIN}:{home}")
     for thing in sorted(things):
         graph.put(_PASSED_ON + _hash(thing) + keys.number(index), ident.encode("ascii"))
+
+
+def _is_kept(effect: Effect) -> bool:
+    """What policies say of a lease is no matter of things, and what its executor has to prove is
+    one of time, too: the graph knows neither (docs/lineage.md)."""
+    return effect.policies is None and not effect.thing.startswith(("references:", "attestation:"))
 
 
 def _take_effect(graph: Writer, view: StateView, effect: Effect, row: Row) -> None:

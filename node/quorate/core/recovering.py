@@ -139,6 +139,13 @@ def _carry_domains(store: Writer, view: StateView, recovery: Recovery) -> None:
             policies=former.policies,
         )
         state.save_domain(store, domain)
+    # The new ledger counts from 1: what comes next must not look earlier than what is there.
+    for reference in list(view.all_references()):
+        state.save_reference(store, replace(reference, changed=0))
+    for executor in list(view.executors()):
+        if executor.attestations:
+            proofs = tuple(replace(each, reported=0) for each in executor.attestations)
+            state.save_executor(store, replace(executor, attestations=proofs))
     for owner in (BY_BALLOT, *(item.domain for item in recovery.descriptors)):
         policies = view.policies(owner)
         if policies is not None:

@@ -157,7 +157,8 @@ def what_it_widens(world: World, act: str, body: Mapping[str, Any]) -> object:
     """What a widening act was proposed for, as it was."""
     if act == "domain.reinstate":
         found = find(world.domains, domain=body["domain"]) or {}
-        return {name: said for name, said in found.items() if name != "policies"}
+        own = ("policies", "references")  # what it may change all the same
+        return {name: said for name, said in found.items() if name not in own}
     if act == "federation.set_thresholds":
         return dict(world.thresholds)
     if act == "federation.set_parameters":
