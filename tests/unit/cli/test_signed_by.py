@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from quorate.cli.signed_by import Signed, _judge
+from quorate.core.verbs import Verb
 from quorate.node.identity import load_signing_key
 from quorate.proofs.commands import build_command
 from quorate.testing.builders import trust_body
@@ -144,3 +146,17 @@ def test_people_read_it_too(run: Any, federation: Any, node: Any, lost: Any) -> 
     assert ran.exit_code == 0, ran.stderr
     assert "look at it" in ran.stdout
     assert "ended by grant.revoke bank.example/g1" in ran.stdout
+
+
+@pytest.mark.parametrize(("verb", "choice"), [(Verb.BALLOT_CAST, "yes"), (Verb.PROPOSAL_OPEN, "")])
+@pytest.mark.parametrize(
+    ("status", "in_force"), [("open", True), ("executed", None), ("withdrawn", False)]
+)
+def test_what_a_ballot_has_brought_about_a_person_looks_at(
+    verb: Verb, choice: str, status: str, in_force: bool | None
+) -> None:
+    body = {"proposal": "p", "choice": choice} if choice else {"act": "domain.admit"}
+    records: Any = {"proposal": {"p": {"id": "p", "status": status}}}
+    found = _judge(Signed(9, 0, verb, CLINIC, "p", body), records)
+    assert found.in_force is in_force
+    assert (found.ended_by is not None) == (in_force is True)
