@@ -31,6 +31,7 @@ from quorate.core import (
     transitions,
 )
 from quorate.core.acts import UpgradeFederation
+from quorate.core.errors import StorageDamagedError
 from quorate.core.limits import MAX_DEPTH
 from quorate.core.outcome import Reason
 from quorate.core.policies import Deciders
@@ -38,7 +39,7 @@ from quorate.core.records import Grant, Lease, TrustEdge
 from quorate.core.state import StateView
 from quorate.core.status import Act, Status
 
-HISTORIES: Final = 500
+HISTORIES: Final = 2_500
 BROKEN: Final[dict[str, tuple[Any, str, Callable[..., Any]]]] = {}
 
 
@@ -403,5 +404,7 @@ def test_a_broken_rule_is_seen(what: str, monkeypatch: pytest.MonkeyPatch) -> No
         except DifferenceError as error:
             setting, history = error.history
             assert len(shortest(setting, history)) <= 14  # five of them an upgrade, at most
+            return
+        except StorageDamagedError:  # so broken that the ledger stops
             return
     pytest.fail("nobody has seen it")
