@@ -113,14 +113,18 @@ class AuthorityKeeper:
         granted, goes by those in force; whoever waits until something is over counts by the largest
         that ever were. They are told together: this node grants nothing for longer than it counts.
         """
-        self._terms = terms
+        changed, self._terms = terms != self._terms, terms
         self._holder.follow(terms.period_ms)
-        if self.current is not None and self._end_of(self.current) < self._deadline_ns:
-            self._write(self.current)  # what was published lasts no longer either
         self._readers.follow(widest.period_ms)
         self._permits.follow(widest.max_permit_ttl_ms, widest.rho_ppm)
         self._enforcement.follow(widest.period_ms, widest.rho_ppm)
         self._drainage.follow(widest.period_ms, 3 * widest.rho_ppm)
+        if changed and self.current is not None:
+            # What was published goes by them, too. It ends a whole `L` from here, not from its
+            # ask: that was as long ago as the `L` of before allowed, and nobody is to be denied
+            # because of a new one. Whoever loses the quorum from now on has lost it by then.
+            here = self._clock.boottime_ns() + terms.period_ms * _NS_PER_MS
+            self._write(self.current, min(self._deadline_ns, here))
 
     # -- a turn ------------------------------------------------------------------------------
 
@@ -289,7 +293,7 @@ class AuthorityKeeper:
         if authority is None:
             return None
         self.current = authority
-        self._write(authority)
+        self._write(authority, self._end_of(authority))
         return authority
 
     def _end_of(self, authority: Authority) -> int:
@@ -297,8 +301,8 @@ class AuthorityKeeper:
         period_ms = min(self._terms.period_ms, authority.period_ms)
         return authority.asked_boottime_ns + period_ms * _NS_PER_MS
 
-    def _write(self, authority: Authority) -> None:
-        self._deadline_ns = self._end_of(authority)
+    def _write(self, authority: Authority, deadline_ns: int) -> None:
+        self._deadline_ns = deadline_ns
         self._word.write(
             AuthorityRecord(
                 boot_id=self._boot_id,

@@ -401,21 +401,47 @@ def test_of_two_periods_the_shorter_one_counts(node: Node, own: int, leaders: in
     assert node.keeper.remaining_ms() == 400
 
 
-def test_a_shorter_period_ends_what_was_published_before(node: Node):
-    """And the next ask is due as early as that needs."""
-    asked = node.clock.boottime_ns()
+def _published(node: Node) -> AuthorityRecord:
     ask = _ask(node.turn())
     node.turn(("b", Grant(ask.seq, 3, 10, TIME, PERIOD_MS)))
-    before = node.record()
+    return node.record()
+
+
+@pytest.mark.parametrize("ago_ms", [0, 300, 500])
+def test_a_shorter_period_counts_from_here_for_what_was_published_before(node: Node, ago_ms: int):
+    """The ask was as long ago as the longer one allowed: by that, nobody is to be denied. The next
+    ask is due as early as the shorter one needs."""
+    before = _published(node)
+    node.clock.advance_ms(ago_ms)
+    here = node.clock.boottime_ns()
     node.keeper.follow(replace(TERMS, period_ms=400, max_permit_ttl_ms=100), TERMS)
     after = node.record()
-    assert (before.deadline_ns, after.deadline_ns) == (asked + PERIOD_MS * MS, asked + 400 * MS)
+    assert after.deadline_ns == here + 400 * MS < before.deadline_ns
     assert after.max_permit_ttl_ms == 100
     assert (after.index, after.term) == (before.index, before.term)
     assert node.keeper.remaining_ms() == 400
-    assert node.keeper.next_timer_ns(node.raft) == asked + 80 * MS
-    node.keeper.follow(TERMS, TERMS)
-    assert node.record() == after, "a longer one takes an ask"
+    assert node.keeper.next_timer_ns(node.raft) <= here + 80 * MS
+
+
+def test_what_was_published_lasts_no_longer_by_other_parameters(node: Node):
+    before = _published(node)
+    node.clock.advance_ms(900)
+    node.keeper.follow(replace(TERMS, period_ms=400), TERMS)
+    assert node.record() == before
+    longer = replace(TERMS, period_ms=4 * PERIOD_MS, max_permit_ttl_ms=50, rho_ppm=20_000)
+    node.keeper.follow(longer, longer)
+    after = node.record()
+    assert after.deadline_ns == before.deadline_ns
+    assert (after.max_permit_ttl_ms, after.rho_ppm) == (50, 20_000)
+
+
+def test_what_was_surrendered_does_not_come_back_with_other_parameters(node: Node):
+    _published(node)
+    node.keeper.surrender(Reason.STORAGE_FULL)
+    given_up = node.record()
+    node.keeper.follow(replace(TERMS, period_ms=400), TERMS)
+    assert node.record() == given_up
+    assert given_up.reason is Reason.STORAGE_FULL
 
 
 def test_a_leader_grants_for_what_is_in_force_and_counts_what_ever_was(node: Node):
