@@ -140,6 +140,17 @@ def same_ledgers(cluster: Cluster) -> LedgerMirror:
     return mirror
 
 
+def verified_ledgers(cluster: Cluster) -> LedgerMirror:
+    """Every node has the same ledger, which the command line verifies there, whole. A node that has
+    denied something may tell the ledger meanwhile."""
+    mirror = same_ledgers(cluster)
+    least = len(mirror.entries)
+    sizes = verify_everywhere(cluster).values()
+    most = mirror.catch_up(WAIT_S)
+    assert all(least <= size <= most for size in sizes), (least, sizes, most)
+    return mirror
+
+
 # -- probes ----------------------------------------------------------------------------------
 
 
