@@ -355,6 +355,7 @@ def policies() -> Iterator[tuple[str, bytes]]:
     ticket = 'context.given.hasTag("ticket") && context.given.getTag("ticket") like "OPS-*"'
     scope = 'principal in Domain::"clinic.example", action == Action::"lease", resource'
     yield "policies", f"permit ({scope}) when {{ {ticket} }};".encode()
+    yield "policies", f"permit ({scope}); // x\rforbid ({scope});".encode()
     yield "policies", b'@id("a") forbid (principal, action, resource) unless { context.hops < 3 };'
     yield "policies", b"permit (principal, action, resource) when { context.cross_domain };"
     yield (

@@ -152,8 +152,14 @@ def set_policy(body: Fields) -> SetPolicy:
 
 
 def policy_text(body: Fields) -> str:
-    """What may be shown to the engine."""
-    return body.text("text", cedar.check_text)
+    """What may be shown to the engine. Nothing is no set: to have none is another command."""
+    return body.text("text", _check_policy_text)
+
+
+def _check_policy_text(text: str) -> None:
+    if not text:
+        raise MalformedError("is empty; to have no policies, retire what there is")
+    cedar.check_text(text)
 
 
 def let_through(body: Fields) -> tuple[str, ...]:

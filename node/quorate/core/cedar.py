@@ -54,7 +54,7 @@ action lease appliesTo {
 there are is everybody's own, and a schema that names all of them would belong to nobody."""
 
 _TOKENS: Final = re.compile(
-    r"""(?P<space>[ \n\t]+|//[^\n]*)
+    r"""(?P<space>[ \n\t]+|//[ -~\t]*)
     |(?P<text>"(?:\\.|[^"\\\n])*")
     |(?P<name>[A-Za-z_][A-Za-z0-9_]*)
     |(?P<number>[0-9]+)
@@ -63,6 +63,7 @@ _TOKENS: Final = re.compile(
 )
 """As the engine reads them, less what no policy here needs: slots of templates (`?`), and text that
 goes on over a line's end."""
+_OTHER_CHARACTERS: Final = re.compile(r"[^ -~\t\n]")
 _OPENING: Final = frozenset("([{")
 _CLOSING: Final = frozenset(")]}")
 _OPERATORS: Final = frozenset(
@@ -131,9 +132,20 @@ def check_text(text: str) -> None:
 
     Without the engine: a set of policies is looked at like this before anybody knows who sent it.
     """
-    if not text.isascii() or len(text) > MAX_POLICY_BYTES:
-        raise MalformedError(f"must be ASCII text of at most {MAX_POLICY_BYTES} bytes")
-    _Reading().read(text)
+    _measured(text)
+
+
+def _measured(text: str) -> int:
+    """How many policies a text holds that the engine may be shown. Raises MalformedError.
+
+    Characters that print, spaces, tabs and ends of lines alone: the engine takes other ones for
+    ends of lines, too, and what is a comment here would be a policy there.
+    """
+    if len(text) > MAX_POLICY_BYTES or _OTHER_CHARACTERS.search(text):
+        raise MalformedError(
+            f"must be ASCII text of at most {MAX_POLICY_BYTES} bytes, with lines that end in \\n"
+        )
+    return _Reading().read(text)
 
 
 def check_set(text: str) -> None:
@@ -175,8 +187,10 @@ def rule(text: str, subject: Subject) -> Ruling:
 def _parsed(text: str) -> cedarpy.PolicySet:
     """The one way in which a text becomes policies. Raises MalformedError for one that the engine
     must not see, and EngineFault."""
-    check_text(text)
+    measured = _measured(text)
     parsed = _guarded(lambda: cedarpy.PolicySet.from_str(text))
+    if len(parsed) != measured:
+        raise EngineFault("the engine reads it otherwise than it was measured")
     if parsed.templates():
         raise EngineFault("a template, which says nothing by itself")
     return parsed
@@ -274,7 +288,8 @@ class _Reading:
         self._names: set[str] = set()
         self._before = ("", "", "", "")  # the last tokens
 
-    def read(self, text: str) -> None:
+    def read(self, text: str) -> int:
+        """How many policies it holds."""
         place = 0
         while place < len(text):
             match = _TOKENS.match(text, place)
@@ -286,6 +301,7 @@ class _Reading:
                 self._take(match.lastgroup or "", match.group())
         if self._open or self._before[-1] not in {"", ";"}:
             raise MalformedError("ends within a policy")
+        return self._policies
 
     def _take(self, kind: str, word: str) -> None:
         if word in _OPERATORS:

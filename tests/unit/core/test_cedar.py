@@ -127,7 +127,7 @@ REFUSED = {
     "datetime": (when('datetime("2024-10-15") < datetime("2025-10-15")'), "datetime"),
     "a method of no type here": (when('context.action.isIpv4("x")'), "isIpv4"),
     "text over two lines": (when('context.action == "a\nb"'), "line 1"),
-    "a carriage return": (f"{PERMIT};\r", "line 1"),
+    "a carriage return": (f"{PERMIT};\r", "with lines that end"),
     "another alphabet": (f"// \u00fc\n{PERMIT};", "ASCII"),
     "a name that is none": (f'@id("a b") {PERMIT};', "name"),
     "a name twice": (f'@id("a") {PERMIT}; @id("a") {PERMIT};', "two policies"),
@@ -191,6 +191,34 @@ def test_brackets_and_operators_within_text_and_comments_are_none() -> None:
     check_set(f'// {deep}\n@note("{deep}") {when(f"""context.action == "{deep}" """)} // {deep}')
     hidden = '"\\"" == "' + "(" * 500 + '"'
     check_set(when(hidden))
+
+
+@pytest.mark.parametrize("end", ["\r", "\v", "\f", "\0", "\x1c", "\x7f", "\x85", "\u2028"])
+def test_nothing_can_hide_behind_what_ends_a_line_for_the_engine_alone(
+    end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A carriage return ends the engine's comments: what follows it would be measured by nobody,
+    and a thousand brackets there end the process."""
+    text = f"{PERMIT}; // a comment{end}{PERMIT};\n"
+    monkeypatch.setattr(cedar, "_guarded", lambda _ask: pytest.fail("it was shown"))
+    with pytest.raises(MalformedError):
+        check_text(text)
+    with pytest.raises(MalformedError):
+        check_text(f'{PERMIT} when {{ context.action == "{end}" }};')
+    assert rule(text, SUBJECT) == BROKEN
+
+
+def test_a_set_of_which_the_engine_reads_more_than_was_measured_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = f"{PERMIT}; {PERMIT};"
+    check_set(text)
+    cedar._parsed.cache_clear()
+    monkeypatch.setattr(cedar, "_measured", lambda _text: 1)
+    with pytest.raises(MalformedError, match="otherwise"):
+        check_set(text)
+    assert rule(text, SUBJECT) == BROKEN
+    cedar._parsed.cache_clear()
 
 
 @pytest.mark.parametrize("text", [f"{PERMIT};" * (MAX_POLICIES_PER_SET + 1), "/" * 9_000])

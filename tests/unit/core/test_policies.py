@@ -177,17 +177,26 @@ def test_versions_count_up_and_retiring_keeps_the_count(trusted: World) -> None:
 
 
 def test_what_the_engine_does_not_take_is_not_published(trusted: World) -> None:
-    for text in ("permit (principal, action, resource) when { context.time };", "", "//"):
+    for text in ("permit (principal, action, resource) when { context.time };", "//"):
         refused = trusted.do(BANK, "policy.publish", {"text": text})
-        expected = Reason.POLICY_BROKEN if text else Reason.ILLEGAL_TRANSITION
-        assert (refused.reason, refused.thing) == (expected, BANK)
+        assert (refused.reason, refused.thing) == (Reason.POLICY_BROKEN, BANK)
         refused = trusted.do(
             BANK, "proposal.open", proposal_body("federation.set_policy", {"text": text})
         )
-        assert refused.reason is expected
+        assert refused.reason is Reason.POLICY_BROKEN
     deep = f"permit (principal, action, resource) when {{ {'(' * 1_000}true{')' * 1_000} }};"
     refused = trusted.do(BANK, "policy.publish", {"text": deep})
     assert (refused.reason, refused.thing) == (Reason.MALFORMED_COMMAND, "body.text")
+
+
+def test_nothing_is_no_set_that_could_be_published(trusted: World) -> None:
+    """It would retire the one in force, under the rules for publishing."""
+    publish(trusted, "owner", PERMIT_ALL)
+    refused = trusted.do(BANK, "policy.publish", {"text": ""})
+    assert (refused.reason, refused.thing) == (Reason.MALFORMED_COMMAND, "body.text")
+    opened = proposal_body("federation.set_policy", {"text": ""})
+    assert trusted.do(BANK, "proposal.open", opened).reason is Reason.MALFORMED_COMMAND
+    assert trusted.view.domain(BANK).policies == PolicyMark(1, digest_of(PERMIT_ALL))  # type: ignore[union-attr]
     assert trusted.view.domain(BANK).policies is None  # type: ignore[union-attr]
 
 
