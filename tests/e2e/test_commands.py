@@ -81,13 +81,13 @@ UNFIT = {
 def test_what_could_be_denied_again_and_again_is_not_even_proposed(
     cluster: Cluster, mirror: LedgerMirror, reason: str, make
 ):
-    bank, size = cluster.operator(BANK), mirror.catch_up()
+    bank, size = cluster.operator(BANK), mirror.count_decided()
     for node in cluster.operators():
         answer = submit(node, make(bank))
         assert not answer.HasField("outcome")
         assert not answer.unknown, "it certainly was not executed"
         assert decision_pb2.Reason.Name(answer.reason) == reason.strip()
-    assert mirror.catch_up() == size
+    assert mirror.count_decided() == size
 
 
 SIGNED = {
@@ -115,12 +115,12 @@ SIGNED = {
 def test_what_its_issuer_signed_is_denied_in_the_ledger(
     cluster: Cluster, mirror: LedgerMirror, reason: str, make
 ):
-    bank, size = cluster.operator(BANK), mirror.catch_up()
+    bank, size = cluster.operator(BANK), mirror.count_decided()
     envelope = make(bank)
     answer = submit(bank, envelope)
     assert not answer.outcome.accepted
     assert decision_pb2.Reason.Name(answer.outcome.reason) == f"REASON_{reason.strip()}"
-    assert mirror.catch_up() == size + 1
+    assert mirror.count_decided() == size + 1
     entry = mirror.entry(answer.outcome.ledger_index)
     assert (entry["decision"], entry["reason"]) == ("denied", reason.strip())
     assert codec.encode(entry["command"]) == envelope, "the ledger holds it as it was signed"
@@ -134,12 +134,12 @@ def test_a_replayed_command_does_nothing_more(cluster: Cluster, mirror: LedgerMi
     assert first.accepted
     executor = mirror_executor(mirror, first.ledger_index)
     bank.order("executor.suspend", {"executor": executor})
-    size = mirror.catch_up()
+    size = mirror.count_decided()
     for node in cluster.operators():
         again = submit(node, envelope).outcome
         assert again.duplicate
         assert again.ledger_index == first.ledger_index
-    assert mirror.catch_up() == size
+    assert mirror.count_decided() == size
     record = bank.record(governance_pb2.KIND_EXECUTOR, executor)
     assert record["status"] == "suspended", "a replay brings nothing back"
 
@@ -153,7 +153,7 @@ def mirror_executor(mirror: LedgerMirror, index: int) -> str:
 def test_a_captured_revocation_cannot_be_replayed_on_another_ledger(
     cluster: Cluster, mirror: LedgerMirror
 ):
-    bank, size = cluster.operator(BANK), mirror.catch_up()
+    bank, size = cluster.operator(BANK), mirror.count_decided()
     envelope = command(
         bank,
         origin="quorate.example/federation-2",
@@ -165,4 +165,4 @@ def test_a_captured_revocation_cannot_be_replayed_on_another_ledger(
     )
     assert answer.reason == decision_pb2.REASON_WRONG_ORIGIN
     assert answer.reached == governance_pb2.WAIT_LEVEL_UNSPECIFIED
-    assert mirror.catch_up() == size
+    assert mirror.count_decided() == size

@@ -66,7 +66,7 @@ def test_a_repeat_returns_the_first_outcome_and_leaves_no_entry(
     envelope = register(bank, nonce, executor)
     first = submit(bank, envelope)
     assert first.accepted
-    size = mirror.catch_up()
+    size = mirror.count_decided()
     signed_again = register(bank, nonce, executor, later_ms=1_000)
     assert signed_again != envelope
     for node in cluster.operators():
@@ -75,7 +75,7 @@ def test_a_repeat_returns_the_first_outcome_and_leaves_no_entry(
             assert again.duplicate
             again.duplicate = False
             assert again == first
-    assert mirror.catch_up() == size, "repeats leave no entry"
+    assert mirror.count_decided() == size, "repeats leave no entry"
 
     other = bank.ask(
         bank.governance.Submit,
@@ -83,7 +83,7 @@ def test_a_repeat_returns_the_first_outcome_and_leaves_no_entry(
     )
     assert (other.HasField("outcome"), other.unknown) == (False, False)
     assert other.reason == decision_pb2.REASON_NONCE_REUSED
-    assert mirror.catch_up() == size, "nor does another command under the same nonce"
+    assert mirror.count_decided() == size, "nor does another command under the same nonce"
     assert mirror.indexes_of(first.command_id) == [first.ledger_index]
     found = bank.ask(
         bank.governance.GetOutcome,
@@ -96,7 +96,7 @@ def test_the_same_command_through_all_nodes_at_once_is_one_entry(
     cluster: Cluster, mirror: LedgerMirror
 ):
     bank, operators = cluster.operator(BANK), cluster.operators()
-    size = mirror.catch_up()
+    size = mirror.count_decided()
     rounds, told = 12, []
     together = threading.Barrier(len(operators))
 
@@ -112,7 +112,7 @@ def test_the_same_command_through_all_nodes_at_once_is_one_entry(
                 (True, answers[0].ledger_index, answers[0].command_id)
             }
             told.append(answers[0])
-    assert mirror.catch_up() == size + rounds
+    assert mirror.count_decided() == size + rounds
     for outcome in told:
         assert mirror.indexes_of(outcome.command_id) == [outcome.ledger_index]
 
@@ -120,7 +120,7 @@ def test_the_same_command_through_all_nodes_at_once_is_one_entry(
 def test_a_repeated_lease_request_is_one_lease(cluster: Cluster, crew: Crew, mirror: LedgerMirror):
     """Several calls with one request id, at once: the executor holds one lease, not many."""
     worker, request_id = crew.workers[BANK], secrets.token_hex(16)
-    size = mirror.catch_up()
+    size = mirror.count_decided()
 
     def acquire(_number: int):
         return worker.acquire(f"//{BANK}/records/once", request_id=request_id)
@@ -129,4 +129,4 @@ def test_a_repeated_lease_request_is_one_lease(cluster: Cluster, crew: Crew, mir
         answers = list(pool.map(acquire, range(6)))
     assert {answer.lease.id for answer in answers} == {answers[0].lease.id}
     assert answers[0].lease.id
-    assert mirror.catch_up() == size + 1
+    assert mirror.count_decided() == size + 1

@@ -164,11 +164,11 @@ def test_oversized_messages_are_refused(cluster: Cluster, crew: Crew, strangers,
 
 
 def test_an_envelope_beyond_the_limit_is_named_as_such(cluster: Cluster, mirror, refused):
-    operator, size = cluster.operator(BANK), mirror.catch_up()
+    operator, size = cluster.operator(BANK), mirror.count_decided()
     large = governance_pb2.SubmitRequest(envelope=b"x" * (MAX_ENVELOPE_BYTES + 1))
     found = refused(lambda: operator.governance.Submit(large, timeout=CALL_TIMEOUT_S))
     assert (found.code, found.fields) == (INVALID, ("envelope",))
-    assert mirror.catch_up() == size, "what is no command is no business of the ledger's"
+    assert mirror.count_decided() == size, "what is no command is no business of the ledger's"
 
 
 # -- malformed -------------------------------------------------------------------------------
@@ -261,12 +261,12 @@ SUBMISSIONS: dict[str, tuple[bytes, str]] = {
 def test_what_is_no_command_is_refused_and_leaves_no_entry(
     cluster: Cluster, mirror, refused, envelope: bytes, field: str
 ):
-    governance, size = cluster.operator(BANK).governance, mirror.catch_up()
+    governance, size = cluster.operator(BANK).governance, mirror.count_decided()
     request = governance_pb2.SubmitRequest(envelope=envelope)
     found = refused(lambda: governance.Submit(request, timeout=CALL_TIMEOUT_S))
     assert found.code is INVALID
     assert [name[: len(field)] for name in found.fields] == [field]
-    assert mirror.catch_up() == size
+    assert mirror.count_decided() == size
 
 
 def core_cases() -> dict[str, tuple[str, object, tuple[str, ...]]]:
@@ -348,12 +348,12 @@ def test_what_the_ledger_does_not_have_yet_is_out_of_range(cluster: Cluster, ref
 
 
 def test_only_narrowing_commands_are_revocations(cluster: Cluster, mirror, refused):
-    operator, size = cluster.operator(BANK), mirror.catch_up()
+    operator, size = cluster.operator(BANK), mirror.count_decided()
     widening = operator.sign("executor.register", {"executor": f"spiffe://{BANK}/agent/wide"})
     request = governance_pb2.RevokeRequest(envelope=widening)
     found = refused(lambda: operator.governance.Revoke(request, timeout=CALL_TIMEOUT_S))
     assert (found.code, found.fields) == (INVALID, ("envelope",))
-    assert mirror.catch_up() == size
+    assert mirror.count_decided() == size
 
 
 def test_bytes_that_are_no_message_and_methods_that_are_none(cluster: Cluster, crew: Crew, refused):

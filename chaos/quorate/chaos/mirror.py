@@ -19,6 +19,7 @@ from quorate.core import codec, ids
 from quorate.core.errors import QuorateError
 from quorate.core.genesis import Genesis
 from quorate.core.limits import MAX_ENTRIES_PER_PAGE, MAX_ENTRY_BYTES
+from quorate.core.verbs import Verb
 from quorate.proofs import merkle
 from quorate.proofs.checkpoint import Checkpoint
 from quorate.v1 import ledger_pb2
@@ -40,6 +41,7 @@ class LedgerMirror:
         self._genesis = genesis
         self._nodes: dict[tuple[int, int], bytes] = {}
         self._found: dict[str, list[int]] = {}
+        self._reports = 0
 
     # -- the tree that `quorate.proofs.merkle` works on -----------------------------------------
 
@@ -87,6 +89,12 @@ class LedgerMirror:
                 )
         return size
 
+    def count_decided(self, timeout_s: float = LEVEL_TIMEOUT_S) -> int:
+        """Catches up, and returns how many entries there are beside those by which nodes tell, a
+        second later or so, what they have denied and their executors have done."""
+        self.catch_up(timeout_s)
+        return len(self.entries) - self._reports
+
     def indexes_of(self, command_id: str) -> list[int]:
         """Where a command stands; more than once only when it was denied before it was known who
         gave it (a bad signature, a used nonce)."""
@@ -113,6 +121,7 @@ class LedgerMirror:
         merkle.append(self, index, merkle.leaf_hash(data))
         self.entries.append(data)
         entry = self.entry(index)
+        self._reports += entry["type"] == Verb.LINEAGE_APPEND
         if index > 0 and entry["type"] != _MALFORMED:
             named = json.loads(b64decode(entry["command"]["payload"]))
             command_id = ids.command_id(named["issuer"], named["nonce"])
