@@ -21,7 +21,7 @@ from tests.fuzz.harness import CORPUS, SEPARATOR
 from tests.fuzz.spoken import answers, messages, requests, stream
 from tests.fuzz.targets.evidence import ASKED
 from tests.fuzz.targets.ledger import lived
-from tests.fuzz.targets.proofs import LEAVES, OF_NOBODY, tree
+from tests.fuzz.targets.proofs import LEAVES, OF_NOBODY, proof_files, tree
 from tests.fuzz.targets.store import OFFSET_BYTES, STORE, sound_store
 from tests.fuzz.targets.wire import PEER
 from tests.unit.core.conftest import BANK, CLINIC, NODE
@@ -42,6 +42,7 @@ from quorate.node.survivors import Summary
 from quorate.proofs import merkle
 from quorate.proofs.checkpoint import Checkpoint, sign_checkpoint
 from quorate.proofs.signing import sign_envelope
+from quorate.proofs.vkey import COSIGNATURE, ED25519, VerifierKey
 from quorate.storage import Environment, layout, seal
 from quorate.testing.builders import (
     ORIGIN,
@@ -193,6 +194,17 @@ def proofs() -> Iterator[tuple[str, bytes]]:
         yield "checkpoint", checkpoint.body().encode()
         yield "signed_note", sign_checkpoint(checkpoint, key_for("log"), key_for("b")).encode()
     yield "signed_note", b"no note"
+    for file in sorted(proof_files()):
+        yield "proof_file", file
+    yield "proof_file", b"c2sp.org/tlog-proof@v1\nindex 0\n\n" + checkpoint.body().encode()
+    log = VerifierKey(ORIGIN, ED25519, key_for("log").public).encode()
+    members = ("a", "b", "c")
+    cosigning = (VerifierKey(each, COSIGNATURE, key_for(each).public).encode() for each in members)
+    lines = [f"witness {each} {key}" for each, key in zip(members, cosigning, strict=True)]
+    yield "verifier_key", log.encode()
+    yield "trust_policy", f"# one\nlog {log} https://a.example/\nquorum none\n".encode()
+    group = "group g 2 a b c\nquorum g\n"
+    yield "trust_policy", "\n".join([f"log {log}", *lines, group]).encode()
     yield "path", keys.number(50) + keys.number(60)
     for path in paths():
         yield "path", path

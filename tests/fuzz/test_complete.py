@@ -48,6 +48,7 @@ OF_THE_CODEC: Final = frozenset({"decode", "load"})
 NEED_NONE: Final = {
     "quorate.core.graph": "rows that this node has made, and makes anew when they are odd",
     "quorate.cli.evidence": "what this program has signed, and a person's file, by the codec",
+    "quorate.cli.proof": "hex of a state that was verified, and read as hex before",
     "quorate.node.fresh_keys": "a key that the node's state has, for its name in a message",
     "quorate.node.recover": "hex that was read as hex before",
     "quorate.runner.messages": "a socket pair, whose other end is this program too",

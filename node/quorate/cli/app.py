@@ -47,6 +47,8 @@ _GROUPS: Final = {
     "explain": "explain:app",
     "lineage": "lineage:app",
     "ledger": "ledger:app",
+    "proof": "proof:app",
+    "verify": "verify:app",
     "outcome": "outcome:app",
     "demo": "demo:app",
     "chaos": "chaos:app",

@@ -70,7 +70,7 @@ def sign_note(text: str, name: str, *keys: SigningKey) -> str:
     """
     assert keys, "a note without a signature is none"
     _check_text(text)
-    _check_name(name)
+    check_name(name)
     message = text.encode()
     lines = tuple(NoteSignature(name, key_id(name, key.public), key.sign(message)) for key in keys)
     return Note(text, lines).encode()
@@ -121,7 +121,7 @@ def _parse_line(line: str) -> NoteSignature:
     name, separator, encoded = line.removeprefix(_PREFIX).partition(" ")
     if not line.startswith(_PREFIX) or not separator:
         raise MalformedError("not a signature line", field="note.signatures")
-    _check_name(name)
+    check_name(name)
     blob = unbase64(encoded, "note.signatures")
     if len(blob) <= KEY_ID_BYTES:
         raise MalformedError("a signature line holds no signature", field="note.signatures")
@@ -139,7 +139,7 @@ def _check_text(text: str) -> None:
         raise MalformedError("a note is UTF-8", field="note.text") from error
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
     if _NAME_RE.fullmatch(name) is None:
         raise MalformedError("a key's name has no space and no plus sign", field="note.name")
     if _CONTROL_RE.search(name):

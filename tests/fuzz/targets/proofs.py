@@ -9,11 +9,23 @@ from typing import Final
 from tests.fuzz.harness import SEPARATOR, Bounds, attempt, passes, target
 
 from quorate.core import dsse
+from quorate.core.entries import entry
 from quorate.core.errors import ConfigurationError, MalformedError
+from quorate.core.outcome import Outcome
 from quorate.node import certificates
 from quorate.proofs import merkle, note
-from quorate.proofs.checkpoint import open_checkpoint, parse_checkpoint, sign_checkpoint
+from quorate.proofs.checkpoint import (
+    Checkpoint,
+    open_checkpoint,
+    parse_checkpoint,
+    sign_checkpoint,
+)
+from quorate.proofs.cosignature import cosign
+from quorate.proofs.policy import NONE, Policy, parse_policy
 from quorate.proofs.signing import SigningKey
+from quorate.proofs.tlog_proof import TlogProof, parse_proof
+from quorate.proofs.verifying import Step, verify_proof
+from quorate.proofs.vkey import COSIGNATURE, ED25519, VerifierKey, parse_vkey
 from quorate.testing.builders import ORIGIN, ca_certificate, key_for
 
 LEAVES = 40
@@ -63,6 +75,79 @@ def tree() -> _Tree:
     for index in range(LEAVES):
         merkle.append(made, index, merkle.leaf_hash(bytes([index])))
     return made
+
+
+@target("quorate.proofs.vkey")
+def verifier_key(data: bytes) -> None:
+    text = data.decode("utf-8", "replace")
+    read = attempt(MalformedError, parse_vkey, text)
+    if read is not None:
+        assert read.encode() == text
+
+
+@target("quorate.proofs.policy")
+def trust_policy(data: bytes) -> None:
+    """Whoever cosigns more is no less of a quorum; and nobody at all is one only where none is."""
+    read = attempt(MalformedError, parse_policy, data)
+    if read is None:
+        return
+    assert read.is_met_by(lambda _: False) == (read.quorum == NONE)
+    assert read.is_met_by(lambda _: True)
+    kept = set(list(read.witnesses.values())[::2])
+    if read.is_met_by(kept.__contains__):
+        assert all(read.is_met_by({*kept, more}.__contains__) for more in read.witnesses.values())
+    keys = [key.public for key in (*read.logs, *read.witnesses.values())]
+    assert len({*keys[len(read.logs) :]}) == len(read.witnesses)
+
+
+@cache
+def believed() -> Policy:
+    """The log of these inputs, and one cosigner."""
+    log = VerifierKey(ORIGIN, ED25519, key_for("log").public)
+    cosigner = VerifierKey("bank.example", COSIGNATURE, key_for("cosigner").public)
+    lines = (f"log {log.encode()}", f"witness bank {cosigner.encode()}", "quorum bank")
+    return parse_policy("\n".join(lines).encode())
+
+
+@target("quorate.proofs.tlog_proof", "quorate.proofs.verifying", "quorate.proofs.cosignature")
+def proof_file(data: bytes) -> None:
+    """What verifies is what was exported: the keys sign nothing here."""
+    read = attempt(MalformedError, parse_proof, data)
+    if read is not None:
+        assert read.encode().encode() == data
+    verdict = verify_proof(data, believed())
+    assert verdict.is_good == all(each.is_good for each in verdict.findings)
+    assert read is not None or [each.step for each in verdict.findings] == [Step.FORM]
+    if verdict.is_good:
+        assert data in proof_files()
+
+
+@cache
+def proof_files() -> frozenset[bytes]:
+    """Two good ones, of the only checkpoint that there is."""
+    leaves = [
+        entry(
+            origin=ORIGIN,
+            kind="executor.revoke",
+            outcome=Outcome(True, None, "", seq, "0" * 64),
+            ledger_time=seq,
+            command=None,
+        )
+        for seq in range(3)
+    ]
+    grown = _Tree()
+    for seq, leaf in enumerate(leaves):
+        merkle.append(grown, seq, merkle.leaf_hash(leaf))
+    head = sign_checkpoint(Checkpoint(ORIGIN, 3, merkle.root(grown, 3)), key_for("log"))
+    signed = note.parse_note(head)
+    line = cosign(signed.text, "bank.example", key_for("cosigner"), 7)
+    checkpoint = note.Note(signed.text, (*signed.signatures, line)).encode()
+    return frozenset(
+        TlogProof(seq, tuple(merkle.inclusion_proof(grown, seq, 3)), checkpoint, leaves[seq])
+        .encode()
+        .encode()
+        for seq in (0, 2)
+    )
 
 
 @target("quorate.proofs.merkle")
