@@ -29,7 +29,7 @@ from quorate.lease.check import Checked, CheckQuery, Position
 EFFECTS_A_NOTICE: Final = 8
 """So many effects on what leases rely on may come to one notice, when missed ones are told."""
 _UNKNOWN: Final = 0
-_FOREVER: Final = 1 << 63
+_FOREVER: Final = 1 << 63  # ms
 
 
 class Course:

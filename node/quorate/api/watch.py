@@ -126,9 +126,9 @@ class WatchHub:
                 limit="MAX_LEASES_PER_WATCH",
             )
         await watcher.room_for(len(queries))
+        await self._track.ask_ahead(queries)
         await self._track.catch_up()
         missed = await self._track.missed(after_size, watcher.executor) if after_size else []
-        await self._track.ask_ahead(queries)
         # From here to the end nothing else runs: nothing is told twice, and nothing is missed.
         watcher.queries.update(fresh)
         missed += self._track.begin(queries)

@@ -214,3 +214,18 @@ async def test_what_was_stopped_all_along_goes_on_over_any_set(bench: Bench) -> 
         async with bench.hub.watch(EXECUTOR, (bench.writes,), after_size=size) as watcher:
             told = (await bench.told(watcher))[bench.writes]
         assert told == [(Event.INTERRUPTED, Reason.EXECUTOR_SUSPENDED, EXECUTOR, end)]
+
+
+async def test_what_a_retired_set_had_not_stopped_is_not_told_as_good_again(bench: Bench) -> None:
+    put(bench, "domain", ALL)
+    async with bench.running():
+        await bench.followed()
+        size = len(bench.world.ledger.entries)
+        put(bench, "domain", "")
+        suspended = bench.must(BANK, "grant.suspend", {"grant": "g"}) + 1
+        put(bench, "domain", READS)
+        end = len(bench.world.ledger.entries)
+        async with bench.hub.watch(EXECUTOR, (bench.writes,), after_size=size) as watcher:
+            told = (await bench.told(watcher))[bench.writes]
+        denied = (Event.INTERRUPTED, Reason.GRANT_SUSPENDED, "bank.example/g")
+        assert told == [(*denied, suspended), (*denied, end)]

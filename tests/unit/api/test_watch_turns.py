@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -18,6 +18,8 @@ from quorate.api.errors import OutOfRangeError
 from quorate.api.notices import Event
 from quorate.core import policies
 from quorate.core.cedar import Ruling, Subject
+from quorate.core.effects import Effect
+from quorate.lease.check import CheckQuery
 from quorate.testing.builders import acquire_body
 from quorate.testing.checks import ACTION, EXECUTOR
 
@@ -131,6 +133,31 @@ async def test_who_comes_back_with_many_leases_lets_others_in_between(
                     assert len(watcher._queue) == MANY
         assert asked.most == PER_TURN
         assert asked.by_turn.total() == MANY
+
+
+async def test_between_what_was_missed_and_the_watch_nobody_else_has_a_turn(
+    bench: Bench, leases: tuple[str, ...], asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The edge could follow entries meanwhile that are in neither."""
+    track, turns = bench.hub._track, list[int]()
+    missed, begin = track.missed, track.begin
+
+    async def ends(after_size: int, executor: str) -> list[Effect]:
+        effects = await missed(after_size, executor)
+        turns.append(asked.turn)
+        return effects
+
+    def begins(queries: Iterable[CheckQuery]) -> list[Effect]:
+        turns.append(asked.turn)
+        return begin(queries)
+
+    monkeypatch.setattr(track, "missed", ends)
+    monkeypatch.setattr(track, "begin", begins)
+    before = len(bench.world.ledger.entries)
+    publish(bench, READS)
+    async with asked.counting(), bench.hub.watch(EXECUTOR, leases, after_size=before):
+        assert len(turns) == 2
+        assert turns[0] == turns[1]
 
 
 async def test_many_who_are_told_of_many_entries_let_others_in_between(
