@@ -192,13 +192,20 @@ async def test_who_comes_back_after_several_sets_is_told_of_the_last_or_begins_a
         ]
 
 
-async def test_what_was_good_between_two_sets_cannot_be_told_any_more(bench: Bench) -> None:
+@pytest.mark.parametrize("is_retired", [True, False])
+async def test_what_was_good_before_a_set_cannot_be_told_any_more(
+    bench: Bench, is_retired: bool
+) -> None:
+    """The set before it may have forbidden the lease just as well."""
     async with bench.running():
+        put(bench, "domain", READS)
         bench.must(BANK, "grant.suspend", {"grant": "g"})
         await bench.followed()
         size = len(bench.world.ledger.entries)
         bench.must(BANK, "grant.reinstate", {"grant": "g"})
-        put(bench, "domain", READS)
+        if is_retired:
+            put(bench, "domain", "")
+        put(bench, "domain", f"{READS} // again")
         with pytest.raises(OutOfRangeError, match="cannot be told any more"):
             async with bench.hub.watch(EXECUTOR, (bench.writes,), after_size=size):
                 pass

@@ -172,3 +172,17 @@ async def test_what_is_over_by_the_clock_is_not_restored_when_something_else_goe
         notices = [await watcher.next() for _ in range(len(watcher._queue))]
     assert [notice.event for notice in notices] == [Event.ACTIVE] + [Event.INTERRUPTED] * 2
     assert notices[-1].denial == Deny(Reason.LEASE_EXPIRED, lease)
+
+
+async def test_what_may_not_have_been_proved_is_not_told_as_good_in_between(bench: Bench) -> None:
+    """The suspension hides it, so that no evaluation since then has said."""
+    want(bench.world)
+    turn(bench, "executor", "suspend")
+    async with bench.running():
+        await bench.followed()
+        before = size(bench)
+        turn(bench, "executor", "reinstate")
+        turn(bench, "executor", "suspend")
+        with pytest.raises(OutOfRangeError, match="cannot be told any more"):
+            async with bench.hub.watch(EXECUTOR, (bench.reads,), after_size=before):
+                pass
