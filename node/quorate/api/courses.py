@@ -3,8 +3,10 @@
 Owns the leases that one edge watches for its executors, by lease and by the things that an entry
 can name, and which notices the entries of the ledger call for. Whoever owns this feeds it every
 entry in order, and lets a lease in, or evaluates it, only where the entries up to there were fed:
-then all that is told is told in the order of the ledger, to whoever joined when. Whether a lease is
-good at a moment is the check path's.
+then all that is told is told in the order of the ledger, to whoever joined when. What policies mean
+for a lease takes a while to say, so that nothing is told of their entries: whoever feeds this reads
+such leases anew (`WatchedLeases.read`), some at a time, and evaluates them. Whether a lease is good
+at a moment is the check path's.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from typing import Final
 from quorate.api.errors import OutOfRangeError, Violation
 from quorate.api.notices import Event, Notice, Watcher, change, notice_of
 from quorate.core.containment import listed
-from quorate.core.effects import Effect, is_stopped, things_of
+from quorate.core.effects import SAID, Effect, is_of_policies, is_stopped, things_of
+from quorate.core.ids import SpiffeId
 from quorate.core.outcome import Decision, Deny, Permit, Reason
 from quorate.core.records import Kind, Lease
 from quorate.core.state import StateView
@@ -25,43 +28,70 @@ from quorate.lease.check import Checked, CheckQuery, Position
 
 EFFECTS_A_NOTICE: Final = 8
 """So many effects on what leases rely on may come to one notice, when missed ones are told."""
+_UNKNOWN: Final = 0
+_FOREVER: Final = 1 << 63  # ms
 
 
 class Course:
     """How one lease came to stand as it does: which of the things that it relies on are stopped.
 
+    unread: of these, too, an entry may have stopped the lease, and nobody has looked since.
     is_good: as it was told last, or evaluated, whether the node has authority or not. is_over: it
     is not good for a reason that no entry says, as time is.
+    proved_until: ledger time up to which what its executor has proved is known to be enough;
+    _UNKNOWN: whether it is has to be looked at.
     """
 
-    def __init__(self, stopped: set[str], *, is_good: bool) -> None:
+    def __init__(self, stopped: set[str], *, is_good: bool, proved_until: int = _FOREVER) -> None:
         self.stopped = stopped
+        self.unread: set[str] = set()
         self.is_good = is_good
         self.is_over = False
+        self.proved_until = proved_until
 
-    def settle(self, *, is_good: bool) -> None:
+    def settle(self, decision: Decision) -> None:
         """It was evaluated, by a node that has authority."""
-        self.is_good = is_good
-        self.is_over = not is_good and not self.stopped
+        self.is_good = isinstance(decision, Permit)
+        if isinstance(decision, Permit):
+            self.is_over = False
+            self.proved_until = _FOREVER if decision.lapse is None else decision.lapse.at
+        else:
+            self.is_over = not self._explains(decision)
 
     def take(self, query: CheckQuery, effect: Effect, expires_at: int) -> Notice | None:
         """What to tell of an entry's effect. expires_at: ledger time from which on the lease is
-        over, whatever is let go on."""
-        at = Position(effect.index + 1, effect.ledger_time)
+        over, whatever is let go on. When in doubt nothing is restored: whoever has fed this
+        evaluates it afterwards."""
         if effect.reason is None:
-            was_stopped = bool(self.stopped)
+            return self._go_on(query, effect, expires_at)
+        if effect.of_policies:
             self.stopped.discard(effect.thing)
-            is_over = self.is_over or effect.ledger_time >= expires_at
-            if self.is_good or self.stopped or not was_stopped or is_over:
-                return None
-            self.is_good = True
-            return notice_of(query, Event.RESTORED, None, at)
+            self.unread.add(effect.thing)
+            return None
         self.stopped.add(effect.thing)
         if not self.is_good:
             return None
         self.is_good = False
         denial = Deny(effect.reason, effect.thing.partition(":")[2])
-        return notice_of(query, Event.INTERRUPTED, denial, at)
+        return notice_of(query, Event.INTERRUPTED, denial, _after(effect))
+
+    def _go_on(self, query: CheckQuery, effect: Effect, expires_at: int) -> Notice | None:
+        was_stopped = bool(self.stopped or self.unread)
+        self.stopped.discard(effect.thing)
+        self.unread.discard(effect.thing)
+        if effect.may_stop:
+            self.proved_until = _UNKNOWN
+        if self.is_good or self.stopped or self.unread or not was_stopped:
+            return None
+        if self.is_over or effect.ledger_time >= min(expires_at, self.proved_until):
+            return None
+        self.is_good = True
+        return notice_of(query, Event.RESTORED, None, _after(effect))
+
+    def _explains(self, denial: Deny) -> bool:
+        """Whether it is one of what entries have stopped."""
+        names = (thing.partition(":")[2] for thing in chain(self.stopped, self.unread))
+        return denial.reason in SAID and denial.thing in names
 
 
 @dataclass(slots=True, eq=False)
@@ -104,7 +134,6 @@ class Watched:
 
     def take(self, effect: Effect) -> None:
         """An entry did this, to what the lease relies on."""
-        effect = effect.upon(self.lease)
         if not self.concerns(effect):
             return
         notice = self.course.take(self.query, effect, self.expires_at)
@@ -123,7 +152,7 @@ class Watched:
             self.lost = decision
         else:
             self.last, self.lost = decision, None
-            self.course.settle(is_good=isinstance(decision, Permit))
+            self.course.settle(decision)
         if notice is not None:
             self.tell(notice)
 
@@ -135,23 +164,32 @@ class Watched:
         if begins is None:
             return
         effects = [each for each in effects if each.index > begins and self.concerns(each)]
-        effects = [each.upon(self.lease) for each in effects]
         first = {effect.thing: effect for effect in reversed(effects)}
-        if any(_is_of_policies(e) and e.reason is None for e in first.values()):
-            problem = "policies have changed since then; begin with 0"
+        if self.course.stopped - first.keys():
+            return  # it was stopped all along
+        if any(e.is_unsaid and e.thing not in self.course.stopped for e in first.values()):
+            problem = "policies, or what has to be proved, have changed since then; begin with 0"
             raise OutOfRangeError(Violation("after_size", problem))
-        # What an entry let go on was stopped before, and what none named still stands as it did. Of
-        # what was stopped the other is assumed; where it could have been stopped before as well,
-        # nobody can be told that the lease was good until then.
+        # What an entry let go on was stopped before. Of what was stopped the other is assumed;
+        # where it could have been stopped before as well, nobody can be told that the lease was
+        # good until then. Of policies only the last are known to stop it.
         stopped = {thing for thing, effect in first.items() if _lets_go_on(effect)}
-        stopped |= self.course.stopped - first.keys()
-        doubtful_until = max((e.index for e in first.values() if _may_repeat(e)), default=-1)
-        course = Course(stopped, is_good=not stopped)
+        doubtful = (
+            e.index for e in effects if e.is_unsaid or (_may_repeat(e) and e is first[e.thing])
+        )
+        doubtful_until = max(doubtful, default=-1)
+        is_unproved = self.course.proved_until == _UNKNOWN
+        course = Course(
+            stopped,
+            is_good=not stopped,
+            proved_until=_FOREVER if is_unproved else self.course.proved_until,
+        )
         for effect in effects:
             notice = course.take(self.query, effect, self.expires_at)
             if notice is None:
                 continue
-            if notice.event is Event.RESTORED and effect.index < doubtful_until:
+            is_doubtful = is_unproved or effect.index < doubtful_until
+            if notice.event is Event.RESTORED and is_doubtful:
                 problem = "how a lease stood since then cannot be told any more; begin with 0"
                 raise OutOfRangeError(Violation("after_size", problem))
             yield notice
@@ -205,12 +243,14 @@ def _may_repeat(effect: Effect) -> bool:
 
 
 def _lets_go_on(effect: Effect) -> bool:
-    return effect.reason is None and not effect.thing.startswith(f"{Kind.LEASE}:")
+    """Whether the thing was stopped before this. A lease that comes to be, or lasts longer, was not
+    stopped; and what is said to be so or not, or has to be looked at, may have been."""
+    is_of_lease = effect.thing.startswith(f"{Kind.LEASE}:")
+    return effect.reason is None and not is_of_lease and not effect.is_unsaid
 
 
-def _is_of_policies(effect: Effect) -> bool:
-    """Policies that let a lease go on may have done so before, and no entry says so."""
-    return effect.policies is not None
+def _after(effect: Effect) -> Position:
+    return Position(effect.index + 1, effect.ledger_time)
 
 
 class WatchedLeases:
@@ -220,8 +260,8 @@ class WatchedLeases:
         self._all: dict[CheckQuery, Watched] = {}
         self._by_thing: dict[str, dict[Watched, None]] = {}
 
-    def __bool__(self) -> bool:
-        return bool(self._all)
+    def __len__(self) -> int:
+        return len(self._all)
 
     def __iter__(self) -> Iterator[CheckQuery]:
         return iter(self._all)
@@ -253,8 +293,20 @@ class WatchedLeases:
         course.stopped = {
             each for each in watched.things if view is None or is_stopped(view, each, lease)
         }
+        course.unread = set()
         if watched.last is None or watched.lost is not None:
             course.is_good = not course.stopped
+
+    @staticmethod
+    def ask(query: CheckQuery, view: StateView) -> None:
+        """Asks the policies about a lease. What they answer is kept: whoever takes it in next asks
+        no more."""
+        lease = view.lease(query.lease_id)
+        if lease is None or lease.executor != query.executor:
+            return
+        for thing in things_of(listed(view, lease), view.federation_record().origin):
+            if is_of_policies(thing):
+                is_stopped(view, thing, lease)
 
     def take(self, effect: Effect, view: StateView) -> Sequence[CheckQuery]:
         """An entry did this. Returns what it may have changed. view: of a state with the entry."""
@@ -265,6 +317,7 @@ class WatchedLeases:
                 # lasts longer.
                 self._read_lease(watched, view)
                 watched.course.stopped &= set(watched.things)
+                watched.course.unread &= set(watched.things)
             if watched.things:
                 watched.take(effect)
         return [watched.query for watched in touched]
@@ -283,6 +336,9 @@ class WatchedLeases:
             watched.acquired_index = lease.fence - federation.fence_base
             watched.expires_at = lease.expires_at
             self._rely_on(watched, things_of(lease, federation.origin))
+            home = view.domain(SpiffeId.parse(lease.executor).trust_domain)
+            asks_nothing = home is not None and not home.references
+            watched.course.proved_until = _FOREVER if asks_nothing else _UNKNOWN
 
     def _rely_on(self, watched: Watched, things: tuple[str, ...]) -> None:
         for thing in watched.things:

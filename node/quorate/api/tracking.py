@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
-from itertools import islice
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -35,6 +34,8 @@ from quorate.lease.following import (
 
 LEASES_PER_TURN: Final = 64
 """Looked at without letting the process's other calls in between."""
+TOLD_PER_TURN: Final = 16_384
+"""Leases that are told of an entry, of all entries, likewise."""
 
 
 class Track:
@@ -53,7 +54,8 @@ class Track:
         self.touched: dict[CheckQuery, None] = {}
         """What entries that were followed may have changed, and nobody has looked at since."""
         self.unread: dict[CheckQuery, None] = {}
-        """What they rely on has to be read anew: there were entries that nobody has read."""
+        """What they rely on has to be read anew: there were entries that nobody has read, or new
+        policies, and what those mean for a lease takes a while to say."""
         self._source = source
         self._clock = clock
         self._on_gap = on_gap
@@ -72,9 +74,26 @@ class Track:
         """Follows the ledger to its end, with room for others in between."""
         while (source := self._source()) is not None:
             with source.read() as snapshot:
-                step = self._step(snapshot)
-            if not step.has_more:
+                entries = max(1, min(MAX_FOLLOWED, TOLD_PER_TURN // (len(self.leases) + 1)))
+                self._step(snapshot, self.ledger.size + entries)
+                is_at_end = self.ledger.size >= snapshot.ledger_size
+            if is_at_end:
                 break
+            await asyncio.sleep(0)
+
+    async def ask_ahead(self, queries: Sequence[CheckQuery]) -> None:
+        """Asks the policies about many leases that will be taken in together, with room for others
+        in between: `begin` leaves none."""
+        if len(queries) <= LEASES_PER_TURN:
+            return
+        for start in range(0, len(queries), LEASES_PER_TURN):
+            source = self._source()
+            if source is None:
+                return
+            with source.read() as snapshot:
+                view = StateView(snapshot.state)
+                for query in queries[start : start + LEASES_PER_TURN]:
+                    self.leases.ask(query, view)
             await asyncio.sleep(0)
 
     def go_to(self, size: int) -> list[Effect]:
@@ -104,18 +123,18 @@ class Track:
                     self._read(query, view)
         return followed
 
-    async def see_again(self) -> bool:
-        """After entries that nobody has read: reads what all leases rely on. Returns whether there
-        were such."""
-        were_unread = bool(self.unread)
-        while self.unread and (source := self._source()) is not None:
-            with source.read() as snapshot:
-                self._follow(snapshot)
-                view = StateView(snapshot.state)
-                for query in list(islice(self.unread, LEASES_PER_TURN)):
-                    self._read(query, view)
-            await asyncio.sleep(0)
-        return were_unread
+    def see_again(self, queries: Sequence[CheckQuery]) -> None:
+        """Reads anew what those of these leases rely on that are unread, at once, as they stand at
+        the place where this then is."""
+        unread = [query for query in queries if query in self.unread]
+        source = self._source()
+        if source is None or not unread:
+            return
+        with source.read() as snapshot:
+            self._follow(snapshot)
+            view = StateView(snapshot.state)
+            for query in unread:
+                self._read(query, view)
 
     def end(self, watched: Watched) -> None:
         """Nobody watches it any more."""
@@ -188,7 +207,10 @@ class Track:
         view = StateView(snapshot.state)
         try:
             for effect in step.effects:
-                self.touched.update(dict.fromkeys(self.leases.take(effect, view)))
+                concerned = dict.fromkeys(self.leases.take(effect, view))
+                self.touched.update(concerned)
+                if effect.of_policies and effect.reason is not None:
+                    self.unread.update(concerned)
         except Exception:
             # This place is past them, and not everybody was told: whoever goes on will be.
             self.unread.update(dict.fromkeys(self.leases))

@@ -126,6 +126,7 @@ class WatchHub:
                 limit="MAX_LEASES_PER_WATCH",
             )
         await watcher.room_for(len(queries))
+        await self._track.ask_ahead(queries)
         await self._track.catch_up()
         missed = await self._track.missed(after_size, watcher.executor) if after_size else []
         # From here to the end nothing else runs: nothing is told twice, and nothing is missed.
@@ -261,8 +262,7 @@ class WatchHub:
         if has_news:
             self._moved = False
             await self._track.catch_up()
-            is_all = await self._track.see_again() or is_all
-            queries += self._track.touched
+            queries += [*self._track.touched, *self._track.unread]
             self._track.touched.clear()
         self._tell_drained()
         queries += [*self._unsettled, *self._expired()]
@@ -300,6 +300,7 @@ class WatchHub:
     def _evaluate(self, queries: Sequence[CheckQuery]) -> None:
         # Some may have lost their last watcher while this look was letting others in.
         queries = [query for query in queries if query in self._leases]
+        self._track.see_again(queries)
         answers, _ = self._check(queries)
         for query, checked in zip(queries, answers, strict=True):
             self._settle(self._leases[query], checked)

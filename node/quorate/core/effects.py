@@ -7,25 +7,26 @@ both, by its resource. What is contained is one, too (`contained:<id>`), for eve
 from it or rests on it. So are what its executor has to prove (`references:<domain>`) and what that
 has proved (`attestation:<executor>`): entries change them, and whether the one is enough for the
 other is asked anew; and policies of a domain (`policies:<domain>`) or of all together
-(`joint_policies:<origin>`): what they mean for a lease follows from the lease and the set alone.
+(`joint_policies:<origin>`): what a set means for a lease is asked, too, for it takes a while.
 Whether a lease holds at a moment is `quorate.core.decision`'s: time ends leases and grants too, and
 no entry says so.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
 from quorate.core import codec
-from quorate.core.bodies import NarrowTrust, PublishPolicy
+from quorate.core.bodies import NarrowTrust
 from quorate.core.commands import envelope_in, parse_command
 from quorate.core.containment import containable
 from quorate.core.errors import MalformedError
 from quorate.core.ids import SpiffeId, resource_owner
 from quorate.core.outcome import Reason
 from quorate.core.patterns import Scope, action_listed, covers
+from quorate.core.policies import REASONS as POLICY_REASONS
 from quorate.core.policies import why_not_by
 from quorate.core.records import (
     BY_BALLOT,
@@ -55,8 +56,8 @@ class Effect:
         what the freeze had that it ends.
     may_stop: with no reason: it may have ended what relies on the thing, or not; whoever wants to
         know looks. No permit that was given before counts as given under what is now.
-    policies: the set that is in force from here on, which says for each lease what this is to it
-        (`upon`); empty: none is. None: it is about no policies.
+    of_policies: it is about policies. With a reason, a set is in force from here on: what that is
+        to a lease, no entry says; whoever wants to know looks (`is_stopped`).
     """
 
     index: int
@@ -65,13 +66,13 @@ class Effect:
     reason: Reason | None
     but_for: Scope | LetThrough | None = None
     may_stop: bool = False
-    policies: str | None = None
+    of_policies: bool = False
 
-    def upon(self, lease: Lease | None) -> Effect:
-        """The same, as it is to a lease that relies on the thing; None: nothing is known of it."""
-        if not self.policies or lease is None:
-            return self
-        return replace(self, reason=why_not_by(self.policies, lease))
+    @property
+    def is_unsaid(self) -> bool:
+        """Whether what relies on the thing may have been good or not, before this and after, and no
+        entry says which."""
+        return self.of_policies or self.thing.startswith((f"{_REFERENCES}:", f"{_ATTESTATION}:"))
 
     def spares(self, lease: Lease) -> bool:
         """Whether it changes nothing for this lease, which relies on the thing. What an edge does
@@ -173,6 +174,10 @@ _PROVING: Final = frozenset({Verb.ATTESTATION_REPORT, Verb.ATTESTATION_DRIFT})
 
 _BY_NAME: Final = {verb.value: effect for verb, effect in _EFFECTS.items()}
 
+SAID: Final = POLICY_REASONS | {Reason.UNKNOWN_LEASE, *(why for _, why in _EFFECTS.values() if why)}
+"""Why a lease is denied that an entry has stopped; any other reason is one of time, or of what its
+executor has proved."""
+
 assert not _EFFECTS.keys() & (_WITHOUT | _VOTES)
 assert _EFFECTS.keys() | _WITHOUT | _VOTES == set(Verb), "a new verb says what it does to leases"
 
@@ -200,19 +205,14 @@ def effect_of(index: int, entry: bytes) -> Effect | None:
     elif of == _REFERENCES:
         thing, may_stop = _split(thing)[0], kind == Verb.ATTESTATION_SET_REFERENCE
     but_for: Scope | LetThrough | None = None
-    policies: str | None = None
     if kind == Verb.TRUST_NARROW:
         but_for = _left_by(row)
     elif kind in _FREEZING:
         but_for = LetThrough(done.texts("actions"))
     elif kind in _CONTAINING and len(done.texts("by")) != (reason is not None):
         return None  # another domain has contained it as well: it is so already, or stays so
-    elif kind == Verb.POLICY_PUBLISH:
-        policies = _published_by(row)
-    elif of in (Kind.POLICIES, _JOINT_POLICIES):
-        policies = done.text_or("text", "")
-    time = row.number("time")
-    return Effect(index, time, f"{of}:{thing}", reason, but_for, may_stop, policies)
+    time, of_policies = row.number("time"), of in (Kind.POLICIES, _JOINT_POLICIES)
+    return Effect(index, time, f"{of}:{thing}", reason, but_for, may_stop, of_policies)
 
 
 def _left_by(entry: Row) -> Scope:
@@ -222,14 +222,6 @@ def _left_by(entry: Row) -> Scope:
     if not isinstance(body, NarrowTrust):
         raise MalformedError("is no narrowing", field="command")
     return body
-
-
-def _published_by(entry: Row) -> str:
-    """The set that a domain has published, as `_left_by`. Raises MalformedError."""
-    body = parse_command(envelope_in(entry.nested("command")).payload).body
-    if not isinstance(body, PublishPolicy):
-        raise MalformedError("publishes nothing", field="command")
-    return body.text
 
 
 def things_of(lease: Lease, origin: str) -> tuple[str, ...]:
@@ -248,6 +240,10 @@ def things_of(lease: Lease, origin: str) -> tuple[str, ...]:
         f"{Kind.LEASE}:{lease.id}",
         *(f"{_CONTAINED}:{thing}" for thing in dict.fromkeys(containable(lease))),
     )
+
+
+def is_of_policies(thing: str) -> bool:
+    return thing.startswith((f"{Kind.POLICIES}:", f"{_JOINT_POLICIES}:"))
 
 
 def is_stopped(view: StateView, thing: str, lease: Lease | None) -> bool:

@@ -158,7 +158,7 @@ def _take_delegation(graph: Writer, view: StateView, index: int, ident: str) -> 
 def _is_kept(effect: Effect) -> bool:
     """What policies say of a lease is no matter of things, and what its executor has to prove is
     one of time, too: the graph knows neither (docs/lineage.md)."""
-    return effect.policies is None and not effect.thing.startswith(("references:", "attestation:"))
+    return not effect.is_unsaid
 
 
 def _take_effect(graph: Writer, view: StateView, effect: Effect, row: Row) -> None:

@@ -262,7 +262,7 @@ async def test_authority_lost_while_many_are_evaluated_is_told_to_all(
 async def test_what_many_rely_on_is_read_with_room_for_others_in_between(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "LEASES_PER_TURN", 5)
+    monkeypatch.setattr(watch_module, "LEASES_PER_TURN", 5)
     ids = tuple(f"{number:032x}" for number in range(20))
     turns, read = 0, Counter[int]()
     async with bench.hub.watch(EXECUTOR, ids), bench.running():
