@@ -66,15 +66,16 @@ def test_a_leader_whose_followers_do_not_answer_takes_no_more_than_a_bounded_tai
     assert leader.replica.next_timer() > leader.now
 
 
-def test_one_entry_of_room_is_a_turns_worth_of_room_and_no_more() -> None:
+def test_one_entry_of_room_is_room_for_one() -> None:
     leader = Leader()
     leader.burst("b", MAX_UNCOMMITTED_APPENDS - 1)
     leader.go_on()
+    leader.go_on()
     assert leader.uncommitted == MAX_UNCOMMITTED_APPENDS - 1
     leader.burst("b", MAX_QUEUED_APPENDS)
-    for _ in range(10):
-        leader.go_on()
-    assert leader.uncommitted == MAX_UNCOMMITTED_APPENDS - 1 + MAX_APPENDS_PER_TURN
+    leader.go_on()
+    leader.go_on()
+    assert leader.uncommitted == MAX_UNCOMMITTED_APPENDS
 
 
 def test_what_is_committed_makes_room_in_the_same_turn() -> None:
@@ -83,19 +84,43 @@ def test_what_is_committed_makes_room_in_the_same_turn() -> None:
     leader.burst("b", MAX_QUEUED_APPENDS)
     leader.burst("c", MAX_QUEUED_APPENDS)
     leader.go_on()
-    for _ in range(2 * MAX_QUEUED_APPENDS // MAX_APPENDS_PER_TURN - 1):
+    leader.go_on()
+    turns = 0
+    while leader.replica.last_index < 2 + 2 * MAX_QUEUED_APPENDS:
         before = leader.replica.last_index
         leader.answer()
         assert leader.replica.last_index == before + MAX_APPENDS_PER_TURN
         assert any(isinstance(each, AppendRequest) and each.entries for _, each in leader.said)
+        turns += 1
+    assert turns == 2 * MAX_QUEUED_APPENDS // MAX_APPENDS_PER_TURN - 2
     leader.answer()
     assert leader.uncommitted == 0
+    leader.go_on()
     assert len(leader.applied) == 2 * MAX_QUEUED_APPENDS
+
+
+def test_one_turns_worth_is_written_while_another_is_acknowledged() -> None:
+    """A log that took nothing before all of it is committed would stand still half of the time."""
+    leader = Leader()
+    leader.burst("b", MAX_QUEUED_APPENDS)
+    leader.burst("c", MAX_QUEUED_APPENDS)
+    leader.go_on()
+    first = leader.said
+    leader.said = []
+    leader.go_on()
+    second, leader.said = leader.said, first
+    leader.answer()
+    assert leader.uncommitted == 2 * MAX_APPENDS_PER_TURN
+    leader.said = second + leader.said
+    leader.answer()
+    assert leader.replica.last_index > 2 + 3 * MAX_APPENDS_PER_TURN
 
 
 def test_who_comes_late_waits_for_a_tail_and_a_round_and_not_for_a_burst() -> None:
     leader = Leader()
     leader.burst("b", MAX_QUEUED_APPENDS)
+    leader.go_on()
+    leader.burst("b", MAX_QUEUED_APPENDS // 2)
     for _ in range(3):
         leader.go_on()
     leader.replica.receive("c", Propose(b"late", b"late"))
@@ -123,8 +148,10 @@ def test_a_new_leader_begins_its_term_behind_any_tail() -> None:
     """What others have left uncommitted is committed with its first entry, and by nothing else."""
     node = Node("b", "c")
     tail = MAX_UNCOMMITTED_APPENDS + 5
-    node.turn(("b", append(1, 1, 0, *[1] * 1_000)))
-    node.turn(("b", append(1, 1_001, 1, *[1] * (tail - 1_000))))
+    half = tail // 2
+    node.turn(("b", append(1, 1, 0, *[1] * half)))
+    node.turn(("b", append(1, 1 + half, 1, *[1] * half)))
+    node.turn(("b", append(1, 1 + 2 * half, 1, *[1] * (tail - 2 * half))))
     term = node.lead()
     assert node.replica.last_index == 1 + tail + 1
     node.replica.propose(b"key", b"payload")
