@@ -30,6 +30,7 @@ from quorate.consensus.limits import (
     MAX_APPLY_ENTRIES,
     MAX_COMMAND_BYTES,
     MAX_TERM,
+    MAX_UNCOMMITTED_APPENDS,
 )
 from quorate.consensus.messages import (
     AppendReply,
@@ -360,7 +361,7 @@ class Engine(SyncObj):  # type: ignore[misc]
         """Whether another turn would get further without any new event."""
         return (
             self.commit_index > self.last_applied
-            or bool(self._proposals and self.is_leader)
+            or (self.is_leader and bool(self._proposals) and self._room > 0)
             or (self.is_leader and not self.other_voters and self._uncommitted)
         )
 
@@ -394,12 +395,22 @@ class Engine(SyncObj):  # type: ignore[misc]
         if not self.is_leader:
             self._drop_proposals()
             return
-        if self.elections.is_handing_over:
-            return
-        for _ in range(min(len(self._proposals), MAX_APPENDS_PER_TURN)):
+        for _ in range(min(len(self._proposals), MAX_APPENDS_PER_TURN, self._room)):
             command = COMMAND + self._stamp(self._proposals.take())
             self.journal.add(command, self.journal.last_index() + 1, self.term)
             self._want_send = True
+
+    @property
+    def _room(self) -> int:
+        """How many proposals the log takes: what waits in the queue still takes turns, and what
+        waits in the log does not. What the engine adds for itself asks for none. Each answer that
+        commits something is a turn, in which this is asked behind the commit: nothing has to wake
+        a leader that had none.
+        """
+        if self.elections.is_handing_over:
+            return 0
+        uncommitted = self.journal.last_index() - self.commit_index
+        return max(0, MAX_UNCOMMITTED_APPENDS - uncommitted)
 
     def _applyCommand(self, *_: object) -> NoReturn:  # noqa: N802
         raise SafetyViolationError("the engine's own command queue is not used")

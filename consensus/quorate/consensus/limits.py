@@ -32,6 +32,9 @@ MAX_QUEUED_APPENDS: Final = 2048
 log. There are as many sources as domains."""
 MAX_QUEUED_APPEND_BYTES: Final = 4 * 1024 * 1024
 MAX_APPENDS_PER_TURN: Final = 1024
+MAX_UNCOMMITTED_APPENDS: Final = 2 * MAX_APPENDS_PER_TURN
+"""Entries of a leader's log that are not committed, beyond which it takes no proposal: somebody who
+comes late has to wait for no more. Two turns' worth: one is written while one is acknowledged."""
 MAX_KEY_BYTES: Final = 32
 MAX_MEMBERS: Final = 72
 """Voters and learners of one configuration; with their names it fits into one entry."""

@@ -2,7 +2,7 @@
 
 Owns the bounds of what may be asked for, and the form of the answers. What the graph says is
 `quorate.core.graph`'s, and who keeps it is not known here. An answer is made beside the core's own
-work, in a thread: a page can take some hundred lookups for each lease.
+work, in a thread: a page can take some hundred lookups for each lease. So each caller is paced.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from quorate.api.access import Access
 from quorate.api.convert import reason_to_wire
 from quorate.api.errors import NotReadyError, OutOfRangeError, Violation
 from quorate.api.freshness import patience_s, until_held
+from quorate.api.pace import Pace
 from quorate.api.ports import Core
 from quorate.api.validate import Violations
 from quorate.core import codec, graph, ids
@@ -116,15 +117,16 @@ class _Look:
 class LineageService(lineage_pb2_grpc.LineageServiceServicer):
     """Served by the core process to the node's own domain."""
 
-    def __init__(self, core: Core, access: Access, kept: Graph) -> None:
+    def __init__(self, core: Core, access: Access, kept: Graph, pace: Pace) -> None:
         self._core = core
         self._access = access
         self._kept = kept
+        self._pace = pace
 
     async def Ancestors(  # noqa: N802 - the contract's names, here and below
         self, request: lineage_pb2.AncestorsRequest, context: Any
     ) -> lineage_pb2.AncestorsResponse:
-        self._access.member(context)
+        self._pace.take(self._access.member(context))
         found = Violations()
         found.text("lease_id", request.lease_id, ids.check_lease_id)
         found.raise_any()
@@ -148,7 +150,7 @@ class LineageService(lineage_pb2_grpc.LineageServiceServicer):
     async def Descendants(  # noqa: N802
         self, request: lineage_pb2.DescendantsRequest, context: Any
     ) -> lineage_pb2.DescendantsResponse:
-        self._access.member(context)
+        self._pace.take(self._access.member(context))
         found = Violations()
         found.text("lease_id", request.lease_id, ids.check_lease_id)
         asked = _asked(found, request, "descendants " + request.lease_id)
@@ -171,7 +173,7 @@ class LineageService(lineage_pb2_grpc.LineageServiceServicer):
     async def Dependents(  # noqa: N802
         self, request: lineage_pb2.DependentsRequest, context: Any
     ) -> lineage_pb2.DependentsResponse:
-        self._access.member(context)
+        self._pace.take(self._access.member(context))
         found = Violations()
         found.text("thing", request.thing, check_thing)
         found.enum("kind", request.kind, tuple(lineage_pb2.DependentKind.values()))

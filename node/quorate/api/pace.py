@@ -16,12 +16,16 @@ MAX_EXPLANATIONS_PER_S: Final = 20
 """Of one caller, at one process, in the long run. Each takes up to some 20 ms of its loop."""
 MAX_EXPLANATIONS_AT_ONCE: Final = 40
 """And of one that has asked for nothing for a while."""
+MAX_LINEAGE_PAGES_PER_S: Final = 20
+"""Of one caller, in the long run. Each takes up to some 20 ms of a thread beside the loop."""
+MAX_LINEAGE_PAGES_AT_ONCE: Final = 40
+"""And of one that has asked for none for a while: twice what the command line shows."""
 MAX_PACED_CALLERS: Final = 4_096
 _NS_PER_S: Final = 1_000_000_000
 
 
 class Pace:
-    """The buckets of all callers of one method."""
+    """The buckets of all callers of one method, or of one service."""
 
     def __init__(self, clock: Clock, per_s: int, at_once: int, limit: str) -> None:
         """limit: the name of `per_s`, for whoever is refused."""
@@ -46,3 +50,9 @@ class Pace:
 
 def explanations(clock: Clock) -> Pace:
     return Pace(clock, MAX_EXPLANATIONS_PER_S, MAX_EXPLANATIONS_AT_ONCE, "MAX_EXPLANATIONS_PER_S")
+
+
+def lineage_pages(clock: Clock) -> Pace:
+    return Pace(
+        clock, MAX_LINEAGE_PAGES_PER_S, MAX_LINEAGE_PAGES_AT_ONCE, "MAX_LINEAGE_PAGES_PER_S"
+    )

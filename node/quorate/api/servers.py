@@ -28,7 +28,7 @@ from quorate.api.interceptors import ErrorInterceptor
 from quorate.api.ledger import LedgerService
 from quorate.api.lineage import Graph, LineageService
 from quorate.api.node import NodeService
-from quorate.api.pace import explanations
+from quorate.api.pace import explanations, lineage_pages
 from quorate.api.ports import Core
 from quorate.api.watch import MAX_WATCHERS
 from quorate.core.errors import ConfigurationError
@@ -334,7 +334,8 @@ async def start_core_servers(
     async with AsyncExitStack() as stack:
         services = core_registrations(core, access, metrics)
         if graph is not None:
-            services += (lineage_registration(LineageService(core, access, graph)),)
+            lineage = LineageService(core, access, graph, lineage_pages(SystemClock()))
+            services += (lineage_registration(lineage),)
         public = build_public_server(
             services,
             address=config.listen.governance,

@@ -18,7 +18,7 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
-from quorate.cli.errors import RefusedError, UnreachableError
+from quorate.cli.errors import BusyError, RefusedError, UnreachableError
 from quorate.client.config import load_config as load_client
 from quorate.core import codec, ids
 from quorate.core.errors import MalformedError, QuorateError
@@ -165,6 +165,8 @@ class Connection:
                 f"{where} does not accept this certificate: {details}",
                 hint="executors ask for leases, operators govern; each at its own address",
             )
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return BusyError(f"{where} has reached a limit: {details}")
         return RefusedError(
             f"{where} failed: {code.name} {details}".rstrip(), hint="see the node's log"
         )

@@ -21,6 +21,12 @@ class RefusedError(QuorateError):
     """The node answered with an error of gRPC's: it did not do what was asked."""
 
 
+class BusyError(RefusedError):
+    """A limit of the node's is reached: it was asked for too much, or too often."""
+
+    hint = "ask again in a while"
+
+
 class VerificationError(QuorateError):
     """A signature, hash or proof does not hold."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final
 
@@ -9,6 +10,7 @@ import typer
 from rich.console import Console
 
 from quorate.cli.connection import Connection, choose_target
+from quorate.cli.errors import BusyError
 from quorate.cli.options import (
     DEFAULT_TIMEOUT_MS,
     AddressOption,
@@ -28,6 +30,9 @@ app = typer.Typer(
 
 MAX_SHOWN: Final = 10_000
 """Leases of one answer, and as many pages; what is left out is said."""
+
+PAUSE_S: Final = 0.2
+"""Before a node is asked again that has been asked too often."""
 
 LeaseArgument = Annotated[str, typer.Argument(metavar="LEASE", help="The lease's id.")]
 AtOption = Annotated[
@@ -67,7 +72,8 @@ def ancestors(
 ) -> None:
     """Show the leases that a lease came from, the nearest first."""
     with Connection(choose_target(org, client, address)) as connection:
-        answer = connection.ask(
+        answer = _ask(
+            connection,
             _stub(connection).Ancestors,
             lineage_pb2.AncestorsRequest(lease_id=lease, at_index=at, minimum_index=at_least),
             timeout,
@@ -94,7 +100,8 @@ def descendants(
     with Connection(choose_target(org, client, address)) as connection:
         stub = _stub(connection)
         first, leases, _, more = _all(
-            lambda token: connection.ask(
+            lambda token: _ask(
+                connection,
                 stub.Descendants,
                 lineage_pb2.DescendantsRequest(
                     lease_id=lease,
@@ -137,7 +144,8 @@ def dependents(
     with Connection(choose_target(org, client, address)) as connection:
         stub = _stub(connection)
         first, leases, passed_on, more = _all(
-            lambda token: connection.ask(
+            lambda token: _ask(
+                connection,
                 stub.Dependents,
                 lineage_pb2.DependentsRequest(
                     thing=thing,
@@ -158,6 +166,21 @@ def dependents(
 
 def _stub(connection: Connection) -> lineage_pb2_grpc.LineageServiceStub:
     return lineage_pb2_grpc.LineageServiceStub(connection.channel)
+
+
+def _ask(
+    connection: Connection, method: Callable[..., Any], request: object, timeout_ms: int
+) -> Any:
+    """One page. A node answers nobody without end: whoever reads many pages waits for some of them,
+    each for no longer than the timeout."""
+    deadline = time.monotonic() + timeout_ms / 1000
+    while True:
+        try:
+            return connection.ask(method, request, timeout_ms)
+        except BusyError:
+            if time.monotonic() + PAUSE_S > deadline:
+                raise
+            time.sleep(PAUSE_S)
 
 
 def _all(page: Page) -> tuple[Any, list[dict[str, Any]], list[dict[str, Any]], bool]:

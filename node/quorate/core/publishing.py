@@ -22,7 +22,7 @@ from quorate.core.verbs import Verb
 
 
 def publish_policy(turn: Turn, body: PublishPolicy) -> Verdict:
-    refusal = may_widen(turn) if _in_force(turn.domain) else None
+    refusal = may_widen(turn) if turn.domain.has_policies else None
     return refusal or _told(turn, turn.domain, body.text)
 
 
@@ -84,7 +84,3 @@ def _put(turn: Turn, item: Domain | Federation, text: str) -> Policies | Deny:
     else:
         state.save_domain(turn.store, replace(item, policies=policies.mark))
     return policies
-
-
-def _in_force(domain: Domain) -> bool:
-    return domain.policies is not None and bool(domain.policies.sha256)

@@ -3,9 +3,9 @@
 Owns the rates that the federation has agreed on, and what is counted: commands that domains sign
 for themselves, those that their nodes sign, and of these those for one executor, each by itself. By
 the generic cell rate algorithm (ITU-T I.371) in ledger time: of each, the state keeps the moment at
-which it would have used up what it has used, had it kept to its rate. Nothing that narrows, nor a
-ballot, is ever counted or refused: there must be no rate that keeps anybody from revoking, or the
-federation from changing its rates.
+which it would have used up what it has used, had it kept to its rate. Nothing that can only narrow,
+nor a ballot, is ever counted or refused: there must be no rate that keeps anybody from revoking, or
+the federation from changing its rates.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from quorate.core.bodies import (
     AcquireLease,
     ChallengeExecutor,
     DelegateGrant,
+    PublishPolicy,
     RenewLease,
     ReportAttestation,
+    SetReference,
 )
 from quorate.core.commands import Command
 from quorate.core.errors import MalformedError
 from quorate.core.limits import MAX_RATE_PER_MIN
 from quorate.core.outcome import Deny, Reason
-from quorate.core.records import Rates
+from quorate.core.records import Domain, Rates
 from quorate.core.state import StateView
 from quorate.core.store import Writer
 from quorate.core.verbs import Verb
@@ -55,7 +57,9 @@ COUNTED: Final = frozenset(
         Verb.ATTESTATION_REPORT,
     }
 )
-
+COUNTED_IN_PLACE: Final = frozenset({Verb.POLICY_PUBLISH, Verb.ATTESTATION_SET_REFERENCE})
+"""These are counted in the place of something that is there, where they may widen. The first of its
+kind can only narrow."""
 
 _FOR_EXECUTORS: Final = (
     AcquireLease | RenewLease | DelegateGrant | ChallengeExecutor | ReportAttestation
@@ -71,17 +75,29 @@ class Meter:
     thing: str
 
 
-def meters(view: StateView, command: Command, domain: str) -> tuple[Meter, ...]:
+def meters(view: StateView, command: Command, domain: Domain) -> tuple[Meter, ...]:
     """What this command of `domain` counts for, of what has a rate. Raises StorageError."""
     rates = view.federation_record().rates
-    if rates is None or command.verb not in COUNTED:
+    if rates is None or not _is_counted(view, command, domain):
         return ()
     executor, by_node = "", command.issued_by_node
     if by_node and isinstance(command.body, _FOR_EXECUTORS):
         # Only its own domain uses an executor's up, and only of one that there is.
         known = view.executor(command.body.executor)
-        executor = known.id if known is not None and known.domain == domain else ""
-    return tuple(_meters(rates, domain, executor, by_node=by_node))
+        executor = known.id if known is not None and known.domain == domain.id else ""
+    return tuple(_meters(rates, domain.id, executor, by_node=by_node))
+
+
+def _is_counted(view: StateView, command: Command, domain: Domain) -> bool:
+    if command.verb not in COUNTED_IN_PLACE:
+        return command.verb in COUNTED
+    match command.body:
+        case PublishPolicy():
+            return domain.has_policies
+        case SetReference(reference=name):
+            return view.reference(domain.id, name) is not None
+        case _:
+            raise AssertionError(f"nothing says what {command.verb} takes the place of")
 
 
 def meters_of_wish(view: StateView, kind: str, domain: str, executor: str) -> tuple[Meter, ...]:

@@ -316,7 +316,7 @@ def examine(view: StateView, data: bytes, latest_ms: int) -> Deny | None:
         return Deny(Reason.EXPIRED_COMMAND, command.command_id)
     if command.not_after > max(latest_ms, view.ledger_time()) + MAX_COMMAND_LIFETIME_MS:
         return Deny(Reason.LIFETIME_TOO_LONG, command.command_id)
-    meters = rates.meters(view, command, issuer.domain.id)
+    meters = rates.meters(view, command, issuer.domain)
     return rates.exceeded(view, meters, max(latest_ms, view.ledger_time()))
 
 
@@ -353,7 +353,7 @@ def _judge(overlay: Overlay, case: _Case) -> _Judged:
         return case.refused(Deny(Reason.EXPIRED_COMMAND, command.command_id))
     if command.not_after > case.now + MAX_COMMAND_LIFETIME_MS:
         return case.refused(Deny(Reason.LIFETIME_TOO_LONG, command.command_id))
-    meters = rates.meters(view, command, issuer.domain.id)
+    meters = rates.meters(view, command, issuer.domain)
     limited = rates.exceeded(view, meters, case.now)
     if limited is not None:
         return case.refused(limited)

@@ -65,13 +65,14 @@ class LineageKeeper:
         try:
             has_more = await asyncio.shield(stepping)
         except asyncio.CancelledError:
-            with suppress(QuorateError):
+            with suppress(QuorateError, OSError):
                 await stepping  # a transaction of it may be open
             raise
-        except QuorateError as error:
-            if str(error) != self.problem:
-                log.warning("lineage.not_followed", problem=str(error))
-            self.problem = str(error)
+        except (QuorateError, OSError) as error:
+            problem = _words_of(error)
+            if problem != self.problem:
+                log.warning("lineage.not_followed", problem=problem)
+            self.problem = problem
             return RETRY_S
         self.problem = ""
         stepped, self._stepped = self._stepped, asyncio.Event()
@@ -110,7 +111,7 @@ class LineageKeeper:
             yield graph
 
     def step(self) -> bool:
-        """Takes in the next entries; whether there are more. Raises QuorateError."""
+        """Takes in the next entries; whether there are more. Raises QuorateError, and OSError."""
         if self._graph is None:
             self._graph = self._open()
         if not self._graph.is_roomy():
@@ -134,6 +135,13 @@ class LineageKeeper:
             self._graph.clear()
             return True
         return has_more
+
+
+def _words_of(error: QuorateError | OSError) -> str:
+    """Without the path that an OSError names: whoever reads the log knows where the graph lies."""
+    if isinstance(error, OSError):
+        return f"the graph of lineage: {error.strerror or error}"
+    return str(error)
 
 
 def _start(graph: Reader, snapshot: Snapshot) -> int:

@@ -231,7 +231,9 @@ class SnapshotReceiver:
         if not self.is_vetting:
             return
         if self._vetting is None:
-            self._vetting = Vetting(self._environment.turn.staged_state)
+            assert self._offer is not None, "or there is nothing to be looked at"
+            staged = self._environment.turn.staged_state
+            self._vetting = Vetting(staged, self._offer.ledger_size)
         try:
             if self._is_vetted:
                 self._compare()

@@ -72,7 +72,8 @@ class GraphStore:
             store = cls._open(path, map_size_bytes)
             if not store._is_of(owner):
                 store.close()
-                shutil.rmtree(path)
+                with _told_files():
+                    shutil.rmtree(path)
                 store = cls._open(path, map_size_bytes)
                 store._is_of(owner)
         except lmdb.Error:
@@ -100,8 +101,9 @@ class GraphStore:
         return said == (FORMAT, owner)
 
     def is_roomy(self) -> bool:
-        """Whether it may grow: the node's own data comes first."""
-        return shutil.disk_usage(self._path).free >= LEAST_FREE_BYTES
+        """Whether it may grow: the node's own data comes first. Raises GraphError."""
+        with _told_files():
+            return shutil.disk_usage(self._path).free >= LEAST_FREE_BYTES
 
     @contextmanager
     def read(self) -> Iterator[Reader]:

@@ -12,6 +12,7 @@ import grpc
 import pytest
 from tests.integration.edge.conftest import ACTION, DOMAIN, EXECUTOR, NODE, RESOURCE, FakeCore, Pki
 
+from quorate.api.pace import MAX_LINEAGE_PAGES_AT_ONCE
 from quorate.api.servers import CoreServers, start_core_servers
 from quorate.core.graph import Mark, mark_of
 from quorate.core.outcome import Outcome
@@ -68,19 +69,22 @@ async def keeper(core: FakeCore, directory: Path) -> AsyncIterator[LineageKeeper
 
 
 @pytest.fixture
-async def stub(
-    core: FakeCore, keeper: LineageKeeper, pki: Pki, directory: Path, dial: Any
-) -> AsyncIterator[Any]:
+async def servers(
+    core: FakeCore, keeper: LineageKeeper, pki: Pki, directory: Path
+) -> AsyncIterator[CoreServers]:
     config = SimpleNamespace(
         node=SimpleNamespace(id=NODE, data_dir=directory),
         listen=SimpleNamespace(governance="127.0.0.1:0"),
     )
-    servers: CoreServers = await start_core_servers(
-        core, config, pki.node, pki.ca.certificate, graph=keeper
-    )
-    yield lineage_pb2_grpc.LineageServiceStub(dial(servers.public.port, pki.operator))
+    servers = await start_core_servers(core, config, pki.node, pki.ca.certificate, graph=keeper)
+    yield servers
     await servers.public.stop(0)
     await servers.local.stop(0)
+
+
+@pytest.fixture
+def stub(servers: CoreServers, pki: Pki, dial: Any) -> Any:
+    return lineage_pb2_grpc.LineageServiceStub(dial(servers.public.port, pki.operator))
 
 
 async def test_a_lineage_is_told_both_ways_and_page_by_page(core: FakeCore, stub: Any) -> None:
@@ -201,6 +205,32 @@ async def test_a_token_is_for_its_own_list(core: FakeCore, stub: Any) -> None:
             lineage_pb2.DependentsRequest(thing=f"lease:{root}", page_token=token), timeout=10
         )
     assert failed.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_each_caller_is_answered_so_many_pages_and_no_other_waits_for_it(
+    core: FakeCore, stub: Any, servers: CoreServers, pki: Pki, dial: Any
+) -> None:
+    """Of all methods together; what is malformed counts, too."""
+    lease = acquired(core)
+    await stub.Ancestors(
+        lineage_pb2.AncestorsRequest(lease_id=lease, minimum_index=size_of(core) - 1), timeout=10
+    )
+    methods = (
+        lambda: stub.Ancestors(lineage_pb2.AncestorsRequest(lease_id=lease), timeout=10),
+        lambda: stub.Descendants(lineage_pb2.DescendantsRequest(lease_id=lease), timeout=10),
+        lambda: stub.Dependents(lineage_pb2.DependentsRequest(thing=f"lease:{lease}"), timeout=10),
+    )
+    asked = await asyncio.gather(
+        *(method() for _ in range(MAX_LINEAGE_PAGES_AT_ONCE) for method in methods),
+        return_exceptions=True,
+    )
+    refused = [each for each in asked if isinstance(each, grpc.aio.AioRpcError)]
+    assert refused
+    assert {each.code() for each in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert len(asked) - len(refused) >= MAX_LINEAGE_PAGES_AT_ONCE - 1
+    other = lineage_pb2_grpc.LineageServiceStub(dial(servers.public.port, pki.other))
+    answer = await other.Ancestors(lineage_pb2.AncestorsRequest(lease_id=lease), timeout=10)
+    assert answer.found
 
 
 # -- keeping it ----------------------------------------------------------------------------------

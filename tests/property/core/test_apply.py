@@ -329,7 +329,7 @@ class GovernanceMachine(RuleBasedStateMachine):
 
     @invariant()
     def another_node_would_take_it(self) -> None:
-        vetting = Vetting(self.ledger.store)
+        vetting = Vetting(self.ledger.store, len(self.ledger.entries))
         while not vetting.step(50):
             pass
 

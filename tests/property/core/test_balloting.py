@@ -219,7 +219,7 @@ class Run:
         states = {proposal.id: proposal.status.value for proposal in view.proposals()}
         assert states == {ident: item.state for ident, item in model.items.items()}
         assert check(view) == []
-        assert Vetting(self.ledger.store).step(1_000_000)
+        assert Vetting(self.ledger.store, len(self.ledger.entries)).step(1_000_000)
 
 
 names = st.sampled_from(NAMES)

@@ -97,7 +97,7 @@ def executor(world: World) -> Executor:
 
 
 def is_well(ledger: Ledger) -> bool:
-    return check(ledger.view) == [] and Vetting(ledger.store).step(1_000_000)
+    return check(ledger.view) == [] and Vetting(ledger.store, len(ledger.entries)).step(1_000_000)
 
 
 # -- what is denied ------------------------------------------------------------------------------

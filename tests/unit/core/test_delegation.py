@@ -117,7 +117,9 @@ class World:
         return grant
 
     def is_well(self) -> bool:
-        return check(self.ledger.view) == [] and Vetting(self.ledger.store).step(1_000_000)
+        return check(self.ledger.view) == [] and Vetting(
+            self.ledger.store, len(self.ledger.entries)
+        ).step(1_000_000)
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def decided(world: World, action: str = READ) -> Any:
 
 
 def is_well(ledger: Ledger) -> bool:
-    return check(ledger.view) == [] and Vetting(ledger.store).step(1_000_000)
+    return check(ledger.view) == [] and Vetting(ledger.store, len(ledger.entries)).step(1_000_000)
 
 
 # -- what is denied ------------------------------------------------------------------------------

@@ -9,21 +9,28 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.core.conftest import BANK, CLINIC, World, copied
+from tests.unit.core.conftest import BANK, CLINIC, PERMIT_ALL, World, copied
 
 from quorate.core import codec, keys, protocol
 from quorate.core.errors import MalformedError
 from quorate.core.invariants import check
 from quorate.core.limits import MAX_RATE_PER_MIN
 from quorate.core.outcome import Deny, Outcome, Reason
-from quorate.core.rates import COUNTED
+from quorate.core.rates import COUNTED, COUNTED_IN_PLACE
 from quorate.core.records import Rates
 from quorate.core.state import StateView
 from quorate.core.transitions import examine
 from quorate.core.verbs import Verb
 from quorate.core.vetting import Vetting
 from quorate.node.lease_commands import unfit_wish
-from quorate.testing.builders import Federation, Ledger, acquire_body, grant_body, proposal_body
+from quorate.testing.builders import (
+    Federation,
+    Ledger,
+    acquire_body,
+    grant_body,
+    measurement_body,
+    proposal_body,
+)
 
 ACT = "federation.set_rates"
 
@@ -104,6 +111,36 @@ def _edge() -> dict[str, object]:
     return {"trustee": CLINIC, "actions": ["x"], "resources": ["//bank.example/x"]}
 
 
+def test_what_takes_the_place_of_something_counts_and_the_first_does_not(trusted: World) -> None:
+    agree(trusted, domain=2)
+    trusted.now += 60_000
+    first, second = f"{PERMIT_ALL} // 1", f"{PERMIT_ALL} // 2"
+    image, other = (
+        ("attestation.set_reference", measurement_body(name, [trusted.agent]))
+        for name in ("image", "other")
+    )
+    wider = (image[0], image[1] | {"max_age_ms": 120_000})
+    trusted.must(CLINIC, "policy.publish", {"text": first})
+    trusted.must(CLINIC, *image)
+    assert not list(trusted.store.scan(keys.RATES)), "the first can only narrow"
+    trusted.must(CLINIC, "policy.publish", {"text": second})
+    trusted.must(CLINIC, *wider)
+    assert list(trusted.store.scan(keys.RATES))
+    for kind, body in (image, ("policy.publish", {"text": first}), ("policy.retire", {})):
+        said = trusted.do(CLINIC, kind, body)
+        assert (said.reason, said.thing) == (Reason.RATE_LIMITED, CLINIC)
+        command = trusted.federation.command(CLINIC, kind, body)
+        assert examine(trusted.view, command, trusted.now) == Deny(Reason.RATE_LIMITED, CLINIC)
+    trusted.must(CLINIC, *other)
+    trusted.must(BANK, "policy.publish", {"text": first})
+    trusted.now += 60_000
+    trusted.must(CLINIC, "policy.retire", {})
+    trusted.must(CLINIC, *image)
+    trusted.must(CLINIC, "policy.publish", {"text": first})
+    assert trusted.do(CLINIC, "policy.publish", {"text": second}).reason is Reason.RATE_LIMITED
+    assert is_well(trusted)
+
+
 def test_the_federation_can_always_agree_on_another_rate(trusted: World) -> None:
     opened = trusted.must(
         BANK, "proposal.open", proposal_body("federation.freeze", {"actions": []})
@@ -121,10 +158,11 @@ def test_the_federation_can_always_agree_on_another_rate(trusted: World) -> None
 
 def test_counted_is_what_the_page_says() -> None:
     page = (Path(__file__).parents[3] / "docs/ballots.md").read_text().partition("## Rates")[2]
-    listed = page.split("\n\n")[2]
-    assert sorted(each.strip("`.\n ") for each in listed.replace("\n", " ").split(",")) == sorted(
-        COUNTED
-    )
+    always, in_place = page.split("\n\n")[2], page.split("\n\n")[3].partition(":\n")[2]
+    for listed, verbs in ((always, COUNTED), (in_place, COUNTED_IN_PLACE)):
+        said = listed.replace("\n", " ").split(",")
+        assert sorted(each.strip("`. ") for each in said) == sorted(verbs)
+    assert not COUNTED & COUNTED_IN_PLACE
     never = ("suspend", "revoke", "close", "narrow", "freeze", "node.retire", "demote", "cast")
     assert not [verb for verb in COUNTED if verb.endswith((*never, "release", "recall"))]
     assert {Verb.LEASE_ACQUIRE, Verb.GRANT_ISSUE} <= COUNTED

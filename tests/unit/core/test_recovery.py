@@ -398,7 +398,7 @@ def test_what_was_carried_over_follows_from_the_document_alone(ledger: Ledger, w
     begin_without(alone, recovery)
     carry_over(ledger.store, recovery)
     assert check(ledger.view) == []
-    assert Vetting(ledger.store).step(1_000_000)
+    assert Vetting(ledger.store, 1).step(1_000_000)
     assert Succession(alone, ledger.store).step(1_000_000)
 
 
@@ -448,7 +448,7 @@ def test_what_is_frozen_stays_so(ledger: Ledger) -> None:
     frozen = {each.id: each.frozen for each in ledger.view.domains()}
     assert frozen == {BANK: Freeze((), 0), CLINIC: None, PORT: Freeze(("records.read",), 0)}
     assert check(ledger.view) == []
-    assert Vetting(ledger.store).step(1_000_000)
+    assert Vetting(ledger.store, 1).step(1_000_000)
     assert StateView(alone).federation().frozen == Freeze((), 0), "what it lets through is unknown"
     assert Succession(alone, ledger.store).step(1_000_000)
 
@@ -502,7 +502,7 @@ def test_thresholds_of_the_first_version_are_carried_over(ledger: Ledger) -> Non
     assert recovery.protocol == protocol.SECOND
     assert recovery.thresholds == rules
     carry_over(ledger.store, recovery)
-    assert Vetting(ledger.store).step(1_000_000)
+    assert Vetting(ledger.store, 1).step(1_000_000)
 
 
 def test_ballots_are_decided_again_behind_a_recovery_of_what_is_frozen(ledger: Ledger) -> None:
@@ -540,7 +540,7 @@ def test_policies_stay_in_force(ledger: Ledger) -> None:
         "the federation": (ALL, 0),
     }
     assert check(ledger.view) == []
-    assert Vetting(ledger.store).step(1_000_000)
+    assert Vetting(ledger.store, 1).step(1_000_000)
     assert Succession(alone, ledger.store).step(1_000_000)
 
 
@@ -558,4 +558,4 @@ def test_whoever_is_expelled_has_no_policies_any_more(ledger: Ledger) -> None:
     begin_without(alone, recovery)
     carry_over(ledger.store, recovery)
     assert Succession(alone, ledger.store).step(1_000_000)
-    assert Vetting(ledger.store).step(1_000_000)
+    assert Vetting(ledger.store, 1).step(1_000_000)

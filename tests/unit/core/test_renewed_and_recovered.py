@@ -130,7 +130,7 @@ def test_nobody_slips_other_keys_into_a_recovery(ledger: Ledger) -> None:
 def test_what_is_carried_over_can_be_sent_to_others(ledger: Ledger) -> None:
     assert Vetting(ledger.store).step(1_000_000)
     carry_over(ledger.store, recovery_of(ledger, survivors(ledger)))
-    assert Vetting(ledger.store).step(1_000_000)
+    assert Vetting(ledger.store, 1).step(1_000_000)
     assert check(ledger.view) == []
     assert ledger.view.key_owner(ledger.federation[A].governance.public.hex()) == A, "for ever"
 

@@ -180,6 +180,10 @@ OTHER_ODDITIES: dict[str, Callable[[Turn], None]] = {
             parameters=replace(StateView(turn.state).federation().parameters, rho_ppm=1),
         ),
     ),
+    "an entry that is to come": lambda turn: state.save_domain(
+        turn.state,
+        replace(StateView(turn.state).domains()[0], changed=turn.ledger_size),
+    ),
     "another federation": lambda turn: state.save_federation(
         turn.state, replace(StateView(turn.state).federation(), genesis_hash="0" * 64)
     ),
@@ -559,7 +563,7 @@ def test_a_snapshot_that_was_overtaken_by_the_own_ledger_takes_nothing_of_it(two
     environment.turn.append_ledger(b"an entry that the log has brought")
     environment.turn.set_applied(environment.turn.applied_index + 1)
     environment.commit()
-    with two.honest_node.environment.read() as snapshot:
+    with environment.read() as snapshot:  # a state that a ledger of this size can have
         pairs = tuple(snapshot.state_page(None, 1 << 20))
     two.receiver.next_pull()
     chunk = SnapshotChunk(offer.term, offer.index, False, b"", 0, pairs, (), True)

@@ -182,6 +182,11 @@ class Domain(BaseRecord):
     def policies_id(self) -> str:
         return self.domain
 
+    @property
+    def has_policies(self) -> bool:
+        """Whether a set of its own is in force."""
+        return self.policies is not None and bool(self.policies.sha256)
+
     @classmethod
     def from_json(cls, value: object) -> Domain:
         row = Row(value)

@@ -16,12 +16,15 @@ from quorate.core.limits import (
     MAX_ANCESTOR_EXECUTORS,
     MAX_ANCESTORS,
     MAX_CONTAINMENTS_PER_DOMAIN,
+    MAX_DELEGATIONS_PER_GRANT,
     MAX_DEPTH,
     MAX_DOMAINS,
     MAX_EVENTS_PER_LEASE,
+    MAX_LEASE_TTL_MS,
     MAX_NODES_PER_DOMAIN,
     MAX_PARENTS,
     MAX_PATTERNS,
+    MAX_PROPOSAL_LIFETIME_MS,
     MAX_REFERENCES_PER_DOMAIN,
     MAX_REKEYINGS_PER_DOMAIN,
 )
@@ -48,6 +51,7 @@ from quorate.core.status import Status
 from quorate.core.store import Reader
 from quorate.core.stored import PARSERS
 from quorate.core.vetting.attested import check_proofs, check_reference
+from quorate.core.vetting.bounds import Bounds, require
 
 
 class RecordLooks:
@@ -61,8 +65,7 @@ class RecordLooks:
 
     def __init__(self, state: Reader) -> None:
         self._state = state
-        self._ledger_time = 0  # to be told at the first step
-        self._protocol = protocol.FIRST  # to be told at the first step
+        self._bounds = Bounds()  # to be told at the first step
         self.domains: set[str] = set()
         self.nodes: Counter[str] = Counter()
         self.executors: Counter[str] = Counter()
@@ -73,9 +76,13 @@ class RecordLooks:
         self._active: Counter[str] = Counter()
         self._voters: Counter[str] = Counter()
 
-    def begin(self, ledger_time: int, version: int) -> None:
+    def begin(self, bounds: Bounds) -> None:
         """Says what the state lives by, before anything is looked at."""
-        self._ledger_time, self._protocol = ledger_time, version
+        self._bounds = bounds
+
+    @property
+    def _protocol(self) -> int:
+        return self._bounds.version
 
     def end(self) -> None:
         """All records were seen. Raises MalformedError, as every look."""
@@ -92,6 +99,7 @@ class RecordLooks:
         require(keys.record(kind, record.id) == key, f"a {kind} lies where another should")
         require(said.keys() == record.to_json().keys(), f"{record.id} has other fields")
         require(said["id"] == record.id, f"{record.id} says that it is another")
+        self._bounds.check_any_index(record.changed, record.id)
         match record:
             case Domain():
                 whole = record.to_json()
@@ -104,7 +112,7 @@ class RecordLooks:
             case Executor():
                 ids.check_executor(record.id)
                 self._check_home(record.id, record.domain)
-                check_proofs(record, said, self._protocol, self._ledger_time)
+                check_proofs(record, said, self._bounds)
                 self.executors[record.domain] += 1
             case TrustEdge():
                 self._look_at_edge(record)
@@ -117,7 +125,7 @@ class RecordLooks:
             case Containment():
                 self._look_at_containment(record)
             case Reference():
-                check_reference(record, said, self._protocol)
+                check_reference(record, said, self._bounds)
                 self._refer(Kind.DOMAIN, record.domain)
                 self._references[record.domain] += 1
             case Policies():
@@ -128,6 +136,8 @@ class RecordLooks:
         check_certificate(domain.ca_certificate)
         is_possible = self._protocol >= protocol.SECOND and domain.status is not Status.REVOKED
         check_frozen(domain.frozen, may_be=is_possible)
+        if domain.frozen is not None:
+            self._bounds.check_index(domain.frozen.since, f"what {domain.id} has frozen")
         self.check_policies(domain, self._protocol)
         self.domains.add(domain.id)
         require(len(self.domains) <= MAX_DOMAINS, "too many domains")
@@ -154,7 +164,10 @@ class RecordLooks:
         if policies.owner != BY_BALLOT:
             require(policies.owner in self.domains, f"policies of {policies.owner}")
         cedar.check_text(policies.text)
-        require(policies.version > 0, f"the policies of {policies.owner} have no version")
+        what = f"the policies of {policies.owner}"
+        require(policies.version > 0, f"{what} have no version")
+        require(policies.version < self._bounds.ever, f"{what} were published too often")
+        self._bounds.check_index(policies.changed, what)
 
     def _look_at_node(self, node: Node) -> None:
         check_node(node)
@@ -182,6 +195,9 @@ class RecordLooks:
         self._refer(Kind.EXECUTOR, grant.executor)
         _check_patterns(grant.issuer, grant.actions, grant.resources)
         require(grant.max_depth <= MAX_DEPTH, f"{grant.id} leads too far")
+        is_few = grant.delegations <= MAX_DELEGATIONS_PER_GRANT
+        require(is_few, f"{grant.id} was passed on too often")
+        self._bounds.check_any_index(grant.made, grant.id)
         if grant.parent:
             self._look_at_parent(grant)
         ends = grant.executor, grant.issuer, grant.grant
@@ -193,7 +209,7 @@ class RecordLooks:
             require(not is_over, f"{grant.id} is over, and filed as if it were not")
             self.expect(live)
         else:
-            is_over = is_over or grant.expired(self._ledger_time)
+            is_over = is_over or grant.expired(self._bounds.ledger_time)
             require(is_over, f"{grant.id} may permit, and is filed as if it could not")
             self.expect(spent)
 
@@ -211,6 +227,9 @@ class RecordLooks:
         ids.check_lease_id(lease.id)
         ids.check_action(lease.action)
         ids.check_resource(lease.resource)
+        self._bounds.check_any_index(lease.fence, f"the fence of {lease.id}")
+        self._bounds.check_moment(lease.acquired_at, lease.id)
+        self._bounds.check_moment(lease.expires_at, f"the end of {lease.id}", MAX_LEASE_TTL_MS)
         self._refer(Kind.EXECUTOR, lease.executor)
         self._refer(Kind.GRANT, lease.grant)
         home, issuer = ids.SpiffeId.parse(lease.executor).trust_domain, lease.grant.split("/")[0]
@@ -234,7 +253,7 @@ class RecordLooks:
         if lease.status is LeaseStatus.ACTIVE:
             for grant in lease.grants:
                 filed = keys.lease_of_grant(grant, lease.expires_at, lease.id)
-                if not lease.expired(self._ledger_time) or self.has(filed):
+                if not lease.expired(self._bounds.ledger_time) or self.has(filed):
                     self.expect(filed)
 
     def _look_at_context(self, lease: Lease) -> None:
@@ -258,13 +277,16 @@ class RecordLooks:
         is_known = protocol.FIRST <= proposal.protocol <= self._protocol
         require(is_known, f"{proposal.id} is of version {proposal.protocol}")
         parse_act(proposal.act, proposal.body, proposal.protocol)
+        self._bounds.check_moment(proposal.opened_at, proposal.id)
+        lasts_ms = proposal.expires_at - proposal.opened_at
+        require(lasts_ms <= MAX_PROPOSAL_LIFETIME_MS, f"{proposal.id} is open for too long")
         for domain in (proposal.proposer, *proposal.yes, *proposal.no):
             require(domain in self.domains, f"{domain} has no voice")
         is_once = all(list(some) == sorted(set(some)) for some in (proposal.yes, proposal.no))
         require(is_once and not {*proposal.yes} & {*proposal.no}, f"{proposal.id} has odd votes")
         if proposal.status is ProposalStatus.OPEN:
             filed = keys.open_proposal(proposal.proposer, proposal.id)
-            if not proposal.expired(self._ledger_time) or self.has(filed):
+            if not proposal.expired(self._bounds.ledger_time) or self.has(filed):
                 self.expect(filed)
 
     def _look_at_lineage(self, lease: Lease) -> None:
@@ -318,6 +340,8 @@ class RecordLooks:
             most = MAX_CONTAINMENTS_PER_DOMAIN
             require(self.containments[domain] <= most, f"{domain} contains too much")
         self.containments[""] += len(by)
+        self._bounds.check_index(containment.since, thing)
+        self._bounds.check_index(containment.changed, thing)
 
     def _check_home(self, ident: str, domain: str) -> None:
         owner = ids.SpiffeId.parse(ident).trust_domain
@@ -361,8 +385,3 @@ def _check_patterns(
         of = patterns.pattern_owner(resource)
         require(owner in {of, None}, f"{resource} is not of {owner}")
     require(max(len(actions), len(resources)) <= MAX_PATTERNS, "too many patterns")
-
-
-def require(holds: bool, problem: str) -> None:
-    if not holds:
-        raise MalformedError(problem)

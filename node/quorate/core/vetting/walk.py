@@ -27,7 +27,8 @@ from quorate.core.rekeying import read_rekeying
 from quorate.core.remembered import Remembered
 from quorate.core.store import Reader
 from quorate.core.thresholds import thresholds_from_json
-from quorate.core.vetting.records import KINDS, RecordLooks, check_node, require
+from quorate.core.vetting.bounds import Bounds, require
+from quorate.core.vetting.records import KINDS, RecordLooks, check_node
 
 _NUMBER_BYTES: Final = 8
 _RATED: Final = {
@@ -63,12 +64,13 @@ def read_node(state: Reader, ident: str) -> Node | None:
 class Vetting:
     """One look at a state, which does not change meanwhile."""
 
-    def __init__(self, state: Reader) -> None:
+    def __init__(self, state: Reader, ledger_size: int = MAX_INTEGER) -> None:
+        """ledger_size: of the ledger that has led to it; left out, it may be of any."""
         self._state = state
+        self._ledger_size = ledger_size
         self._next = b""
         self._has_begun = False
-        self._protocol = protocol.FIRST  # to be read at the first step
-        self._time = 0  # as well
+        self._bounds = Bounds()  # to be read at the first step
         self._records = RecordLooks(state)
         self._rekeyings: Counter[str] = Counter()
         self._counted: dict[bytes, Counter[str]] = {
@@ -119,9 +121,15 @@ class Vetting:
         self._look_at_time(keys.LEDGER_TIME, time)
         federation = self._state.get(keys.FEDERATION)
         require(federation is not None, "no federation")
+        record = Federation.from_json(codec.load(federation or b""))
+        self._bounds = Bounds(
+            ledger_time=int.from_bytes(time, "big"),
+            version=record.protocol,
+            ledger_size=self._ledger_size,
+            fence_base=record.fence_base,
+        )
         self._look_at_federation(keys.FEDERATION, federation or b"")
-        self._time = int.from_bytes(time, "big")
-        self._records.begin(self._time, self._protocol)
+        self._records.begin(self._bounds)
         self._has_begun = True
 
     def _end(self) -> None:
@@ -143,12 +151,13 @@ class Vetting:
     def _look_at_federation(self, key: bytes, value: bytes) -> None:
         record = Federation.from_json(codec.load(value))
         ids.check_origin(record.origin)
-        self._protocol = record.protocol
         known = protocol.FIRST <= record.protocol <= protocol.LATEST
         require(known, f"version {record.protocol} of the protocol, which is not known here")
         require(key == keys.FEDERATION, "a second federation")
         require(codec.encode(record.to_json()) == value, "a federation in another form")
         check_frozen(record.frozen, may_be=record.protocol >= protocol.SECOND)
+        if record.frozen is not None:
+            self._bounds.check_index(record.frozen.since, "what the federation has frozen")
         check_rates(record.rates, may_be=record.protocol >= protocol.SECOND)
         check_parameters(record.parameters)
         if record.widest is not None:
@@ -182,6 +191,7 @@ class Vetting:
         command_id = remembered.outcome.command_id
         ids.check_command_id(command_id)
         require(keys.outcome(command_id) == key, "an outcome lies where another should")
+        self._bounds.check_any_index(remembered.outcome.index, f"what became of {command_id}")
         self._records.expect(keys.forgetting(remembered.not_after, command_id))
 
     def _look_at_entry(self, key: bytes, value: bytes) -> None:
@@ -216,16 +226,18 @@ class Vetting:
 
     def _look_at_rate(self, key: bytes, value: bytes) -> None:
         kind = _RATED.get(key[1:2])
-        require(kind is not None and self._protocol >= protocol.SECOND, "a rate of nothing")
+        require(kind is not None and self._bounds.version >= protocol.SECOND, "a rate of nothing")
         owner = key[2:].decode("ascii")
         require(self._records.has(keys.record(kind or Kind.DOMAIN, owner)), f"a rate of {owner}")
-        require(_number(value) <= latest_moment(self._time), "a moment that none can be")
+        require(
+            _number(value) <= latest_moment(self._bounds.ledger_time), "a moment that none can be"
+        )
 
     def _look_at_thresholds(self, key: bytes, value: bytes) -> None:
         said = codec.decode_flat(value)
         require(key == keys.THRESHOLDS, "thresholds twice")
         types = thresholds_from_json(said).keys()
-        own = ACTS[set_under(types, self._protocol)].keys()
+        own = ACTS[set_under(types, self._bounds.version)].keys()
         require(types == own, "thresholds of something else")
 
     def _end_leases(self) -> None:

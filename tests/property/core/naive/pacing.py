@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+from tests.property.core.naive.policing import in_force
 from tests.property.core.naive.world import Command, No, Thing, World, find
 
 COUNTED = (
@@ -25,6 +26,7 @@ COUNTED = (
     "attestation.challenge",
     "attestation.report",
 )
+"""What widens, or costs everybody something again and again."""
 FOR_EXECUTORS = (
     "lease.acquire",
     "lease.renew",
@@ -32,14 +34,13 @@ FOR_EXECUTORS = (
     "attestation.challenge",
     "attestation.report",
 )
-"""What widens, or costs everybody something again and again."""
 
 Allowances = dict[tuple[str, str], tuple[Fraction, int]]
 
 
 def allowances(world: World, by: Thing, command: Command) -> Allowances:
     """What is left to everybody whom the command counts for. Raises No when it is too many."""
-    if command.verb not in COUNTED:
+    if command.verb not in COUNTED and not replaces(world, by, command):
         return {}
     is_node = command.issuer.startswith("spiffe://")
     whose = [("node" if is_node else "domain", by["domain"], world.rates["domain_per_min"])]
@@ -57,3 +58,14 @@ def allowances(world: World, by: Thing, command: Command) -> Allowances:
                 raise No("RATE_LIMITED", name)
             left[kind, name] = had - Fraction(1, rate), world.time
     return left
+
+
+def replaces(world: World, by: Thing, command: Command) -> bool:
+    """Another set of policies, or another reference, than the one that there is: what that let
+    through, and what it asked for, may be wider afterwards."""
+    if command.verb == "policy.publish":
+        return in_force(world, by["domain"]) != ""
+    if command.verb == "attestation.set_reference":
+        name = command.body["reference"]
+        return find(world.references, domain=by["domain"], name=name) is not None
+    return False

@@ -45,7 +45,7 @@ class Voting(Cast):
 
     def rates(self) -> Body:
         """Such that a minute has a whole number of them."""
-        domain, executor = self.one((0, 0, 12, 30)), self.one((0, 0, 2, 6))
+        domain, executor = self.one((0, 0, 2, 12)), self.one((0, 0, 2, 6))
         return {"domain_per_min": domain, "executor_per_min": executor}
 
     def _proposal(self, act: str, at: int) -> tuple[str, Body]:
