@@ -210,6 +210,9 @@ def recovery_payload(data: bytes) -> None:
             suspended_by=read.suspended_by,
             expelled=read.expelled,
             thresholds=read.thresholds,
+            is_frozen=read.is_frozen,
+            rates=read.rates,
+            policies=read.policies,
         )
         assert again == data
 
