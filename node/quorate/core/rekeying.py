@@ -26,6 +26,7 @@ from quorate.core.keysets import (
     is_governed,
     is_recovered,
     key_set_of,
+    refuse_expired,
 )
 from quorate.core.limits import (
     MAX_GENESIS_BYTES,
@@ -80,8 +81,9 @@ def refuse_half_signed(
     if not is_recovered(envelope, domain):
         if not _may_take(envelope, domain, body):
             return Deny(Reason.NOT_AUTHORIZED, domain.id)
-        if is_expired(domain, ledger_time):
-            return Deny(Reason.KEY_EXPIRED, domain.id)
+        late = refuse_expired(envelope, domain, command.verb, ledger_time)
+        if late is not None:
+            return Deny(late, domain.id)
         if _left_to(envelope, domain) <= domain.rekeyings < MAX_REKEYINGS_PER_DOMAIN:
             return Deny(Reason.LIMIT_EXCEEDED, domain.id)
     for key in fresh_keys(domain, body):
