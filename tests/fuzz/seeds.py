@@ -32,6 +32,7 @@ from quorate.consensus.configuration import Configuration
 from quorate.core import codec, dsse, keys, protocol
 from quorate.core.acts import ACTS
 from quorate.core.outcome import Reason
+from quorate.core.records import PolicyMark, Rates
 from quorate.core.recovering import next_fence_base
 from quorate.core.recovery import Former, build_recovery_payload, state_hash
 from quorate.core.stored import PARSERS
@@ -128,6 +129,9 @@ def recovery_payload() -> bytes:
         descriptors=world.federation.parsed_genesis().descriptors,
         survivors=[BANK],
         suspended_by={CLINIC: CLINIC},
+        is_frozen=federation.frozen is not None,
+        rates=Rates(60, 0),
+        policies=PolicyMark(2, "0" * 64),
     )
 
 

@@ -307,6 +307,13 @@ def _review(on: Console, recovery: Recovery, signed: tuple[str, ...]) -> None:
         on.print(facts(shown))
     if recovery.is_frozen:
         on.print("[bold]frozen[/] by the organisations together: it stays so")
+    if recovery.policies is not None:
+        mark = recovery.policies
+        on.print(f"[bold]policies[/] of the organisations together, version {mark.version}")
+        on.print(facts([("sha256", mark.sha256 or "none: they were retired")]))
+    if recovery.rates is not None:
+        on.print("[bold]rates[/] a minute; 0 is no limit")
+        on.print(facts(recovery.rates.to_json().items()))
     if recovery.thresholds:
         on.print("[bold]thresholds[/]")
         on.print(facts(recovery.thresholds.items()))

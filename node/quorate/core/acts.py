@@ -92,6 +92,8 @@ class RetireFederationPolicy:
     """It has no policies any more."""
 
 
+_NO_RATES: Final = Rates(0, 0)
+
 FederationAct = (
     AdmitDomain
     | JudgeDomain
@@ -134,9 +136,22 @@ def set_parameters(body: Fields) -> SetParameters:
 
 
 def set_rates(body: Fields) -> SetRates:
+    rates = _all_rates(body)
+    return SetRates(rates if rates != _NO_RATES else None)
+
+
+def read_rates(said: Fields) -> Rates:
+    """Those that are in force, from a record of them; there are some. Raises MalformedError."""
+    rates = _all_rates(said)
+    said.done()
+    if rates == _NO_RATES:
+        raise MalformedError("says nothing of any", field=said.at("domain_per_min"))
+    return rates
+
+
+def _all_rates(said: Fields) -> Rates:
     names = [item.name for item in fields(Rates)]
-    rates = Rates(*(body.integer(name, 0, MAX_RATE_PER_MIN) for name in names))
-    return SetRates(rates if rates != Rates(0, 0) else None)
+    return Rates(*(said.integer(name, 0, MAX_RATE_PER_MIN) for name in names))
 
 
 def upgrade_federation(body: Fields) -> UpgradeFederation:

@@ -16,7 +16,7 @@ from quorate.core.bodies import PublishPolicy, RetirePolicy
 from quorate.core.errors import MalformedError
 from quorate.core.governing import may_widen
 from quorate.core.outcome import Deny, Reason
-from quorate.core.records import Domain, Federation, Policies
+from quorate.core.records import Domain, Federation, Policies, PolicyMark, digest_of
 from quorate.core.turn import Done, Turn, Verdict
 from quorate.core.verbs import Verb
 
@@ -66,17 +66,18 @@ def _decided(turn: Turn, verb: Verb, text: str) -> Verdict:
 
 
 def _put(turn: Turn, item: Domain | Federation, text: str) -> Policies | Deny:
-    """The set in force from here on; empty: none."""
-    before = turn.view.policies(item.policies_id)
-    if text == (before.text if before is not None else ""):
+    """The set in force from here on; empty: none. By the mark alone: behind a recovery, whoever
+    decides the ledger again knows what was in force by nothing else."""
+    before = item.policies or PolicyMark(0, "")
+    if (digest_of(text) if text else "") == before.sha256:
         return Deny(Reason.ILLEGAL_TRANSITION, item.id)
     if text:
         try:
             cedar.check_set(text)
         except MalformedError:
             return Deny(Reason.POLICY_BROKEN, item.id)
-    version = before.version if before is not None else 0
-    policies = Policies(item.policies_id, version + 1 if text else version, text, turn.seq)
+    version = before.version + 1 if text else before.version
+    policies = Policies(item.policies_id, version, text, turn.seq)
     state.save_policies(turn.store, policies)
     if isinstance(item, Federation):
         changed = replace(item, policies=policies.mark, ledger_time=turn.ledger_time)

@@ -65,6 +65,10 @@ def check_carried(view: StateView, recovery: Recovery) -> None:
         raise MalformedError("are not suspended or expelled as in the state", field="domains")
     if (federation.frozen is not None) != recovery.is_frozen:
         raise MalformedError("is not as in the state", field="frozen")
+    if federation.rates != recovery.rates:
+        raise MalformedError("are not those of the state", field="rates")
+    if federation.policies != recovery.policies:
+        raise MalformedError("are not those of the state", field="policies")
     if view.thresholds() != recovery.thresholds:
         raise MalformedError("are not those of the state", field="thresholds")
     for item in recovery.descriptors:
@@ -114,8 +118,6 @@ def carry_over(store: Writer, recovery: Recovery) -> bytes:
         _federation(recovery),
         frozen=_since_now(was.frozen),
         widest=was.widest,
-        rates=was.rates,
-        policies=was.policies,
     )
     state.save_federation(store, carried)
     return first_leaf(recovery)
@@ -213,6 +215,8 @@ def _federation(recovery: Recovery) -> Federation:
         fence_base=recovery.fence_base,
         protocol=recovery.protocol,
         frozen=Freeze((), 0) if recovery.is_frozen else None,
+        rates=recovery.rates,
+        policies=recovery.policies,
     )
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from quorate.core import codec, dsse, ids, protocol
-from quorate.core.acts import ACTS, set_thresholds, set_under
+from quorate.core.acts import ACTS, read_rates, set_thresholds, set_under
 from quorate.core.errors import MalformedError
 from quorate.core.fields import Fields
 from quorate.core.genesis import (
@@ -41,9 +41,10 @@ from quorate.core.limits import (
     MAX_ID_CHARS,
     MAX_INTEGER,
     MAX_KEYS_PER_SET,
+    MAX_RATE_PER_MIN,
     PROTOCOL_VERSION,
 )
-from quorate.core.records import BY_BALLOT, Domain, Parameters
+from quorate.core.records import BY_BALLOT, Domain, Parameters, PolicyMark, Rates
 from quorate.core.thresholds import Threshold, Thresholds, thresholds_to_json
 
 FENCE_MARGIN: Final = 2**32
@@ -55,6 +56,8 @@ _EXPELLED: Final = "expelled"
 _SUSPENDED_BY: Final = "suspended_by"
 _THRESHOLDS: Final = "thresholds"
 _FROZEN: Final = "frozen"
+_RATES: Final = "rates"
+_POLICIES: Final = "policies"
 _KEY_SET: Final = "key_set"
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -96,7 +99,9 @@ class Recovery(Genesis):
     ledger are counted from. on_probation: those of the survivors whose node may have forgotten what
     it promised, so that it is one of no quorum. suspended_by, expelled, thresholds: as the state
     has them, so that whoever has the document alone knows who has a vote. is_frozen: whether the
-    federation is; what it lets through all the same is in the state alone.
+    federation is; what it lets through all the same is in the state alone. rates, policies: the
+    federation's, so that the next ballot on them can be decided again; the policies' text is in the
+    state alone.
     """
 
     former: Former
@@ -107,6 +112,8 @@ class Recovery(Genesis):
     expelled: tuple[str, ...] = ()
     thresholds: Thresholds = field(default_factory=dict)
     is_frozen: bool = False
+    rates: Rates | None = None
+    policies: PolicyMark | None = None
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -145,6 +152,8 @@ def build_recovery_payload(
     expelled: Iterable[str] = (),
     thresholds: Thresholds | None = None,
     is_frozen: bool = False,
+    rates: Rates | None = None,
+    policies: PolicyMark | None = None,
 ) -> bytes:
     """What every surviving domain signs. version: of the protocol, as the state has it. The domains
     may come in any order. Raises MalformedError."""
@@ -188,6 +197,8 @@ def build_recovery_payload(
             ],
             **({_THRESHOLDS: thresholds_to_json(thresholds)} if thresholds else {}),
             **({_FROZEN: True} if is_frozen else {}),
+            **({} if rates is None else {_RATES: rates.to_json()}),
+            **({} if policies is None else {_POLICIES: policies.to_json()}),
             **protocol_to_json(version),
         }
     )
@@ -220,6 +231,12 @@ def longest_document(domains: Iterable[Domain], version: int) -> int:
     rules = max(Threshold, key=len).value
     most = Parameters(*([MAX_INTEGER] * len(PARAMETER_RANGES)))
     former = Former(text, digest, MAX_INTEGER, digest, MAX_INTEGER, MAX_INTEGER, digest)
+    rates, policies = Rates(MAX_RATE_PER_MIN, MAX_RATE_PER_MIN), PolicyMark(MAX_INTEGER, digest)
+    later: dict[str, object] = {
+        _FROZEN: True,
+        _RATES: rates.to_json(),
+        _POLICIES: policies.to_json(),
+    }
     payload = codec.encode(
         {
             "v": PROTOCOL_VERSION,
@@ -230,7 +247,7 @@ def longest_document(domains: Iterable[Domain], version: int) -> int:
             "former": former.to_json(),
             "domains": rows,
             _THRESHOLDS: {verb.value: rules for verb in ACTS[version]},
-            **({_FROZEN: True} if version >= protocol.SECOND else {}),
+            **(later if version >= protocol.SECOND else {}),
             **protocol_to_json(protocol.MOST),
         }
     )
@@ -314,6 +331,9 @@ def _read(envelope: dsse.Envelope, digest: bytes) -> Recovery:
     is_frozen = fields.has(_FROZEN)
     if is_frozen and not (fields.truth(_FROZEN) and version >= protocol.SECOND):
         raise MalformedError("is true, of later rules, or left out", field=_FROZEN)
+    is_later = version >= protocol.SECOND
+    rates = read_rates(fields.nested(_RATES)) if is_later and fields.has(_RATES) else None
+    policies = _read_mark(fields.nested(_POLICIES)) if is_later and fields.has(_POLICIES) else None
     fields.done()
     read = [
         _read_domain(Fields(item, f"domains[{n}]"), envelope, version)
@@ -346,6 +366,8 @@ def _read(envelope: dsse.Envelope, digest: bytes) -> Recovery:
         expelled=tuple(each.domain for each in read if each.is_expelled),
         thresholds=thresholds,
         is_frozen=is_frozen,
+        rates=rates,
+        policies=policies,
     )
 
 
@@ -354,6 +376,15 @@ def _read_thresholds(fields: Fields, version: int) -> Thresholds:
     said = fields.peek(_THRESHOLDS)
     types = said.keys() if isinstance(said, dict) else set[str]()
     return set_thresholds(set_under(types, version), fields).thresholds
+
+
+def _read_mark(fields: Fields) -> PolicyMark:
+    """Of what was retired there is no hash."""
+    version, sha256 = fields.integer("version", 1), fields.text("sha256")
+    fields.done()
+    if sha256:
+        fields.checked("sha256", sha256, _check_hash)
+    return PolicyMark(version, sha256)
 
 
 def _read_former(fields: Fields) -> Former:

@@ -3,7 +3,9 @@
 Owns the command, and how a state that has other keys is held to one that has the old. A domain
 takes new keys by a command that enough of its governance keys sign, as any, or enough of its
 recovery keys; each new key signs the same envelope, so that nobody claims a key that is another's,
-or that nobody has. Recovery keys are changed by recovery keys alone. The state keeps each such
+or that nobody has. Recovery keys are changed by recovery keys alone. Whoever passes a command on
+can take signatures away from it: one that lacks any is refused without a memory of it, or that
+would use up what the domain has signed. The state keeps each such
 envelope: whoever is sent a state, and knows the domain by its old keys, follows them one by one. No
 sender of a state can give a domain keys that it has not taken. Why it is so: docs/adr/0031.
 """
@@ -24,6 +26,7 @@ from quorate.core.keysets import (
     is_governed,
     is_recovered,
     key_set_of,
+    refuse_expired,
 )
 from quorate.core.limits import (
     MAX_GENESIS_BYTES,
@@ -45,8 +48,9 @@ def rekey_domain(turn: Turn, body: RekeyDomain) -> Verdict:
         return Deny(Reason.NOT_AUTHORIZED, body.domain)
     if _keys(domain) == _keys(body):
         return Deny(Reason.ILLEGAL_TRANSITION, domain.id)
-    if not _may_take(turn.envelope, domain, body):
-        return Deny(Reason.NOT_AUTHORIZED, domain.id)
+    lacking = refuse_half_signed(turn.envelope, domain, turn.command, turn.ledger_time)
+    if lacking is not None:
+        return lacking
     if is_expired(body, turn.ledger_time):
         return Deny(Reason.KEY_EXPIRED, domain.id)
     changed = replace(_taking(domain, body), rekeyings=domain.rekeyings + 1, changed=turn.seq)
@@ -56,15 +60,36 @@ def rekey_domain(turn: Turn, body: RekeyDomain) -> Verdict:
     for key in fresh:
         if turn.view.key_owner(key) is not None:
             return Deny(Reason.ALREADY_EXISTS, key)
-    for key in fresh:
-        if not turn.envelope.verify(bytes.fromhex(key)):
-            return Deny(Reason.BAD_SIGNATURE, key)
     state.save_domain(turn.store, changed)
     for key in fresh:
         state.claim_key(turn.store, key, domain.id)
     proof = keys.rekeying(domain.id, domain.rekeyings)
     turn.store.put(proof, turn.envelope.to_bytes())
     return Done.named(domain.id)
+
+
+def refuse_half_signed(
+    envelope: dsse.Envelope, domain: Domain, command: Command, ledger_time: int
+) -> Deny | None:
+    """What is to be said of a command that its domain has signed, and that lacks a signature which
+    could change what becomes of it: of its recovery keys, or of a key that is new."""
+    body = command.body
+    if not isinstance(body, RekeyDomain) or command.issued_by_node:
+        return None
+    if body.domain != domain.id or _keys(domain) == _keys(body):
+        return None
+    if not is_recovered(envelope, domain):
+        if not _may_take(envelope, domain, body):
+            return Deny(Reason.NOT_AUTHORIZED, domain.id)
+        late = refuse_expired(envelope, domain, command.verb, ledger_time)
+        if late is not None:
+            return Deny(late, domain.id)
+        if _left_to(envelope, domain) <= domain.rekeyings < MAX_REKEYINGS_PER_DOMAIN:
+            return Deny(Reason.LIMIT_EXCEEDED, domain.id)
+    for key in fresh_keys(domain, body):
+        if not envelope.verify(bytes.fromhex(key)):
+            return Deny(Reason.BAD_SIGNATURE, key)
+    return None
 
 
 def _may_take(envelope: dsse.Envelope, before: Keyed, after: Keyed) -> bool:
@@ -80,13 +105,17 @@ def _may_take(envelope: dsse.Envelope, before: Keyed, after: Keyed) -> bool:
     return is_governed(envelope, before) and (is_kept or not has.recovery_keys)
 
 
+def _left_to(envelope: dsse.Envelope, domain: Domain) -> int:
+    """How many changes there are for whoever has signed this. Some are left to the recovery keys:
+    who has stolen the others could use them up."""
+    if key_set_of(domain).recovery_keys and not is_recovered(envelope, domain):
+        return MAX_REKEYINGS_PER_DOMAIN - REKEYINGS_FOR_RECOVERY
+    return MAX_REKEYINGS_PER_DOMAIN
+
+
 def _is_beyond_limits(turn: Turn, changed: Domain) -> bool:
-    """Some changes are left to the recovery keys: whoever has stolen the others could use them up.
-    And a recovery document must have room for all keys of all domains."""
-    left = MAX_REKEYINGS_PER_DOMAIN
-    if key_set_of(turn.domain).recovery_keys and not is_recovered(turn.envelope, turn.domain):
-        left -= REKEYINGS_FOR_RECOVERY
-    if turn.domain.rekeyings >= left:
+    """A recovery document must have room for all keys of all domains."""
+    if turn.domain.rekeyings >= _left_to(turn.envelope, turn.domain):
         return True
     version, members = turn.view.federation().protocol, turn.view.domains()
     after = [changed if item.id == changed.id else item for item in members]

@@ -2,8 +2,8 @@
 
 Owns `install_genesis`, `apply`, and the order in which a command is judged:
 
-    form -> origin -> issuer -> signature -> seen before? -> issuer a member? -> lifetime -> rate
-         -> authority -> its handler
+    form -> origin -> issuer -> signature -> seen before? -> issuer a member? -> lifetime
+         -> signatures of other keys -> rate -> authority -> its handler
 
 `apply` is total: whatever the bytes and the state, it returns an outcome and the ledger entry that
 records it. Only StorageError and MemoryError pass through; the caller abandons its turn then. It is
@@ -50,6 +50,7 @@ from quorate.core.limits import (
 )
 from quorate.core.outcome import Deny, Outcome, Reason
 from quorate.core.records import Domain, Federation, Node, Role
+from quorate.core.rekeying import refuse_half_signed
 from quorate.core.remembered import Remembered
 from quorate.core.state import StateView
 from quorate.core.status import Status
@@ -316,6 +317,9 @@ def examine(view: StateView, data: bytes, latest_ms: int) -> Deny | None:
         return Deny(Reason.EXPIRED_COMMAND, command.command_id)
     if command.not_after > max(latest_ms, view.ledger_time()) + MAX_COMMAND_LIFETIME_MS:
         return Deny(Reason.LIFETIME_TOO_LONG, command.command_id)
+    lacking = refuse_half_signed(admitted.envelope, issuer.domain, command, view.ledger_time())
+    if lacking is not None:
+        return lacking
     meters = rates.meters(view, command, issuer.domain)
     return rates.exceeded(view, meters, max(latest_ms, view.ledger_time()))
 
@@ -353,6 +357,9 @@ def _judge(overlay: Overlay, case: _Case) -> _Judged:
         return case.refused(Deny(Reason.EXPIRED_COMMAND, command.command_id))
     if command.not_after > case.now + MAX_COMMAND_LIFETIME_MS:
         return case.refused(Deny(Reason.LIFETIME_TOO_LONG, command.command_id))
+    lacking = refuse_half_signed(admitted.envelope, issuer.domain, command, case.now)
+    if lacking is not None:
+        return case.refused(lacking)
     meters = rates.meters(view, command, issuer.domain)
     limited = rates.exceeded(view, meters, case.now)
     if limited is not None:

@@ -14,7 +14,7 @@ from quorate.core import codec, dsse
 from quorate.core.bodies import AddNode
 from quorate.core.commands import open_envelope, parse_command
 from quorate.core.errors import MalformedError
-from quorate.core.keysets import is_governed
+from quorate.core.keysets import is_governed, refuse_expired
 from quorate.core.limits import MAX_ENVELOPE_BYTES
 from quorate.core.records import Domain, Node
 from quorate.core.verbs import Verb
@@ -71,10 +71,14 @@ def _accepted_order(entry: bytes, node_id: str) -> bytes:
     return codec.encode(fields["command"])
 
 
-def is_order(order: bytes, node_id: str, origin: str, domain: Domain) -> bool:
+def is_order(order: bytes, node_id: str, origin: str, domain: Domain, ledger_time: int) -> bool:
     """Whether these bytes are the order by which `domain`, of which the node is, has added it to
     the ledger `origin`. Whether the ledger has accepted it, and whether it has retired the node
-    since, whoever lags cannot know: both are its domain's doing."""
+    since, whoever lags cannot know: both are its domain's doing.
+
+    ledger_time: in ms, as late as this node has read, like `domain`. Keys whose time is over by
+    then have ordered nobody who is still unknown here: what they ordered in their time was read.
+    """
     if not 0 < len(order) <= MAX_ENVELOPE_BYTES:
         return False
     try:
@@ -88,4 +92,5 @@ def is_order(order: bytes, node_id: str, origin: str, domain: Domain) -> bool:
         and command.body.node == node_id
         and (command.origin, command.issuer) == (origin, domain.id)
         and is_governed(envelope, domain)
+        and refuse_expired(envelope, domain, command.verb, ledger_time) is None
     )

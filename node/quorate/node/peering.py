@@ -132,7 +132,11 @@ class Peering:
         if node_id in self._nodes or node_id in self._members():
             return True
         domain = self._domain_of(node_id)
-        return domain is not None and is_order(order, node_id, self._origin, domain)
+        if domain is None:
+            return False
+        with self._environment.read() as snapshot:  # time goes on without any change of members
+            now = StateView(snapshot.state).ledger_time()
+        return is_order(order, node_id, self._origin, domain, now)
 
     def _domain_of(self, node_id: str) -> Domain | None:
         """The domain that speaks for a node. One that was expelled speaks for none but those that

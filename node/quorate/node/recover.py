@@ -156,6 +156,8 @@ def _document(
             expelled={each.id for each in domains if each.status is Status.REVOKED},
             thresholds=view.thresholds(),
             is_frozen=federation.frozen is not None,
+            rates=federation.rates,
+            policies=federation.policies,
         )
     except MalformedError as error:
         raise ConfigurationError(f"no recovery document can be made: {error}") from error

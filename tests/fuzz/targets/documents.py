@@ -118,11 +118,11 @@ def proof_of_keys(data: bytes) -> None:
 @target("quorate.node.introduction")
 def order(data: bytes) -> None:
     """An input is a payload, which the domain has signed, or the whole order."""
-    domain = _world().view.domain(BANK)
+    domain, now = _world().view.domain(BANK), _world().view.ledger_time()
     assert domain is not None
     key = federation()[BANK].governance
     for shown in (data, sign_envelope(dsse.COMMAND_TYPE, data, key)):
-        if is_order(shown, SECOND, federation().origin, domain):
+        if is_order(shown, SECOND, federation().origin, domain, now):
             assert parse_command(dsse.parse(shown, MAX_ENVELOPE_BYTES).payload).issuer == BANK
 
 
@@ -210,6 +210,9 @@ def recovery_payload(data: bytes) -> None:
             suspended_by=read.suspended_by,
             expelled=read.expelled,
             thresholds=read.thresholds,
+            is_frozen=read.is_frozen,
+            rates=read.rates,
+            policies=read.policies,
         )
         assert again == data
 

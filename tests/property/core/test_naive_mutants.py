@@ -343,9 +343,14 @@ def keys_last_a_moment_longer(rule: Any, envelope: Any, keyed: Any, verb: Any, n
     return rule(envelope, keyed, verb, now - 1)
 
 
-@breaks(transitions, "refuse_expired")
-def expired_keys_renew_themselves(rule: Any, envelope: Any, keyed: Any, verb: Any, now: int) -> Any:
-    return None if verb == "domain.rekey" else rule(envelope, keyed, verb, now)
+@breaks(keysets, "is_recovered")
+def expired_keys_renew_themselves(rule: Any, envelope: Any, keyed: Any) -> Any:
+    return rule(envelope, keyed) or keysets.is_governed(envelope, keyed)
+
+
+@breaks(transitions, "refuse_half_signed")
+def what_lacks_a_signature_is_remembered(rule: Any, *args: Any) -> Any:
+    return None
 
 
 @breaks(rekeying, "_may_take")

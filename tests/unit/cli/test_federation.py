@@ -9,6 +9,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ import pytest
 from tests.unit.cli.left import AGENT, BANK, CLINIC, LOST, MAP_BYTES, NEW, TERM, Left, make_left
 
 from quorate.consensus.configuration import Configuration
-from quorate.core import codec
+from quorate.core import codec, state
+from quorate.core.records import BY_BALLOT, Policies, Rates
+from quorate.core.state import StateView
 from quorate.core.status import Status
 from quorate.node import certificates, recover
 from quorate.node.config import NodeConfig
@@ -283,6 +286,25 @@ def test_the_survivors_go_on_with_one_state_in_a_new_ledger(left: Left) -> None:
             digests.add(snapshot.state_digest())
             roots.add(snapshot.root())
     assert len(digests) == len(roots) == 1
+
+
+def test_rates_and_policies_stay_in_force_and_the_document_says_so(left: Left) -> None:
+    """Ballots on them are verified from it."""
+    config, rates = left.config(BANK), Rates(60, 0)
+    policies = Policies(BY_BALLOT, 2, "permit (principal, action, resource);", 1)
+    environment = open_environment(config, read_genesis(config.node.genesis))
+    store = environment.turn.state
+    held = StateView(store).federation()
+    state.save_federation(store, replace(held, rates=rates, policies=policies.mark))
+    state.save_policies(store, policies)
+    environment.commit()
+    environment.close()
+    recovery = recover.read_recovery(installed(left) / recover.DOCUMENT)
+    assert (recovery.rates, recovery.policies) == (rates, policies.mark)
+    for domain in (BANK, CLINIC):
+        with left.view(domain) as (_, view):
+            assert (view.federation().rates, view.federation().policies) == (rates, policies.mark)
+            assert view.policies(BY_BALLOT) == replace(policies, changed=0)
 
 
 def test_what_was_before_is_kept(left: Left) -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 from quorate.cli.recover import _review
 from quorate.core import dsse, protocol
 from quorate.core.acts import ACTS
-from quorate.core.records import BY_BALLOT
+from quorate.core.records import BY_BALLOT, PolicyMark, Rates
 from quorate.core.recovering import next_fence_base
 from quorate.core.recovery import Former, Recovery, build_recovery_payload, parse_recovery_draft
 from quorate.core.thresholds import Threshold
@@ -34,12 +34,19 @@ def test_who_is_expelled_or_suspended_and_the_thresholds_are_shown() -> None:
         suspended_by={"b.example": BY_BALLOT},
         expelled=["c.example"],
         thresholds=dict.fromkeys(map(str, ACTS[protocol.LATEST]), Threshold.TWO_THIRDS),
+        rates=Rates(60, 0),
+        policies=PolicyMark(3, "5" * 64),
     )
     recovery, _ = parse_recovery_draft(sign_envelope(dsse.RECOVERY_TYPE, payload))
     text = " ".join(_shown(recovery).split())
     assert "c.example was expelled" in text
     assert "suspended by the federation" in text
     assert "domain.expel two-thirds" in text
+    assert "domain_per_min 60" in text
+    assert "version 3" in text
+    assert "5" * 64 in text
+    retired = replace(recovery, policies=PolicyMark(3, ""))
+    assert "they were retired" in _shown(retired)
     assert "thresholds" not in _shown(replace(recovery, thresholds={}))
 
 

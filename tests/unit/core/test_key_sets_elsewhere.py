@@ -266,7 +266,24 @@ def test_an_order_is_signed_by_enough(world: World) -> None:
     origin = world.ledger.federation.origin
     for signers, is_good in (((G[0], G[2]), True), (G[:1], False), (R[:2], False)):
         order = world.envelope("node.add", node_body(second), *signers)
-        assert is_order(order, second, origin, world.domain) is is_good
+        assert is_order(order, second, origin, world.domain, world.ledger.now) is is_good
+
+
+def test_an_order_of_keys_whose_time_is_over_is_none() -> None:
+    """By the time and the keys that are known here: who had read of a node that such keys added in
+    their time would know the node."""
+    world, second = World(), f"spiffe://{A}/node/2"
+    end = world.ledger.now + HOUR_MS
+    two_of_three(world, recovery=1, not_after=end)
+    order = world.envelope("node.add", node_body(second), *G[:2])
+    also_by_recovery = world.envelope("node.add", node_body(second), *G[:2], R[0])
+    origin = world.ledger.federation.origin
+    for shown in (order, also_by_recovery):
+        assert is_order(shown, second, origin, world.domain, end - 1)
+        for late in (end, end + 1):
+            assert not is_order(shown, second, origin, world.domain, late)
+    assert world.rekey(Keys(G[:3], 2, R[:1], 1, end + HOUR_MS), R[0]).accepted
+    assert is_order(order, second, origin, world.domain, end), "it was renewed"
 
 
 def test_a_ledger_with_many_signatures_is_decided_again(world: World) -> None:

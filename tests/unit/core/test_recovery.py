@@ -366,6 +366,8 @@ def of_state(ledger: Ledger, *survivors: str) -> Recovery:
         expelled={each.id for each in domains if each.status is Status.REVOKED},
         thresholds=view.thresholds(),
         is_frozen=view.federation().frozen is not None,
+        rates=view.federation().rates,
+        policies=view.federation().policies,
     )
 
 

@@ -6,25 +6,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import count
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
 from quorate.cli.ledger_members import Members
-from quorate.core import codec, dsse, entries, keys
+from quorate.core import codec, dsse, entries, keys, state
 from quorate.core.acts import ACTS
 from quorate.core.commands import parse_any, parse_command
-from quorate.core.errors import ConfigurationError
+from quorate.core.errors import ConfigurationError, MalformedError
 from quorate.core.explanation import Question
 from quorate.core.invariants import check
+from quorate.core.limits import MAX_RATE_PER_MIN
 from quorate.core.outcome import Outcome
+from quorate.core.records import PolicyMark, Rates
 from quorate.core.recounting import recount
-from quorate.core.recovering import carry_over, next_fence_base
+from quorate.core.recovering import carry_over, check_carried, next_fence_base
 from quorate.core.recovery import (
     Former,
     Recovery,
     build_recovery_payload,
+    longest_document,
     parse_recovery,
+    parse_recovery_draft,
     state_hash,
 )
 from quorate.core.state import StateView
@@ -144,21 +148,24 @@ def test_a_cosigner_key_is_not_claimed_by_who_does_not_have_it(ledger: Ledger) -
     assert not ledger.run(B, "domain.rekey", body).outcome.accepted
 
 
-def test_a_thaw_of_what_a_recovery_carried_over_is_verified() -> None:
-    """The document says that something is frozen, and not what is let through."""
-    ledger = Ledger(Federation.build((A, B, C)))
+def decide(ledger: Ledger, act: str, body: dict[str, object]) -> None:
+    opened = ledger.run(A, "proposal.open", proposal_body(act, body)).outcome
+    cast = ledger.run(B, "ballot.cast", ballot_body(opened.thing)).outcome
+    assert cast.result["status"] == "executed"
 
-    def decide(act: str, body: dict[str, object]) -> None:
-        opened = ledger.run(A, "proposal.open", proposal_body(act, body)).outcome
-        assert ledger.run(B, "ballot.cast", ballot_body(opened.thing)).outcome.accepted
 
-    decide("federation.freeze", {"actions": ["read"]})
+def recovered(ledger: Ledger, **changes: object) -> Recovery:
+    """The ledger goes on as another, by the document that is returned."""
     signers = {domain: ledger.federation[domain].governance for domain in (A, B)}
-    recovery = recovery_of(ledger, signers, is_frozen=True)
+    recovery = recovery_of(ledger, signers, **changes)
     ledger.entries = [carry_over(ledger.store, recovery)]
     ledger.now = ledger.view.ledger_time() + 1
     ledger.federation.origin = NEW
-    decide("federation.thaw", {})
+    return recovery
+
+
+def verify(recovery: Recovery, ledger: Ledger) -> Members:
+    """As whoever has nothing but the document and the entries."""
     members = Members(recovery)
     for data in ledger.entries[1:]:
         entry = codec.decode(data, 10**6)
@@ -168,6 +175,150 @@ def test_a_thaw_of_what_a_recovery_carried_over_is_verified() -> None:
         members.reach(entry)
         members.check(command, envelope)
         members.learn(command, envelope, entry)
+    return members
+
+
+def test_a_thaw_of_what_a_recovery_carried_over_is_verified() -> None:
+    """The document says that something is frozen, and not what is let through."""
+    ledger = Ledger(Federation.build((A, B, C)))
+    decide(ledger, "federation.freeze", {"actions": ["read"]})
+    recovery = recovered(ledger, is_frozen=True)
+    decide(ledger, "federation.thaw", {})
+    verify(recovery, ledger)
+
+
+POLICY: Final = {"text": "permit (principal, action, resource);"}
+NONE: Final = {"domain_per_min": 0, "executor_per_min": 0}
+SOME: Final = {"domain_per_min": 60, "executor_per_min": 0}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            [("federation.set_policy", POLICY)],
+            [
+                ("federation.set_policy", {"text": POLICY["text"] + " // more"}),
+                ("federation.retire_policy", {}),
+                ("federation.set_policy", POLICY),
+            ],
+        ),
+        ([("federation.set_policy", POLICY)], [("federation.retire_policy", {})]),
+        (
+            [("federation.set_policy", POLICY), ("federation.retire_policy", {})],
+            [("federation.set_policy", POLICY)],
+        ),
+        ([("federation.set_rates", SOME)], [("federation.set_rates", NONE)]),
+        (
+            [("federation.set_rates", SOME)],
+            [
+                ("federation.set_rates", SOME | {"domain_per_min": 61}),
+                ("federation.set_rates", SOME),
+            ],
+        ),
+    ],
+)
+def test_ballots_on_what_a_recovery_carried_over_are_verified(
+    before: list[tuple[str, dict[str, object]]], after: list[tuple[str, dict[str, object]]]
+) -> None:
+    """On policies and rates that were in force in the former ledger, which has no entry here."""
+    ledger = Ledger(Federation.build((A, B, C)))
+    for act, body in before:
+        decide(ledger, act, body)
+    was = ledger.view.federation()
+    recovery = recovered(ledger, rates=was.rates, policies=was.policies)
+    for act, body in after:
+        decide(ledger, act, body)
+    found, now = verify(recovery, ledger).state.federation(), ledger.view.federation()
+    assert (found.rates, found.policies) == (now.rates, now.policies)
+
+
+MARK: Final = PolicyMark(2, "a" * 64)
+RATES: Final = Rates(60, 0)
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("rates", {"policies": MARK}),
+        ("rates", {"policies": MARK, "rates": Rates(60, 1)}),
+        ("policies", {"rates": RATES}),
+        ("policies", {"rates": RATES, "policies": PolicyMark(3, "a" * 64)}),
+        ("policies", {"rates": RATES, "policies": PolicyMark(2, "")}),
+    ],
+)
+def test_a_document_says_of_rates_and_policies_what_the_state_says(
+    field: str, changes: dict[str, object]
+) -> None:
+    """Whoever verifies the new ledger believes it."""
+    ledger = Ledger(Federation.build((A, B, C)))
+    held = replace(ledger.view.federation(), rates=RATES, policies=MARK)
+    state.save_federation(ledger.store, held)
+    signers = {domain: ledger.federation[domain].governance for domain in (A, B)}
+    check_carried(ledger.view, recovery_of(ledger, signers, rates=RATES, policies=MARK))
+    with pytest.raises(MalformedError) as refused:
+        carry_over(ledger.store, recovery_of(ledger, signers, **changes))
+    assert refused.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("field", "name", "value"),
+    [
+        ("rates.domain_per_min", "rates", {"domain_per_min": 0, "executor_per_min": 0}),
+        ("rates.domain_per_min", "rates", {"domain_per_min": 10**9, "executor_per_min": 0}),
+        ("rates.executor_per_min", "rates", {"domain_per_min": 1}),
+        ("rates.more", "rates", RATES.to_json() | {"more": 1}),
+        ("rates", "rates", None),
+        ("policies.version", "policies", {"version": 0, "sha256": ""}),
+        ("policies.sha256", "policies", {"version": 1, "sha256": "A" * 64}),
+        ("policies.sha256", "policies", {"version": 1}),
+        ("policies.more", "policies", MARK.to_json() | {"more": 1}),
+        ("policies", "policies", None),
+    ],
+)
+def test_what_no_ballot_has_made_is_no_document(field: str, name: str, value: object) -> None:
+    said = codec.load(document(2))
+    assert isinstance(said, dict)
+    with pytest.raises(MalformedError) as refused:
+        read_draft(codec.encode(said | {name: value}))
+    assert refused.value.field == field
+
+
+@pytest.mark.parametrize("later", [{"rates": RATES}, {"policies": MARK}])
+def test_documents_of_the_first_version_know_nothing_of_it(later: dict[str, Any]) -> None:
+    whole = read_draft(document(2, **later))
+    assert {"rates": whole.rates, "policies": whole.policies} == {
+        "rates": None,
+        "policies": None,
+    } | later
+    [name] = later
+    with pytest.raises(MalformedError) as refused:
+        document(1, **later)
+    assert refused.value.field == name
+    first = codec.load(document(1))
+    assert isinstance(first, dict)
+    assert not {"rates", "policies"} & first.keys()
+
+
+def test_what_is_said_of_rates_and_policies_is_counted() -> None:
+    """Or a federation could grow beyond every recovery."""
+    domains = list(Ledger(Federation.build((A, B, C))).view.domains())
+    rates = Rates(MAX_RATE_PER_MIN, MAX_RATE_PER_MIN)
+    said = {"frozen": True, "rates": rates.to_json(), "policies": MARK.to_json()}
+    later = [verb.value for verb in ACTS[2] if verb not in ACTS[1]]
+    more = len(codec.encode(said)) + len(codec.encode(dict.fromkeys(later, "two-thirds")))
+    in_base64 = more * 4 // 3 - 8  # their braces
+    assert longest_document(domains, 2) - longest_document(domains, 1) >= in_base64
+
+
+def document(version: int, **changes: object) -> bytes:
+    ledger = Ledger(Federation.build((A, B, C), version=version))
+    signers = {A: ledger.federation[A].governance}
+    return recovery_of(ledger, signers, **changes).envelope.payload
+
+
+def read_draft(payload: bytes) -> Recovery:
+    return parse_recovery_draft(dsse.Envelope(payload, dsse.RECOVERY_TYPE, ()).to_bytes())[0]
 
 
 def test_thresholds_of_the_first_version_are_understood_before_and_after() -> None:

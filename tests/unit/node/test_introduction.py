@@ -41,7 +41,7 @@ class Kept(Ledger):
     def believes(self, order: bytes, node_id: str = SECOND, by: str = BANK) -> bool:
         domain = self.view.domain(by)
         assert domain is not None
-        return is_order(order, node_id, self.federation.origin, domain)
+        return is_order(order, node_id, self.federation.origin, domain, self.view.ledger_time())
 
 
 @pytest.fixture(scope="module")

@@ -10,17 +10,19 @@ import pytest
 
 from quorate.consensus.peers import Peer
 from quorate.core import state
+from quorate.core.keysets import KeySet
 from quorate.core.records import Domain, Node, Role
 from quorate.core.status import Status
 from quorate.node.config import NodeConfig
 from quorate.node.peering import Peering, peers_of_state
 from quorate.storage import Environment
-from quorate.testing.builders import Federation, ca_certificate, node_body
+from quorate.testing.builders import Federation, ca_certificate, key_for, node_body
 
 ME, OTHER, THIRD = (f"spiffe://{name}.example/node/1" for name in ("a", "b", "c"))
 SECOND = "spiffe://b.example/node/2"
 FOREIGN = "spiffe://x.example/node/1"
 ORIGIN = "test.example/ledger"
+NOW = 1_000
 
 
 def ca(name: str) -> bytes:
@@ -56,6 +58,7 @@ class Stage:
     def __init__(self, directory: Path, settings: NodeConfig) -> None:
         self.environment = Environment.open(directory, map_size_bytes=2**22)
         self.environment.initialise(bytes(32), ME)
+        state.save_ledger_time(self.environment.turn.state, NOW)
         for node_id in (ME, OTHER, THIRD):
             state.save_domain(self.environment.turn.state, domain(node_id))
         self.members = [ME, OTHER, THIRD]
@@ -189,6 +192,26 @@ def test_what_is_no_certificate_vouches_for_nobody_and_spoils_nothing(stage: Sta
     assert set(stage.peering.authorities()) == {ca("a"), ca("c")}
     assert stage.peering.authority_of(OTHER) is None
     assert stage.dialled() == [THIRD]
+
+
+def test_an_order_counts_as_long_as_its_keys_do_by_ledger_time(stage: Stage) -> None:
+    """Which goes on without any change of members."""
+    federation = Federation.build(("a.example", "b.example"))
+    key, offline = federation["b.example"].governance.public.hex(), key_for("offline").public.hex()
+    expiring = KeySet((), 1, (offline,), 1, NOW + 1)
+    changed = replace(domain(OTHER), governance_key=key, key_set=expiring)
+    order = federation.command("b.example", "node.add", node_body(SECOND), origin=ORIGIN)
+    state.save_domain(stage.environment.turn.state, changed)
+    stage.save()
+    assert stage.peering.refresh()
+    assert stage.peering.belongs(SECOND, order)
+    state.save_ledger_time(stage.environment.turn.state, NOW + 1)
+    stage.save()
+    assert not stage.peering.refresh()
+    assert not stage.peering.belongs(SECOND, order)
+    stage.save(node(SECOND))
+    stage.peering.refresh()
+    assert stage.peering.belongs(SECOND, order), "it is known, and needs none"
 
 
 def test_an_expelled_domain_vouches_for_nobody_but_those_that_are_members_yet(stage: Stage) -> None:

@@ -92,6 +92,7 @@ def hand_in(world: World, command: Command) -> Said:
         said = repeated(world, command)
         if said is None:
             in_time(world, by, command)
+            keys.wholly_signed(world, by, command)
             counted = pacing.allowances(world, by, command)
             said = executed(world, by, command)
             world.allowances |= counted
