@@ -40,9 +40,11 @@ def check_proofs(
 ) -> None:
     """What an executor has proved, and was asked."""
     _require(said == executor.to_json(), f"{executor.id} is in another form")
-    has_any = executor.suspended_for or executor.attestations or executor.challenge
+    says_more = executor.suspended_by_domain or executor.failed_at
+    has_any = executor.suspended_for or says_more or executor.attestations or executor.challenge
     _require(not has_any or version >= protocol.SECOND, f"{executor.id} is of a later version")
     cause = executor.suspended_for
+    _require(cause or not says_more, f"{executor.id} does not say what it failed in")
     if cause:
         is_suspended = executor.status is Status.SUSPENDED
         _require(is_suspended, f"{executor.id} is not suspended, and says why it is")
@@ -70,6 +72,6 @@ def _check_attestation(executor: Executor, attestation: Attestation, ledger_time
     _require(is_past, f"{executor.id} has proved something in the future")
 
 
-def _require(holds: bool, problem: str) -> None:
+def _require(holds: object, problem: str) -> None:
     if not holds:
         raise MalformedError(problem)
