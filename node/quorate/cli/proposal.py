@@ -6,6 +6,7 @@ would do to what there is, who has a vote, and who has used it.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -156,9 +157,7 @@ def show_proposal(
         )
         federation = read_federation(connection, record.changed, timeout)
         act = _act(record)
-        executor: ShownExecutor | None = None
-        if isinstance(act, ReinstateExecutor):
-            executor = read_executor(connection, act.executor, record.changed, timeout)
+        executor = _executor_of(connection, act, record.changed, timeout)
     members = [read(Domain.from_json, each) for each in domains]
     rules = read(thresholds_from_json, federation.get("thresholds"))
     present = read(Federation.from_json, federation)
@@ -273,13 +272,26 @@ def _changes(act: FederationAct, now: _Present, *, is_open: bool) -> list[list[s
             return _reinstated(executor, now.executor)
 
 
+def _executor_of(
+    connection: Connection, act: FederationAct, at_least: int, timeout: int
+) -> ShownExecutor | None:
+    """The executor that an act is about; None where it is about none, or there is no such."""
+    if not isinstance(act, ReinstateExecutor):
+        return None
+    with contextlib.suppress(ConfigurationError):
+        return read_executor(connection, act.executor, at_least, timeout)
+    return None
+
+
 def _reinstated(ident: str, shown: ShownExecutor | None) -> list[list[str]]:
     """With what it has proved: without all of that, fresh, it is not done."""
     if shown is None:
-        return [[ident, "", "active"]]
+        return [[ident, "not registered", "active"]]
     held = shown.executor
     why = f": {suspended_words(held)}" if held.suspended_for else ""
-    proofs = [[f"proof for {each['reference']}", str(each["state"]), "fresh"] for each in shown.proofs]
+    proofs = [
+        [f"proof for {each['reference']}", str(each["state"]), "fresh"] for each in shown.proofs
+    ]
     return [[ident, f"{held.status}{why}", "active"], *proofs]
 
 

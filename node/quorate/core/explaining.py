@@ -247,9 +247,7 @@ def _ask_executor(
         if found is not None and found.suspended_for:
             things = (replace(thing_of(found, executor), note=suspended_words(found)),)
             by_domain = found.suspended_by_domain
-            case = replace(
-                case, suspended_for=found.suspended_for, suspended_by_domain=by_domain
-            )
+            case = replace(case, suspended_for=found.suspended_for, suspended_by_domain=by_domain)
         inquiry.answer(Question.EXECUTOR, executor, things, case=case)
         return None
     inquiry.answer(Question.EXECUTOR, None, (thing_of(executor),))

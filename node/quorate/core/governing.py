@@ -61,8 +61,8 @@ def govern_executor(turn: Turn, body: GovernExecutor) -> Verdict:
     executor = turn.view.executor(body.executor)
     if executor is None:
         return Deny(Reason.NOT_FOUND, body.executor)
-    # That it was suspended for what it has proved keeps its domain from nothing: who wants no ballot
-    # to reinstate it suspends it, too.
+    # That it is suspended for what it has proved keeps its domain from nothing: one that wants no
+    # ballot to reinstate it suspends it, too.
     is_first_word = bool(executor.suspended_for) and not executor.suspended_by_domain
     before = Status.ACTIVE if is_first_word and body.act is Act.SUSPEND else executor.status
     status = _next_status(turn, replace(executor, status=before), body.act)
