@@ -30,7 +30,7 @@ from quorate.core import (
     state,
     transitions,
 )
-from quorate.core.acts import UpgradeFederation
+from quorate.core.acts import ReinstateExecutor, UpgradeFederation
 from quorate.core.errors import StorageDamagedError
 from quorate.core.limits import MAX_DEPTH
 from quorate.core.outcome import Reason
@@ -120,6 +120,32 @@ def a_proof_counts_a_moment_longer(
 @breaks(governing, "unproved")
 def who_was_something_else_is_reinstated_without_a_proof(rule: Any, *args: Any) -> Any:
     return None
+
+
+@breaks(balloting, "reinstate_by_ballot")
+def a_ballot_lifts_what_a_domain_has_suspended(rule: Any, turn: Any, act: Any) -> Any:
+    executor = turn.view.executor(act.executor)
+    if executor and executor.suspended_for:
+        state.save_executor(turn.store, replace(executor, suspended_by_domain=False))
+    return rule(turn, act)
+
+
+@breaks(balloting, "reinstate_by_ballot")
+def a_ballot_takes_the_place_of_a_proof(rule: Any, turn: Any, act: Any) -> Any:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(governing, "unproved", lambda *_: None)
+        return rule(turn, act)
+
+
+@breaks(balloting, "_base")
+def who_fails_again_is_reinstated_by_an_earlier_ballot(rule: Any, view: Any, act: Any) -> Any:
+    return "" if isinstance(act, ReinstateExecutor) else rule(view, act)
+
+
+@breaks(governing, "replace")
+def a_domain_cannot_suspend_whom_its_proofs_have(rule: Any, thing: Any, **changes: Any) -> Any:
+    is_own = changes.keys() == {"status"} and changes["status"] is Status.ACTIVE
+    return thing if is_own else rule(thing, **changes)
 
 
 @breaks(attesting, "_suspended")

@@ -49,7 +49,8 @@ class Showing(Cast):
             who = self._who()
             deeds += [(self.node(home(who)), "attestation.drift", {"executor": who})]
             deeds += answers[: self.one((0, 2))]
-            deeds += [(home(who), "executor.reinstate", {"executor": who})]
+            again = [(home(who), "executor.reinstate", {"executor": who})]
+            deeds += again if self.often(0.4) else [("", "reinstate", {})]
         return deeds
 
     def _set_reference(self) -> tuple[str, Body]:
