@@ -49,8 +49,15 @@ class Showing(Cast):
             who = self._who()
             deeds += [(self.node(home(who)), "attestation.drift", {"executor": who})]
             deeds += answers[: self.one((0, 2))]
-            again = [(home(who), "executor.reinstate", {"executor": who})]
-            deeds += again if self.often(0.4) else [("", "reinstate", {})]
+            if self.often(0.25):
+                deeds.append((home(who), "executor.suspend", {"executor": who}))
+            if self.often(0.4):
+                deeds.append((home(who), "executor.reinstate", {"executor": who}))
+            else:  # by ballot, and the votes come last
+                deeds.append(("", "reinstate", {}))
+                if self.often(0.3):
+                    again = (self.node(home(who)), "attestation.drift", {"executor": who})
+                    deeds += [again, *answers]
         return deeds
 
     def _set_reference(self) -> tuple[str, Body]:
