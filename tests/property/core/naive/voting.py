@@ -102,8 +102,10 @@ class Voting(Cast):
         return [each for each in self._world.executors if each["suspended_for"]]
 
     def failed(self) -> str:
-        """One of these, mostly."""
-        some = self.suspended()
+        """One of these, mostly, and one that could be reinstated if there is one."""
+        every = self.suspended()
+        ready = [e for e in every if self.is_possible(REINSTATING, {"executor": e["executor"]})]
+        some = ready if ready and self.often(0.8) else every
         return str(self.one(some)["executor"]) if some and self.often(0.9) else self.anybody()
 
     def policies(self) -> Body:
