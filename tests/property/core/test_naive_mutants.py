@@ -30,7 +30,7 @@ from quorate.core import (
     state,
     transitions,
 )
-from quorate.core.acts import ReinstateExecutor, UpgradeFederation
+from quorate.core.acts import UpgradeFederation
 from quorate.core.errors import StorageDamagedError
 from quorate.core.limits import MAX_DEPTH
 from quorate.core.outcome import Reason
@@ -135,11 +135,6 @@ def a_ballot_takes_the_place_of_a_proof(rule: Any, turn: Any, act: Any) -> Any:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(governing, "unproved", lambda *_: None)
         return rule(turn, act)
-
-
-@breaks(balloting, "_base")
-def who_fails_again_is_reinstated_by_an_earlier_ballot(rule: Any, view: Any, act: Any) -> Any:
-    return "" if isinstance(act, ReinstateExecutor) else rule(view, act)
 
 
 @breaks(governing, "replace")
