@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import queue
 import secrets
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -112,6 +113,42 @@ def test_a_measurement_is_what_permits_and_what_interrupts(
     assert isinstance(proving.prove(), Attested)
     assert isinstance(proving.acquire(), Denied), "a proof reinstates nobody"
     proving.clinic.order("executor.reinstate", {"executor": proving.worker.id})
+    assert told.get(timeout=WAIT_S).event is WatchEvent.RESTORED
+    assert isinstance(lease.check(), Permit)
+    watch.close()
+    mirror.catch_up()
+
+
+def test_the_others_reinstate_whom_its_proofs_have_suspended(
+    proving: Proving, mirror: LedgerMirror
+) -> None:
+    """By ballot, once it has proved anew what it has to; what its domain says of it is its own."""
+    proving.want(evidence="measurement", signers=[proving.agent.public.hex()], images=[IMAGE])
+    assert isinstance(proving.prove(), Attested)
+    lease = proving.acquire()
+    assert isinstance(lease, Lease), lease
+    told: queue.Queue[WatchNotice] = queue.Queue()
+    watch = proving.gate.on_change([lease], told.put)
+    assert told.get(timeout=WAIT_S).event is WatchEvent.ACTIVE
+    assert isinstance(proving.prove(OTHER), Denied)
+    assert told.get(timeout=WAIT_S).event is WatchEvent.INTERRUPTED
+    wished = {
+        "act": "federation.reinstate_executor",
+        "body": {"executor": proving.worker.id},
+        "expires_at": int(time.time() * 1_000) + 3_600_000,
+    }
+    bank = proving.cluster.operator(BANK)
+    assert not bank.submit("proposal.open", wished).accepted, "it has proved nothing since"
+    assert isinstance(proving.prove(), Attested)
+    open_it = ("proposal", "open", "reinstate-executor", proving.worker.id, "--output", "json")
+    ident = json.loads(proving.cluster.cli_at(BANK, *open_it))["result"]["id"]
+    shown = proving.cli("proposal", "show", ident)["changes"]
+    what = f"suspended: what it proved did not equal {CLINIC}/{proving.name}"
+    assert shown == [
+        [proving.worker.id, what, "active"],
+        [f"proof for {proving.name}", "fresh", "fresh"],
+    ]
+    proving.cli("proposal", "vote", ident, "yes")
     assert told.get(timeout=WAIT_S).event is WatchEvent.RESTORED
     assert isinstance(lease.check(), Permit)
     watch.close()

@@ -2,14 +2,18 @@
 
 Owns the repeating of every accepted command that is about members: nodes added and retired, domains
 suspended, and the ballots by which they are admitted and expelled, or live by later rules. All that
-these rely on is said by such commands, so that nobody's word is taken for what came of one.
+these rely on is said by such commands, so that nobody's word is taken for what came of one. Does
+not own what executors have proved: of a ballot to reinstate one, who has voted is counted, and
+whether it could be done is the ledger's word.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from quorate.core import ids, transitions
+from quorate.core import ids, keys, transitions
+from quorate.core.acts import ReinstateExecutor, parse_act
+from quorate.core.bodies import CastBallot, OpenProposal
 from quorate.core.commands import Command
 from quorate.core.dsse import Envelope
 from quorate.core.errors import MalformedError
@@ -17,11 +21,11 @@ from quorate.core.genesis import Genesis
 from quorate.core.keysets import refuse_expired, refuse_unsigned
 from quorate.core.limits import MAX_COMMAND_LIFETIME_MS
 from quorate.core.outcome import Reason
-from quorate.core.records import Domain, Node
+from quorate.core.records import DRIFT, Domain, Executor, Kind, Node
 from quorate.core.recovering import begin_without
 from quorate.core.recovery import Recovery
 from quorate.core.rows import Row
-from quorate.core.state import StateView
+from quorate.core.state import StateView, save_executor
 from quorate.core.status import Status
 from quorate.core.store import MemoryStore, Overlay
 from quorate.core.turn import Turn
@@ -90,6 +94,9 @@ class Members:
         domain = view.domain(node.domain if node else command.issuer)
         assert domain is not None, "its issuer was checked"
         overlay = Overlay(self._store)
+        executor = self._reinstated(command)
+        if executor and (command.verb is Verb.PROPOSAL_OPEN or row.nested("executed") is not None):
+            save_executor(overlay, _suspended(executor))
         turn = Turn(
             overlay,
             StateView(overlay),
@@ -107,7 +114,20 @@ class Members:
             outcome.result.get("executed")
         ):
             raise MalformedError("says that it did something else than it does")
+        if executor:
+            key = keys.record(Kind.EXECUTOR, executor)
+            assert key is not None, "its form was checked"
+            overlay.delete(key)
         overlay.commit()
+
+    def _reinstated(self, command: Command) -> str:
+        """The executor that a proposal or a ballot is to reinstate; empty: none."""
+        body = command.body
+        act = body.body if isinstance(body, OpenProposal) else None
+        proposal = self.state.proposal(body.proposal) if isinstance(body, CastBallot) else None
+        if proposal is not None:
+            act = parse_act(proposal.act, proposal.body, proposal.protocol)
+        return act.executor if isinstance(act, ReinstateExecutor) else ""
 
     def _less_carried(self, executed: object) -> object:
         """Without what a freeze let through that a recovery has carried over: its document says
@@ -148,6 +168,12 @@ class Members:
             late = refuse_expired(envelope, found, command.verb, self._time)
             if late is not None:
                 raise MalformedError(f"accepted, but it is to be denied: {late}")
+
+
+def _suspended(executor: str) -> Executor:
+    """One that a ballot can reinstate, in the place of one of which nothing is known here."""
+    domain = ids.SpiffeId.parse(executor).trust_domain
+    return Executor(executor, domain, Status.SUSPENDED, 0, suspended_for=DRIFT)
 
 
 def log_key(state: StateView, name: str) -> bytes | None:

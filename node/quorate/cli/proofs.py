@@ -14,7 +14,8 @@ from quorate.cli.options import now_ms
 from quorate.cli.output import moment
 from quorate.cli.queries import read_records
 from quorate.core.errors import ConfigurationError
-from quorate.core.records import DRIFT, Executor, Reference
+from quorate.core.explanation import suspended_words
+from quorate.core.records import Executor, Reference
 from quorate.core.verifying import failing
 from quorate.v1 import governance_pb2
 
@@ -32,12 +33,10 @@ class ShownExecutor:
     @property
     def facts(self) -> tuple[tuple[str, object], ...]:
         held = self.executor
-        cause = held.suspended_for
-        why = "it reported drift" if cause == DRIFT else f"what it proved did not equal {cause}"
         return (
             ("executor", held.id),
             ("status", held.status),
-            *([("because", why)] if cause else []),
+            *([("because", suspended_words(held))] if held.suspended_for else []),
             ("changed", held.changed),
             ("ledger size", self.ledger_size),
         )

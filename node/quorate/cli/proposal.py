@@ -6,6 +6,7 @@ would do to what there is, who has a vote, and who has used it.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,6 +38,7 @@ from quorate.cli.output import (
     table,
 )
 from quorate.cli.policy_files import policy_words
+from quorate.cli.proofs import ShownExecutor, read_executor
 from quorate.cli.proposing import How, WaitOption, openers, read, read_federation
 from quorate.cli.queries import list_records, read_records
 from quorate.core import ids
@@ -46,6 +48,7 @@ from quorate.core.acts import (
     FederationAct,
     FreezeFederation,
     JudgeDomain,
+    ReinstateExecutor,
     RetireFederationPolicy,
     SetParameters,
     SetPolicy,
@@ -58,6 +61,7 @@ from quorate.core.acts import (
 from quorate.core.balloting import Count, count
 from quorate.core.dsse import key_id
 from quorate.core.errors import ConfigurationError, MalformedError
+from quorate.core.explanation import suspended_words
 from quorate.core.proposals import Proposal, ProposalStatus
 from quorate.core.records import Domain, Federation, Rates, digest_of
 from quorate.core.status import Act
@@ -152,11 +156,12 @@ def show_proposal(
             connection, governance_pb2.KIND_DOMAIN, record.changed, timeout
         )
         federation = read_federation(connection, record.changed, timeout)
+        act = _act(record)
+        executor = _executor_of(connection, act, record.changed, timeout)
     members = [read(Domain.from_json, each) for each in domains]
     rules = read(thresholds_from_json, federation.get("thresholds"))
     present = read(Federation.from_json, federation)
-    act = _act(record)
-    now = _Present(members, rules, present)
+    now = _Present(members, rules, present, executor)
     is_over = record.expired(first.position.ledger_time_ms)
     is_open = record.status is ProposalStatus.OPEN and not is_over
     # Who had a vote on what is over is not on record: the members are others by now.
@@ -203,11 +208,12 @@ def _print(
 
 @dataclass(frozen=True, slots=True)
 class _Present:
-    """What there is by now."""
+    """What there is by now. executor: the one that the proposal is about, if it is about one."""
 
     members: list[Domain]
     rules: Thresholds
     federation: Federation
+    executor: ShownExecutor | None
 
 
 def _changes(act: FederationAct, now: _Present, *, is_open: bool) -> list[list[str]]:
@@ -262,6 +268,31 @@ def _changes(act: FederationAct, now: _Present, *, is_open: bool) -> list[list[s
             return [["policies", policies, f"sha256 {digest_of(text)}"], ["text", "", text]]
         case RetireFederationPolicy():
             return [["policies", policies, policy_words(None)]]
+        case ReinstateExecutor(executor):
+            return _reinstated(executor, now.executor)
+
+
+def _executor_of(
+    connection: Connection, act: FederationAct, at_least: int, timeout: int
+) -> ShownExecutor | None:
+    """The executor that an act is about; None where it is about none, or there is no such."""
+    if not isinstance(act, ReinstateExecutor):
+        return None
+    with contextlib.suppress(ConfigurationError):
+        return read_executor(connection, act.executor, at_least, timeout)
+    return None
+
+
+def _reinstated(ident: str, shown: ShownExecutor | None) -> list[list[str]]:
+    """With what it has proved: without all of that, fresh, it is not done."""
+    if shown is None:
+        return [[ident, "not registered", "active"]]
+    held = shown.executor
+    why = f": {suspended_words(held)}" if held.suspended_for else ""
+    proofs = [
+        [f"proof for {each['reference']}", str(each["state"]), "fresh"] for each in shown.proofs
+    ]
+    return [[ident, f"{held.status}{why}", "active"], *proofs]
 
 
 def _standing(member: Domain) -> str:

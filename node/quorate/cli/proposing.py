@@ -15,6 +15,7 @@ import typer
 
 from quorate.cli.connection import Connection, operator_target
 from quorate.cli.errors import RefusedError
+from quorate.cli.executor import ExecutorArgument, executor_id
 from quorate.cli.govern import govern
 from quorate.cli.govern import save as save_command
 from quorate.cli.membership import SaveOption
@@ -57,6 +58,7 @@ for _name, _verb in (
     ("rates", "set_rates"),
     ("policy", "set_policy"),
     ("retire-policy", "retire_policy"),
+    ("reinstate-executor", "reinstate_executor"),
 ):
     _SHORT[_name] = _SHORT.pop(_verb)
 
@@ -166,6 +168,24 @@ def reinstate(
     """End the suspension of an organisation that the others have suspended."""
     how = How(org, timeout, address, output, save)
     how.open_about("domain.reinstate", domain, expires)
+
+
+@openers.command("reinstate-executor")
+def reinstate_executor(
+    executor: ExecutorArgument,
+    *,
+    org: OrgOption,
+    expires: ExpiresOption = "7d",
+    save: SaveOption = None,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
+    address: AddressOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Let an executor act again that was suspended for what it has proved, or said, and has proved
+    anew what it has to."""
+    how = How(org, timeout, address, output, save)
+    named = executor_id(Organisation.load(org), executor)
+    how.open("federation.reinstate_executor", {"executor": named}, expires)
 
 
 @openers.command("expel")

@@ -92,6 +92,14 @@ class RetireFederationPolicy:
     """It has no policies any more."""
 
 
+@dataclass(frozen=True, slots=True)
+class ReinstateExecutor:
+    """What was suspended for what it has proved, or said, may act again. executor: of whichever
+    domain."""
+
+    executor: str
+
+
 _NO_RATES: Final = Rates(0, 0)
 
 FederationAct = (
@@ -105,6 +113,7 @@ FederationAct = (
     | ThawFederation
     | SetPolicy
     | RetireFederationPolicy
+    | ReinstateExecutor
 )
 
 
@@ -177,6 +186,10 @@ def _check_policy_text(text: str) -> None:
     cedar.check_text(text)
 
 
+def reinstate_executor(body: Fields) -> ReinstateExecutor:
+    return ReinstateExecutor(body.text("executor", ids.check_executor))
+
+
 def let_through(body: Fields) -> tuple[str, ...]:
     """The actions that a freeze spares. There may be none, and that is said, too."""
     return body.texts("actions", patterns.check_action_pattern, MAX_PATTERNS, least=0)
@@ -210,6 +223,7 @@ _OF_SECOND: Final[_Acts] = MappingProxyType(
         Verb.FEDERATION_THAW: lambda _body: ThawFederation(),
         Verb.FEDERATION_SET_POLICY: set_policy,
         Verb.FEDERATION_RETIRE_POLICY: lambda _body: RetireFederationPolicy(),
+        Verb.FEDERATION_REINSTATE_EXECUTOR: reinstate_executor,
     }
 )
 

@@ -145,11 +145,14 @@ def report_drift(turn: Turn, body: ReportDrift) -> Verdict:
 def _suspended(turn: Turn, executor: Executor, cause: str, failing: str) -> Done:
     """Nothing that it has proved before counts any more, and it has to be asked anew."""
     is_active = executor.status is Status.ACTIVE
+    is_by_domain = not is_active and not executor.suspended_for
     changed = replace(
         executor,
         status=Status.SUSPENDED,
         changed=turn.seq if is_active else executor.changed,
         suspended_for=cause,
+        suspended_by_domain=executor.suspended_by_domain or is_by_domain,
+        failed_at=turn.seq,
         attestations=(),
         challenge=None,
     )

@@ -23,6 +23,7 @@ from quorate.core.acts import (
     FederationAct,
     FreezeFederation,
     JudgeDomain,
+    ReinstateExecutor,
     RetireFederationPolicy,
     SetParameters,
     SetPolicy,
@@ -34,7 +35,7 @@ from quorate.core.acts import (
 )
 from quorate.core.bodies import CastBallot, OpenProposal, WithdrawProposal
 from quorate.core.frozen import Freeze
-from quorate.core.governing import executed, may_widen
+from quorate.core.governing import executed, may_widen, reinstate_by_ballot
 from quorate.core.ids import proposal_id
 from quorate.core.limits import (
     MAX_DOMAINS,
@@ -229,6 +230,8 @@ def _done(turn: Turn, act: FederationAct, overlay: Overlay) -> Verdict:
             return publishing.set_policy(inner, act)
         case RetireFederationPolicy():
             return publishing.retire_federation_policy(inner)
+        case ReinstateExecutor():
+            return reinstate_by_ballot(inner, act)
 
 
 def _subject(act: FederationAct) -> str:
@@ -243,6 +246,11 @@ def _base(view: StateView, act: FederationAct) -> str:
         domain = view.domain(act.domain)
         own = None if domain is None else replace(domain, frozen=None, policies=None, references=0)
         return _digest(None if own is None else own.to_json())
+    if isinstance(act, ReinstateExecutor):
+        executor = view.executor(act.executor)
+        # What it proves meanwhile is no other suspension.
+        same = None if executor is None else replace(executor, attestations=(), challenge=None)
+        return _digest(None if same is None else same.to_json())
     if isinstance(act, SetThresholds):
         return _digest(_beyond_majority(view.thresholds()))
     if isinstance(act, SetParameters):

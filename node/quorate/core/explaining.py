@@ -243,10 +243,11 @@ def _ask_executor(
     if isinstance(executor, Deny):
         found = view.executor(executor_id)
         things = () if found is None else (thing_of(found, executor),)
-        cause = "" if found is None else found.suspended_for
-        if found is not None and cause:
-            things = (replace(thing_of(found, executor), note=suspended_words(cause)),)
-        case = replace(inquiry.case, suspended_for=cause)
+        case = inquiry.case
+        if found is not None and found.suspended_for:
+            things = (replace(thing_of(found, executor), note=suspended_words(found)),)
+            by_domain = found.suspended_by_domain
+            case = replace(case, suspended_for=found.suspended_for, suspended_by_domain=by_domain)
         inquiry.answer(Question.EXECUTOR, executor, things, case=case)
         return None
     inquiry.answer(Question.EXECUTOR, None, (thing_of(executor),))

@@ -165,9 +165,11 @@ def reference_thing(standing: Standing, ledger_time: int) -> Thing:
     return Thing(Kind.REFERENCE, reference.id, role, "", changed, failure, note)
 
 
-def suspended_words(cause: str) -> str:
+def suspended_words(executor: Executor) -> str:
     """Why an executor is suspended that did so itself, by what it has shown or said."""
-    return "it reported drift" if cause == DRIFT else f"what it proved did not equal {cause}"
+    cause = executor.suspended_for
+    why = "it reported drift" if cause == DRIFT else f"what it proved did not equal {cause}"
+    return f"{why}; its organisation suspends it, too" if executor.suspended_by_domain else why
 
 
 def containers_of(view: StateView, failure: Deny) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import islice
 
 from quorate.core import protocol, state
+from quorate.core.acts import ReinstateExecutor
 from quorate.core.attestation import unproved
 from quorate.core.bodies import (
     CloseTrust,
@@ -34,7 +35,7 @@ from quorate.core.limits import (
 )
 from quorate.core.outcome import Deny, Reason
 from quorate.core.patterns import pattern_owner, scope_outside
-from quorate.core.records import Executor, Grant, Node, TrustEdge
+from quorate.core.records import Domain, Executor, Grant, Node, TrustEdge
 from quorate.core.status import Act, Status, follow
 from quorate.core.turn import Done, Turn, Verdict
 
@@ -60,18 +61,56 @@ def govern_executor(turn: Turn, body: GovernExecutor) -> Verdict:
     executor = turn.view.executor(body.executor)
     if executor is None:
         return Deny(Reason.NOT_FOUND, body.executor)
-    status = _next_status(turn, executor, body.act)
+    # That it is suspended for what it has proved keeps its domain from nothing: one that wants no
+    # ballot to reinstate it suspends it, too.
+    is_first_word = bool(executor.suspended_for) and not executor.suspended_by_domain
+    before = Status.ACTIVE if is_first_word and body.act is Act.SUSPEND else executor.status
+    status = _next_status(turn, replace(executor, status=before), body.act)
     if isinstance(status, Deny):
         return status
     if body.act is Act.REINSTATE:
         refusal = unproved(turn.view, executor, turn.domain, turn.ledger_time)
         if refusal is not None:
             return refusal
-    stays = status is Status.SUSPENDED
-    cause = executor.suspended_for if stays else ""
-    changed = replace(executor, status=status, changed=turn.seq, suspended_for=cause)
+    if status is Status.SUSPENDED:
+        is_both = bool(executor.suspended_for)
+        changed = replace(executor, status=status, suspended_by_domain=is_both, changed=turn.seq)
+    else:
+        changed = _no_more_suspended(executor, status, turn.seq)
     state.save_executor(turn.store, changed)
     return Done.named(executor.id)
+
+
+def reinstate_by_ballot(turn: Turn, act: ReinstateExecutor) -> Verdict:
+    """Ends what an executor was suspended for by what it has proved, or said: as its own domain
+    could, with the same new proofs. What the domain has said of it, or of itself, stays so."""
+    executor = turn.view.executor(act.executor)
+    if executor is None:
+        return Deny(Reason.UNKNOWN_EXECUTOR, act.executor)
+    home = turn.view.domain(executor.domain)
+    if home is None:
+        return Deny(Reason.UNKNOWN_DOMAIN, executor.domain)
+    status = follow(executor.status, Act.REINSTATE)
+    if isinstance(status, Reason):
+        return Deny(status, executor.id)
+    if not executor.suspended_for or executor.suspended_by_domain:
+        return Deny(Reason.NOT_AUTHORIZED, executor.id)
+    refusal = _inactive(home) or unproved(turn.view, executor, home, turn.ledger_time)
+    if refusal is not None:
+        return refusal
+    state.save_executor(turn.store, _no_more_suspended(executor, status, turn.seq))
+    return Done.named(executor.id)
+
+
+def _no_more_suspended(executor: Executor, status: Status, seq: int) -> Executor:
+    return replace(
+        executor,
+        status=status,
+        changed=seq,
+        suspended_for="",
+        suspended_by_domain=False,
+        failed_at=0,
+    )
 
 
 def open_trust(turn: Turn, body: OpenTrust) -> Verdict:
@@ -236,11 +275,15 @@ def _owns_resources(turn: Turn, resources: Iterable[str]) -> bool:
 
 def may_widen(turn: Turn) -> Deny | None:
     """Whether the domain may do what widens; what narrows, it may always do."""
-    if turn.domain.status is Status.ACTIVE:
+    return _inactive(turn.domain)
+
+
+def _inactive(domain: Domain) -> Deny | None:
+    if domain.status is Status.ACTIVE:
         return None
-    revoked = turn.domain.status is Status.REVOKED
+    revoked = domain.status is Status.REVOKED
     reason = Reason.DOMAIN_REVOKED if revoked else Reason.DOMAIN_SUSPENDED
-    return Deny(reason, turn.domain.id)
+    return Deny(reason, domain.id)
 
 
 def is_new(existing: Node | Executor | TrustEdge | Grant | None) -> Deny | None:

@@ -214,6 +214,8 @@ def _check_proofs(view: StateView) -> Iterator[str]:
     for executor in view.executors():
         if executor.suspended_for and executor.status is not Status.SUSPENDED:
             yield f"executor {executor.id} is not suspended, and says why it is"
+        if (executor.suspended_by_domain or executor.failed_at) and not executor.suspended_for:
+            yield f"executor {executor.id} does not say what it failed in"
         names = [each.reference for each in executor.attestations]
         if names != sorted({*names}) or len(names) > MAX_REFERENCES_PER_DOMAIN:
             yield f"executor {executor.id} has proofs that cannot be"

@@ -145,9 +145,9 @@ def _carry_domains(store: Writer, view: StateView, recovery: Recovery) -> None:
     for reference in list(view.all_references()):
         state.save_reference(store, replace(reference, changed=0))
     for executor in list(view.executors()):
-        if executor.attestations:
+        if executor.attestations or executor.failed_at:
             proofs = tuple(replace(each, reported=0) for each in executor.attestations)
-            state.save_executor(store, replace(executor, attestations=proofs))
+            state.save_executor(store, replace(executor, attestations=proofs, failed_at=0))
     for owner in (BY_BALLOT, *(item.domain for item in recovery.descriptors)):
         policies = view.policies(owner)
         if policies is not None:

@@ -35,7 +35,7 @@ class Case:
     """What was asked. owner: of the resource. suspended_by: who suspended the domain that the
     denial is about. frozen_by: the domain that has frozen what was asked for, or BY_BALLOT.
     contained_by: the domains that contain what the denial is about.
-    suspended_for: why the executor was, if not by its domain.
+    suspended_for: why the executor was, if not by its domain; suspended_by_domain: by that, too.
     Whatever is not known is empty."""
 
     executor: str = ""
@@ -46,6 +46,7 @@ class Case:
     frozen_by: str = ""
     contained_by: tuple[str, ...] = ()
     suspended_for: str = ""
+    suspended_by_domain: bool = False
 
     @property
     def home(self) -> str:
@@ -81,6 +82,9 @@ def _reinstate_executor(_thing: str, case: Case) -> Remedy:
     command = _command("executor", "reinstate", case.executor)
     if case.suspended_for:
         sentence = "the executor proves anew what it has to; then its organisation reinstates it"
+        if not case.suspended_by_domain:
+            by_ballot = _command("proposal", "open", "reinstate-executor", case.executor)
+            sentence += f", or the organisations do by ballot: `{by_ballot}`"
         return Remedy(sentence, command, case.home)
     return Remedy("its organisation reinstates the executor", command, case.home)
 

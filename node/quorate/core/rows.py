@@ -53,6 +53,10 @@ class Row:
             raise MalformedError("must be true or false", field=name)
         return value
 
+    def flag_or(self, name: str, *, missing: bool) -> bool:
+        """As `flag`; `missing` when there is no such field."""
+        return self.flag(name) if name in self._value else missing
+
     def texts(self, name: str) -> tuple[str, ...]:
         value = self._value.get(name)
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):

@@ -92,6 +92,7 @@ _HANDLERS: Final = MappingProxyType[Verb, Callable[[Turn, Any], Verdict]](
         Verb.FEDERATION_THAW: balloting.needs_ballot,
         Verb.FEDERATION_SET_POLICY: balloting.needs_ballot,
         Verb.FEDERATION_RETIRE_POLICY: balloting.needs_ballot,
+        Verb.FEDERATION_REINSTATE_EXECUTOR: balloting.needs_ballot,
         Verb.PROPOSAL_OPEN: balloting.open_proposal,
         Verb.PROPOSAL_WITHDRAW: balloting.withdraw_proposal,
         Verb.BALLOT_CAST: balloting.cast_ballot,

@@ -40,6 +40,7 @@ class Verb(StrEnum):
     FEDERATION_THAW = "federation.thaw"
     FEDERATION_SET_POLICY = "federation.set_policy"
     FEDERATION_RETIRE_POLICY = "federation.retire_policy"
+    FEDERATION_REINSTATE_EXECUTOR = "federation.reinstate_executor"
     PROPOSAL_OPEN = "proposal.open"
     PROPOSAL_WITHDRAW = "proposal.withdraw"
     BALLOT_CAST = "ballot.cast"

@@ -46,6 +46,7 @@ ONLY_BY_BALLOT: Final = {
     "federation.upgrade",
     "federation.set_policy",
     "federation.retire_policy",
+    "federation.reinstate_executor",
 }
 
 

@@ -122,6 +122,27 @@ def who_was_something_else_is_reinstated_without_a_proof(rule: Any, *args: Any) 
     return None
 
 
+@breaks(balloting, "reinstate_by_ballot")
+def a_ballot_lifts_what_a_domain_has_suspended(rule: Any, turn: Any, act: Any) -> Any:
+    executor = turn.view.executor(act.executor)
+    if executor and executor.suspended_for:
+        state.save_executor(turn.store, replace(executor, suspended_by_domain=False))
+    return rule(turn, act)
+
+
+@breaks(balloting, "reinstate_by_ballot")
+def a_ballot_takes_the_place_of_a_proof(rule: Any, turn: Any, act: Any) -> Any:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(governing, "unproved", lambda *_: None)
+        return rule(turn, act)
+
+
+@breaks(governing, "replace")
+def a_domain_cannot_suspend_whom_its_proofs_have(rule: Any, thing: Any, **changes: Any) -> Any:
+    is_own = changes.keys() == {"status"} and changes["status"] is Status.ACTIVE
+    return thing if is_own else rule(thing, **changes)
+
+
 @breaks(attesting, "_suspended")
 def what_does_not_match_suspends_nobody(
     rule: Any, turn: Any, executor: Any, cause: str, failing: str

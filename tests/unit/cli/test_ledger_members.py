@@ -276,3 +276,40 @@ def test_what_a_domain_freezes_of_its_own_changes_no_ballot() -> None:
         reading.read("c.example", "resources.freeze", {"actions": []}, frozen)
         executed = {"type": act, "thing": "c.example"}
         reading.read("b.example", "ballot.cast", ballot_body(ident), executed)
+
+
+def test_ballots_on_an_executor_are_counted_and_its_proofs_are_the_ledgers_word() -> None:
+    """Nothing is known of executors here, before a recovery least of all."""
+    reading = Reading("a.example", "b.example", "c.example")
+    view, agent = reading.members.state, "spiffe://c.example/agent/a"
+    act = "federation.reinstate_executor"
+    done = {"type": act, "thing": agent}
+
+    def opened() -> str:
+        known = {proposal.id for proposal in view.proposals()}
+        body = proposal_body(act, {"executor": agent})
+        reading.read("a.example", "proposal.open", body)
+        [ident] = {proposal.id for proposal in view.proposals()} - known
+        return ident
+
+    ident = opened()
+    with pytest.raises(MalformedError, match="something else than it does"):
+        no = ballot_body(ident, "no")
+        reading.read("b.example", "ballot.cast", no, done)
+    for other in (agent + "b", "c.example"):
+        with pytest.raises(MalformedError, match="something else than it does"):
+            told = {"type": act, "thing": other}
+            reading.read("b.example", "ballot.cast", ballot_body(ident), told)
+    reading.read("b.example", "ballot.cast", ballot_body(ident), done)
+    assert view.proposal(ident).status == "executed"  # type: ignore[union-attr]
+    assert list(view.executors()) == []
+    ident = opened()
+    reading.read("b.example", "ballot.cast", ballot_body(ident))
+    assert view.proposal(ident).status == "failed"  # type: ignore[union-attr]
+    with pytest.raises(MalformedError, match="PROPOSAL_CLOSED"):
+        reading.read("c.example", "ballot.cast", ballot_body(ident), done)
+    ident = opened()
+    reading.read("c.example", "domain.suspend", {"domain": "c.example"})
+    with pytest.raises(MalformedError, match="something else than it does"):
+        reading.read("b.example", "ballot.cast", ballot_body(ident), done)
+    assert list(view.executors()) == []

@@ -324,7 +324,13 @@ def test_where_nothing_is_decided_nothing_is_said_to_hold(ask: Any, nodes: Any, 
 
 
 @pytest.mark.parametrize(
-    "arguments", [("open", "reinstate", CLINIC), ("withdraw", "0"), ("open", "thresholds", "a=b")]
+    "arguments",
+    [
+        ("open", "reinstate", CLINIC),
+        ("open", "reinstate-executor", "agent/a"),
+        ("withdraw", "0"),
+        ("open", "thresholds", "a=b"),
+    ],
 )
 def test_what_widens_or_stops_nothing_has_no_level(ask: Any, arguments: Any) -> None:
     ran = ask(*arguments, "--wait", "enforced")
@@ -342,6 +348,11 @@ def test_what_widens_or_stops_nothing_has_no_level(ask: Any, arguments: Any) -> 
         (("open", "suspend", CLINIC), "proposal.open", ("domain.suspend", {"domain": CLINIC})),
         (("open", "reinstate", CLINIC), "proposal.open", ("domain.reinstate", {"domain": CLINIC})),
         (("open", "admit", "{descriptor}"), "proposal.open", ("domain.admit", None)),
+        (
+            ("open", "reinstate-executor", "agent/a"),
+            "proposal.open",
+            ("federation.reinstate_executor", {"executor": f"spiffe://{CLINIC}/agent/a"}),
+        ),
         (("vote", "a" * 64, "no"), "ballot.cast", {"proposal": "a" * 64, "choice": "no"}),
         (("withdraw", "a" * 64), "proposal.withdraw", {"proposal": "a" * 64}),
     ],

@@ -249,7 +249,7 @@ def test_thresholds_that_cannot_be_read_are_not_guessed(
         (
             ("open", "thresholds"),
             (
-                "WHAT: admit, expel, freeze, parameters, policy, rates, reinstate, retire-policy,",
+                "WHAT: admit, expel, freeze, parameters, policy, rates, reinstate,",
                 "RULE: majority, two-thirds,",
             ),
         ),

@@ -282,6 +282,7 @@ def test_how_many_must_agree_to_freeze_is_set_like_the_rest(trusted: World) -> N
             "majority",
         ),
         **dict.fromkeys(("federation.set_policy", "federation.retire_policy"), "majority"),
+        "federation.reinstate_executor": "majority",
         **rules,
     }
     short = {name: rule for name, rule in everything.items() if name not in rules}

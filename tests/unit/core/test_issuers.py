@@ -82,6 +82,7 @@ _GIVEN: dict[str, dict[str, Any]] = {
     "federation.thaw": {},
     "federation.set_policy": {"text": "permit (principal, action, resource);"},
     "federation.retire_policy": {},
+    "federation.reinstate_executor": {"executor": AGENT},
     "proposal.open": proposal_body("domain.expel", {"domain": BANK}),
     "proposal": {"proposal": "0" * 64},
     "ballot.cast": ballot_body("0" * 64),

@@ -18,9 +18,10 @@ from quorate.core.limits import (
     MAX_LEASE_TTL_MS,
     MAX_PROPOSAL_LIFETIME_MS,
 )
-from quorate.core.records import BaseRecord, Executor, Kind, LeaseStatus
+from quorate.core.records import DRIFT, BaseRecord, Executor, Kind, LeaseStatus
 from quorate.core.remembered import Remembered
 from quorate.core.state import StateView
+from quorate.core.status import Status
 from quorate.core.store import MemoryStore
 from quorate.core.vetting import Vetting
 
@@ -88,6 +89,12 @@ def proof_of(lived: World, **changes: Any) -> BaseRecord:
     return replace(found, attestations=(proof,))
 
 
+def failed_of(lived: World, at: int) -> BaseRecord:
+    found = lived.view.executor(lived.clinic.executor("other"))
+    assert found is not None
+    return replace(found, status=Status.SUSPENDED, suspended_for=DRIFT, failed_at=at)
+
+
 def lease_of(lived: World, **changes: Any) -> BaseRecord:
     over = next(each for each in lived.view.leases() if each.status is LeaseStatus.RELEASED)
     return replace(over, **changes)
@@ -125,6 +132,10 @@ LAST: dict[str, tuple[Odd, Odd]] = {
     "when a proof was asked for": (
         lambda w, _, now: proof_of(w, challenged_at=now),
         lambda w, _, now: proof_of(w, challenged_at=now + 1),
+    ),
+    "what an executor failed in": (
+        lambda w, size, _: failed_of(w, size - 1),
+        lambda w, size, _: failed_of(w, size),
     ),
     "what is frozen": (
         lambda w, size, _: domain_of(w, frozen=Freeze((), size - 1)),

@@ -261,18 +261,24 @@ class Node(BaseRecord):
 @dataclass(frozen=True, slots=True)
 class Executor(BaseRecord):
     """suspended_for: the reference that what it has proved did not match, or DRIFT: then nobody
-    reinstates it without new proofs; empty: its domain had its own reasons.
+    reinstates it without new proofs; empty: its domain had its own reasons. suspended_by_domain:
+    its domain had its own reasons, too: then no ballot reinstates it. failed_at: the entry that
+    last said what it is suspended for; 0: that is in the ledger before a recovery.
     attestations: what it has proved, in order of the references' names. challenge: what it was
     asked last, and has not answered."""
 
     kind: ClassVar[Kind] = Kind.EXECUTOR
-    LATER: ClassVar[frozenset[str]] = frozenset({"suspended_for", "attestations", "challenge"})
+    LATER: ClassVar[frozenset[str]] = frozenset(
+        {"suspended_for", "suspended_by_domain", "failed_at", "attestations", "challenge"}
+    )
 
     executor: str
     domain: str
     status: Status
     changed: int
     suspended_for: str = ""
+    suspended_by_domain: bool = False
+    failed_at: int = 0
     attestations: tuple[Attestation, ...] = ()
     challenge: Challenge | None = None
 
@@ -293,6 +299,8 @@ class Executor(BaseRecord):
             status=row.choice("status", Status),
             changed=row.number("changed"),
             suspended_for=row.text_or("suspended_for", ""),
+            suspended_by_domain=row.flag_or("suspended_by_domain", missing=False),
+            failed_at=row.number_or("failed_at", 0),
             attestations=row.parsed_or("attestations", attestations_from_json, ()),
             challenge=row.parsed_or("challenge", Challenge.from_json, None),
         )

@@ -39,11 +39,14 @@ def check_reference(reference: Reference, said: Mapping[str, object], bounds: Bo
 def check_proofs(executor: Executor, said: Mapping[str, object], bounds: Bounds) -> None:
     """What an executor has proved, and was asked."""
     require(said == executor.to_json(), f"{executor.id} is in another form")
-    has_any = executor.suspended_for or executor.attestations or executor.challenge
+    says_more = executor.suspended_by_domain or executor.failed_at > 0
+    has_any = executor.suspended_for or says_more or executor.attestations or executor.challenge
     require(
         not has_any or bounds.version >= protocol.SECOND, f"{executor.id} is of a later version"
     )
     cause = executor.suspended_for
+    require(bool(cause) or not says_more, f"{executor.id} does not say what it failed in")
+    bounds.check_index(executor.failed_at, f"what {executor.id} failed in")
     if cause:
         is_suspended = executor.status is Status.SUSPENDED
         require(is_suspended, f"{executor.id} is not suspended, and says why it is")

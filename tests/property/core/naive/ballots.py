@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
-from tests.property.core.naive import policing
-from tests.property.core.naive.rules import Yes, change, may_widen, next_status
+from tests.property.core.naive import deciding, policing
+from tests.property.core.naive.rules import NOT_SUSPENDED, Yes, change, may_widen, next_status
 from tests.property.core.naive.world import (
     KEYS_OF_DOMAINS,
     KEYS_OF_NODES,
     POLICING,
+    REINSTATING,
     Command,
     No,
     Thing,
@@ -167,6 +168,10 @@ def what_it_widens(world: World, act: str, body: Mapping[str, Any]) -> object:
         return world.rates
     if act in POLICING:
         return world.mark
+    if act == REINSTATING:
+        who = find(world.executors, executor=body["executor"]) or {}
+        proving = ("attestations", "challenge")  # to prove something is no other suspension
+        return {name: said for name, said in who.items() if name not in proving}
     return None
 
 
@@ -190,6 +195,8 @@ def is_possible(world: World, act: str, body: Mapping[str, Any]) -> None:
         may_upgrade(world, body["protocol"])
     elif act in POLICING:
         policing.may_put_together(world, body)
+    elif act == REINSTATING:
+        may_be_reinstated(world, body["executor"])
     else:
         status_after(world, act, body["domain"])
 
@@ -221,6 +228,20 @@ def may_upgrade(world: World, version: int) -> None:
     behind = [each["node"] for each in world.active_nodes() if each["protocol"] < version]
     if behind:
         raise No("UNSUPPORTED_PROTOCOL", *sorted(behind))
+
+
+def may_be_reinstated(world: World, executor: str) -> None:
+    """Who is suspended for nothing but its proofs, and has new ones."""
+    who = find(world.executors, executor=executor)
+    if who is None:
+        raise No("UNKNOWN_EXECUTOR", executor)
+    next_status(who["status"], "reinstate", executor)
+    if who["suspended_by_domain"] or not who["suspended_for"]:
+        raise No("NOT_AUTHORIZED", executor)
+    home = find(world.domains, domain=who["domain"])
+    assert home is not None
+    may_widen(home)
+    deciding.has_proved(world, who, world.time)
 
 
 def status_after(world: World, act: str, domain: str) -> str:
@@ -256,6 +277,11 @@ def do(world: World, act: str, body: Mapping[str, Any]) -> str:
     if act == "federation.upgrade":
         world.protocol = body["protocol"]
         return world.origin
+    if act == REINSTATING:
+        who = find(world.executors, executor=body["executor"])
+        assert who is not None
+        change(world, who, status="active", **NOT_SUSPENDED)
+        return str(body["executor"])
     status = status_after(world, act, body["domain"])
     domain = find(world.domains, domain=body["domain"])
     assert domain is not None

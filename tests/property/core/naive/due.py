@@ -53,6 +53,7 @@ PAIRS: Final[dict[str, tuple[str, ...]]] = {
     "policy.retire": ("", "MALFORMED_COMMAND", "ILLEGAL_TRANSITION", "DOMAIN_SUSPENDED"),
     "by ballot: federation.set_policy": ("",),
     "by ballot: federation.retire_policy": ("",),
+    "by ballot: federation.reinstate_executor": ("",),
     "grant.issue": ("MALFORMED_COMMAND",),
     "grant.delegate": (
         "",

@@ -33,6 +33,7 @@ from tests.property.core.naive.showing import Showing
 from tests.property.core.naive.voting import Voting
 from tests.property.core.naive.world import (
     LATEST,
+    REINSTATING,
     Command,
     No,
     World,
@@ -71,6 +72,7 @@ WEIGHTS: Final = {
     "federation.upgrade": 0.2,
     "federation.set_policy": 0.1,
     "federation.retire_policy": 0.1,
+    "federation.reinstate_executor": 0.1,
     "proposal.open": 6,
     "proposal.withdraw": 2,
     "ballot.cast": 8,
@@ -154,6 +156,9 @@ class Author(Linking, Showing, Voting, Keying):
             if self._world.protocol == LATEST:
                 self._link()
             return self.deed(at)
+        if verb == "reinstate":
+            issuer, body = self._propose(at, REINSTATING, {"executor": self.failed()}, 0.95)
+            return issuer, "proposal.open", body
         if verb == "upgrade":
             issuer, body = self._propose(at, "federation.upgrade", {"protocol": LATEST}, 0.9)
             if self.often(0.15):  # one is put back to its older program meanwhile
@@ -367,6 +372,8 @@ class Author(Linking, Showing, Voting, Keying):
             return self.domain(), self.policies()
         if act == "retire_policy":
             return self.domain(), {}
+        if act == "reinstate_executor":
+            return self.domain(), {"executor": self.failed()}
         return self.domain(), {"thresholds": self.thresholds()}
 
     def _policy(self, act: str, at: int) -> tuple[str, Body]:

@@ -47,6 +47,7 @@ OF_DOMAINS: dict[str, Rule] = {
     "federation.upgrade": ballots.needs_ballot,
     "federation.set_policy": ballots.needs_ballot,
     "federation.retire_policy": ballots.needs_ballot,
+    "federation.reinstate_executor": ballots.needs_ballot,
     "proposal.open": ballots.open_proposal,
     "proposal.withdraw": ballots.withdraw_proposal,
     "ballot.cast": ballots.cast_ballot,
@@ -77,7 +78,7 @@ SINCE_SECOND = (
     *("federation.set_parameters", "federation.set_rates", "domain.rekey"),
     *("executor.contain", "executor.lift_containment"),
     *("attestation.set_reference", "attestation.retire_reference", "attestation.challenge"),
-    *("attestation.report", "attestation.drift"),
+    *("attestation.report", "attestation.drift", "federation.reinstate_executor"),
 )
 """Types of command that version 2 has brought; and a field, in two that there were."""
 DEEPENED_BY_SECOND = ("trust.open", "grant.issue")

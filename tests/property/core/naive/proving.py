@@ -118,7 +118,9 @@ def stop(world: World, who: Thing, cause: str) -> None:
     """It is not what it was. Nothing that it has proved counts any more."""
     if who["status"] == "active":
         change(world, who, status="suspended")
-    who.update(suspended_for=cause, attestations=[], challenge=None)
+    elif not who["suspended_for"]:
+        who["suspended_by_domain"] = True
+    who.update(failed_at=world.size, suspended_for=cause, attestations=[], challenge=None)
 
 
 def asked(world: World, by: Thing, command: Command) -> Thing:

@@ -89,11 +89,16 @@ def register_executor(world: World, by: Thing, command: Command) -> Yes:
             "status": "active",
             "changed": world.size,
             "suspended_for": "",
+            "suspended_by_domain": False,
+            "failed_at": 0,
             "attestations": [],
             "challenge": None,
         }
     )
     return Yes(executor)
+
+
+NOT_SUSPENDED = {"suspended_for": "", "suspended_by_domain": False, "failed_at": 0}
 
 
 def govern_executor(world: World, by: Thing, command: Command) -> Yes:
@@ -105,9 +110,13 @@ def govern_executor(world: World, by: Thing, command: Command) -> Yes:
         next_status(who["status"], "reinstate", executor)
         if who["suspended_for"]:
             deciding.has_proved(world, who, world.time)
+    is_by_proofs = who is not None and who["suspended_for"] and not who["suspended_by_domain"]
+    if who is not None and is_by_proofs and act_of(command) == "suspend":
+        change(world, who, suspended_by_domain=True)
+        return Yes(executor)
     yes = govern(world, by, command, who, executor)
     if who is not None and who["status"] != "suspended":
-        who["suspended_for"] = ""
+        who.update(NOT_SUSPENDED)
     return yes
 
 

@@ -48,8 +48,17 @@ class Showing(Cast):
         if self.often(0.4):
             who = self._who()
             deeds += [(self.node(home(who)), "attestation.drift", {"executor": who})]
-            deeds += answers[: self.one((0, 2))]
-            deeds += [(home(who), "executor.reinstate", {"executor": who})]
+            asked = [(self.node(home(who)), "attestation.challenge", {"executor": who}), answers[1]]
+            deeds += asked[: self.one((0, 2, 2))]
+            if self.often(0.2):
+                deeds.append((home(who), "executor.suspend", {"executor": who}))
+            if self.often(0.3):
+                deeds.append((home(who), "executor.reinstate", {"executor": who}))
+            else:  # by ballot, and the votes come last
+                deeds.append(("", "reinstate", {}))
+                if self.often(0.4):
+                    again = (self.node(home(who)), "attestation.drift", {"executor": who})
+                    deeds += [again, *asked]
         return deeds
 
     def _set_reference(self) -> tuple[str, Body]:

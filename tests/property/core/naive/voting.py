@@ -9,6 +9,7 @@ from tests.property.core.naive.world import (
     BALLOT_TYPES,
     BALLOT_TYPES_OF_SECOND,
     POLICING,
+    REINSTATING,
     Command,
     No,
     Thing,
@@ -75,6 +76,8 @@ class Voting(Cast):
         if self._world.protocol > 1 and self.often(0.15):
             wished = self.one((*POLICING, POLICING[0]))
             return wished, self.policies() if wished == POLICING[0] else {}
+        if self._world.protocol > 1 and self.often(0.15 if self.suspended() else 0.01):
+            return REINSTATING, {"executor": self.failed()}
         later = BALLOT_TYPES_OF_SECOND if self._world.protocol > 1 else ()
         verb, domains = self.one((*BALLOT_TYPES, *later)), self._world.domains
         if verb == "federation.upgrade":
@@ -93,6 +96,17 @@ class Voting(Cast):
             return "domain.reinstate", {"domain": self.one(out)}
         active = [each["domain"] for each in domains if each["status"] == "active"]
         return verb, {"domain": self.one(active) if active and self.often(0.6) else self.domain()}
+
+    def suspended(self) -> list[Thing]:
+        """The executors that their proofs have suspended."""
+        return [each for each in self._world.executors if each["suspended_for"]]
+
+    def failed(self) -> str:
+        """One of these, mostly, and one that could be reinstated if there is one."""
+        every = self.suspended()
+        ready = [e for e in every if self.is_possible(REINSTATING, {"executor": e["executor"]})]
+        some = ready if ready and self.often(0.8) else every
+        return str(self.one(some)["executor"]) if some and self.often(0.9) else self.anybody()
 
     def policies(self) -> Body:
         """Those that permit everything, mostly: much else is to be seen."""

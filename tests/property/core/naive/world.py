@@ -56,6 +56,8 @@ LATER: dict[str, Any] = {
     "key_set": None,
     "references": 0,
     "suspended_for": "",
+    "suspended_by_domain": False,
+    "failed_at": 0,
     "attestations": [],
     "challenge": None,
     "policies": None,
@@ -80,9 +82,10 @@ FREEZING = ("federation.freeze", "federation.thaw")
 """Decided by ballot, too, from version 2 on. They have thresholds here, and no rules yet."""
 POLICING = ("federation.set_policy", "federation.retire_policy")
 """These have rules."""
+REINSTATING = "federation.reinstate_executor"
+"""Of what is executors' own, the only one."""
 
-
-EVERY_BALLOT_TYPE = (*BALLOT_TYPES, *BALLOT_TYPES_OF_SECOND, *FREEZING, *POLICING)
+EVERY_BALLOT_TYPE = (*BALLOT_TYPES, *BALLOT_TYPES_OF_SECOND, *FREEZING, *POLICING, REINSTATING)
 
 PARAMETERS = {
     "authority_period_ms": 2_000,
