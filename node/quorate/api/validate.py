@@ -11,12 +11,14 @@ from typing import Final
 
 from quorate.api.errors import InvalidRequestError, Violation
 from quorate.core import ids, patterns
+from quorate.core.conditions import Condition, check_conditions
 from quorate.core.errors import MalformedError
 from quorate.core.limits import (
     MAX_ATTRIBUTE_BYTES,
     MAX_ATTRIBUTES,
     MAX_CHECKS_PER_BATCH,
     MAX_CONCURRENT_LEASES,
+    MAX_CONDITIONS,
     MAX_DEPTH,
     MAX_ENVELOPE_BYTES,
     MAX_INTEGER,
@@ -153,7 +155,26 @@ def delegation(found: Violations, wish: lease_pb2.DelegateRequest) -> None:
     found.within("max_uses", wish.max_uses, 0, MAX_INTEGER)
     found.within("max_concurrent", wish.max_concurrent, 0, MAX_CONCURRENT_LEASES)
     found.within("max_depth", wish.max_depth, 0, MAX_DEPTH)
+    conditions(found, wish.conditions)
     request_id_and_ttl(found, wish.request_id, 0)
+
+
+def conditions(found: Violations, said: Sequence[lease_pb2.Condition]) -> None:
+    """In whatever order: they are put in the ledger's."""
+    most = max((len(each.values) for each in said[:MAX_CONDITIONS]), default=1)
+    found.length("conditions", len(said), 0, MAX_CONDITIONS, "names")
+    found.length("conditions", most, 0, MAX_PATTERNS, "values")
+    if len(said) <= MAX_CONDITIONS and most <= MAX_PATTERNS:
+        try:
+            check_conditions(conditions_of(said))
+        except MalformedError as error:
+            found.add("conditions", error.problem)
+
+
+def conditions_of(said: Sequence[lease_pb2.Condition]) -> list[Condition]:
+    """Conditions, as the ledger has them."""
+    given = [Condition(each.name, tuple(sorted(each.values))) for each in said]
+    return sorted(given, key=lambda each: each.name)
 
 
 def check_report(request: lease_pb2.ReportRequest) -> None:

@@ -16,6 +16,8 @@ from quorate.cli.options import (
     LeaseAddressOption,
     ResourcesOption,
     TimeoutOption,
+    WhenOption,
+    conditions_of,
     duration_ms,
     expiry_ms,
     now_ms,
@@ -79,6 +81,7 @@ def delegate(
             "--max-depth", min=0, max=MAX_DEPTH, help="How often it may be passed on, and on."
         ),
     ] = 0,
+    when: WhenOption = None,
     request_id: RequestIdOption = "",
     timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
     address: LeaseAddressOption = "",
@@ -101,6 +104,9 @@ def delegate(
         max_uses=max_uses,
         max_concurrent=max_concurrent,
         max_depth=max_depth,
+        conditions=[
+            lease_pb2.Condition(name=each.name, values=each.values) for each in conditions_of(when)
+        ],
         request_id=request_id or new_request_id(),
     )
     with Connection(executor_target(client, address, lease=True)) as connection:
