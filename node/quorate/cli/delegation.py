@@ -104,15 +104,18 @@ def delegate(
         max_uses=max_uses,
         max_concurrent=max_concurrent,
         max_depth=max_depth,
-        conditions=[
-            lease_pb2.Condition(name=each.name, values=each.values) for each in conditions_of(when)
-        ],
+        conditions=_asked(when),
         request_id=request_id or new_request_id(),
     )
     with Connection(executor_target(client, address, lease=True)) as connection:
         same = f"--not-after {moment(ends_ms).replace(' ', 'T')}"
         answer = settle(connection, connection.leases.Delegate, wished, timeout, same=same)
     _show(answer, answer.grant, "passed on", output)
+
+
+def _asked(when: list[str] | None) -> list[lease_pb2.Condition]:
+    said = conditions_of(when)
+    return [lease_pb2.Condition(name=each.name, values=each.values) for each in said]
 
 
 def recall(

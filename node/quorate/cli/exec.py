@@ -94,8 +94,7 @@ def exec_(
 
     Exits with the program's own code, 128 and the number for a signal; 3 when it was denied.
     """
-    said = context_of(context)
-    config = load_config(client)
+    config, said = load_config(client), context_of(context)
     lease: Lease | Denied
     with PassedOn(is_wanted=digest) as stdout, ExitStack() as stack:
         contained = stack.enter_context(
