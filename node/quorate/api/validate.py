@@ -40,7 +40,8 @@ MAX_VIOLATIONS: Final = 64
 
 
 _MAX_PATTERN_BYTES: Final = 8 * 1024
-"""Of all patterns of a delegation: with the rest of it, its command is no larger than may be."""
+"""Of all patterns of a delegation, and its conditions twice: with the rest of it, its command is no
+larger than may be."""
 
 
 class Violations:
@@ -149,6 +150,8 @@ def delegation(found: Violations, wish: lease_pb2.DelegateRequest) -> None:
         if len(set(said)) != len(said):
             found.add(name, "names something twice")
     size = sum(len(each.encode()) for each in (*wish.actions, *wish.resources))
+    asked = (text for each in wish.conditions for text in (each.name, *each.values))
+    size += 2 * sum(len(each.encode()) for each in asked)  # a quotation mark is two on the way
     found.within("resources", size, 0, _MAX_PATTERN_BYTES)
     found.within("not_after_ms", wish.not_after_ms, 0, MAX_INTEGER)
     found.within("max_lease_ttl_ms", wish.max_lease_ttl_ms, 1, MAX_LEASE_TTL_MS)

@@ -90,9 +90,13 @@ async def test_the_longest_that_may_be_said_fits_a_command(lease) -> None:
     conditions = [
         lease_pb2.Condition(name=f"n{place}", values=[text[1:] + str(place)]) for place in range(4)
     ]
-    books = [f"//{DOMAIN}/books/{place:02}{'x' * 200}" for place in range(32)]
+    books = [f"//{DOMAIN}/books/{place:02}{'x' * 150}" for place in range(32)]
     answer = await lease.Delegate(wish(conditions=conditions, resources=books))
     assert answer.verdict == PERMIT
+    more = [each + "x" * 70 for each in books]
+    assert await violations(lease.Delegate(wish(conditions=conditions, resources=more))) == [
+        "resources"
+    ]
 
 
 async def test_a_repeated_request_passes_on_once(lease) -> None:
