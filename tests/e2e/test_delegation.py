@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import json
 import secrets
+import subprocess
 
 import pytest
 from tests.e2e.federations import BANK, CLINIC, FREIGHT, WAIT_S
 
-from quorate.chaos.cluster import Cluster
+from quorate.chaos.cluster import Cluster, cli_command
 from quorate.chaos.crew import CALL_TIMEOUT_S, Crew, Worker
 from quorate.chaos.mirror import LedgerMirror
-from quorate.chaos.processes import wait_until
+from quorate.chaos.processes import clean_environment, wait_until
 from quorate.v1 import decision_pb2, lease_pb2
 
 pytestmark = pytest.mark.cluster
@@ -86,4 +87,35 @@ def test_what_is_passed_on_ends_with_what_it_was_made_of(
         lambda: freight.check(lease.id).reason == decision_pb2.REASON_GRANT_REVOKED,
         WAIT_S,
     )
+    mirror.catch_up()
+
+
+def test_a_program_runs_under_a_grant_that_asks_what_it_is_about(
+    cluster: Cluster, crew: Crew, mirror: LedgerMirror
+) -> None:
+    name = f"asks-{secrets.token_hex(4)}"
+    clinic, scope = (
+        crew.workers[CLINIC],
+        ("--action", "notes.*", "--resource", f"//{BANK}/{name}/*"),
+    )
+    cluster.cli_at(BANK, "trust", "open", name, "--trustee", CLINIC, *scope)
+    when = ("--when", "ticket=OPS-*,SEC-1")
+    cluster.cli_at(BANK, "grant", "issue", name, clinic.id, *scope, *when)
+
+    def run(*context: str) -> subprocess.CompletedProcess[str]:
+        what = ("--action", "notes.read", "--resource", f"//{BANK}/{name}/1", "--output", "json")
+        return subprocess.run(
+            [*cli_command(), "exec", "--client", str(clinic.client), *what, *context, "--", "true"],
+            env=clean_environment({}),
+            capture_output=True,
+            text=True,
+            timeout=WAIT_S,
+            check=False,
+        )
+
+    denied = run("--context", "ticket=DEV-1")
+    assert denied.returncode == 3, denied.stderr
+    assert f"CONDITION_UNMET ({BANK}/{name}/ticket)" in denied.stderr
+    ran = run("--context", "ticket=OPS-7")
+    assert ran.returncode == 0, ran.stderr
     mirror.catch_up()

@@ -103,7 +103,8 @@ def _delegation() -> dict[str, object]:
         "max_lease_ttl_ms": 1_000,
         "max_uses": 1,
         "max_concurrent": 1,
-        "max_depth": 0,
+        "max_depth": 1,
+        "conditions": [{"name": "ticket", "values": ["OPS-*", "SEC-1"]}],
     }
 
 

@@ -102,6 +102,7 @@ def requests() -> Iterator[bytes]:
             actions=["read"],
             resources=[f"//{BANK}/*"],
             max_lease_ttl_ms=5,
+            conditions=[lease_pb2.Condition(name="ticket", values=["OPS-*", "SEC-1"])],
         ),
         lease_pb2.RecallRequest(grant=f"{BANK}/grant", request_id="1"),
         lease_pb2.ReportRequest(

@@ -22,6 +22,7 @@ from quorate.api.proving import attestation, read_evidence
 from quorate.api.validate import (
     Violations,
     check_report,
+    conditions_of,
     context,
     delegation,
     in_order,
@@ -224,6 +225,7 @@ def attestation_body(executor: str, wish: lease_pb2.AttestRequest) -> dict[str, 
 
 def delegation_body(executor: str, wish: lease_pb2.DelegateRequest) -> dict[str, object]:
     """The body of the command that says this wish."""
+    asked = [each.to_json() for each in conditions_of(wish.conditions)]
     return {
         "executor": executor,
         "grant": wish.grant,
@@ -235,4 +237,5 @@ def delegation_body(executor: str, wish: lease_pb2.DelegateRequest) -> dict[str,
         "max_uses": wish.max_uses,
         "max_concurrent": wish.max_concurrent,
         **({"max_depth": wish.max_depth} if wish.max_depth else {}),
+        **({"conditions": asked} if asked else {}),
     }

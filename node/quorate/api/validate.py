@@ -11,12 +11,14 @@ from typing import Final
 
 from quorate.api.errors import InvalidRequestError, Violation
 from quorate.core import ids, patterns
+from quorate.core.conditions import Condition, check_conditions
 from quorate.core.errors import MalformedError
 from quorate.core.limits import (
     MAX_ATTRIBUTE_BYTES,
     MAX_ATTRIBUTES,
     MAX_CHECKS_PER_BATCH,
     MAX_CONCURRENT_LEASES,
+    MAX_CONDITIONS,
     MAX_DEPTH,
     MAX_ENVELOPE_BYTES,
     MAX_INTEGER,
@@ -38,7 +40,8 @@ MAX_VIOLATIONS: Final = 64
 
 
 _MAX_PATTERN_BYTES: Final = 8 * 1024
-"""Of all patterns of a delegation: with the rest of it, its command is no larger than may be."""
+"""Of all patterns of a delegation, and its conditions twice: with the rest of it, its command is no
+larger than may be."""
 
 
 class Violations:
@@ -147,13 +150,34 @@ def delegation(found: Violations, wish: lease_pb2.DelegateRequest) -> None:
         if len(set(said)) != len(said):
             found.add(name, "names something twice")
     size = sum(len(each.encode()) for each in (*wish.actions, *wish.resources))
+    asked = (text for each in wish.conditions for text in (each.name, *each.values))
+    size += 2 * sum(len(each.encode()) for each in asked)  # a quotation mark is two on the way
     found.within("resources", size, 0, _MAX_PATTERN_BYTES)
     found.within("not_after_ms", wish.not_after_ms, 0, MAX_INTEGER)
     found.within("max_lease_ttl_ms", wish.max_lease_ttl_ms, 1, MAX_LEASE_TTL_MS)
     found.within("max_uses", wish.max_uses, 0, MAX_INTEGER)
     found.within("max_concurrent", wish.max_concurrent, 0, MAX_CONCURRENT_LEASES)
     found.within("max_depth", wish.max_depth, 0, MAX_DEPTH)
+    conditions(found, wish.conditions)
     request_id_and_ttl(found, wish.request_id, 0)
+
+
+def conditions(found: Violations, said: Sequence[lease_pb2.Condition]) -> None:
+    """In whatever order: they are put in the ledger's."""
+    most = max((len(each.values) for each in said[:MAX_CONDITIONS]), default=1)
+    found.length("conditions", len(said), 0, MAX_CONDITIONS, "names")
+    found.length("conditions", most, 0, MAX_PATTERNS, "values")
+    if len(said) <= MAX_CONDITIONS and most <= MAX_PATTERNS:
+        try:
+            check_conditions(conditions_of(said))
+        except MalformedError as error:
+            found.add("conditions", error.problem)
+
+
+def conditions_of(said: Sequence[lease_pb2.Condition]) -> list[Condition]:
+    """Conditions, as the ledger has them."""
+    given = [Condition(each.name, tuple(sorted(each.values))) for each in said]
+    return sorted(given, key=lambda each: each.name)
 
 
 def check_report(request: lease_pb2.ReportRequest) -> None:

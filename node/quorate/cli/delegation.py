@@ -16,6 +16,8 @@ from quorate.cli.options import (
     LeaseAddressOption,
     ResourcesOption,
     TimeoutOption,
+    WhenOption,
+    conditions_of,
     duration_ms,
     expiry_ms,
     now_ms,
@@ -79,6 +81,7 @@ def delegate(
             "--max-depth", min=0, max=MAX_DEPTH, help="How often it may be passed on, and on."
         ),
     ] = 0,
+    when: WhenOption = None,
     request_id: RequestIdOption = "",
     timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
     address: LeaseAddressOption = "",
@@ -101,12 +104,18 @@ def delegate(
         max_uses=max_uses,
         max_concurrent=max_concurrent,
         max_depth=max_depth,
+        conditions=_asked(when),
         request_id=request_id or new_request_id(),
     )
     with Connection(executor_target(client, address, lease=True)) as connection:
         same = f"--not-after {moment(ends_ms).replace(' ', 'T')}"
         answer = settle(connection, connection.leases.Delegate, wished, timeout, same=same)
     _show(answer, answer.grant, "passed on", output)
+
+
+def _asked(when: list[str] | None) -> list[lease_pb2.Condition]:
+    said = conditions_of(when)
+    return [lease_pb2.Condition(name=each.name, values=each.values) for each in said]
 
 
 def recall(

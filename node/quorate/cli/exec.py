@@ -13,7 +13,7 @@ from typing import Annotated, Final
 import typer
 
 from quorate.cli.errors import InterruptedOutcomeError, interruptions
-from quorate.cli.options import ClientOption, duration_ms
+from quorate.cli.options import ClientOption, ContextOption, context_of, duration_ms
 from quorate.cli.output import ExitCode, Output, OutputOption, print_error, print_warning
 from quorate.client import Denied, Gate, Lease, load_config
 from quorate.core.errors import MalformedError
@@ -72,6 +72,7 @@ def exec_(
             help="From SIGTERM to SIGKILL, when the lease is gone; 0s: SIGKILL at once.",
         ),
     ] = DEFAULT_GRACE_MS,
+    context: ContextOption = None,
     freeze: Annotated[
         bool,
         typer.Option(
@@ -93,7 +94,7 @@ def exec_(
 
     Exits with the program's own code, 128 and the number for a signal; 3 when it was denied.
     """
-    config = load_config(client)
+    config, said = load_config(client), context_of(context)
     lease: Lease | Denied
     with PassedOn(is_wanted=digest) as stdout, ExitStack() as stack:
         contained = stack.enter_context(
@@ -101,7 +102,7 @@ def exec_(
         )
         stdout.started()
         gate = stack.enter_context(Gate.open(config))
-        lease = _acquire(gate, action, resource, ttl)
+        lease = _acquire(gate, action, resource, ttl, said)
         if isinstance(lease, Denied):
             ending, missing = Ending(denied=lease), ""
         else:
@@ -130,13 +131,15 @@ def _recorded(record: Record, ending: Ending, stdout: PassedOn) -> str:
     return "" if told else "the node did not answer in time"
 
 
-def _acquire(gate: Gate, action: str, resource: str, ttl_ms: int) -> Lease | Denied:
+def _acquire(
+    gate: Gate, action: str, resource: str, ttl_ms: int, context: dict[str, str]
+) -> Lease | Denied:
     request_id = uuid.uuid4().hex
     message = "interrupted: nothing was started; it is not known whether the lease was granted"
     hint = "if it was, it lapses by itself"
     details: dict[str, object] = {"request_id": request_id}
     with interruptions(lambda: InterruptedOutcomeError(message, hint=hint, details=details)):
-        return gate.acquire(action, resource, ttl_ms, request_id=request_id)
+        return gate.acquire(action, resource, ttl_ms, context=context, request_id=request_id)
 
 
 def _told(ending: Ending, program: str, lease: Lease | Denied, output: Output) -> int:

@@ -21,6 +21,8 @@ from quorate.cli.options import (
     OrgOption,
     ResourcesOption,
     TimeoutOption,
+    WhenOption,
+    conditions_of,
     duration_ms,
     expiry_ms,
     now_ms,
@@ -79,11 +81,13 @@ def issue(
             help="How often executors may pass it on, and on; 0: not at all.",
         ),
     ] = 0,
+    when: WhenOption = None,
     timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
     address: AddressOption = "",
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Grant an executor, of whatever organisation, some actions on some own resources."""
+    conditions = [each.to_json() for each in conditions_of(when)]
     body = {
         "grant": grant,
         "executor": executor_id(Organisation.load(org), executor),
@@ -94,6 +98,7 @@ def issue(
         "max_uses": max_uses,
         "max_concurrent": max_concurrent,
         **({"max_depth": max_depth} if max_depth else {}),
+        **({"conditions": conditions} if conditions else {}),
     }
     govern(org, "grant.issue", body, timeout_ms=timeout, output=output, address=address)
 
@@ -158,6 +163,7 @@ def list_grants(
             "status",
             "actions",
             "resources",
+            "conditions",
             "not_after",
             "uses",
             "parent",

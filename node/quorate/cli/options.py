@@ -10,6 +10,7 @@ from typing import Annotated, Final
 
 import typer
 
+from quorate.core.conditions import Condition, check_conditions
 from quorate.core.errors import MalformedError
 from quorate.core.limits import MAX_INTEGER
 
@@ -147,7 +148,46 @@ ContextOption = Annotated[
     typer.Option(
         "--context",
         metavar="NAME=TEXT",
-        help="What the executor says of the work, for policies to ask about: ticket=OPS-1. "
-        "Repeatable.",
+        help="What the executor says of the work, for grants and policies to ask about: "
+        "ticket=OPS-1. Repeatable.",
     ),
 ]
+WhenOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--when",
+        metavar="NAME=TEXT,...",
+        help="Only for work of which the executor says one of these: ticket=OPS-1,OPS-2 or "
+        "ticket=OPS-*. Repeatable, for more names or texts.",
+    ),
+]
+
+
+def context_of(said: list[str] | None) -> dict[str, str]:
+    """What `--context` says, by name. Raises MalformedError."""
+    given: dict[str, str] = {}
+    for each in said or ():
+        name, sign, text = each.partition("=")
+        if not sign:
+            raise MalformedError(f"{each!r} is no context", hint="write it like ticket=OPS-1")
+        if name in given:
+            raise MalformedError(f"{name} is said twice in the context", hint="say each name once")
+        given[name] = text
+    return given
+
+
+def conditions_of(said: list[str] | None) -> list[Condition]:
+    """What `--when` asks for, in the ledger's order. Raises MalformedError."""
+    values: dict[str, set[str]] = {}
+    for each in said or ():
+        name, sign, texts = each.partition("=")
+        if not sign:
+            raise MalformedError(f"{each!r} is no condition", hint="write it like ticket=OPS-1")
+        values.setdefault(name, set()).update(texts.split(","))
+    conditions = [Condition(name, tuple(sorted(values[name]))) for name in sorted(values)]
+    try:
+        check_conditions(conditions)
+    except MalformedError as error:
+        hint = "a * stands at the end of a text, and no text is empty"
+        raise MalformedError(f"a condition {error.problem}", hint=hint) from error
+    return conditions

@@ -158,6 +158,12 @@ def frozen_words(actions: Sequence[str] | None) -> str:
     return f"all but {', '.join(actions)}" if actions else "all"
 
 
+def conditions_words(conditions: Sequence[Mapping[str, Any]]) -> str:
+    """Conditions of a grant, each as `--when` takes it."""
+    words = (f"{each.get('name')}={','.join(each.get('values', ()))}" for each in conditions)
+    return "; ".join(words)
+
+
 def rate_words(rate: object) -> str:
     """A rate a minute; 0: there is none."""
     return str(rate) if rate else "no limit"

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from quorate.cli.connection import Connection, choose_target, read_json
 from quorate.cli.expiring import key_words
-from quorate.cli.output import Output, frozen_words, moment, show, table
+from quorate.cli.output import Output, conditions_words, frozen_words, moment, show, table
 from quorate.core.limits import MAX_RECORDS_PER_PAGE
 from quorate.v1 import governance_pb2
 
@@ -87,4 +87,6 @@ def _shown(record: dict[str, Any], name: str) -> object:
         return key_words(record)
     if name == "frozen" and isinstance(value, dict):
         return frozen_words(value.get("actions", ()))
+    if name == "conditions" and isinstance(value, list):
+        return conditions_words(value)
     return moment(value) if name in _TIMES and isinstance(value, int) else value

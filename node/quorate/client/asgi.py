@@ -103,7 +103,7 @@ class LeaseMiddleware:
         self, act: Act, scope: Scope, receive: Receive, send: Send, began: _Began
     ) -> None:
         pool = self._opened()
-        leased = pool.lease(act.action, act.resource)
+        leased = pool.lease(*act)
         async with leased as lease, lease.hold(), lease.act() as permit:
             with going_by(permit):
                 await self._app(scope, receive, _permitted(send, lease, began))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import uuid
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 from quorate.client import wire
@@ -121,7 +121,7 @@ class Calls:
         parents: Sequence[str] | None = None,
         context: Mapping[str, str] | None = None,
     ) -> Steps[LeaseFacts | Denied]:
-        """parents: None: those that the running work comes from. context: for policies."""
+        """parents: None: those that the running work comes from. context: as for `Gate`."""
         if parents is None:
             parents = current_lineage()
         sent_ns = self.clock.boottime_ns()
@@ -132,7 +132,7 @@ class Calls:
                 ttl_ms=ttl_ms,
                 request_id=request_id or self.new_request_id(),
                 parents=sorted(set(parents)),
-                context=[f"{name}={said}" for name, said in sorted((context or {}).items())],
+                context=wire.texts_of(context or {}),
             )
         except (
             TypeError,
@@ -199,10 +199,10 @@ class Calls:
             request = lease_pb2.DelegateRequest(
                 grant=grant,
                 to=to,
-                **asdict(part),
+                **wire.fields_of(part),
                 request_id=request_id or self.new_request_id(),
             )
-        except (TypeError, ValueError) as error:  # no text that is UTF-8, no number of its size
+        except (TypeError, ValueError, AttributeError) as error:  # nothing that a message can say
             return Denied(ClientReason.INVALID_REQUEST, detail=str(error))
         answer: lease_pb2.DelegateResponse | Denied = yield from self.until_settled(
             "Delegate", request, request.request_id, timeout_ms

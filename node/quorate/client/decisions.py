@@ -8,7 +8,7 @@ A `Denied` is false, so that `if gate.check(lease):` cannot go wrong; `DeniedErr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Literal
 
@@ -186,7 +186,9 @@ class Part:
 
     actions, resources: patterns. not_after_ms: ledger time from which on it permits nothing.
     max_lease_ttl_ms: the longest life of a lease. max_uses, max_concurrent: leases in all, and at
-    once; 0: no limit of its own. max_depth: how often it may be passed on, and on.
+    once; 0: no limit of its own. max_depth: how often it may be passed on, and on. conditions: what
+    a lease under it has to say in its context, besides what the grant asks for: by name, the texts,
+    or prefixes of them that end in *, of which one has to be said.
     """
 
     actions: Sequence[str]
@@ -196,3 +198,4 @@ class Part:
     max_uses: int = 0
     max_concurrent: int = 0
     max_depth: int = 0
+    conditions: Mapping[str, Sequence[str]] = field(default_factory=dict)

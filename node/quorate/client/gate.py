@@ -138,7 +138,8 @@ class Gate:
         timeout_ms: int = DEFAULT_PROPOSAL_TIMEOUT_MS,
     ) -> Lease | Denied:
         """Asks for a lease; `ttl_ms` 0 means the longest that the grant allows. What `context` says
-        of the work, by name, is for policies to ask about, and stays with the lease.
+        of the work, by name, is for the conditions of grants and for policies to ask about, and
+        stays with the lease.
 
         While the outcome is unknown the request is repeated with the same id until `timeout_ms`
         are over. If it is unknown even then the denial says so, and carries the `request_id` with

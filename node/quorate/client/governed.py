@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import Enum
@@ -30,15 +30,18 @@ _log: Final = logging.getLogger("quorate.client")
 P = ParamSpec("P")
 R = TypeVar("R")
 Name = str | Callable[P, str]
+Context = Mapping[str, str] | Callable[P, Mapping[str, str]] | None
 
 RequestT = TypeVar("RequestT")
 
 
 class Act(NamedTuple):
-    """What somebody is about to do."""
+    """What somebody is about to do. context: what there is to say of it, by name: see
+    `Gate.acquire`. Each context has a lease of its own."""
 
     action: str
     resource: str
+    context: Mapping[str, str] | None = None
 
 
 class Exempt(Enum):
@@ -94,17 +97,31 @@ class _OfAny(Protocol):
 
 
 @overload
-def governed(pool: LeasePool | AsyncLeasePool, action: str, resource: str) -> _OfAny: ...
+def governed(
+    pool: LeasePool | AsyncLeasePool,
+    action: str,
+    resource: str,
+    *,
+    context: Mapping[str, str] | None = None,
+) -> _OfAny: ...
 
 
 @overload
 def governed(
-    pool: LeasePool | AsyncLeasePool, action: str, resource: Callable[P, str]
+    pool: LeasePool | AsyncLeasePool,
+    action: str,
+    resource: Name[P],
+    *,
+    context: Context[P] = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 
 
 def governed(
-    pool: LeasePool | AsyncLeasePool, action: str, resource: Name[P]
+    pool: LeasePool | AsyncLeasePool,
+    action: str,
+    resource: Name[P],
+    *,
+    context: Context[P] = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Runs a function only under the pool's lease for this action and resource; else it is not
     called, and DeniedError is raised.
@@ -113,9 +130,16 @@ def governed(
     is interrupted while it runs. A plain function (of a LeasePool) cannot be stopped by anybody: it
     runs to its end, and the next call is denied. Until then a revocation does not count as drained.
 
-    resource: a text, or a function of the same arguments that gives one. Raises TypeError for what
-    cannot be governed: a generator's body runs after the call is over.
+    resource: a text, or a function of the same arguments that gives one. context: what there is to
+    say of the work, by name, or a function that gives that. Raises TypeError for what cannot be
+    governed: a generator's body runs after the call is over.
     """
+
+    def naming(*args: P.args, **kwargs: P.kwargs) -> Act:
+        """What a call with these arguments is."""
+        name = resource if isinstance(resource, str) else resource(*args, **kwargs)
+        said = context(*args, **kwargs) if callable(context) else context
+        return Act(action, name, said)
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
@@ -125,21 +149,21 @@ def governed(
                 raise TypeError(
                     f"{function!r} is no coroutine function, as an AsyncLeasePool needs"
                 )
-            return cast("Callable[P, R]", _governed_coroutine(pool, action, resource, function))
+            made = _governed_coroutine(pool, naming, function)
+            return cast("Callable[P, R]", made)
         if inspect.iscoroutinefunction(function):
             raise TypeError(f"{function!r} is a coroutine function: it needs an AsyncLeasePool")
-        return _governed_function(pool, action, resource, function)
+        return _governed_function(pool, naming, function)
 
     return decorate
 
 
 def _governed_function(
-    pool: LeasePool, action: str, resource: Name[P], function: Callable[P, R]
+    pool: LeasePool, naming: Callable[P, Act], function: Callable[P, R]
 ) -> Callable[P, R]:
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        name = resource if isinstance(resource, str) else resource(*args, **kwargs)
-        with pool.lease(action, name) as lease, lease.act() as permit, going_by(permit):
+        with pool.lease(*naming(*args, **kwargs)) as lease, lease.act() as permit, going_by(permit):
             return _finished(function(*args, **kwargs), function)
 
     return run
@@ -157,12 +181,12 @@ def _finished(result: R, function: object) -> R:
 
 
 def _governed_coroutine(
-    pool: AsyncLeasePool, action: str, resource: Name[P], function: Callable[P, Awaitable[Any]]
+    pool: AsyncLeasePool, naming: Callable[P, Act], function: Callable[P, Awaitable[Any]]
 ) -> Callable[P, Awaitable[Any]]:
     @functools.wraps(function)
     async def run(*args: P.args, **kwargs: P.kwargs) -> Any:
-        name = resource if isinstance(resource, str) else resource(*args, **kwargs)
-        async with pool.lease(action, name) as lease, lease.hold(), lease.act() as permit:
+        leased = pool.lease(*naming(*args, **kwargs))
+        async with leased as lease, lease.hold(), lease.act() as permit:
             with going_by(permit):
                 return _finished(await function(*args, **kwargs), function)
 

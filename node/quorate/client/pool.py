@@ -7,7 +7,7 @@ closed or when others need the room.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Final, Self
@@ -16,8 +16,7 @@ from quorate.client.decisions import ClientReason, Denied, DeniedError
 from quorate.client.facts import NS_PER_MS
 from quorate.client.gate import Gate
 from quorate.client.leases import Lease
-from quorate.client.lineage import current_lineage
-from quorate.client.pooling import MOST_LEASES, Key, Place, Places
+from quorate.client.pooling import MOST_LEASES, Place, Places, key_of
 
 GIVE_BACK_MS: Final = 1_000
 """How long a lease that is given back is waited for; after that it lapses by itself."""
@@ -27,7 +26,7 @@ _Place = Place[Lease, threading.Lock]
 
 
 class LeasePool:
-    """One lease for each action, resource and lineage. Safe to use from several threads.
+    """One lease for each action, resource, lineage and context. Safe to use from several threads.
 
     ttl_ms: the wished life of each lease; 0: the longest that its grant allows. Leases are renewed.
     most: leases at once.
@@ -54,9 +53,12 @@ class LeasePool:
         self.close()
 
     @contextmanager
-    def lease(self, action: str, resource: str) -> Iterator[Lease]:
+    def lease(
+        self, action: str, resource: str, context: Mapping[str, str] | None = None
+    ) -> Iterator[Lease]:
         """The pool's lease for this, for the length of a block. It is no permit: an act under it is
-        `with lease.act():`. Raises DeniedError when there is none.
+        `with lease.act():`. Raises DeniedError when there is none. context: as for `Gate.acquire`;
+        work of which something else is said has another lease.
 
         A lease that is over is acquired anew, for another grant may be there. A denied request is
         not repeated for DENIAL_KEPT_MS.
@@ -64,7 +66,7 @@ class LeasePool:
         with self._lock:
             if self._is_closed:
                 raise DeniedError(Denied(ClientReason.CLOSED, resource, _CLOSED))
-            place, idle = self._places.enter(Key(action, resource, current_lineage()))
+            place, idle = self._places.enter(key_of(action, resource, context))
         if isinstance(place, Denied):
             raise DeniedError(place)
         try:
@@ -104,6 +106,7 @@ class LeasePool:
             self._ttl_ms,
             request_id=place.request_id,
             parents=place.key.parents,
+            context=dict(place.key.context),
         )
         place.request_id = ""
         if isinstance(lease, Denied):

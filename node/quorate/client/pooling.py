@@ -8,13 +8,14 @@ and again keeps the lease, and gives the one back that was idle for longest when
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from quorate.client.clock import Clock
 from quorate.client.decisions import ClientReason, Denied, Permit
 from quorate.client.facts import NS_PER_MS, LeaseFacts
+from quorate.client.lineage import current_lineage
 from quorate.core.outcome import Reason
 
 MOST_LEASES: Final = 256
@@ -48,6 +49,13 @@ class Key(NamedTuple):
     action: str
     resource: str
     parents: tuple[str, ...] = ()
+    context: tuple[tuple[str, str], ...] = ()
+
+
+def key_of(action: str, resource: str, context: Mapping[str, str] | None) -> Key:
+    """What the running work needs a lease for."""
+    said = tuple(sorted((context or {}).items()))
+    return Key(action, resource, current_lineage(), said)
 
 
 @dataclass(eq=False, slots=True)

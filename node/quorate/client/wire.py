@@ -1,4 +1,4 @@
-"""From the node's answers to the client's values.
+"""Between the node's messages and the client's values.
 
 Owns the connection's settings and the reading of answers: whatever is not a whole, consistent
 permit is a denial. Takes no decision of its own to permit, and knows no clock.
@@ -6,12 +6,14 @@ permit is a denial. Takes no decision of its own to permit, and knows no clock.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, Final
 
 import grpc
 
 from quorate.client.config import ClientConfig
-from quorate.client.decisions import AnyReason, ClientReason, Denied
+from quorate.client.decisions import AnyReason, ClientReason, Denied, Part
 from quorate.core.limits import MAX_MESSAGE_BYTES
 from quorate.core.outcome import Reason
 from quorate.v1 import decision_pb2
@@ -77,6 +79,24 @@ def _credentials(config: ClientConfig) -> grpc.ChannelCredentials:
 
 def _options(config: ClientConfig) -> list[tuple[str, str | int]]:
     return [*_CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", config.server_name)]
+
+
+def texts_of(context: Mapping[str, str]) -> list[str]:
+    """A context as a request says it. Raises ValueError for a name that would be read as another,
+    and AttributeError or TypeError for what is no context."""
+    if any("=" in name for name in context):
+        raise ValueError("a name in the context has an =")
+    return [f"{name}={said}" for name, said in sorted(context.items())]
+
+
+def fields_of(part: Part) -> dict[str, Any]:
+    """Those of a `DelegateRequest` that say what is passed on. Raises TypeError, or AttributeError,
+    for conditions that are none."""
+    if any(isinstance(values, str) for values in part.conditions.values()):
+        raise TypeError("a condition has a list of texts, and no text")
+    said = {each.name: getattr(part, each.name) for each in fields(part)}
+    asked = [{"name": name, "values": values} for name, values in part.conditions.items()]
+    return said | {"conditions": asked}
 
 
 def reason_of(number: decision_pb2.Reason.ValueType) -> AnyReason:

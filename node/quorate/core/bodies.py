@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from quorate.core.acts import FederationAct
+from quorate.core.conditions import Condition
 from quorate.core.keysets import KeySet
 from quorate.core.lineage import Record
 from quorate.core.records import EvidenceKind, Role
@@ -81,6 +82,7 @@ class IssueGrant:
     max_uses: int
     max_concurrent: int
     max_depth: int = 0
+    conditions: tuple[Condition, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +202,7 @@ class DelegateGrant:
     max_uses: int
     max_concurrent: int
     max_depth: int
+    conditions: tuple[Condition, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

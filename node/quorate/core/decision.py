@@ -30,6 +30,7 @@ from quorate.core.delegation import (
     known_executor,
     why_spent,
     why_unbacked,
+    why_unmet,
 )
 from quorate.core.errors import MalformedError, StorageError
 from quorate.core.limits import (
@@ -52,6 +53,7 @@ from quorate.core.routing import Routes, active_domain, split_id, why_broken
 from quorate.core.state import StateView
 
 _NEAREST_FIRST: Final = (
+    Reason.CONDITION_UNMET,
     Reason.CONCURRENCY_LIMIT,
     Reason.USES_EXHAUSTED,
     Reason.GRANT_EXPIRED,
@@ -162,7 +164,7 @@ def choose_route(view: StateView, request: DecisionRequest, ledger_time: int) ->
         edges = routes.find(owner.domain, executor.domain)
         if not edges:
             return Deny(Reason.NO_TRUST, owner.domain)
-    backings = Backings(view, routes, ledger_time)
+    backings = Backings(view, routes, ledger_time, request.context)
     grant = _find_grant(view, request, owner.domain, ledger_time, backings)
     if isinstance(grant, Deny):
         return grant
@@ -210,7 +212,8 @@ def review(view: StateView, lease: Lease, ledger_time: int) -> Deny | None:
 
     The same questions as for a new lease, on the lease's own route and grant: another that would do
     as well does not save it, because what was revoked was what it relies on. How often the grant
-    was used is no longer a question: this lease is one of those uses.
+    was used is no longer a question: this lease is one of those uses. Nor are its conditions: they
+    do not change, and the lease's context does not.
     """
     found = reviewed(view, lease, ledger_time)
     return found if isinstance(found, Deny) else None
@@ -367,4 +370,4 @@ def _why_useless(
     """Why a grant, by itself, gives no lease for this now."""
     if not covers(grant.actions, grant.resources, request.action, request.resource):
         return Deny(Reason.NO_GRANT, grant.id)
-    return why_spent(view, grant, ledger_time)
+    return why_spent(view, grant, ledger_time) or why_unmet(grant, request.context)

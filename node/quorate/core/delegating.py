@@ -64,6 +64,7 @@ def delegate_grant(turn: Turn, body: DelegateGrant) -> Verdict:
         parent=parent.id,
         made=turn.seq,
         max_depth=body.max_depth,
+        conditions=body.conditions,
     )
     refusal = _what_widens(grant, parent) or _may_be_made(turn, grant, parent, to)
     if refusal is not None:
@@ -104,7 +105,8 @@ def _held_grant(turn: Turn, executor: str, ident: str) -> Grant | Deny:
 
 
 def _what_widens(grant: Grant, parent: Grant) -> Deny | None:
-    """Whether the one is for more than the other: None, or the first respect in which it is."""
+    """Whether the one is for more than the other: None, or the first respect in which it is.
+    Conditions are no such respect: those of all grants of a chain have to be met."""
     outside = scope_outside(grant, parent)
     if outside is not None:
         return Deny(Reason.WIDENS, outside)

@@ -9,9 +9,11 @@ A lease says all of them in its `depends_on`, so that what ends one of them ends
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from quorate.core.conditions import first_unmet
 from quorate.core.containment import executor_contained
 from quorate.core.errors import StorageDamagedError
 from quorate.core.limits import MAX_CONCURRENT_LEASES, MAX_DEPTH
@@ -62,12 +64,18 @@ def chain_of(view: StateView, grant: Grant) -> tuple[Grant, ...]:
 
 class Backings:
     """What delegated grants rest on for one act, at one state and ledger time. However many grants
-    are tried, each grant behind them, and the trust in each organisation, is looked at once."""
+    are tried, each grant behind them, and the trust in each organisation, is looked at once.
 
-    def __init__(self, view: StateView, routes: Routes, ledger_time: int) -> None:
+    context: what the executor says of the act; it has to be what every grant of a chain asks for.
+    """
+
+    def __init__(
+        self, view: StateView, routes: Routes, ledger_time: int, context: Sequence[str]
+    ) -> None:
         self._view = view
         self._routes = routes
         self._ledger_time = ledger_time
+        self._context = context
         self._known: dict[str, Backing | Deny] = {}
 
     def of(self, grant: Grant, links: int = 0) -> Backing | Deny:
@@ -82,6 +90,7 @@ class Backings:
     def _through(self, parent: Grant, links: int) -> Backing | Deny:
         """As it is for every grant that was made of `parent`."""
         failure = why_spent(self._view, parent, self._ledger_time)
+        failure = failure or why_unmet(parent, self._context)
         if failure is not None:
             return failure
         executor = known_executor(self._view, parent.executor)
@@ -162,6 +171,13 @@ def why_spent(view: StateView, grant: Grant, ledger_time: int) -> Deny | None:
     if view.is_lease_limit_reached(grant, ledger_time, most):
         return Deny(Reason.CONCURRENCY_LIMIT, grant.id)
     return None
+
+
+def why_unmet(grant: Grant, context: Sequence[str]) -> Deny | None:
+    """Whether a context meets what a grant, by itself, asks of it: None, or the condition that it
+    does not, as `<grant>/<name>`."""
+    unmet = first_unmet(grant.conditions, context)
+    return None if unmet is None else Deny(Reason.CONDITION_UNMET, f"{grant.id}/{unmet.name}")
 
 
 def _active_grant(view: StateView, ident: str) -> Deny | None:

@@ -51,6 +51,8 @@ from quorate.core.explanation import (
     thing_of,
     things_behind,
     things_contained,
+    unmet_words,
+    wanted_values,
 )
 from quorate.core.inquiry import Inquiry
 from quorate.core.leasing import broken_by, parent_failure
@@ -169,7 +171,7 @@ def ask_act(
     trusted, edges = _ask_trust(inquiry, routes, request, owner, executor)
     if not trusted:
         return None
-    backings = Backings(view, routes, ledger_time)
+    backings = Backings(view, routes, ledger_time, request.context)
     grant = _ask_grant(inquiry, view, request, owner, ledger_time, backings)
     if grant is None:
         return None
@@ -360,10 +362,13 @@ def _ask_grant(  # noqa: PLR0917  # as `tried_grants`
             inquiry.answer(Question.GRANT, None, (*things, *own))
             return grant
         note = outside(grant, request.action, request.resource)
+        note = note or unmet_words(view, failure, request.context)
         things.append(grant_thing(grant, failure, note))
         failures.append(failure)
     note = f"{owner.domain} has granted the executor nothing" if not things else ""
-    inquiry.answer(Question.GRANT, nearest(failures, owner.domain), things, note)
+    told = nearest(failures, owner.domain)
+    case = replace(inquiry.case, wanted=wanted_values(view, told))
+    inquiry.answer(Question.GRANT, told, things, note, case=case)
     return None
 
 

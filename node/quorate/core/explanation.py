@@ -6,11 +6,13 @@ Owns their form, and how a record is told as a thing. What is asked is `quorate.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from quorate.core.attestation import Standing
 from quorate.core.cedar import Ruling
+from quorate.core.conditions import said_in
 from quorate.core.delegation import chain_of
 from quorate.core.limits import MAX_ANCESTORS
 from quorate.core.outcome import Decision, Deny, Reason
@@ -27,6 +29,7 @@ from quorate.core.records import (
     TrustEdge,
 )
 from quorate.core.remedies import Remedy
+from quorate.core.routing import split_id
 from quorate.core.state import StateView
 from quorate.core.status import Status
 
@@ -148,6 +151,27 @@ def outside(scope: TrustEdge | Grant, action: str, resource: str) -> str:
     if not any(resource_matches(pattern, resource) for pattern in scope.resources):
         return "for other resources"
     return ""
+
+
+def wanted_values(view: StateView, failure: Deny) -> tuple[str, ...]:
+    """What a condition that is not met asks for: one of these; none for any other denial."""
+    if failure.reason is not Reason.CONDITION_UNMET:
+        return ()
+    ident, _, name = failure.thing.rpartition("/")
+    grant = view.grant(*split_id(ident))
+    conditions = () if grant is None else grant.conditions
+    return next((each.values for each in conditions if each.name == name), ())
+
+
+def unmet_words(view: StateView, failure: Deny, context: Sequence[str]) -> str:
+    """How a context does not meet a condition, which may be of a grant behind the one that was
+    tried; empty for any other denial."""
+    wanted = wanted_values(view, failure)
+    if not wanted:
+        return ""
+    name = failure.thing.rpartition("/")[2]
+    said = "something else" if name in said_in(context) else "nothing"
+    return f"asks for {name} to be {' or '.join(wanted)}; {said} was said of it"
 
 
 def reference_thing(standing: Standing, ledger_time: int) -> Thing:

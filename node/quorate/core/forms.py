@@ -40,6 +40,7 @@ from quorate.core.bodies import (
     RetireNode,
     WithdrawProposal,
 )
+from quorate.core.conditions import read_conditions
 from quorate.core.errors import MalformedError
 from quorate.core.fields import Fields
 from quorate.core.keysets import check_keyed, read_key_set
@@ -117,7 +118,8 @@ def issue_grant(body: Fields) -> IssueGrant:
 
 
 def issue_deep_grant(body: Fields) -> Body:
-    return replace(issue_grant(body), max_depth=_max_depth(body))
+    grant = issue_grant(body)
+    return replace(grant, max_depth=_max_depth(body), conditions=read_conditions(body))
 
 
 def delegate_grant(body: Fields) -> Body:
@@ -134,6 +136,7 @@ def delegate_grant(body: Fields) -> Body:
         max_uses=body.integer("max_uses"),
         max_concurrent=body.integer("max_concurrent", 0, MAX_CONCURRENT_LEASES),
         max_depth=_max_depth(body),
+        conditions=read_conditions(body),
     )
 
 

@@ -200,6 +200,7 @@ def issue_grant(turn: Turn, body: IssueGrant) -> Verdict:
         status=Status.ACTIVE,
         changed=turn.seq,
         max_depth=body.max_depth,
+        conditions=body.conditions,
     )
     if grant.expired(turn.ledger_time):
         return Deny(Reason.GRANT_EXPIRED, grant.id)

@@ -14,8 +14,9 @@ from itertools import chain
 from typing import TypeVar
 
 from quorate.core import protocol
+from quorate.core.conditions import check_conditions
 from quorate.core.containment import containers
-from quorate.core.delegation import chain_of
+from quorate.core.delegation import chain_of, why_unmet
 from quorate.core.errors import MalformedError
 from quorate.core.keysets import all_keys, check_keyed
 from quorate.core.lasting import what_did_not_stay
@@ -255,6 +256,8 @@ def _check_grants(view: StateView) -> Iterator[str]:
         parent = view.grant(*_split(grant.parent)) if grant.parent else None
         if grant.parent and (parent is None or not _is_part(grant, parent)):
             yield f"grant {grant.id} is no part of {grant.parent}"
+        if not _is_asked_rightly(grant):
+            yield f"grant {grant.id} has conditions that none can be"
         if grant.max_uses and grant.uses > grant.max_uses:
             yield f"grant {grant.id} was used {grant.uses} times"
         most = grant.max_concurrent or MAX_CONCURRENT_LEASES
@@ -396,6 +399,8 @@ def _check_references(view: StateView, lease: Lease) -> Iterator[str]:
     expected |= {f"trust:{ident}" for ident in lease.edges}
     for behind in chain_of(view, grant):
         expected |= {f"grant:{behind.id}", f"executor:{behind.executor}"}
+    if any(why_unmet(each, lease.context) for each in (grant, *chain_of(view, grant))):
+        yield f"lease {lease.id} is not what its grant asks for"
     said = set(lease.depends_on)
     is_all = said >= expected if grant.parent else said == expected
     if not is_all or len(lease.depends_on) != len(said):
@@ -406,6 +411,15 @@ def _is_part(grant: Grant, parent: Grant) -> bool:
     """Whether the one can have been made of the other."""
     is_shorter = grant.max_depth < parent.max_depth and grant.not_after <= parent.not_after
     return is_shorter and grant.issuer == parent.issuer and scope_outside(grant, parent) is None
+
+
+def _is_asked_rightly(grant: Grant) -> bool:
+    """Whether a command can have given it its conditions."""
+    try:
+        check_conditions(grant.conditions)
+    except MalformedError:
+        return False
+    return True
 
 
 def _expired(view: StateView, grant: Grant) -> bool:

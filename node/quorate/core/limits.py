@@ -87,6 +87,10 @@ MAX_POLICY_OPERATORS: Final = 128
 """Of one policy: what it costs the engine of its stack grows with them."""
 MAX_CONTEXT_BYTES: Final = 1024
 """Of what an executor says of one lease, names and all."""
+MAX_CONDITIONS: Final = 8
+"""Of one grant: names of a context that it asks about."""
+MAX_CONDITION_BYTES: Final = 1024
+"""Of all of them, names and values."""
 LEASES_DROPPED_PER_ACQUIRE: Final = 8
 """How many expired leases an acquisition takes out of its grant's count of concurrent ones."""
 NONCES_FORGOTTEN_PER_COMMAND: Final = 8

@@ -1,4 +1,4 @@
-"""Patterns over actions and resources: exact, or a prefix that ends in a wildcard.
+"""Patterns over actions, resources and what executors say: exact, or a prefix and a wildcard.
 
 Owns their syntax, matching, and which is within which. A pattern that is not valid matches nothing
 but itself.
@@ -11,11 +11,15 @@ from typing import Final, Protocol
 
 from quorate.core import ids
 from quorate.core.errors import MalformedError
+from quorate.core.limits import MAX_ATTRIBUTE_CHARS
 
 ANY_ACTION: Final = "*"
 _ACTION_WILDCARD: Final = ".*"
 _RESOURCE_WILDCARD: Final = "/*"
 _EXECUTOR_WILDCARD: Final = "/*"
+_TEXT_WILDCARD: Final = "*"
+_FIRST_PRINTED: Final = " "
+"""Before it there are only control characters."""
 
 
 class Scope(Protocol):
@@ -123,6 +127,20 @@ def executors_owner(pattern: str) -> str:
     except MalformedError as error:
         raise MalformedError("must be an executor, or a prefix of one that ends in /*") from error
     return ids.SpiffeId.parse(text).trust_domain
+
+
+def check_text_pattern(text: str) -> None:
+    """Of what an executor says: `OPS-7`, `OPS-*` or `*`, which matches all but nothing."""
+    if not text or len(text) > MAX_ATTRIBUTE_CHARS:
+        raise MalformedError(f"must be 1 to {MAX_ATTRIBUTE_CHARS} characters")
+    if _TEXT_WILDCARD in text[:-1]:
+        raise MalformedError("has a * that is not at its end")
+    if any(each < _FIRST_PRINTED for each in text):
+        raise MalformedError("has a control character")
+
+
+def text_matches(pattern: str, text: str) -> bool:
+    return _matches(pattern, text, _TEXT_WILDCARD)
 
 
 def executor_matches(pattern: str, executor: str) -> bool:

@@ -36,6 +36,7 @@ class Case:
     denial is about. frozen_by: the domain that has frozen what was asked for, or BY_BALLOT.
     contained_by: the domains that contain what the denial is about.
     suspended_for: why the executor was, if not by its domain; suspended_by_domain: by that, too.
+    wanted: what an unmet condition asks for, any of it.
     Whatever is not known is empty."""
 
     executor: str = ""
@@ -47,6 +48,7 @@ class Case:
     contained_by: tuple[str, ...] = ()
     suspended_for: str = ""
     suspended_by_domain: bool = False
+    wanted: tuple[str, ...] = ()
 
     @property
     def home(self) -> str:
@@ -169,6 +171,14 @@ def _reinstate_grant(thing: str, _case: Case) -> Remedy:
     return Remedy("its issuer reinstates the grant", command, issuer)
 
 
+def _say(thing: str, case: Case) -> Remedy:
+    name = thing.rpartition("/")[2] or "NAME"
+    values = " or ".join(case.wanted) or "what the grant asks for"
+    sentence = f"the executor asks for the lease with a context that says {name}: {values}"
+    words = (case.action or "ACTION", case.resource or "RESOURCE", "--context", f"{name}=TEXT")
+    return Remedy(sentence, _command("lease", "acquire", *words), case.home)
+
+
 def _release(_thing: str, case: Case) -> Remedy:
     sentence = "release a lease of this grant, or wait until one expires"
     return Remedy(sentence, _command("lease", "release", "LEASE"), case.home)
@@ -206,6 +216,7 @@ _MAKERS: Final[Mapping[Reason, Callable[[str, Case], Remedy]]] = MappingProxyTyp
         Reason.GRANT_EXPIRED: lambda _, case: _issue("its issuer issues another grant", case),
         Reason.USES_EXHAUSTED: lambda _, case: _issue("its issuer issues another grant", case),
         Reason.CONCURRENCY_LIMIT: _release,
+        Reason.CONDITION_UNMET: _say,
         Reason.UNKNOWN_LEASE: _acquire("check the id; or the executor acquires a lease"),
         Reason.NOT_LEASE_HOLDER: _acquire("the executor acquires a lease of its own"),
         Reason.LEASE_EXPIRED: _acquire(

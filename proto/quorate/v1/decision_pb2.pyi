@@ -110,6 +110,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_GRANT_EXPIRED: _Reason.ValueType  # 40
     REASON_USES_EXHAUSTED: _Reason.ValueType  # 41
     REASON_CONCURRENCY_LIMIT: _Reason.ValueType  # 42
+    REASON_CONDITION_UNMET: _Reason.ValueType  # 44
+    """the context is not what a condition of the grant asks for"""
     REASON_FROZEN: _Reason.ValueType  # 43
     """the federation, or the resource's domain, lets only listed actions through"""
     REASON_UNKNOWN_LEASE: _Reason.ValueType  # 50
@@ -229,6 +231,8 @@ REASON_GRANT_REVOKED: Reason.ValueType  # 39
 REASON_GRANT_EXPIRED: Reason.ValueType  # 40
 REASON_USES_EXHAUSTED: Reason.ValueType  # 41
 REASON_CONCURRENCY_LIMIT: Reason.ValueType  # 42
+REASON_CONDITION_UNMET: Reason.ValueType  # 44
+"""the context is not what a condition of the grant asks for"""
 REASON_FROZEN: Reason.ValueType  # 43
 """the federation, or the resource's domain, lets only listed actions through"""
 REASON_UNKNOWN_LEASE: Reason.ValueType  # 50

@@ -138,6 +138,7 @@ class DelegateRequest(_message.Message):
     MAX_CONCURRENT_FIELD_NUMBER: _builtins.int
     MAX_DEPTH_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CONDITIONS_FIELD_NUMBER: _builtins.int
     grant: _builtins.str
     """"<issuer>/<name>": a grant to the executor that asks"""
     to: _builtins.str
@@ -161,6 +162,12 @@ class DelegateRequest(_message.Message):
     def resources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """patterns; 1 to 32"""
 
+    @_builtins.property
+    def conditions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Condition]:
+        """What a lease under it has to say in its context, besides what the grant asks for; at most 8, and
+        1 KiB in all.
+        """
+
     def __init__(
         self,
         *,
@@ -174,14 +181,43 @@ class DelegateRequest(_message.Message):
         max_concurrent: _builtins.int = ...,
         max_depth: _builtins.int = ...,
         request_id: _builtins.str = ...,
+        conditions: _abc.Iterable[Global___Condition] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "grant", b"grant", "max_concurrent", b"max_concurrent", "max_depth", b"max_depth", "max_lease_ttl_ms", b"max_lease_ttl_ms", "max_uses", b"max_uses", "not_after_ms", b"not_after_ms", "request_id", b"request_id", "resources", b"resources", "to", b"to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "conditions", b"conditions", "grant", b"grant", "max_concurrent", b"max_concurrent", "max_depth", b"max_depth", "max_lease_ttl_ms", b"max_lease_ttl_ms", "max_uses", b"max_uses", "not_after_ms", b"not_after_ms", "request_id", b"request_id", "resources", b"resources", "to", b"to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DelegateRequest: _TypeAlias = DelegateRequest  # noqa: Y015
+
+@_typing.final
+class Condition(_message.Message):
+    """Holds for a context that says the name, with a text that one of the values matches."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """at most once in one grant"""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """the text itself, or a prefix of it and *; 1 to 32"""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Condition: _TypeAlias = Condition  # noqa: Y015
 
 @_typing.final
 class DelegateResponse(_message.Message):
@@ -534,8 +570,8 @@ class AcquireRequest(_message.Message):
 
     @_builtins.property
     def context(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What the executor says of the work, for policies to ask about: "<name>=<text>"; at most 16
-        names, each once, and 1 KiB. It stays with the lease.
+        """What the executor says of the work, for the conditions of grants and for policies to ask about:
+        "<name>=<text>"; at most 16 names, each once, and 1 KiB. It stays with the lease.
         """
 
     def __init__(

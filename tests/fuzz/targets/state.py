@@ -75,11 +75,14 @@ def _commands() -> tuple[bytes, ...]:
     agent, node = world.agent, world.clinic.node
     held = [lease.id for lease in world.view.leases()]
     grant = grant_body("new", agent, [f"//{BANK}/accounts/*"], max_depth=2)
+    grant |= {"conditions": [{"name": "ticket", "values": ["OPS-*"]}]}
+    told = acquire_body(agent, "payments.read", f"//{BANK}/accounts/7", context=["ticket=OPS-7"])
     proposals = [each.id for each in world.view.proposals()]
     given: list[tuple[str, str, Mapping[str, object]]] = [
         (CLINIC, "resources.thaw", {}),
         (BANK, "grant.issue", grant),
         (node, "lease.acquire", acquire_body(agent, "payments.read", f"//{BANK}/accounts/7")),
+        (node, "lease.acquire", told),
         (
             node,
             "lease.acquire",

@@ -69,6 +69,36 @@ async def test_a_grant_is_passed_on_used_and_taken_back(edge, lease, other) -> N
     assert (denied.verdict, denied.reason) == (DENY, decision_pb2.REASON_GRANT_REVOKED)
 
 
+async def test_what_is_passed_on_asks_for_what_it_was_said_to(edge, lease, other) -> None:
+    """In whatever order it was said."""
+    zone = lease_pb2.Condition(name="zone", values=["us", "eu"])
+    ticket = lease_pb2.Condition(name="ticket", values=["OPS-*"])
+    made = await lease.Delegate(wish(conditions=[zone, ticket]))
+    assert made.verdict == PERMIT
+    book = f"//{DOMAIN}/books/1"
+    denied = await other.Acquire(acquire(resource=book, context=["zone=eu"], request_id="a-1"))
+    assert denied.reason == decision_pb2.REASON_CONDITION_UNMET
+    assert denied.thing == f"{made.grant}/ticket"
+    said = ["zone=eu", "ticket=OPS-7"]
+    granted = await other.Acquire(acquire(resource=book, context=said, request_id="a-2"))
+    assert (granted.verdict, granted.lease.grant) == (PERMIT, made.grant)
+
+
+async def test_the_longest_that_may_be_said_fits_a_command(lease) -> None:
+    """Also where each character takes two on the way."""
+    text = '"' * 250
+    conditions = [
+        lease_pb2.Condition(name=f"n{place}", values=[text[1:] + str(place)]) for place in range(4)
+    ]
+    books = [f"//{DOMAIN}/books/{place:02}{'x' * 150}" for place in range(32)]
+    answer = await lease.Delegate(wish(conditions=conditions, resources=books))
+    assert answer.verdict == PERMIT
+    more = [each + "x" * 70 for each in books]
+    assert await violations(lease.Delegate(wish(conditions=conditions, resources=more))) == [
+        "resources"
+    ]
+
+
 async def test_a_repeated_request_passes_on_once(lease) -> None:
     first, again = [await lease.Delegate(wish()) for _ in range(2)]
     assert (first.grant, again.outcome.duplicate) == (again.grant, True)
@@ -119,6 +149,15 @@ async def test_an_unknown_outcome_is_a_denial_that_says_so(edge, lease) -> None:
         ({"max_concurrent": 1_001}, "max_concurrent"),
         ({"max_depth": MAX_DEPTH + 1}, "max_depth"),
         ({"request_id": "x" * 65}, "request_id"),
+        ({"conditions": [{"name": "Ticket", "values": ["a"]}]}, "conditions"),
+        ({"conditions": [{"name": "ticket", "values": []}]}, "conditions"),
+        ({"conditions": [{"name": "ticket", "values": [""]}]}, "conditions"),
+        ({"conditions": [{"name": "ticket", "values": ["a", "a"]}]}, "conditions"),
+        ({"conditions": [{"name": "ticket", "values": ["a*b"]}]}, "conditions"),
+        ({"conditions": [{"name": "ticket", "values": ["a"]}] * 2}, "conditions"),
+        ({"conditions": [{"name": f"n{n}", "values": ["a"]} for n in range(9)]}, "conditions"),
+        ({"conditions": [{"name": "n", "values": [str(n) for n in range(33)]}]}, "conditions"),
+        ({"conditions": [{"name": "n", "values": ["x" * 257]}]}, "conditions"),
         ({"resources": [f"//{DOMAIN}/{n}{'x' * 250}" for n in range(32)]}, "resources[0]"),
         (
             {

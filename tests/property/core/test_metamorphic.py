@@ -16,17 +16,18 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.property.core.naive.cast import ACTIONS, PATHS
+from tests.property.core.naive.cast import ACTIONS, CONTEXTS, PATHS
 from tests.property.core.naive.deciding import behind
 from tests.property.core.naive.sides import MEMBERS, Setting, begun, branch, play, rules_of, sign
 from tests.property.core.naive.world import Command, World, enough, home, is_for
 
 from quorate.core import codec
+from quorate.core.conditions import Condition
 from quorate.core.decision import DecisionRequest, check_lease, decide
 from quorate.core.genesis import parse_genesis
 from quorate.core.outcome import Outcome, Permit, Reason
 from quorate.core.records import Kind
-from quorate.core.state import list_records
+from quorate.core.state import list_records, save_grant
 from quorate.core.store import MemoryStore
 from quorate.core.transitions import apply, install_genesis
 from quorate.proofs import merkle
@@ -43,8 +44,8 @@ def run(ledger: Ledger, commands: Sequence[Command]) -> list[Outcome]:
     ]
 
 
-def permits(ledger: Ledger, world: World) -> set[tuple[str, str, str]]:
-    """All that would be permitted as a new lease, of what is ever asked for."""
+def permits(ledger: Ledger, world: World, context: Sequence[str] = ()) -> set[tuple[str, str, str]]:
+    """All that would be permitted as a new lease, of what is ever asked for, to who says this."""
     now, view = ledger.view.ledger_time(), ledger.view
     executors = [each["executor"] for each in world.executors]
     owners = [each["domain"] for each in world.domains]
@@ -52,7 +53,12 @@ def permits(ledger: Ledger, world: World) -> set[tuple[str, str, str]]:
         (executor, action, f"//{owner}/{path}")
         for executor, action, owner, path in product(executors, ACTIONS, owners, PATHS)
         if isinstance(
-            decide(view, DecisionRequest(executor, action, f"//{owner}/{path}"), now), Permit
+            decide(
+                view,
+                DecisionRequest(executor, action, f"//{owner}/{path}", tuple(context)),
+                now,
+            ),
+            Permit,
         )
     }
 
@@ -221,6 +227,57 @@ def widenings(world: World, chance: Random) -> Iterator[tuple[str, str, dict[str
             if node["domain"] == home(who):
                 body = {"executor": who, "grant": ident, "to": to["executor"]}
                 yield node["node"], "grant.delegate", part | body
+
+
+@settings(max_examples=18)
+@given(chances)
+def test_a_condition_more_permits_nothing(chance: Random) -> None:
+    """Whatever was denied is denied, whatever is said, when a grant asks for more; and each lease
+    holds that held."""
+    sides, _ = play(chance, Counter())
+    world = sides.world
+    grants = list(sides.ledger.view.grants())
+    with rules_of(sides.setting):
+        before = [permits(sides.ledger, world, said) for said in EVER_SAID]
+        for _ in range(3):
+            ledger = branch(sides.ledger)
+            for grant in chance.sample(grants, min(len(grants), 3)):
+                asked = {each.name: each for each in (*some_conditions(chance), *grant.conditions)}
+                more = tuple(asked[name] for name in sorted(asked))
+                save_grant(ledger.store, replace(grant, conditions=more), ledger.now)
+            after = [permits(ledger, world, said) for said in EVER_SAID]
+            assert all(now <= then for now, then in zip(after, before, strict=True))
+            assert held(ledger) == held(sides.ledger)
+
+
+EVER_SAID = ((), *CONTEXTS)
+
+
+def some_conditions(chance: Random) -> list[Condition]:
+    values = (("1",), ("1", "2"), ("1*",), ("*",))
+    return [Condition(name, chance.choice(values)) for name in "at" if chance.random() < 0.7]
+
+
+@settings(max_examples=18)
+@given(chances)
+def test_a_grant_with_a_condition_gives_no_more_than_one_without(chance: Random) -> None:
+    """Also when it is passed on."""
+    sides, _ = play(chance, Counter())
+    at, world = sides.world.time, sides.world
+    if world.protocol == 1:
+        return
+    given = [each for each in widenings(world, chance) if each[1].startswith("grant")]
+    with rules_of(sides.setting):
+        for place in range(4 if given else 0):
+            issuer, verb, body = chance.choice(given)
+            asks = {"conditions": [each.to_json() for each in some_conditions(chance)]}
+            with_it, without = branch(sides.ledger), branch(sides.ledger)
+            who = "", enough(world, issuer)
+            for ledger, said in ((with_it, asks if asks["conditions"] else {}), (without, {})):
+                meant = f"{place:032x}", at + 1_000, at, world.origin, *who
+                run(ledger, [Command(issuer, verb, body | said, *meant)])
+            for context in EVER_SAID:
+                assert permits(with_it, world, context) <= permits(without, world, context)
 
 
 @settings(max_examples=18)

@@ -15,6 +15,7 @@ from tests.property.core.naive.sides import DifferenceError, play, shortest
 from quorate.core import (
     attesting,
     balloting,
+    conditions,
     decision,
     delegating,
     delegation,
@@ -334,6 +335,21 @@ def uses_count_for_the_last_grant_alone(rule: Any, store: Any, grant: Grant, now
 @breaks(Lease, "grants")
 def leases_in_force_count_for_the_last_grant_alone(rule: Any, lease: Lease) -> Any:
     return (lease.grant,)
+
+
+@breaks(decision, "why_unmet")
+def a_grant_asks_for_nothing_itself(rule: Any, *args: Any) -> Any:
+    return None
+
+
+@breaks(delegation, "why_unmet")
+def what_is_behind_a_grant_asks_for_nothing(rule: Any, *args: Any) -> Any:
+    return None
+
+
+@breaks(conditions, "text_matches")
+def a_prefix_alone_is_enough(rule: Any, pattern: str, text: str) -> Any:
+    return rule(pattern, text) or pattern == f"{text}*"
 
 
 # -- of keys ---------------------------------------------------------------------------------------

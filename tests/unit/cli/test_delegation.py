@@ -44,6 +44,38 @@ def test_a_part_is_passed_on_and_taken_back(grant: Any, run: Any, federation: An
     assert (again.exit_code, again.json["reason"]) == (3, "FINAL")
 
 
+def test_conditions_are_asked_for_and_shown(grant: Any, run: Any, federation: Any) -> None:
+    when = ("--when", "ticket=OPS-2,OPS-1", "--when", "zone=eu", "--when", "ticket=SEC-*")
+    made = grant("delegate", "bank.example/payroll", AIDE, *SCOPE, *when)
+    assert made.exit_code == 0, made.stderr
+    org = ("--org", federation.org())
+    scope = ("--action", "*", "--resource", "//bank.example/*")
+    issued = run("grant", "issue", "asks", "agent/aide", *scope, *when, *org)
+    assert issued.exit_code == 0, issued.stderr
+    records = run("grant", "list", *org, "-o", "json").json["records"]
+    asked = [
+        {"name": "ticket", "values": ["OPS-1", "OPS-2", "SEC-*"]},
+        {"name": "zone", "values": ["eu"]},
+    ]
+    found = {each["id"]: each.get("conditions") for each in records}
+    assert found[made.json["grant"]] == found["bank.example/asks"] == asked
+    assert found["bank.example/payroll"] is None
+    shown = run("grant", "list", *org, "-o", "text").stdout
+    assert "ticket=OPS-1,OPS-2,SEC-*; zone=eu" in shown
+
+
+@pytest.mark.parametrize("when", ["ticket", "=x", "ticket=", "ticket=a,,b", "ticket=a*b", "T=a"])
+def test_an_odd_condition_is_refused_at_once(
+    grant: Any, run: Any, federation: Any, node: Any, when: str
+) -> None:
+    passed = grant("delegate", "bank.example/payroll", AIDE, *SCOPE, "--when", when)
+    issue = ("grant", "issue", "asks", "agent/aide", *SCOPE, "--when", when)
+    issued = run(*issue, "--org", federation.org(), "-o", "json")
+    assert passed.exit_code == issued.exit_code != 0
+    assert (passed.error["kind"], issued.error["kind"]) == ("usage", "usage")
+    assert node.requests == []
+
+
 def test_more_than_there_is_is_denied(grant: Any) -> None:
     scope = ("--action", "*", "--resource", RESOURCE)
     ran = grant("delegate", "bank.example/payroll", AIDE, *scope)

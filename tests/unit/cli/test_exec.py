@@ -54,6 +54,19 @@ def test_the_wished_life_is_asked_for(execute: Any, node: Any) -> None:
     assert [asked.ttl_ms for asked in node.requests] == [90_000]
 
 
+def test_what_the_work_is_about_is_said(execute: Any, node: Any) -> None:
+    execute("--context", "zone=eu", "--context", "ticket=OPS-7=x", action="records.read")
+    assert [list(asked.context) for asked in node.requests] == [["ticket=OPS-7=x", "zone=eu"]]
+
+
+@pytest.mark.parametrize("context", [("ticket",), ("ticket=1", "--context", "ticket=2")])
+def test_an_odd_context_is_refused_at_once(execute: Any, node: Any, context: Any) -> None:
+    ran = execute("--context", *context)
+    assert ran.exit_code not in (0, 3)
+    assert ran.error["kind"] == "usage"
+    assert node.requests == []
+
+
 @pytest.mark.parametrize("fault", ["SIGINT", "SIGTERM"])
 def test_who_does_not_wait_for_the_lease_starts_nothing(
     execute: Any, node: Any, fault: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -33,6 +34,24 @@ def test_a_part_is_passed_on_as_it_was_said(world: World) -> None:
     assert (asked.not_after_ms, asked.max_lease_ttl_ms, asked.max_uses) == (5_000, 1_000, 3)
     assert (asked.max_concurrent, asked.max_depth) == (0, 0)
     assert asked.request_id
+
+
+def test_conditions_are_passed_on_as_they_were_said(world: World) -> None:
+    world.node.then("Delegate", made())
+    part = replace(PART, conditions={"ticket": ["OPS-*", "SEC-1"], "zone": ("eu",)})
+    assert isinstance(world.gate.delegate(GRANT, TO, part), Delegated)
+    (asked,) = world.node.requests["Delegate"]
+    said = [(each.name, list(each.values)) for each in asked.conditions]
+    assert said == [("ticket", ["OPS-*", "SEC-1"]), ("zone", ["eu"])]
+
+
+@pytest.mark.parametrize(
+    "conditions", [{"ticket": "OPS-1"}, {"ticket": [7]}, {7: ["a"]}, ["ticket"]]
+)
+def test_conditions_that_are_none_are_not_said(world: World, conditions: Any) -> None:
+    denied = world.gate.delegate(GRANT, TO, replace(PART, conditions=conditions))
+    assert isinstance(denied, Denied)
+    assert denied.reason is ClientReason.INVALID_REQUEST
 
 
 def test_it_is_asked_again_as_the_same_until_it_is_settled(world: World) -> None:

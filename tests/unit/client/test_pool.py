@@ -74,6 +74,52 @@ def test_one_lease_serves_act_after_act(world: World, pool: LeasePool) -> None:
     assert error.value.reason is ClientReason.CLOSED
 
 
+def told_lease(fence: int, *context: str) -> Any:
+    return granted(id=f"lease-{fence}", fence=fence, context=context)
+
+
+def test_work_of_which_something_else_is_said_has_another_lease(
+    world: World, pool: LeasePool
+) -> None:
+    quiet(world)
+    world.node.then("Acquire", told_lease(7, "ticket=OPS-1"), told_lease(8, "ticket=OPS-2"))
+    world.node.then("Acquire", told_lease(9))
+    world.node.then("Check", *(permit(fence=7 + n) for n in range(3)))
+    world.node.then("Release", *[released()] * 3)
+    found = []
+    for context in ({"ticket": "OPS-1"}, {"ticket": "OPS-2"}, {"ticket": "OPS-1"}, None, {}):
+        with pool.lease(ACTION, RESOURCE, context) as lease:
+            found.append(lease.id)
+    assert found == ["lease-7", "lease-8", "lease-7", "lease-9", "lease-9"]
+    said = [list(each.context) for each in world.node.requests["Acquire"]]
+    assert said == [["ticket=OPS-1"], ["ticket=OPS-2"], []]
+
+
+def test_what_is_governed_says_what_it_is_about(world: World, pool: LeasePool) -> None:
+    quiet(world)
+    world.node.then("Acquire", told_lease(7, "ticket=OPS-1", "zone=eu"))
+    world.node.then("Check", permit())
+    world.node.then("Release", released())
+
+    @governed(pool, ACTION, RESOURCE, context=lambda ticket: {"zone": "eu", "ticket": ticket})
+    def work(ticket: str) -> str:
+        return ticket
+
+    assert work("OPS-1") == "OPS-1"
+    (asked,) = world.node.requests["Acquire"]
+    assert list(asked.context) == ["ticket=OPS-1", "zone=eu"]
+
+
+@pytest.mark.parametrize("context", [{"a=b": "c"}, {"a": "\udc00"}])
+def test_a_context_that_cannot_be_said_is_denied(
+    world: World, pool: LeasePool, context: Any
+) -> None:
+    with pytest.raises(DeniedError) as error, pool.lease(ACTION, RESOURCE, context):
+        pytest.fail("entered")
+    assert error.value.reason is ClientReason.INVALID_REQUEST
+    assert "Acquire" not in world.node.requests
+
+
 def test_threads_that_come_together_share_one_lease(world: World, pool: LeasePool) -> None:
     quiet(world)
     world.node.then("Acquire", granted())

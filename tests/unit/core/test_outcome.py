@@ -17,7 +17,7 @@ def test_every_way_that_a_grant_fails_has_a_rank() -> None:
     about_delegators = {Reason.EXECUTOR_SUSPENDED, Reason.EXECUTOR_REVOKED, Reason.NO_TRUST}
     about_delegators |= {Reason.DOMAIN_SUSPENDED, Reason.DOMAIN_REVOKED}
     about_delegators |= {Reason.CONTAINED}
-    limits = {Reason.USES_EXHAUSTED, Reason.CONCURRENCY_LIMIT}
+    limits = {Reason.USES_EXHAUSTED, Reason.CONCURRENCY_LIMIT, Reason.CONDITION_UNMET}
     assert set(_NEAREST_FIRST) == about_grants | about_delegators | limits
 
 

@@ -7,7 +7,7 @@ closed or when others need the room.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Final, Self
@@ -15,9 +15,8 @@ from typing import Final, Self
 from quorate.client.aio.gate import AsyncGate, Holding
 from quorate.client.aio.leases import AsyncLease
 from quorate.client.decisions import ClientReason, Denied, DeniedError
-from quorate.client.lineage import current_lineage
 from quorate.client.pool import GIVE_BACK_MS
-from quorate.client.pooling import MOST_LEASES, Key, Place, Places
+from quorate.client.pooling import MOST_LEASES, Place, Places, key_of
 
 _CLOSED: Final = "the pool was closed"
 
@@ -25,7 +24,7 @@ _Place = Place[AsyncLease, asyncio.Lock]
 
 
 class AsyncLeasePool:
-    """One lease for each action, resource and lineage, for the tasks of one loop.
+    """One lease for each action, resource, lineage and context, for the tasks of one loop.
 
     ttl_ms: the wished life of each lease; 0: the longest that its grant allows. Leases are renewed.
     most: leases at once.
@@ -50,17 +49,19 @@ class AsyncLeasePool:
         await self.close()
 
     @asynccontextmanager
-    async def lease(self, action: str, resource: str) -> AsyncIterator[AsyncLease]:
+    async def lease(
+        self, action: str, resource: str, context: Mapping[str, str] | None = None
+    ) -> AsyncIterator[AsyncLease]:
         """The pool's lease for this, for the length of a block. It is no permit, and stops nothing:
         an act under it is `async with lease.hold():`, or `lease.act()`. Raises DeniedError when
-        there is none.
+        there is none. context: as for `LeasePool.lease`.
 
         A lease that is over is acquired anew, for another grant may be there. A denied request is
         not repeated for DENIAL_KEPT_MS.
         """
         if self._is_closed:
             raise DeniedError(Denied(ClientReason.CLOSED, resource, _CLOSED))
-        place, idle = self._places.enter(Key(action, resource, current_lineage()))
+        place, idle = self._places.enter(key_of(action, resource, context))
         if isinstance(place, Denied):
             raise DeniedError(place)
         try:
@@ -95,6 +96,7 @@ class AsyncLeasePool:
             self._ttl_ms,
             request_id=place.request_id,
             parents=place.key.parents,
+            context=dict(place.key.context),
         )
         place.request_id = ""
         if isinstance(lease, Denied):

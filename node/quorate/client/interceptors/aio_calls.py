@@ -75,7 +75,7 @@ class LeaseOfCall:
     async def _hold(self, pool: AsyncLeasePool, act: Act) -> None:
         lease_id = ""
         try:
-            async with pool.lease(act.action, act.resource) as lease:
+            async with pool.lease(*act) as lease:
                 lease_id = lease.id
                 async with lease.hold(), lease.act():
                     self._held.set_result(lease.id)

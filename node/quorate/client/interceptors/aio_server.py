@@ -109,7 +109,7 @@ def _governed(
         lease_id = ""
         try:
             with come.entered():
-                async with pool.lease(act.action, act.resource) as lease:
+                async with pool.lease(*act) as lease:
                     lease_id = lease.id
                     async with lease.hold(), lease.act() as permit:
                         with going_by(permit):

@@ -37,7 +37,7 @@ class LeaseOfCall:
     def take(self, pool: LeasePool, act: Act) -> None:
         """Raises DeniedError when there is none."""
         with ExitStack() as blocks:
-            lease = blocks.enter_context(pool.lease(act.action, act.resource))
+            lease = blocks.enter_context(pool.lease(*act))
             self.id = lease.id
             blocks.enter_context(lease.hold(self._told))
             blocks.enter_context(lease.act())

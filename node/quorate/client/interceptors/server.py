@@ -146,7 +146,7 @@ class _Governed:
         try:
             with (
                 self._come.entered(),
-                self._pool.lease(self._act.action, self._act.resource) as lease,
+                self._pool.lease(*self._act) as lease,
             ):
                 lease_id = lease.id
                 running = _Running(lease, context)

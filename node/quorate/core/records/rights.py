@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
+from quorate.core.conditions import Condition, conditions_from_json
 from quorate.core.lineage import Stage
 from quorate.core.records.base import BaseRecord, Kind
 from quorate.core.rows import Row
@@ -68,10 +69,14 @@ class Grant(BaseRecord):
     parent: the grant that it was made of, by that one's executor, at ledger index `made`; empty:
     the issuer has issued it. max_depth: how often it may be passed on, and on. delegations: how
     many were made of it, ever; what is done with those counts as a use of it.
+    conditions: what a lease under it has to say in its context, all of it; what was made of it asks
+    the same, and more where it says so.
     """
 
     kind: ClassVar[Kind] = Kind.GRANT
-    LATER: ClassVar[frozenset[str]] = frozenset({"parent", "made", "max_depth", "delegations"})
+    LATER: ClassVar[frozenset[str]] = frozenset(
+        {"parent", "made", "max_depth", "delegations", "conditions"}
+    )
 
     issuer: str
     grant: str
@@ -89,6 +94,7 @@ class Grant(BaseRecord):
     made: int = 0
     max_depth: int = 0
     delegations: int = 0
+    conditions: tuple[Condition, ...] = ()
 
     @property
     def id(self) -> str:
@@ -121,6 +127,7 @@ class Grant(BaseRecord):
             made=row.number_or("made", 0),
             max_depth=row.number_or("max_depth", 0),
             delegations=row.number_or("delegations", 0),
+            conditions=row.parsed_or("conditions", conditions_from_json, ()),
         )
 
 
@@ -139,7 +146,8 @@ class Lease(BaseRecord):
     ancestor_executors: who those rest on, likewise. Version 1 left both out.
     stage, events, lineage: how far the work has come, how many events say so, and the head of their
     chain (`quorate.core.lineage`); they change no status.
-    context: what the executor said about it, `<name>=<text>`; for policies to ask about.
+    context: what the executor said about it, `<name>=<text>`; for the conditions of
+    grants, and for policies, to ask about.
     """
 
     kind: ClassVar[Kind] = Kind.LEASE

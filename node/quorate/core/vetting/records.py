@@ -7,6 +7,7 @@ from typing import Final
 
 from quorate.core import cedar, codec, dsse, ids, keys, patterns, protocol
 from quorate.core.acts import parse_act
+from quorate.core.conditions import check_conditions, first_unmet
 from quorate.core.containment import ancestry_of, containers
 from quorate.core.errors import MalformedError, StorageDamagedError
 from quorate.core.frozen import check_frozen
@@ -117,6 +118,8 @@ class RecordLooks:
             case TrustEdge():
                 self._look_at_edge(record)
             case Grant():
+                is_whole = said.get("conditions") == record.to_json().get("conditions")
+                require(is_whole, f"{record.id} has conditions in another form")
                 self._look_at_grant(record)
             case Lease():
                 self._look_at_lease(record)
@@ -198,6 +201,9 @@ class RecordLooks:
         is_few = grant.delegations <= MAX_DELEGATIONS_PER_GRANT
         require(is_few, f"{grant.id} was passed on too often")
         self._bounds.check_any_index(grant.made, grant.id)
+        may_be = self._bounds.version >= protocol.SECOND
+        require(may_be or not grant.conditions, f"{grant.id} has conditions")
+        check_conditions(grant.conditions)
         if grant.parent:
             self._look_at_parent(grant)
         ends = grant.executor, grant.issuer, grant.grant
@@ -215,13 +221,17 @@ class RecordLooks:
 
     def _look_at_parent(self, grant: Grant) -> None:
         """Depth shrinks with every link, so that no chain is endless."""
-        key = keys.record(Kind.GRANT, grant.parent)
-        data = None if key is None else self._state.get(key)
-        require(data is not None, f"{grant.id} was made of nothing")
-        parent = Grant.from_json(codec.load(data or b""))
+        parent = self._grant(grant.parent)
         require(parent.id == grant.parent, f"{grant.id} was made of another")
         is_part = parent.issuer == grant.issuer and parent.max_depth > grant.max_depth
         require(is_part, f"{grant.id} is no part of {parent.id}")
+
+    def _grant(self, ident: str) -> Grant:
+        """One that may not have been looked at yet."""
+        key = keys.record(Kind.GRANT, ident)
+        data = None if key is None else self._state.get(key)
+        require(data is not None, f"there is no grant {ident}")
+        return Grant.from_json(codec.load(data or b""))
 
     def _look_at_lease(self, lease: Lease) -> None:
         ids.check_lease_id(lease.id)
@@ -260,6 +270,9 @@ class RecordLooks:
         may_be = self._protocol >= protocol.SECOND
         require(may_be or not lease.context, f"{lease.id} has a context")
         check_whole_context(lease.context)
+        for ident in lease.grants:
+            unmet = first_unmet(self._grant(ident).conditions, lease.context)
+            require(unmet is None, f"{lease.id} is not what {ident} asks for")
 
     def _look_at_backing(self, lease: Lease, more: set[str]) -> None:
         """What it relies on beyond its own: as many links as a chain has, with routes to each."""

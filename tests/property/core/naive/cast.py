@@ -20,6 +20,8 @@ ACTIONS: Final = ("pay", "pay.out", "read")
 PATHS: Final = ("x", "x/y", "z")
 ACTION_PATTERNS: Final = (["*"], ["*"], ["pay.*"], ["pay", "read"], ["pay.*", "read"], ["read"])
 PATH_PATTERNS: Final = (["*"], ["*"], ["x/*"], ["x", "z"], ["x/*", "z"], ["x"])
+CONTEXTS: Final = (["t=1"], ["t=1"], ["t=2"], ["a=", "t=1"], ["a=x", "t=12"])
+"""What executors say of their work, when they say something."""
 HOUR_MS: Final = 3_600_000
 DAY_MS: Final = 86_400_000
 
@@ -146,4 +148,13 @@ class Cast:
             "max_uses": self.one((0, 0, 0, 1, 2, 3)),
             "max_concurrent": self.one((0, 0, 0, 1, 2)),
             **self.depth(),
+            **self.conditions(0.12 if self._world.protocol > 1 else 0.02),
         }
+
+    def conditions(self, share: float) -> Body:
+        """What a lease has to say of the work."""
+        if not self.often(share):
+            return {}
+        ticket = {"name": "t", "values": self.one((["1"], ["1"], ["1", "2"], ["1*"], ["*"]))}
+        other = {"name": "a", "values": self.one((["*"], ["x"]))}
+        return {"conditions": self.one(([ticket], [ticket], [other, ticket]))}

@@ -14,6 +14,7 @@ from tests.property.core.naive import policing
 from tests.property.core.naive.world import No, Thing, World, find, is_for, owner
 
 NEAREST_FIRST = (
+    "CONDITION_UNMET",
     "CONCURRENCY_LIMIT",
     "USES_EXHAUSTED",
     "GRANT_EXPIRED",
@@ -80,7 +81,7 @@ def decide(  # noqa: PLR0917  # in the order of a request
     of = owner(resource)
     active_domain(world, of)
     route = trusted(world, edges_for(world, action, resource), of, who["domain"], of)
-    grant, chain = permitting_grant(world, executor, action, resource, now)
+    grant, chain = permitting_grant(world, executor, action, resource, now, context)
     basis = Basis(who, of, route, grant, chain)
     ask_policies(world, basis, action, resource, context)
     return basis
@@ -217,8 +218,8 @@ def edge_id(edge: Thing) -> str:
 # -- grants --------------------------------------------------------------------------------------
 
 
-def permitting_grant(
-    world: World, executor: str, action: str, resource: str, now: int
+def permitting_grant(  # noqa: PLR0917  # as `decide`
+    world: World, executor: str, action: str, resource: str, now: int, context: Sequence[str]
 ) -> tuple[Thing, list[Link]]:
     """The first that permits, and what is behind it: of those that the issuer has issued by name,
     then of those that were passed on. When none does, the denial is the one nearest to a permit;
@@ -229,8 +230,8 @@ def permitting_grant(
         if not is_meant or not is_for(grant, action, resource):
             continue
         try:
-            gives(world, grant, now)
-            return grant, what_is_behind(world, grant, action, resource, now)
+            gives(world, grant, now, context)
+            return grant, what_is_behind(world, grant, action, resource, now, context)
         except No as no:
             failures.append(no)
     for reason in NEAREST_FIRST:
@@ -245,18 +246,32 @@ def place_of(grant: Thing) -> tuple[int, str]:
     return (grant["made"] if grant["parent"] else -1), name_of(grant)
 
 
-def gives(world: World, grant: Thing, now: int) -> None:
-    """Raises No when the grant, by itself, gives no lease."""
+def gives(world: World, grant: Thing, now: int, context: Sequence[str]) -> None:
+    """Raises No when the grant, by itself, gives no lease to who says this."""
     problem = what_ended(grant, now) or what_is_used_up(world, grant, now)
     if problem:
         raise No(problem, name_of(grant))
+    for condition in grant["conditions"]:
+        said = [each for each in context if each.startswith(f"{condition['name']}=")]
+        texts = [each[len(condition["name"]) + 1 :] for each in said]
+        if not any(is_like(text, value) for text in texts for value in condition["values"]):
+            raise No("CONDITION_UNMET", f"{name_of(grant)}/{condition['name']}")
 
 
-def what_is_behind(world: World, grant: Thing, action: str, resource: str, now: int) -> list[Link]:
+def is_like(text: str, value: str) -> bool:
+    """docs/delegation.md: the text itself, or how it begins, with more behind that."""
+    if value[-1] == "*":
+        return len(text) >= len(value) and text[: len(value) - 1] == value[:-1]
+    return text == value
+
+
+def what_is_behind(  # noqa: PLR0917  # as `decide`
+    world: World, grant: Thing, action: str, resource: str, now: int, context: Sequence[str]
+) -> list[Link]:
     """All that a grant rests on that was passed on. Raises No when something of it is not good."""
     edges, chain = edges_for(world, action, resource), behind(world, grant)
     for each in chain:
-        gives(world, each, now)
+        gives(world, each, now, context)
         active_executor(world, each["executor"])
         is_free(world, each["executor"])
     links: list[Link] = []

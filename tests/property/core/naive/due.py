@@ -100,7 +100,7 @@ PAIRS: Final[dict[str, tuple[str, ...]]] = {
         "ILLEGAL_TRANSITION",
         "DOMAIN_SUSPENDED",
     ),
-    "lease.acquire": ("CONTAINED", "LIMIT_EXCEEDED", *OF_POLICIES),
+    "lease.acquire": ("CONTAINED", "LIMIT_EXCEEDED", "CONDITION_UNMET", *OF_POLICIES),
     "attestation.set_reference": (
         "",
         "MALFORMED_COMMAND",
@@ -117,7 +117,14 @@ PAIRS: Final[dict[str, tuple[str, ...]]] = {
     "lease.renew": ("CONTAINED", *OF_PROOFS, *OF_POLICIES),
     "check": ("CONTAINED", *OF_PROOFS, *OF_POLICIES),
     # Of what is behind a grant that was passed on; one that is over is so itself.
-    "lease.acquire, for a link": (*OF_LINKS, "USES_EXHAUSTED", "CONCURRENCY_LIMIT"),
+    "lease.acquire, for a link": (
+        *OF_LINKS,
+        "USES_EXHAUSTED",
+        "CONCURRENCY_LIMIT",
+        "CONDITION_UNMET",
+    ),
+    "lease.acquire with conditions": ("",),
+    "lease.acquire with conditions further on": ("",),
     "lease.acquire over 2 edges": ("",),
     "lease.acquire over 3 edges": ("",),
     "lease.acquire passed on 1 times": ("",),

@@ -16,6 +16,7 @@ from typing import Final
 from tests.property.core.naive.cast import (
     ACTION_PATTERNS,
     ACTIONS,
+    CONTEXTS,
     DAY_MS,
     FOUNDERS,
     HOUR_MS,
@@ -399,10 +400,10 @@ class Author(Linking, Showing, Voting, Keying):
     def _lease(self, act: str, at: int) -> tuple[str, Body]:
         ttl = self.one((0, 0, 0, 1, 1_000, 30_000, 2 * DAY_MS))
         if act == "acquire":
-            executor, body = self.wish()
+            context = self.often(0.35 if self._world.protocol > 1 else 0.02)
+            said = {"context": list(self.one(CONTEXTS))} if context else {}
+            executor, body = self.wish(said)
             body |= {"ttl_ms": ttl}
-            if self.often(0.2 if self._world.protocol > 1 else 0.02):
-                body["context"] = self.one((["t=1"], ["t=2"], ["a=", "t=1"]))
             if self._world.leases and self.often(0.3):
                 late = self._world.leases[-4:] if self.often(0.6) else self._world.leases
                 parents = [self.one(late)["lease"] for _ in range(self.one((1, 1, 2)))]
@@ -413,19 +414,20 @@ class Author(Linking, Showing, Voting, Keying):
             body |= {} if act == "release" else {"ttl_ms": ttl}
         return self.node(self.mostly(home(executor))), body
 
-    def wish(self) -> tuple[str, Body]:
-        """An act that somebody wants to do: mostly one that there is a grant for."""
+    def wish(self, said: Body) -> tuple[str, Body]:
+        """An act that somebody wants to do, and says this of: mostly one that there is a grant
+        for."""
         executor, body = self.wished()
         for _ in range(self.one((0, 3, 3))):
-            if self.is_permitted(body):
+            if self.is_permitted(body | said):
                 break
             executor, body = self.wished()
-        return executor, body
+        return executor, body | said
 
     def is_permitted(self, wish: Body) -> bool:
         asked = wish["executor"], wish["action"], wish["resource"]
         try:
-            decide(self._world, *asked, self._world.time)
+            decide(self._world, *asked, self._world.time, wish.get("context", ()))
         except No:
             return False
         return True
@@ -487,5 +489,5 @@ class Author(Linking, Showing, Voting, Keying):
 
     def question(self) -> tuple[str, str, str]:
         """An executor, an action and a resource."""
-        _, wish = self.wish()
+        _, wish = self.wish({})
         return wish["executor"], wish["action"], wish["resource"]

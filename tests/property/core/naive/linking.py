@@ -50,6 +50,7 @@ class Linking(Cast):
         deeds = [(issuer, verb, body)]
         executor = lease["executor"]
         asked = {name: lease[name] for name in ("executor", "action", "resource")} | {"ttl_ms": 0}
+        asked |= {"context": lease["context"]} if lease["context"] else {}
         renewal = {"lease": lease["lease"], "executor": executor, "ttl_ms": 0}
         again = self.node(home(executor)), "lease.acquire", asked
         more = self.node(home(executor)), "lease.renew", renewal
@@ -186,7 +187,7 @@ class Linking(Cast):
                     depth = parent["max_depth"]
                 case _:
                     part["not_after"] = at - self.one((0, 1))
-        return part | ({"max_depth": depth} if depth else {})
+        return part | ({"max_depth": depth} if depth else {}) | self.conditions(0.2)
 
     def _recall(self) -> tuple[str, Body]:
         """Of what was passed on, by who did, mostly."""

@@ -80,7 +80,8 @@ SINCE_SECOND = (
     *("attestation.set_reference", "attestation.retire_reference", "attestation.challenge"),
     *("attestation.report", "attestation.drift", "federation.reinstate_executor"),
 )
-"""Types of command that version 2 has brought; and a field, in two that there were."""
+"""Types of command that version 2 has brought; and a field, in two that there were. One of them
+has another besides."""
 DEEPENED_BY_SECOND = ("trust.open", "grant.issue")
 
 
@@ -111,6 +112,8 @@ def is_known(world: World, command: Command) -> None:
         return
     if command.verb in SINCE_SECOND:
         raise No("MALFORMED_COMMAND", "type")
+    if command.verb == "grant.issue" and "conditions" in command.body:
+        raise No("MALFORMED_COMMAND", "body.conditions")
     if command.verb in DEEPENED_BY_SECOND and "max_depth" in command.body:
         raise No("MALFORMED_COMMAND", "body.max_depth")
     if "context" in command.body:

@@ -39,6 +39,10 @@ def links_of(lease: Thing) -> list[str]:
     edges, passed_on = len(basis.route), len(basis.chain)
     named = [f"over {edges} edges"] if edges > 1 else []
     named += [f"passed on {passed_on} times"] if passed_on else []
+    if any(each["conditions"] for each in basis.grants):
+        named.append("with conditions")
+    if any(link.grant["conditions"] for link in basis.chain):
+        named.append("with conditions further on")
     return named + (["passed on, and over several edges"] if edges > 1 and passed_on else [])
 
 
@@ -46,6 +50,8 @@ def is_behind(world: World, command: Command, said: Said) -> bool:
     """Whether a lease was denied for something that its executor's own grant rests on."""
     executor, resource = str(command.body["executor"]), str(command.body["resource"])
     thing = said.things[0]
+    if said.reason == "CONDITION_UNMET":
+        thing = thing.rpartition("/")[0]
     if said.reason.startswith("EXECUTOR_"):
         return thing != executor
     if said.reason.startswith("DOMAIN_") or said.reason == "NO_TRUST":

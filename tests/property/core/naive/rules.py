@@ -226,7 +226,8 @@ def may_yet_permit(world: World, issuer: str, executor: str) -> list[Thing]:
 
 def new_grant(world: World, body: Mapping[str, Any], **fields: object) -> Thing:
     made = {"uses": 0, "status": "active", "changed": world.size}
-    return {"max_depth": 0, "parent": "", "made": 0, "delegations": 0, **body, **made, **fields}
+    later = {"max_depth": 0, "parent": "", "made": 0, "delegations": 0, "conditions": []}
+    return {**later, **body, **made, **fields}
 
 
 def govern_grant(world: World, by: Thing, command: Command) -> Yes:

@@ -23,7 +23,14 @@ from random import Random
 from typing import Any, Final
 
 from tests.property.core.naive import deciding
-from tests.property.core.naive.cast import ACTIONS, FOUNDERS, JOINERS, PATHS, SMALL_LIMITS
+from tests.property.core.naive.cast import (
+    ACTIONS,
+    CONTEXTS,
+    FOUNDERS,
+    JOINERS,
+    PATHS,
+    SMALL_LIMITS,
+)
 from tests.property.core.naive.histories import Author
 from tests.property.core.naive.keying import OFFLINE, SPARE
 from tests.property.core.naive.model import hand_in
@@ -127,13 +134,16 @@ class Sides:
             said["challenge"] = text if said["challenge"] == AS_ASKED else said["challenge"]
         return replace(command, body=body | {"evidence": evidence})
 
-    def ask(self, executor: str, action: str, resource: str, now: int) -> str:
+    def ask(  # in the order of a request
+        self, executor: str, action: str, resource: str, now: int, context: Sequence[str] = ()
+    ) -> str:
         """Asks both for a permit; the reason, empty for a yes. Raises DifferenceError."""
 
         def expected() -> list[str]:
-            return deciding.decide(self.world, executor, action, resource, now).relied_on()
+            asked = executor, action, resource, now, context
+            return deciding.decide(self.world, *asked).relied_on()
 
-        request = DecisionRequest(executor, action, resource)
+        request = DecisionRequest(executor, action, resource, tuple(context))
         return compare_decisions(request, expected, decide(self.ledger.view, request, now))
 
     def check(self, asked: Sequence[str], now: int) -> str:
@@ -301,7 +311,9 @@ def replay(setting: Setting, commands: Sequence[Command]) -> Sides:
 def _ask_everything(sides: Sides) -> None:
     world = sides.world
     for grant, action, path in product(world.grants, ACTIONS, PATHS):
-        sides.ask(grant["executor"], action, f"//{grant['issuer']}/{path}", world.time)
+        asked = grant["executor"], action, f"//{grant['issuer']}/{path}", world.time
+        for context in ((), *CONTEXTS) if world.protocol > 1 else ((),):
+            sides.ask(*asked, context)
     for lease in world.leases:
         lapses = lapses_of(world, lease["executor"])
         for now in (world.time, lease["expires_at"] - 1, lease["expires_at"], *lapses):

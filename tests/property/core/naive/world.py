@@ -50,6 +50,7 @@ LATER: dict[str, Any] = {
     "parent": "",
     "made": 0,
     "delegations": 0,
+    "conditions": [],
     "ancestors": [],
     "ancestor_executors": [],
     "rekeyings": 0,
