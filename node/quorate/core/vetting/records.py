@@ -201,7 +201,7 @@ class RecordLooks:
         is_few = grant.delegations <= MAX_DELEGATIONS_PER_GRANT
         require(is_few, f"{grant.id} was passed on too often")
         self._bounds.check_any_index(grant.made, grant.id)
-        may_be = self._bounds.version >= protocol.SECOND
+        may_be = self._protocol >= protocol.SECOND
         require(may_be or not grant.conditions, f"{grant.id} has conditions")
         check_conditions(grant.conditions)
         if grant.parent:
