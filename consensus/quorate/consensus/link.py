@@ -83,6 +83,10 @@ class Link:
         self._overflowed = False
         self._last_problem = ""
 
+    def renew(self, identity: LocalIdentity) -> None:
+        """Dials with another certificate from now on; a stream that is open goes on."""
+        self._identity = identity
+
     def send(self, messages: Iterable[pb.PeerMessage]) -> None:
         """Queues messages while the link is up; without a link they are dropped. A queue beyond
         its limit ends the link, and until it has ended takes nothing more."""

@@ -42,9 +42,10 @@ from quorate.lease.check import LeaseChecker
 from quorate.lease.clock import SystemClock, boot_id
 from quorate.lease.word import AuthorityWord
 from quorate.node import exit_codes
+from quorate.node.certificate_keeper import CertificateKeeper
 from quorate.node.config import NodeConfig, load_config
 from quorate.node.engine import check_engine
-from quorate.node.identity import load_tls_identity
+from quorate.node.identity import TlsIdentity, load_tls_identity
 from quorate.node.organisation import read_genesis
 from quorate.node.process import parse_options, stop_event
 from quorate.node.standing import own_domain
@@ -152,15 +153,10 @@ async def serve(
             denials=DenialLog(clock.boottime_ns, log),
             journal=journal,
         )
+        explainer = EdgeExplainer(checker, hub)
+        explaining = ExplainService(explainer, access, access.own, explanations(clock))
         server = build_public_server(
-            [
-                lease_registration(service),
-                explain_registration(
-                    ExplainService(
-                        EdgeExplainer(checker, hub), access, access.own, explanations(clock)
-                    )
-                ),
-            ],
+            [lease_registration(service), explain_registration(explaining)],
             address=config.listen.lease,
             identity=identity.pair,
             client_ca=client_ca,
@@ -171,6 +167,12 @@ async def serve(
         )
         stack.push_async_callback(server.stop)
         stack.callback(hub.close)  # before the server stops, so that watchers end by themselves
+        certificate = CertificateKeeper(config, identity, client_ca)
+        metrics.observe_certificate(certificate.remaining_s)
+
+        async def renew(found: TlsIdentity) -> None:
+            await server.renew(found.pair)
+
         await server.start()
         log.info("edge.listening", address=config.listen.lease, node=config.node.id)
 
@@ -181,7 +183,8 @@ async def serve(
             hub.moved()
             await link.follow(hub.moved, hub)
 
-        await _until(stopped, damaged, open_and_serve(), hub.run(), journal.run())
+        parts = open_and_serve(), hub.run(), journal.run(), certificate.run(renew)
+        await _until(stopped, damaged, *parts)
 
 
 def _authority_ms(checker: LeaseChecker, clock: SystemClock) -> float:
