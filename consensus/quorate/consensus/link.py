@@ -117,7 +117,9 @@ class Link:
     async def _connect_once(self) -> str:
         """One stream, from dialling to its end; returns why it ended."""
         credentials = grpc.ssl_channel_credentials(
-            self.peer.ca_certificate, self._identity.private_key, self._identity.certificate
+            b"\n".join(self.peer.authorities),
+            self._identity.private_key,
+            self._identity.certificate,
         )
         options = [*_CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", self.peer.server_name)]
         # With its scheme: a host may be called like one (`unix`), and would be taken for it.

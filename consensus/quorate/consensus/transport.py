@@ -65,13 +65,14 @@ class Transport:
         self._links.renew(identity)
         self._server.renew(identity)
 
-    def _met(self, node_id: str, address: str, authority: bytes) -> bool:
+    def _met(self, node_id: str, address: str, authorities: tuple[bytes, ...]) -> bool:
         """A stream is about to be let in: dials a node back that is not named. False when there
         are too many such nodes."""
         if node_id in self._links.named:
             return True
         configured = self._directory.address_of(node_id)
-        return self._links.learn(Peer(node_id, configured or address, dns_name(node_id), authority))
+        where, name = configured or address, dns_name(node_id)
+        return self._links.learn(Peer(node_id, where, name, authorities))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()

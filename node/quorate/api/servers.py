@@ -103,10 +103,12 @@ class Registration:
 class PublicServer:
     """A server with mutual TLS, health and reflection. Reported as not serving until told."""
 
-    def __init__(self, form: _Form, identity: CertificatePair, address: str) -> None:
+    def __init__(
+        self, form: _Form, identity: CertificatePair, client_ca: bytes, address: str
+    ) -> None:
         self._form = form
         self._ending: set[asyncio.Task[None]] = set()
-        self._server, self.port = form.make(identity, address)
+        self._server, self.port = form.make(identity, client_ca, address)
         """port: where it listens; of use when the address left it to the system."""
         self._address = f"{address.rpartition(':')[0]}:{self.port}"
 
@@ -120,14 +122,15 @@ class PublicServer:
         for name in ("", *(service.name for service in self._form.services)):
             await self._form.checks.set(name, status.SERVING if serving else status.NOT_SERVING)
 
-    async def renew(self, identity: CertificatePair) -> None:
-        """Serves with another certificate from now on. Calls in progress may take as long as when
-        the server stops, and whoever calls next connects anew. An address that is shared is served
+    async def renew(self, identity: CertificatePair, client_ca: bytes) -> None:
+        """Serves with another certificate from now on, and those whom these authorities vouch for.
+        Calls in progress may take as long as when the server stops, and whoever calls next
+        connects anew. An address that is shared is served
         all the while, another one but for a moment. Raises ConfigurationError when the address is
         taken meanwhile."""
         older = self._server
         if self._form.reuse_port:
-            self._server, _ = self._form.make(identity, self._address)
+            self._server, _ = self._form.make(identity, client_ca, self._address)
             await self._server.start()
             self._end(older)
             return
@@ -135,7 +138,7 @@ class PublicServer:
         for attempt in range(_REBIND_TRIES):
             await asyncio.sleep(_REBIND_RETRY_S if attempt else 0)
             try:
-                self._server, _ = self._form.make(identity, self._address)
+                self._server, _ = self._form.make(identity, client_ca, self._address)
             except ConfigurationError:  # what has stopped may hold its port for a moment
                 continue
             await self._server.start()
@@ -162,16 +165,17 @@ class PublicServer:
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """What a public server is made of, besides its certificate and its address."""
+    """What a public server is made of, besides certificates and its address."""
 
     services: Sequence[Registration]
-    client_ca: bytes
     metrics: Metrics
     reuse_port: bool
     socket: Path | None
     checks: health_service.aio.HealthServicer
 
-    def make(self, identity: CertificatePair, address: str) -> tuple[grpc.aio.Server, int]:
+    def make(
+        self, identity: CertificatePair, client_ca: bytes, address: str
+    ) -> tuple[grpc.aio.Server, int]:
         """A server that is not started, and its port. Raises ConfigurationError."""
         server = grpc.aio.server(
             interceptors=[ErrorInterceptor(self.metrics)],
@@ -187,7 +191,7 @@ class _Form:
         )
         credentials = grpc.ssl_server_credentials(
             [(identity.private_key, identity.certificate)],
-            root_certificates=self.client_ca,
+            root_certificates=client_ca,
             require_client_auth=True,
         )
         try:
@@ -211,7 +215,8 @@ def build_public_server(
     reuse_port: bool = False,
     socket: Path | None = None,
 ) -> PublicServer:
-    """A server at `address` (host:port) that demands a certificate issued by `client_ca`.
+    """A server at `address` (host:port) that demands a certificate issued by `client_ca`, which
+    is one or more in PEM.
 
     reuse_port: several processes may listen at the address (SO_REUSEPORT), and share its
     connections. socket: a unix socket to listen at as well, in the same way: whoever may reach it
@@ -222,8 +227,8 @@ def build_public_server(
             f"cannot listen at {socket}: it is in use", hint="is another process listening there?"
         )
     checks = health_service.aio.HealthServicer()
-    form = _Form(services, client_ca, metrics, reuse_port, socket, checks)
-    return PublicServer(form, identity, address)
+    form = _Form(services, metrics, reuse_port, socket, checks)
+    return PublicServer(form, identity, client_ca, address)
 
 
 def _listen_at(server: grpc.aio.Server, socket: Path, credentials: grpc.ServerCredentials) -> None:

@@ -194,6 +194,8 @@ def body_of(wanted: RekeyDomain) -> dict[str, Any]:
         "governance_key": wanted.governance_key,
         "cosigner_key": wanted.cosigner_key,
     }
+    if wanted.authorities:
+        said["ca_certificates"] = list(wanted.authorities)
     return said if wanted.key_set is None else said | {"key_set": wanted.key_set.to_json()}
 
 

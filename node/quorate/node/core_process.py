@@ -37,7 +37,7 @@ from quorate.node.lineage_keeper import LineageKeeper
 from quorate.node.organisation import read_genesis
 from quorate.node.peering import Peering
 from quorate.node.process import parse_options, stop_event
-from quorate.node.standing import check_genesis, check_ledger
+from quorate.node.standing import authorities_of, check_genesis, check_issued, check_ledger
 from quorate.node.store import open_environment
 from quorate.proofs.signing import SigningKey
 from quorate.storage import Environment
@@ -60,6 +60,8 @@ async def serve(
     descriptor = check_genesis(config, genesis, tls, signing, log_key)
     environment = open_environment(config, genesis)
     check_ledger(environment, config.node.id, signing, log_key)
+    check_issued(tls, descriptor, environment)
+    certificate = CertificateKeeper(config, tls, lambda: authorities_of(descriptor, environment))
     core = _loop(
         config,
         environment,
@@ -77,10 +79,10 @@ async def serve(
     def follow_members() -> None:
         if peering.refresh():
             check_ledger(environment, config.node.id, signing, log_key)
+            certificate.moved()
             transport.update(peering.peers())
 
     keeper = _lineage(config, genesis, environment)
-    certificate = CertificateKeeper(config, tls, descriptor.ca_certificate.encode())
     metrics.observe_certificate(certificate.remaining_s)
     metrics.observe_core(lambda: core.outbox_records, lambda: core.clock_offset_ms)
     stopped = stop_event(lifeline_fd)
@@ -93,15 +95,15 @@ async def serve(
             core,
             config,
             tls.pair,
-            descriptor.ca_certificate.encode(),
+            b"\n".join(certificate.authorities),
             metrics,
             graph=keeper,
             certificate_end_ms=certificate.end_ms,
         )
 
-        async def renew(found: TlsIdentity) -> None:
+        async def renew(found: TlsIdentity, client_ca: bytes) -> None:
             transport.renew(_shown(config, found, genesis.hash))
-            await servers.public.renew(found.pair)
+            await servers.public.renew(found.pair, client_ca)
 
         log.info("core.serving", node=config.node.id, origin=genesis.origin)
         following = certificate.run(renew, is_warning=True)

@@ -48,7 +48,7 @@ from quorate.node.engine import check_engine
 from quorate.node.identity import TlsIdentity, load_tls_identity
 from quorate.node.organisation import read_genesis
 from quorate.node.process import parse_options, stop_event
-from quorate.node.standing import own_domain
+from quorate.node.standing import authorities_of, own_domain
 from quorate.node.store import store_path
 from quorate.storage import Environment
 from quorate.telemetry import DenialLog, Metrics, configure_logging, open_metrics
@@ -122,7 +122,7 @@ async def serve(
     """
     stopped = stop_event(lifeline_fd)
     genesis = read_genesis(config.node.genesis)
-    client_ca = own_domain(config, genesis).ca_certificate.encode("ascii")
+    own = own_domain(config, genesis)
     identity = load_tls_identity(
         config.tls.certificate, config.tls.private_key, expected_id=config.node.id
     )
@@ -142,6 +142,9 @@ async def serve(
         metrics.observe_edge(
             functools.partial(_authority_ms, checker, clock), lambda: hub.ledger.permits.count
         )
+        certificate = CertificateKeeper(
+            config, identity, lambda: authorities_of(own, store.environment)
+        )
         access = Access(SpiffeId.parse(config.node.id).trust_domain)
         service = LeaseService(
             checker=checker,
@@ -159,7 +162,7 @@ async def serve(
             [lease_registration(service), explain_registration(explaining)],
             address=config.listen.lease,
             identity=identity.pair,
-            client_ca=client_ca,
+            client_ca=b"\n".join(certificate.authorities),
             metrics=metrics,
             reuse_port=True,
             # A unix socket cannot be shared: of several edges the first has it.
@@ -167,11 +170,14 @@ async def serve(
         )
         stack.push_async_callback(server.stop)
         stack.callback(hub.close)  # before the server stops, so that watchers end by themselves
-        certificate = CertificateKeeper(config, identity, client_ca)
         metrics.observe_certificate(certificate.remaining_s)
 
-        async def renew(found: TlsIdentity) -> None:
-            await server.renew(found.pair)
+        async def renew(found: TlsIdentity, client_ca: bytes) -> None:
+            await server.renew(found.pair, client_ca)
+
+        def moved() -> None:
+            hub.moved()
+            certificate.moved()
 
         await server.start()
         log.info("edge.listening", address=config.listen.lease, node=config.node.id)
@@ -180,8 +186,8 @@ async def serve(
             await store.open()
             await server.set_serving(True)
             log.info("edge.serving")
-            hub.moved()
-            await link.follow(hub.moved, hub)
+            moved()
+            await link.follow(moved, hub)
 
         parts = open_and_serve(), hub.run(), journal.run(), certificate.run(renew)
         await _until(stopped, damaged, *parts)

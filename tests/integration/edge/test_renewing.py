@@ -70,13 +70,13 @@ async def test_whoever_connects_next_is_shown_the_new_one(server, dial, pki, dir
     assert await asyncio.to_thread(shown, server.port, pki, directory) == der(pki.node)
     for _ in range(3):
         new = issue_node(pki.ca, NODE)
-        await server.renew(new)
+        await server.renew(new, pki.ca.certificate)
         await until_ok(health_pb2_grpc.HealthStub(dial(server.port, pki.executor)))
         assert await asyncio.to_thread(shown, server.port, pki, directory) == der(new)
 
 
 async def test_health_stays_what_it_was(server, dial, pki) -> None:
-    await server.renew(issue_node(pki.ca, NODE))
+    await server.renew(issue_node(pki.ca, NODE), pki.ca.certificate)
     stub = health_pb2_grpc.HealthStub(dial(server.port, pki.executor))
     answer = await stub.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=10)
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
@@ -91,7 +91,7 @@ async def test_the_socket_leads_to_the_new_one_and_goes_with_the_last(
     )
     named = [("grpc.ssl_target_name_override", SERVER_NAME)]
     for _ in range(3):
-        await server.renew(issue_node(pki.ca, NODE))
+        await server.renew(issue_node(pki.ca, NODE), pki.ca.certificate)
         await asyncio.gather(*server._ending)
         assert path.is_socket()
         assert path.stat().st_mode & 0o777 == 0o666
@@ -106,7 +106,7 @@ async def test_a_call_in_progress_goes_on(server, dial, pki) -> None:
     stub = health_pb2_grpc.HealthStub(dial(server.port, pki.executor))
     call = stub.Watch(health_pb2.HealthCheckRequest())
     assert (await call.read()).status == health_pb2.HealthCheckResponse.SERVING
-    await server.renew(issue_node(pki.ca, NODE))
+    await server.renew(issue_node(pki.ca, NODE), pki.ca.certificate)
     await server.set_serving(False)
     assert (await call.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
     call.cancel()
@@ -121,7 +121,7 @@ async def test_a_server_stops_while_it_is_renewed(pki) -> None:
         metrics=Metrics(),
     )
     await made.start()
-    renewing = asyncio.create_task(made.renew(issue_node(pki.ca, NODE)))
+    renewing = asyncio.create_task(made.renew(issue_node(pki.ca, NODE), pki.ca.certificate))
     await asyncio.sleep(0)
     renewing.cancel()
     await asyncio.wait([renewing])
@@ -148,4 +148,4 @@ async def test_an_address_that_is_taken_meanwhile_is_told(pki, monkeypatch) -> N
 
         monkeypatch.setattr(type(form), "make", taken)
         with pytest.raises(ConfigurationError, match="again"):
-            await made.renew(issue_node(pki.ca, NODE))
+            await made.renew(issue_node(pki.ca, NODE), pki.ca.certificate)

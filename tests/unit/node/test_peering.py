@@ -88,8 +88,8 @@ def test_the_peers_are_all_nodes_but_this_one() -> None:
     settings = config(**{THIRD: "proxy:1"})
     nodes = [node(ME), node(OTHER), node(THIRD)]
     assert peers_of_state(nodes, [domain(each.id) for each in nodes], settings) == [
-        Peer(OTHER, "b.example:7401", "1.node.b.example", ca("b")),
-        Peer(THIRD, "proxy:1", "1.node.c.example", ca("c")),
+        Peer(OTHER, "b.example:7401", "1.node.b.example", (ca("b"),)),
+        Peer(THIRD, "proxy:1", "1.node.c.example", (ca("c"),)),
     ]
 
 
@@ -110,9 +110,9 @@ def test_a_node_that_was_added_is_a_peer(stage: Stage) -> None:
 def test_each_domain_vouches_for_its_nodes_known_or_not(stage: Stage) -> None:
     assert set(stage.peering.authorities()) == {ca(name) for name in "abc"}
     for node_id in (OTHER, SECOND):
-        assert stage.peering.authority_of(node_id) == ca("b")
-    assert stage.peering.authority_of("spiffe://a.example/node/9") == ca("a")
-    assert stage.peering.authority_of(FOREIGN) is None
+        assert stage.peering.authorities_of(node_id) == (ca("b"),)
+    assert stage.peering.authorities_of("spiffe://a.example/node/9") == (ca("a"),)
+    assert stage.peering.authorities_of(FOREIGN) == ()
 
 
 def test_a_retired_node_is_a_peer_until_it_is_no_member_any_more(stage: Stage) -> None:
@@ -120,12 +120,12 @@ def test_a_retired_node_is_a_peer_until_it_is_no_member_any_more(stage: Stage) -
     stage.save(node(OTHER, Status.REVOKED))
     assert stage.peering.refresh()
     assert stage.dialled() == [OTHER, THIRD]
-    assert stage.peering.authority_of(OTHER) is not None
+    assert stage.peering.authorities_of(OTHER) != ()
     stage.members = [ME, THIRD]
     assert stage.peering.refresh()
     assert stage.dialled() == [THIRD]
-    assert stage.peering.authority_of(OTHER) is None
-    assert stage.peering.authority_of(SECOND) is not None, "the domain has other nodes"
+    assert stage.peering.authorities_of(OTHER) == ()
+    assert stage.peering.authorities_of(SECOND) != (), "the domain has other nodes"
     stage.members = [ME, OTHER, THIRD]  # that configuration was never committed, and is undone
     assert stage.peering.refresh()
     assert stage.dialled() == [OTHER, THIRD]
@@ -174,8 +174,8 @@ def test_an_expelled_domain_vouches_for_nobody_once_it_is_out(stage: Stage) -> N
     stage.members = [ME, THIRD]
     assert stage.peering.refresh()
     assert set(stage.peering.authorities()) == {ca("a"), ca("c")}
-    assert stage.peering.authority_of(OTHER) is None
-    assert stage.peering.authority_of(SECOND) is None, "nor for one that nobody knows"
+    assert stage.peering.authorities_of(OTHER) == ()
+    assert stage.peering.authorities_of(SECOND) == (), "nor for one that nobody knows"
     assert stage.dialled() == [THIRD]
 
 
@@ -187,7 +187,7 @@ def test_what_is_no_certificate_vouches_for_nobody_and_spoils_nothing(stage: Sta
     stage.save()
     assert stage.peering.refresh()
     assert set(stage.peering.authorities()) == {ca("a"), ca("c")}
-    assert stage.peering.authority_of(OTHER) is None
+    assert stage.peering.authorities_of(OTHER) == ()
     assert stage.dialled() == [THIRD]
 
 
@@ -204,12 +204,12 @@ def test_an_expelled_domain_vouches_for_nobody_but_those_that_are_members_yet(st
     state.save_domain(stage.environment.turn.state, gone)
     stage.save(node(OTHER, Status.REVOKED))
     stage.peering.refresh()
-    assert stage.peering.authority_of(OTHER) is not None, "it may be needed for its own removal"
+    assert stage.peering.authorities_of(OTHER) != (), "it may be needed for its own removal"
     assert ca("b") in stage.peering.authorities()
-    assert stage.peering.authority_of(SECOND) is None
+    assert stage.peering.authorities_of(SECOND) == ()
     assert not stage.peering.belongs(SECOND, order)
     stage.members = [ME, THIRD]
     stage.peering.refresh()
-    assert stage.peering.authority_of(OTHER) is None
+    assert stage.peering.authorities_of(OTHER) == ()
     assert ca("b") not in stage.peering.authorities()
     assert stage.dialled() == [THIRD]

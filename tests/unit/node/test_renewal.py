@@ -188,7 +188,9 @@ class Clock:
 
 
 def keeping(org: Organisation, clock: Clock | None = None) -> CertificateKeeper:
-    return CertificateKeeper(org.config, shown(org), org.ca_certificate(), now=clock or Clock())
+    return CertificateKeeper(
+        org.config, shown(org), lambda: (org.ca_certificate(),), now=clock or Clock()
+    )
 
 
 def test_what_is_renewed_is_taken_once(bank: Organisation) -> None:
@@ -299,6 +301,8 @@ def test_a_leaf_counts_no_longer_than_its_issuer(bank: Organisation) -> None:
     old = datetime.now(UTC) - certificates.CA_LIFETIME + timedelta(days=10)
     ca = certificates.make_ca(bank.domain, now=old)
     pair = certificates.issue_node(ca, bank.config.node.id)
-    keeper = CertificateKeeper(bank.config, TlsIdentity(bank.config.node.id, pair), ca.certificate)
+    keeper = CertificateKeeper(
+        bank.config, TlsIdentity(bank.config.node.id, pair), lambda: (ca.certificate,)
+    )
     assert keeper.warn()
     assert timedelta(days=9) < keeper.ends - datetime.now(UTC) <= timedelta(days=10)

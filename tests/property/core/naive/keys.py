@@ -78,7 +78,9 @@ def rekey_domain(world: World, by: Thing, command: Command) -> Yes:
     body, domain = command.body, by["domain"]
     is_own(by, body["domain"], body["domain"])
     names = ("governance_key", "cosigner_key", "key_set")
-    if all(by.get(name) == body.get(name) for name in names):
+    has = [each for each in (by["ca_certificate"], by["next_ca"]) if each]
+    gets = body.get("ca_certificates", has)
+    if gets == has and all(by.get(name) == body.get(name) for name in names):
         raise No("ILLEGAL_TRANSITION", domain)
     offline = ("recovery_keys", "recovery_threshold")
     is_about_recovery = any(terms(by)[name] != terms(body)[name] for name in offline)
@@ -100,6 +102,7 @@ def rekey_domain(world: World, by: Thing, command: Command) -> Yes:
             raise No("BAD_SIGNATURE", key)
     world.former_keys += [*sorted(governing(by) | recovering(by)), by["cosigner_key"]]
     taken = {name: body.get(name) for name in names}
+    taken["ca_certificate"], taken["next_ca"] = (*gets, "")[:2]
     change(world, by, **taken, rekeyings=by["rekeyings"] + 1)
     return Yes(domain)
 
