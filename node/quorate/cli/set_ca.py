@@ -1,4 +1,7 @@
-"""`quorate domain set-ca`: another CA for the own organisation, in two steps or at once."""
+"""`quorate domain set-ca`: another CA for the own organisation, in two steps.
+
+There is no way to do both in one: a node whose certificate is worth nothing from that very entry on
+is cut off before it has heard that the entry is decided."""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from quorate.cli.key_sets import body_of, find_domain
 from quorate.cli.options import DEFAULT_TIMEOUT_MS, AddressOption, OrgOption, TimeoutOption
 from quorate.cli.output import Output, OutputOption, facts, show
 from quorate.core.bodies import RekeyDomain
-from quorate.core.errors import ConfigurationError, MalformedError
+from quorate.core.errors import ConfigurationError
 from quorate.core.records import Domain
 from quorate.node.certificates import issued_by
 from quorate.node.fresh_ca import FreshCa
@@ -28,14 +31,6 @@ def set_ca(
         bool,
         typer.Option("--finish", help="The second step: trust the new CA alone from now on."),
     ] = False,
-    at_once: Annotated[
-        bool,
-        typer.Option(
-            "--at-once",
-            help="Both steps in one, of a CA key that was stolen: every certificate of the "
-            "organisation ends with that.",
-        ),
-    ] = False,
     timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
     address: AddressOption = "",
     output: OutputOption = Output.TEXT,
@@ -46,8 +41,6 @@ def set_ca(
     nodes, operators and executors; then say --finish. Can be repeated after an interruption: it
     goes on where it was. The old CA stays in the directory as .old.
     """
-    if finish and at_once:
-        raise MalformedError("--finish is the second step, and --at-once is both")
     organisation = Organisation.load(org)
     fresh = FreshCa(org)
     with Connection(operator_target(organisation, address)) as connection:
@@ -61,7 +54,7 @@ def set_ca(
         fresh.trust(domain.authorities)
         _show(domain, output)
         return
-    wanted = _finished(organisation, domain, fresh) if finish else _begun(domain, fresh, at_once)
+    wanted = _finished(organisation, domain, fresh) if finish else _begun(domain, fresh)
     govern(
         org,
         "domain.rekey",
@@ -77,14 +70,12 @@ def set_ca(
     )
 
 
-def _begun(domain: Domain, fresh: FreshCa, at_once: bool) -> tuple[str, ...]:
+def _begun(domain: Domain, fresh: FreshCa) -> tuple[str, ...]:
     """Whom to trust with a CA that is new."""
-    if at_once:
-        return (fresh.make(domain.id),)
     if domain.next_ca:
         raise ConfigurationError(
             f"{domain.id} has two CAs already",
-            hint="renew what the older one has issued, and say --finish; or --at-once",
+            hint="renew what the older one has issued, and say --finish",
         )
     return domain.ca_certificate, fresh.make(domain.id)
 

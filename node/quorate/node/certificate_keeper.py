@@ -18,7 +18,7 @@ from typing import Final
 import structlog
 
 from quorate.core.errors import ConfigurationError
-from quorate.node.certificates import issued_by, parse_certificate
+from quorate.node.certificates import KeyPair, issued_by, parse_certificate
 from quorate.node.config import NodeConfig
 from quorate.node.identity import TlsIdentity, load_tls_identity
 
@@ -46,13 +46,15 @@ class CertificateKeeper:
         current: TlsIdentity,
         authorities: Callable[[], tuple[bytes, ...]],
         *,
+        founding: tuple[bytes, ...] = (),
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
         """authorities: PEM of the CAs of the domain, as they are at the moment; those alone may
-        have issued it."""
+        have issued it. founding: those that the domain began with, which everybody knows."""
         self._config = config
         self._read_authorities = authorities
         self.authorities = self._find_authorities()
+        self._founding = founding
         self._now = now
         self._moved = asyncio.Event()
         self._warned: datetime | None = None
@@ -62,6 +64,7 @@ class CertificateKeeper:
     def _take(self, identity: TlsIdentity) -> None:
         leaf = parse_certificate(identity.pair.certificate)
         self.current = identity
+        self.is_of_founding = any(issued_by(identity.pair.certificate, e) for e in self._founding)
         # A leaf is worth nothing without its issuer.
         self.ends = min(
             [leaf.not_valid_after_utc]
@@ -146,7 +149,7 @@ class CertificateKeeper:
 
     async def run(
         self,
-        renewed: Callable[[TlsIdentity, bytes], Awaitable[None]],
+        renewed: Callable[[KeyPair, bytes], Awaitable[None]],
         *,
         is_warning: bool = False,
     ) -> None:
@@ -168,5 +171,5 @@ class CertificateKeeper:
                 # Aside: a disk that hangs must not keep the node from what it has promised.
                 is_new = (await asyncio.to_thread(self.look) is not None) or is_new
             if is_new:
-                await renewed(self.current, b"\n".join(self.authorities))
+                await renewed(self.current.pair, b"\n".join(self.authorities))
             await asyncio.sleep(_PAUSE_S)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import structlog
 import uvloop
 
-from quorate.api.servers import start_core_servers
+from quorate.api.servers import CoreServers, start_core_servers
 from quorate.consensus import RaftSettings, SafetyViolationError
 from quorate.consensus.transport import LocalIdentity, Transport
 from quorate.core.errors import (
@@ -28,16 +28,22 @@ from quorate.lease.clock import SystemClock, boot_id
 from quorate.lease.word import AuthorityWord
 from quorate.node import exit_codes
 from quorate.node.certificate_keeper import CertificateKeeper
-from quorate.node.certificates import issued_by
+from quorate.node.certificates import KeyPair, issued_by
 from quorate.node.config import NodeConfig, load_config
 from quorate.node.core_loop import CoreLoop
 from quorate.node.engine import check_engine
-from quorate.node.identity import TlsIdentity, load_signing_key, load_tls_identity
+from quorate.node.identity import load_signing_key, load_tls_identity
 from quorate.node.lineage_keeper import LineageKeeper
 from quorate.node.organisation import read_genesis
 from quorate.node.peering import Peering
 from quorate.node.process import parse_options, stop_event
-from quorate.node.standing import authorities_of, check_genesis, check_issued, check_ledger
+from quorate.node.standing import (
+    authorities_of,
+    check_genesis,
+    check_issued,
+    check_ledger,
+    founding_authorities,
+)
 from quorate.node.store import open_environment
 from quorate.proofs.signing import SigningKey
 from quorate.storage import Environment
@@ -61,7 +67,12 @@ async def serve(
     environment = open_environment(config, genesis)
     check_ledger(environment, config.node.id, signing, log_key)
     check_issued(tls, descriptor, environment)
-    certificate = CertificateKeeper(config, tls, lambda: authorities_of(descriptor, environment))
+    certificate = CertificateKeeper(
+        config,
+        tls,
+        lambda: authorities_of(descriptor, environment),
+        founding=founding_authorities(config, genesis),
+    )
     core = _loop(
         config,
         environment,
@@ -69,11 +80,11 @@ async def serve(
         (signing, log_key),
         edges=edges,
         metrics=metrics,
-        is_newcomer=descriptor.domain not in {each.domain for each in genesis.descriptors},
+        is_newcomer=lambda: not certificate.is_of_founding,
     )
     founders = [each.node.id for each in genesis.descriptors]
     peering = Peering(environment, config, core.members, origin=genesis.origin, founders=founders)
-    transport = Transport(_shown(config, tls, genesis.hash), peering, core, issued_by)
+    transport = Transport(_shown(config, tls.pair, genesis.hash), peering, core, issued_by)
     transport.update(peering.peers())
 
     def follow_members() -> None:
@@ -101,29 +112,39 @@ async def serve(
             certificate_end_ms=certificate.end_ms,
         )
 
-        async def renew(found: TlsIdentity, client_ca: bytes) -> None:
-            transport.renew(_shown(config, found, genesis.hash))
-            await servers.public.renew(found.pair, client_ca)
+        async def renew(pair: KeyPair, client_ca: bytes) -> None:
+            transport.renew(_shown(config, pair, genesis.hash))
+            await servers.public.renew(pair, client_ca)
 
         log.info("core.serving", node=config.node.id, origin=genesis.origin)
         following = certificate.run(renew, is_warning=True)
-        parts: tuple[Coroutine[Any, Any, Any], ...]
-        parts = (stopped.wait(), transport.failure(), following)
-        ends = [asyncio.create_task(end) for end in parts]
-        await asyncio.wait([loop_task, *ends], return_when=asyncio.FIRST_COMPLETED)
-        if not loop_task.done():
-            await core.hand_over()  # while callers are still served: they notice nothing
-        for end in ends:
-            end.cancel()  # no server is made anew any more
-        await servers.stop()
-        for end in ends:
-            if end.done() and not end.cancelled():
-                end.result()  # raises what ended a link, if that is what happened
+        await _until_stopped(stopped, loop_task, core, servers, [transport.failure(), following])
     finally:
         lineage_task.cancel()
         await asyncio.wait([lineage_task])
         await _end(loop_task, transport)
         environment.close()
+
+
+async def _until_stopped(
+    stopped: asyncio.Event,
+    loop_task: asyncio.Task[None],
+    core: CoreLoop,
+    servers: CoreServers,
+    parts: Sequence[Coroutine[Any, Any, Any]],
+) -> None:
+    """Runs until the node is to stop, or one of its parts has ended, which raises why; then stops
+    the servers."""
+    ends = [asyncio.create_task(end) for end in (stopped.wait(), *parts)]
+    await asyncio.wait([loop_task, *ends], return_when=asyncio.FIRST_COMPLETED)
+    if not loop_task.done():
+        await core.hand_over()  # while callers are still served: they notice nothing
+    for end in ends:
+        end.cancel()  # no server is made anew any more
+    await servers.stop()
+    for end in ends:
+        if end.done() and not end.cancelled():
+            end.result()  # raises what ended a link, if that is what happened
 
 
 def _loop(
@@ -134,7 +155,7 @@ def _loop(
     *,
     edges: int,
     metrics: Metrics,
-    is_newcomer: bool,
+    is_newcomer: Callable[[], bool],
 ) -> CoreLoop:
     """keys: for lease commands, and for checkpoints."""
     return CoreLoop(
@@ -152,9 +173,9 @@ def _loop(
     )
 
 
-def _shown(config: NodeConfig, tls: TlsIdentity, genesis_hash: bytes) -> LocalIdentity:
+def _shown(config: NodeConfig, pair: KeyPair, genesis_hash: bytes) -> LocalIdentity:
     """What the node shows its peers."""
-    return LocalIdentity(config.node.id, tls.pair.certificate, tls.pair.private_key, genesis_hash)
+    return LocalIdentity(config.node.id, pair.certificate, pair.private_key, genesis_hash)
 
 
 def _lineage(config: NodeConfig, genesis: Genesis, environment: Environment) -> LineageKeeper:

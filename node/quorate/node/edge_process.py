@@ -45,7 +45,7 @@ from quorate.node import exit_codes
 from quorate.node.certificate_keeper import CertificateKeeper
 from quorate.node.config import NodeConfig, load_config
 from quorate.node.engine import check_engine
-from quorate.node.identity import TlsIdentity, load_tls_identity
+from quorate.node.identity import load_tls_identity
 from quorate.node.organisation import read_genesis
 from quorate.node.process import parse_options, stop_event
 from quorate.node.standing import authorities_of, own_domain
@@ -172,9 +172,6 @@ async def serve(
         stack.callback(hub.close)  # before the server stops, so that watchers end by themselves
         metrics.observe_certificate(certificate.remaining_s)
 
-        async def renew(found: TlsIdentity, client_ca: bytes) -> None:
-            await server.renew(found.pair, client_ca)
-
         def moved() -> None:
             hub.moved()
             certificate.moved()
@@ -189,7 +186,7 @@ async def serve(
             moved()
             await link.follow(moved, hub)
 
-        parts = open_and_serve(), hub.run(), journal.run(), certificate.run(renew)
+        parts = open_and_serve(), hub.run(), journal.run(), certificate.run(server.renew)
         await _until(stopped, damaged, *parts)
 
 

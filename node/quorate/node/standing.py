@@ -73,6 +73,14 @@ def authorities_of(descriptor: Descriptor, environment: Environment | None) -> t
     return tuple(each.encode("ascii") for each in descriptor.authorities)
 
 
+def founding_authorities(config: NodeConfig, genesis: Genesis) -> tuple[bytes, ...]:
+    """PEM of the CAs that everybody knows who has the genesis; none, for the domain of a node that
+    was admitted later."""
+    own = SpiffeId.parse(config.node.id).trust_domain
+    found = [each for each in genesis.descriptors if each.domain == own]
+    return tuple(text.encode("ascii") for each in found for text in each.authorities)
+
+
 def check_issued(tls: TlsIdentity, descriptor: Descriptor, environment: Environment) -> None:
     """Raises ConfigurationError when the node's certificate is of no CA of its domain. One that has
     a ledger may lag behind what its domain has changed; the others know, and let it in or not."""

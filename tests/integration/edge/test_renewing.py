@@ -13,11 +13,11 @@ import grpc
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from tests.integration.edge.conftest import NODE, SERVER_NAME, Pki
+from tests.integration.edge.conftest import DOMAIN, NODE, SERVER_NAME, Pki
 
 from quorate.api.servers import PublicServer, build_public_server
 from quorate.core.errors import ConfigurationError
-from quorate.node.certificates import KeyPair, issue_node
+from quorate.node.certificates import KeyPair, issue_executor, issue_node, make_ca
 from quorate.telemetry import Metrics
 
 
@@ -43,7 +43,15 @@ def der(pair: KeyPair) -> bytes:
 
 
 async def until_ok(stub: health_pb2_grpc.HealthStub) -> None:
-    await stub.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=10)
+    """Whoever calls in the very moment in which a server stops is told so, and calls again."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await stub.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True)
+            except grpc.aio.AioRpcError as error:
+                assert error.code() in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE}
+            else:
+                return
 
 
 @pytest.fixture(params=[True, False], ids=["shared", "alone"])
@@ -149,3 +157,30 @@ async def test_an_address_that_is_taken_meanwhile_is_told(pki, monkeypatch) -> N
         monkeypatch.setattr(type(form), "make", taken)
         with pytest.raises(ConfigurationError, match="again"):
             await made.renew(issue_node(pki.ca, NODE), pki.ca.certificate)
+
+
+async def test_whom_a_dropped_authority_vouches_for_is_cut_off(server, dial, pki) -> None:
+    """On the connection that it has, too, and in the midst of a call."""
+    ca = make_ca(DOMAIN)
+    channel = dial(server.port, pki.executor)
+    stub = health_pb2_grpc.HealthStub(channel)
+    await until_ok(stub)
+    call = stub.Watch(health_pb2.HealthCheckRequest())
+    await call.read()
+    both = b"\n".join([pki.ca.certificate, ca.certificate])
+    await server.renew(pki.node, both)
+    await until_ok(stub)  # both are trusted
+    of_new = issue_executor(ca, f"spiffe://{DOMAIN}/agent/payments")
+    await until_ok(health_pb2_grpc.HealthStub(dial(server.port, of_new)))
+    call = stub.Watch(health_pb2.HealthCheckRequest())
+    await call.read()
+    await server.renew(pki.node, ca.certificate)
+    for _ in range(3):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.Check(health_pb2.HealthCheckRequest(), timeout=10)
+        assert refused.value.code() in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE}
+    async with asyncio.timeout(10):
+        with pytest.raises(grpc.aio.AioRpcError):
+            while await call.read() is not grpc.aio.EOF:
+                pass
+    await until_ok(health_pb2_grpc.HealthStub(dial(server.port, of_new)))

@@ -52,17 +52,6 @@ def test_two_are_trusted_while_certificates_are_renewed(
     assert issued_by(Organisation.load(org).operator().pair.certificate, new.encode())
 
 
-def test_at_once_the_new_one_is_trusted_alone(run: Any, federation: Any, node: Any) -> None:
-    [old] = trusted(node)
-    assert set_ca(run, federation, "--at-once").exit_code == 0
-    [new] = trusted(node)
-    assert new != old
-    assert (federation.org() / "ca.crt").read_text() == new
-    ca = Organisation.load(federation.org()).ca()
-    made = certificates.issue_node(ca, "spiffe://bank.example/node/1")
-    assert issued_by(made.certificate, new.encode())
-
-
 def test_an_interrupted_one_goes_on_with_the_same_ca(
     run: Any, federation: Any, node: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,11 +91,6 @@ def test_a_finish_that_was_interrupted_is_finished(
     again = set_ca(run, federation, "--finish")
     assert "taken already" in again.stdout, again.stderr
     assert ((org / "ca.crt").read_text(),) == trusted(node)
-
-
-def test_both_steps_are_not_one_and_the_second(run: Any, federation: Any, node: Any) -> None:
-    assert set_ca(run, federation, "--finish", "--at-once").exit_code != 0
-    assert len(trusted(node)) == 1
 
 
 def test_a_ca_key_that_is_not_the_certificate_s_issues_nothing(federation: Any) -> None:

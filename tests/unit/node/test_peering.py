@@ -213,3 +213,34 @@ def test_an_expelled_domain_vouches_for_nobody_but_those_that_are_members_yet(st
     assert stage.peering.authorities_of(OTHER) == ()
     assert ca("b") not in stage.peering.authorities()
     assert stage.dialled() == [THIRD]
+
+
+def test_two_authorities_vouch_while_a_domain_goes_from_one_to_the_other(stage: Stage) -> None:
+    both = replace(domain(OTHER), next_ca=ca_certificate("next"))
+    state.save_domain(stage.environment.turn.state, both)
+    stage.environment.commit()
+    assert stage.peering.refresh(), "whoever dials and serves is told"
+    following = ca_certificate("next").encode()
+    assert stage.peering.authorities_of(OTHER) == (ca("b"), following)
+    assert stage.peering.authorities_of(SECOND) == (ca("b"), following)
+    assert following not in stage.peering.authorities_of(THIRD)
+    assert set(stage.peering.authorities()) == {*(ca(name) for name in "abc"), following}
+    assert {peer.node_id: peer.authorities for peer in stage.peering.peers()}[OTHER] == (
+        ca("b"),
+        following,
+    )
+    alone = replace(both, ca_certificate=both.next_ca, next_ca="")
+    state.save_domain(stage.environment.turn.state, alone)
+    stage.environment.commit()
+    assert stage.peering.refresh()
+    assert stage.peering.authorities_of(OTHER) == (following,)
+    assert ca("b") not in stage.peering.authorities()
+
+
+def test_a_next_authority_that_is_none_spoils_not_the_other(stage: Stage) -> None:
+    broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    state.save_domain(stage.environment.turn.state, replace(domain(OTHER), next_ca=broken))
+    stage.environment.commit()
+    assert stage.peering.refresh()
+    assert stage.peering.authorities_of(OTHER) == (ca("b"),)
+    assert set(stage.peering.authorities()) == {ca(name) for name in "abc"}

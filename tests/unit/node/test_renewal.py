@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import stat
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from quorate.core.errors import ConfigurationError
-from quorate.node import certificates, identity, organisation, renewal
+from quorate.node import certificate_keeper, certificates, identity, organisation, renewal
 from quorate.node.certificate_keeper import NEAR, CertificateKeeper
 from quorate.node.certificates import KeyPair, issued_by
 from quorate.node.identity import TlsIdentity, load_tls_identity
@@ -306,3 +308,72 @@ def test_a_leaf_counts_no_longer_than_its_issuer(bank: Organisation) -> None:
     )
     assert keeper.warn()
     assert timedelta(days=9) < keeper.ends - datetime.now(UTC) <= timedelta(days=10)
+
+
+# -- another CA ------------------------------------------------------------------------------
+
+
+class Following:
+    """A keeper that runs, and what it has handed over."""
+
+    def __init__(self, org: Organisation) -> None:
+        self.authorities = (org.ca_certificate(),)
+        self.keeper = CertificateKeeper(
+            org.config, shown(org), lambda: self.authorities, founding=self.authorities
+        )
+        self.handed: asyncio.Queue[tuple[KeyPair, bytes]] = asyncio.Queue()
+
+    async def hand(self, pair: KeyPair, client_ca: bytes) -> None:
+        await self.handed.put((pair, client_ca))
+
+    async def after(self, *authorities: bytes) -> tuple[KeyPair, bytes]:
+        self.authorities = authorities
+        self.keeper.moved()
+        async with asyncio.timeout(30):
+            return await self.handed.get()
+
+
+@pytest.fixture
+async def following(
+    bank: Organisation, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Following]:
+    monkeypatch.setattr(certificate_keeper, "LOOK_S", 3600.0)  # nothing happens by itself
+    monkeypatch.setattr(certificate_keeper, "_PAUSE_S", 0.0)
+    made = Following(bank)
+    running = asyncio.create_task(made.keeper.run(made.hand))
+    yield made
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_what_the_state_trusts_is_handed_over_at_once(
+    bank: Organisation, following: Following
+) -> None:
+    old, new = bank.ca_certificate(), certificates.make_ca(bank.domain)
+    pair = shown(bank).pair
+    assert await following.after(old, new.certificate) == (pair, old + b"\n" + new.certificate)
+    assert following.keeper.is_of_founding
+    renewed = certificates.issue_node(new, bank.config.node.id)
+    renewal.replace_pair(bank.config.tls.certificate, bank.config.tls.private_key, renewed)
+    assert await following.after(new.certificate) == (renewed, new.certificate)
+    assert not following.keeper.is_of_founding, "whoever was away may not know it"
+
+
+async def test_a_node_that_its_domain_vouches_for_no_more_says_so(
+    bank: Organisation, following: Following
+) -> None:
+    new = certificates.make_ca(bank.domain)
+    with capture_logs() as logs:
+        assert await following.after(new.certificate) == (shown(bank).pair, new.certificate)
+    assert "certificate.not_trusted" in [each["event"] for each in logs]
+
+
+async def test_a_domain_without_any_ca_ends_its_nodes(bank: Organisation) -> None:
+    made = Following(bank)
+    made.authorities = ()
+    with pytest.raises(ConfigurationError, match="no CA"):
+        made.keeper.follow()
+    made.keeper.moved()
+    with pytest.raises(ConfigurationError, match="no CA"):
+        await made.keeper.run(made.hand)
+    assert made.handed.empty()
