@@ -49,7 +49,8 @@ async def until_ok(stub: health_pb2_grpc.HealthStub) -> None:
             try:
                 await stub.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True)
             except grpc.aio.AioRpcError as error:
-                assert error.code() in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE}
+                if error.code() not in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE}:
+                    raise
             else:
                 return
 

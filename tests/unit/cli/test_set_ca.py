@@ -6,10 +6,11 @@ import shutil
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
 
 from quorate.core.errors import ConfigurationError
 from quorate.node import certificates
-from quorate.node.certificates import issued_by
+from quorate.node.certificates import issued_by, parse_certificate
 from quorate.node.fresh_ca import FreshCa
 from quorate.node.organisation import Organisation
 
@@ -41,6 +42,10 @@ def test_two_are_trusted_while_certificates_are_renewed(
     assert not list(org.glob("*.next"))
     for path in org.glob("*.key*"):
         assert path.stat().st_mode & 0o077 == 0, path
+    shown = run("domain", "keys", "--org", org, "--output", "json").json["ca_fingerprints"]
+    assert shown == [
+        parse_certificate(each.encode()).fingerprint(SHA256()).hex() for each in (old, new)
+    ]
     denied = set_ca(run, federation)
     assert denied.exit_code == 1
     assert "has two CAs already" in denied.stderr
