@@ -10,7 +10,7 @@ from tests.unit.core.keyed import HOUR_MS, A, B, G, R, World, two_of_three
 from tests.unit.core.test_key_sets_elsewhere import payload_of
 
 from quorate.core import codec, dsse, keys, protocol, state
-from quorate.core.errors import MalformedError
+from quorate.core.errors import ConfigurationError, MalformedError
 from quorate.core.genesis import check_certificate
 from quorate.core.keysets import governance_keys
 from quorate.core.limits import MAX_GENESIS_BYTES
@@ -22,6 +22,7 @@ from quorate.core.state import StateView
 from quorate.core.store import MemoryStore
 from quorate.core.succession import Succession
 from quorate.core.vetting import Vetting
+from quorate.node.former import check_former
 from quorate.proofs.commands import build_command
 from quorate.proofs.signing import SigningKey, sign_envelope
 from quorate.testing.builders import Federation, Ledger, ca_certificate
@@ -259,11 +260,14 @@ def test_a_state_with_a_next_ca_that_cannot_be_is_none(world: World, other: str)
 # -- recovery ----------------------------------------------------------------------------------
 
 
+def document(world: World, payload: bytes) -> bytes:
+    signers = [world.ledger.federation[name].governance for name in (A, B)]
+    return sign_envelope(dsse.RECOVERY_TYPE, payload, *signers)
+
+
 def test_the_new_ledger_has_both(world: World) -> None:
     assert take(world, OLD, NEXT).accepted
-    signers = [world.ledger.federation[name].governance for name in (A, B)]
-    data = sign_envelope(dsse.RECOVERY_TYPE, payload_of(world), *signers)
-    recovery, _ = parse_recovery_draft(data)
+    recovery, _ = parse_recovery_draft(document(world, payload_of(world)))
     carried = copied(world.ledger.store)
     carry_over(carried, recovery)
     alone = MemoryStore()
@@ -291,5 +295,25 @@ def test_a_next_ca_in_a_document_makes_sense(world: World, other: Any) -> None:
     assert row["next_ca"] == NEXT
     check_certificate(row["next_ca"])
     row["next_ca"] = other
-    with pytest.raises(MalformedError):
-        parse_recovery_draft(sign_envelope(dsse.RECOVERY_TYPE, codec.encode(said), G[0]))
+    with pytest.raises(MalformedError, match="next_ca"):
+        parse_recovery_draft(document(world, codec.encode(said)))
+
+
+def test_a_document_goes_on_from_the_genesis_by_the_proofs_of_the_base(world: World) -> None:
+    genesis = world.ledger.federation.parsed_genesis()
+    assert take(world, OLD, NEXT).accepted
+    recovery, _ = parse_recovery_draft(document(world, payload_of(world)))
+    base = world.ledger.store
+    check_former(genesis, recovery, base)
+    with pytest.raises(ConfigurationError, match="other keys in the document"):
+        check_former(genesis, recovery)
+    own_item = recovery.descriptors[0]
+    assert own_item.domain == A
+    for lie in (
+        replace(own_item, next_ca=THIRD),
+        replace(own_item, ca_certificate=THIRD),
+        replace(own_item, ca_certificate=NEXT, next_ca=""),
+    ):
+        lying = replace(recovery, descriptors=(lie, *recovery.descriptors[1:]))
+        with pytest.raises(ConfigurationError, match="does not go on from"):
+            check_former(genesis, lying, base)
