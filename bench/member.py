@@ -197,8 +197,8 @@ class _Directory:
     def authorities(self) -> list[bytes]:
         return [self._spec.ca_of(node_id) for node_id in self._spec.addresses]
 
-    def authority_of(self, node_id: str) -> bytes | None:
-        return self._spec.ca_of(node_id) if node_id in self._spec.addresses else None
+    def authorities_of(self, node_id: str) -> tuple[bytes, ...]:
+        return (self._spec.ca_of(node_id),) if node_id in self._spec.addresses else ()
 
     def address_of(self, node_id: str) -> str | None:
         return self._spec.addresses.get(node_id)
@@ -220,7 +220,7 @@ async def _serve(spec: MemberSpec) -> None:
     identity = LocalIdentity(spec.node_id, spec.certificate(), spec.private_key(), GENESIS_HASH)
     transport = Transport(identity, _Directory(spec), member, issued_by)
     transport.update(
-        Peer(node_id, address, dns_name(node_id), spec.ca_of(node_id))
+        Peer(node_id, address, dns_name(node_id), (spec.ca_of(node_id),))
         for node_id, address in spec.addresses.items()
         if node_id != spec.node_id
     )

@@ -218,7 +218,7 @@ def test_an_expired_certificate_is_replaced(federation: Cluster, runbook: Runboo
     old = certificates.issue_node(organisation.ca(), organisation.config.node.id, now=two_years_ago)
     organisation.config.tls.certificate.write_bytes(old.certificate)
     organisation.config.tls.private_key.write_bytes(old.private_key)
-    ends_with(federation, exit_codes.CONFIGURATION, "not now", "issue a new certificate")
+    ends_with(federation, exit_codes.CONFIGURATION, "not now", "quorate node renew")
     runbook.follow("expired certificate")
     is_whole(federation, executor)
 

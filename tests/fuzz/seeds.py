@@ -252,6 +252,10 @@ def documents() -> Iterator[tuple[str, bytes]]:
     payload = payload_of(world.federation.command(BANK, "domain.rekey", several, "1" * 32))
     yield "proof_of_keys", payload
     yield "proof_of_keys", sign_envelope(dsse.COMMAND_TYPE, payload, *map(key_for, "abcd"))
+    of_two = several | {"ca_certificates": [ca_certificate(BANK), ca_certificate("next")]}
+    payload = payload_of(world.federation.command(BANK, "domain.rekey", of_two, "2" * 32))
+    yield "proof_of_keys", payload
+    yield "command", payload
     first = next(commands())
     yield "envelope", sign_envelope(dsse.COMMAND_TYPE, first, key_for("a"), key_for("b"))
     yield "envelope", dsse.Envelope(first, dsse.COMMAND_TYPE, ()).to_bytes()

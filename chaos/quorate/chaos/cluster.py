@@ -295,6 +295,13 @@ class Cluster:
             self._operators[name] = Operator(organisation, self.origin, log_key=log_key)
         return self._operators[name]
 
+    def reconnect(self, name: str) -> None:
+        """The next time that a node's operator is asked for, it goes by the certificates that are
+        in the directory then."""
+        operator = self._operators.pop(name, None)
+        if operator is not None:
+            operator.close()
+
     def operators(self) -> list[Operator]:
         """Of every node that was not retired."""
         return [self.operator(name) for name in self.names]

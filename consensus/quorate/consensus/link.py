@@ -83,6 +83,10 @@ class Link:
         self._overflowed = False
         self._last_problem = ""
 
+    def renew(self, identity: LocalIdentity) -> None:
+        """Dials with another certificate from now on; a stream that is open goes on."""
+        self._identity = identity
+
     def send(self, messages: Iterable[pb.PeerMessage]) -> None:
         """Queues messages while the link is up; without a link they are dropped. A queue beyond
         its limit ends the link, and until it has ended takes nothing more."""
@@ -113,7 +117,9 @@ class Link:
     async def _connect_once(self) -> str:
         """One stream, from dialling to its end; returns why it ended."""
         credentials = grpc.ssl_channel_credentials(
-            self.peer.ca_certificate, self._identity.private_key, self._identity.certificate
+            b"\n".join(self.peer.authorities),
+            self._identity.private_key,
+            self._identity.certificate,
         )
         options = [*_CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", self.peer.server_name)]
         # With its scheme: a host may be called like one (`unix`), and would be taken for it.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable
 from quorate.consensus import tasks
 from quorate.consensus.limits import MAX_LEARNED_OF_DOMAIN, MAX_LEARNED_PEERS
 from quorate.consensus.link import Link
-from quorate.consensus.peers import Peer
+from quorate.consensus.peers import LocalIdentity, Peer
 from quorate.core.ids import SpiffeId
 from quorate.v1 import peer_pb2 as pb
 
@@ -81,6 +81,11 @@ class Links:
             self._links[node_id] = self._make(wanted)
             if self._is_dialling:
                 self._dial(node_id)
+
+    def renew(self, identity: LocalIdentity) -> None:
+        """Dials with another certificate from now on; streams that are open go on."""
+        for link in self._links.values():
+            link.renew(identity)
 
     def dial(self) -> None:
         """From now on, links are dialled."""

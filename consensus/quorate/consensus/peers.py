@@ -17,13 +17,13 @@ class Peer:
     """Another node, and how to reach it.
 
     address: host:port to dial. server_name: the DNS name in its certificate.
-    ca_certificate: PEM of its own domain's authority; no other may vouch for it.
+    authorities: PEM of its own domain's CAs; no other may vouch for it.
     """
 
     node_id: str
     address: str
     server_name: str
-    ca_certificate: bytes
+    authorities: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,14 @@ class Directory(Protocol):
     come from the event loop."""
 
     def authorities(self) -> Iterable[bytes]:
-        """PEM of the CA of every domain that is known here, this node's own among them."""
+        """PEM of the CAs of every domain that is known here, this node's own among them."""
         ...
 
-    def authority_of(self, node_id: str) -> bytes | None:
-        """PEM of the CA that alone may vouch for a node: its own domain's. None when the domain is
-        not known here, or the node belongs to the federation no longer. The node itself need not be
-        known: this node may lag behind (see `belongs`)."""
+    def authorities_of(self, node_id: str) -> tuple[bytes, ...]:
+        """PEM of the CAs that alone may vouch for a node: its own domain's, of which there are two
+        while it goes from one to another. None at all when the domain is not known here, or the
+        node belongs to the federation no longer. The node itself need not be known: this node may
+        lag behind (see `belongs`)."""
         ...
 
     def address_of(self, node_id: str) -> str | None:

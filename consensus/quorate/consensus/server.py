@@ -1,12 +1,13 @@
 """The listening side of the streams between nodes: a gRPC server over mutual TLS.
 
-Owns the port, and whom TLS trusts: the authorities of all domains that are known. Who may vouch for
-whom, and who is let in, is `servicer`'s.
+Owns the port, the certificate that it shows, and whom TLS trusts: the authorities of all domains
+that are known. Who may vouch for whom, and who is let in, is `servicer`'s.
 
-When the authorities change, the server is made anew on its port, and every stream begins again. The
-library can also be asked to fetch its roots before each handshake, but that corrupts memory when
-handshakes coincide (grpcio 1.85). An authority that the library cannot read is left out: with it
-first there is no server, and what comes behind it is not trusted.
+When the authorities or its own certificate change, the server is made anew on its port, and every
+stream begins again. The library can also be asked to fetch its roots and its certificate before
+each handshake, but that corrupts memory when handshakes coincide (grpcio 1.85). An authority that
+the library cannot read is left out: with it first there is no server, and what comes behind it is
+not trusted.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ log = structlog.get_logger(__name__)
 
 
 class PeerServer:
-    """Serves a servicer on one address, with changing authorities."""
+    """Serves a servicer on one address, with changing authorities and certificates."""
 
     def __init__(self, identity: LocalIdentity, servicer: PeerServicer) -> None:
-        self._pair = (identity.private_key, identity.certificate)
+        self._pair = self._served_pair = (identity.private_key, identity.certificate)
         self._servicer = servicer
         self._address = ""
         self._wanted: tuple[bytes, ...] = ()
@@ -62,6 +63,11 @@ class PeerServer:
         self._wanted = tuple(sorted(set(authorities)))
         self._changed.set()
 
+    def renew(self, identity: LocalIdentity) -> None:
+        """This is the certificate to show from now on, and its key."""
+        self._pair = (identity.private_key, identity.certificate)
+        self._changed.set()
+
     async def stop(self) -> None:
         self._is_stopping = True
         self._changed.set()
@@ -70,11 +76,11 @@ class PeerServer:
         await self._end()
 
     async def _begin(self, address: str) -> int:
-        self._served = self._wanted
+        self._served, self._served_pair = self._wanted, self._pair
         readable = [each for each in self._served if await self._can_read(each, address)]
         self.left_out = tuple(each for each in self._served if each not in readable)
         if self.left_out:
-            if not await self._can_read(self._pair[1], address):  # it is not because of them
+            if not await self._can_read(self._served_pair[1], address):  # it is not because of them
                 raise OSError(f"cannot listen for peers on {address}")
             log.error("peer.authorities_left_out", count=len(self.left_out))
         credentials = self._trusting(b"\n".join(readable))
@@ -98,7 +104,7 @@ class PeerServer:
 
     def _trusting(self, authorities: bytes) -> grpc.ServerCredentials:
         return grpc.ssl_server_credentials(
-            [self._pair], root_certificates=authorities, require_client_auth=True
+            [self._served_pair], root_certificates=authorities, require_client_auth=True
         )
 
     async def _can_read(self, authority: bytes, address: str) -> bool:
@@ -125,7 +131,7 @@ class PeerServer:
             self._changed.clear()
             if self._is_stopping:
                 return
-            if self._wanted != self._served:
+            if (self._wanted, self._pair) != (self._served, self._served_pair):
                 log.info("peer.server_renewed", address=self._address)
                 await self._end()
                 await self._begin_again()

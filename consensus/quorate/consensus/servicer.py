@@ -1,7 +1,7 @@
 """The receiving side of the streams between nodes.
 
-Owns the question who a peer is: whoever its certificate says, issued by *its own* domain's
-authority, and only while that domain is known and the node is not retired; and the limits and
+Owns the question who a peer is: whoever its certificate says, issued by an authority of *its own*
+domain, and only while that domain is known and the node is not retired; and the limits and
 acknowledgements of frames. The node need not be known, for this one may lag behind, but then has to
 show its domain's order to add it. Does not own what messages mean, nor whom this node dials.
 """
@@ -53,11 +53,12 @@ _CLOSED: Final[_Ending] = grpc.StatusCode.UNAVAILABLE, "this node takes no strea
 
 @dataclass(eq=False, slots=True)
 class _Stream:
-    """A stream that was let in. authority: the CA that vouched for its peer.
-    ending: why this node has ended it."""
+    """A stream that was let in. leaf: its peer's certificate. authorities: the CAs that could vouch
+    for it then. ending: why this node has ended it."""
 
     peer: str
-    authority: bytes
+    leaf: bytes
+    authorities: tuple[bytes, ...]
     reader: asyncio.Task[None]
     ending: _Ending = _CANCELLED
 
@@ -72,11 +73,11 @@ class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
         handler: Handler,
         is_issued_by: Callable[[bytes, bytes], bool],
         *,
-        met: Callable[[str, str, bytes], bool],
+        met: Callable[[str, str, tuple[bytes, ...]], bool],
         parted: Callable[[str], None],
     ) -> None:
         """is_issued_by: (leaf PEM, authority PEM) -> bool, whether it is the direct issuer.
-        met: (peer, its address or "", its authority) -> whether it may have a stream; told just
+        met: (peer, its address or "", its authorities) -> whether it may have a stream; told just
         before a stream is let in. parted: told when that stream is over.
         """
         self._identity = identity
@@ -130,10 +131,16 @@ class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
 
     def recheck(self, gone: Container[str]) -> None:
         """What the directory says may have changed: ends the streams of those that are gone, and of
-        those that their domain's authority of now does not vouch for."""
+        those that no authority of their domain of now vouches for."""
         for stream in list(self._streams.values()):
-            if stream.peer in gone or self._directory.authority_of(stream.peer) != stream.authority:
+            if stream.peer in gone or not self._is_vouched_for(stream):
                 self._end(stream, _GONE)
+
+    def _is_vouched_for(self, stream: _Stream) -> bool:
+        now = self._directory.authorities_of(stream.peer)
+        return now == stream.authorities or any(
+            self._is_issued_by(stream.leaf, each) for each in now
+        )
 
     def open(self) -> None:
         """Streams may come in from now on."""
@@ -155,10 +162,10 @@ class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
         """Lets a stream in. Who vouches for its peer is asked again: an update may have come since.
         Nothing is waited for between that and the stream's entry here, where updates find it."""
         try:
-            authority = self._vouching(peer, leaf)
+            authorities = self._vouching(peer, leaf)
             if not self._is_open:
                 raise _Rejected(*_CLOSED)
-            if not self._met(peer, address, authority):
+            if not self._met(peer, address, authorities):
                 raise _Rejected(
                     grpc.StatusCode.RESOURCE_EXHAUSTED,
                     f"{peer} is not known here yet, and too many others are not either",
@@ -169,7 +176,7 @@ class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
         reader = asyncio.create_task(reading)
         self._readers.add(reader)
         reader.add_done_callback(self._readers.discard)
-        self._streams[peer] = stream = _Stream(peer, authority, reader)
+        self._streams[peer] = stream = _Stream(peer, leaf, authorities, reader)
         return stream
 
     def _end(self, stream: _Stream, why: _Ending) -> None:
@@ -220,19 +227,20 @@ class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
             ) from None
         return node_id, leaf
 
-    def _vouching(self, node_id: str, leaf: bytes) -> bytes:
-        """The authority that vouches for a node: its own domain's, which has issued this leaf."""
-        authority = self._directory.authority_of(node_id)
-        if authority is None or node_id == self._identity.node_id:
+    def _vouching(self, node_id: str, leaf: bytes) -> tuple[bytes, ...]:
+        """The authorities that may vouch for a node: its own domain's, one of which has issued this
+        leaf."""
+        authorities = self._directory.authorities_of(node_id)
+        if not authorities or node_id == self._identity.node_id:
             raise _Rejected(
                 grpc.StatusCode.PERMISSION_DENIED, f"{node_id} can be no peer of this node"
             )
-        if not self._is_issued_by(leaf, authority):
+        if not any(self._is_issued_by(leaf, each) for each in authorities):
             raise _Rejected(
                 grpc.StatusCode.PERMISSION_DENIED,
                 f"the certificate for {node_id} was not issued by its own domain",
             )
-        return authority
+        return authorities
 
     async def _greeting(
         self, peer: str, frames: AsyncIterator[pb.ExchangeRequest]

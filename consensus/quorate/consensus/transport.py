@@ -32,7 +32,10 @@ class Transport:
         """is_issued_by: (leaf PEM, authority PEM) -> bool, whether it is the direct issuer."""
         self._directory = directory
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._links = Links(lambda peer: Link(identity, peer, handler, directory), self._ended)
+        self._identity = identity
+        self._links = Links(
+            lambda peer: Link(self._identity, peer, handler, directory), self._ended
+        )
         self._servicer = PeerServicer(
             identity, directory, handler, is_issued_by, met=self._met, parted=self._links.forget
         )
@@ -54,13 +57,22 @@ class Transport:
         self._servicer.recheck(gone=before - self._links.named)
         self._server.trust(self._directory.authorities())
 
-    def _met(self, node_id: str, address: str, authority: bytes) -> bool:
+    def renew(self, identity: LocalIdentity) -> None:
+        """Another certificate and key of the same node: what is dialled from now on is dialled with
+        them, and the server is made anew to show them."""
+        assert identity.node_id == self._identity.node_id, "a node stays who it is"
+        self._identity = identity
+        self._links.renew(identity)
+        self._server.renew(identity)
+
+    def _met(self, node_id: str, address: str, authorities: tuple[bytes, ...]) -> bool:
         """A stream is about to be let in: dials a node back that is not named. False when there
         are too many such nodes."""
         if node_id in self._links.named:
             return True
         configured = self._directory.address_of(node_id)
-        return self._links.learn(Peer(node_id, configured or address, dns_name(node_id), authority))
+        where, name = configured or address, dns_name(node_id)
+        return self._links.learn(Peer(node_id, where, name, authorities))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()

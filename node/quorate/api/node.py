@@ -5,6 +5,7 @@ Owns the wire's form of it. Nothing here is authority: a permit never follows fr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -27,9 +28,13 @@ _ROLE_TO_WIRE: Final = {
 class NodeService(node_pb2_grpc.NodeServiceServicer):
     """Served by the core process to the node's own domain."""
 
-    def __init__(self, core: Core, access: Access) -> None:
+    def __init__(
+        self, core: Core, access: Access, certificate_end_ms: Callable[[], int] = lambda: 0
+    ) -> None:
+        """certificate_end_ms: until when the node's certificate of now is valid; 0: not known."""
         self._core = core
         self._access = access
+        self._certificate_end_ms = certificate_end_ms
 
     async def GetStatus(  # noqa: N802 - the contract's names, here and below
         self, request: node_pb2.GetStatusRequest, context: Any
@@ -64,6 +69,7 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
             protocol=federation.protocol,
             latest_protocol=protocol.LATEST,
             frozen=None if frozen is None else node_pb2.Frozen(actions=frozen.actions),
+            certificate_not_after_ms=self._certificate_end_ms(),
         )
 
     async def ListMembers(  # noqa: N802

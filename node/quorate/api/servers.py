@@ -6,6 +6,8 @@ own domain only. Owns no service; `quorate.node` puts services and servers toget
 
 from __future__ import annotations
 
+import asyncio
+import secrets
 import socket as socket_module
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
@@ -52,6 +54,8 @@ MAX_CALLS_PER_CONNECTION: Final = 1_024
 MAX_METADATA_BYTES: Final = 16 * 1024
 STOP_GRACE_S: Final = 2.0
 """How long calls in progress may take when a server stops."""
+_REBIND_RETRY_S: Final = 0.05
+_REBIND_TRIES: Final = 100
 _KEEPALIVE_MS: Final = 20_000
 _KEEPALIVE_TIMEOUT_MS: Final = 10_000
 _LEAST_PING_INTERVAL_MS: Final = 5_000
@@ -100,16 +104,13 @@ class PublicServer:
     """A server with mutual TLS, health and reflection. Reported as not serving until told."""
 
     def __init__(
-        self,
-        server: grpc.aio.Server,
-        checks: health_service.aio.HealthServicer,
-        names: Sequence[str],
+        self, form: _Form, identity: CertificatePair, client_ca: bytes, address: str
     ) -> None:
-        self._server = server
-        self._health = checks
-        self._names = ("", *names)
-        self.port = 0
-        """Where it listens; of use when the address left it to the system."""
+        self._form = form
+        self._ending: set[asyncio.Task[None]] = set()
+        self._server, self.port = form.make(identity, client_ca, address)
+        """port: where it listens; of use when the address left it to the system."""
+        self._address = f"{address.rpartition(':')[0]}:{self.port}"
 
     async def start(self) -> None:
         await self.set_serving(False)
@@ -118,13 +119,90 @@ class PublicServer:
     async def set_serving(self, serving: bool) -> None:
         """What the health service says of every service and of the server as a whole."""
         status = health_pb2.HealthCheckResponse
-        for name in self._names:
-            await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
+        for name in ("", *(service.name for service in self._form.services)):
+            await self._form.checks.set(name, status.SERVING if serving else status.NOT_SERVING)
+
+    async def renew(self, identity: CertificatePair, client_ca: bytes) -> None:
+        """Serves with another certificate from now on, and those whom these authorities vouch for.
+        Calls in progress may take as long as when the server stops, and whoever calls next
+        connects anew. An address that is shared is served
+        all the while, another one but for a moment. Raises ConfigurationError when the address is
+        taken meanwhile."""
+        older = self._server
+        if self._form.reuse_port:
+            self._server, _ = self._form.make(identity, client_ca, self._address)
+            await self._server.start()
+            self._end(older)
+            return
+        self._end(older)
+        for attempt in range(_REBIND_TRIES):
+            await asyncio.sleep(_REBIND_RETRY_S if attempt else 0)
+            try:
+                self._server, _ = self._form.make(identity, client_ca, self._address)
+            except ConfigurationError:  # what has stopped may hold its port for a moment
+                continue
+            await self._server.start()
+            return
+        raise ConfigurationError(
+            f"cannot listen at {self._address} again", hint="is another process listening there?"
+        )
+
+    def _end(self, older: grpc.aio.Server) -> None:
+        """Takes no more connections at once, and lets the calls in progress end."""
+        task = asyncio.create_task(older.stop(STOP_GRACE_S))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
     async def stop(self, grace_s: float = STOP_GRACE_S) -> None:
         """Refuses new calls, and cancels after `grace_s` those that are still in progress."""
-        await self._health.enter_graceful_shutdown()
+        await self._form.checks.enter_graceful_shutdown()
         await self._server.stop(grace_s)
+        if self._ending:
+            await asyncio.wait(self._ending)
+        if self._form.socket is not None:
+            self._form.socket.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What a public server is made of, besides certificates and its address."""
+
+    services: Sequence[Registration]
+    metrics: Metrics
+    reuse_port: bool
+    socket: Path | None
+    checks: health_service.aio.HealthServicer
+
+    def make(
+        self, identity: CertificatePair, client_ca: bytes, address: str
+    ) -> tuple[grpc.aio.Server, int]:
+        """A server that is not started, and its port. Raises ConfigurationError."""
+        server = grpc.aio.server(
+            interceptors=[ErrorInterceptor(self.metrics)],
+            maximum_concurrent_rpcs=MAX_CALLS,
+            options=[*_OPTIONS, ("grpc.so_reuseport", int(self.reuse_port))],
+        )
+        for service in self.services:
+            service.add(server)
+        health_pb2_grpc.add_HealthServicer_to_server(self.checks, server)
+        names = [service.name for service in self.services]
+        reflection_service.enable_server_reflection(
+            [*names, health_service.SERVICE_NAME, reflection_service.SERVICE_NAME], server
+        )
+        credentials = grpc.ssl_server_credentials(
+            [(identity.private_key, identity.certificate)],
+            root_certificates=client_ca,
+            require_client_auth=True,
+        )
+        try:
+            port = server.add_secure_port(address, credentials)
+        except RuntimeError as error:
+            raise ConfigurationError(
+                f"cannot listen at {address}", hint="is another process listening there?"
+            ) from error
+        if self.socket is not None:
+            _listen_at(server, self.socket, credentials)
+        return server, port
 
 
 def build_public_server(
@@ -137,52 +215,37 @@ def build_public_server(
     reuse_port: bool = False,
     socket: Path | None = None,
 ) -> PublicServer:
-    """A server at `address` (host:port) that demands a certificate issued by `client_ca`.
+    """A server at `address` (host:port) that demands a certificate issued by `client_ca`, which
+    is one or more in PEM.
 
     reuse_port: several processes may listen at the address (SO_REUSEPORT), and share its
     connections. socket: a unix socket to listen at as well, in the same way: whoever may reach it
     needs a certificate. Raises ConfigurationError when one of them cannot be used.
     """
-    server = grpc.aio.server(
-        interceptors=[ErrorInterceptor(metrics)],
-        maximum_concurrent_rpcs=MAX_CALLS,
-        options=[*_OPTIONS, ("grpc.so_reuseport", int(reuse_port))],
-    )
-    for service in services:
-        service.add(server)
-    checks = health_service.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    names = [service.name for service in services]
-    reflection_service.enable_server_reflection(
-        [*names, health_service.SERVICE_NAME, reflection_service.SERVICE_NAME], server
-    )
-    public = PublicServer(server, checks, names)
-    credentials = grpc.ssl_server_credentials(
-        [(identity.private_key, identity.certificate)],
-        root_certificates=client_ca,
-        require_client_auth=True,
-    )
-    try:
-        public.port = server.add_secure_port(address, credentials)
-    except RuntimeError as error:
+    if socket is not None and _is_listening(socket):
         raise ConfigurationError(
-            f"cannot listen at {address}", hint="is another process listening there?"
-        ) from error
-    if socket is not None:
-        _listen_at(server, socket, credentials)
-    return public
+            f"cannot listen at {socket}: it is in use", hint="is another process listening there?"
+        )
+    checks = health_service.aio.HealthServicer()
+    form = _Form(services, metrics, reuse_port, socket, checks)
+    return PublicServer(form, identity, client_ca, address)
 
 
 def _listen_at(server: grpc.aio.Server, socket: Path, credentials: grpc.ServerCredentials) -> None:
-    """The socket of a process that is gone is replaced, that of one that listens is not."""
-    hint = "is another process listening there?"
-    if _is_listening(socket):
-        raise ConfigurationError(f"cannot listen at {socket}: it is in use", hint=hint)
+    """Takes the place of a socket that is there, and of nothing else. The library removes a socket
+    by the name that it was given, when the server stops: another one may have its place by then,
+    and so it is given a name of its own, and that is changed."""
+    made = socket.with_name(f".{secrets.token_hex(3)}")
     try:
-        server.add_secure_port(f"unix:{socket}", credentials)
-        socket.chmod(0o666)  # as open as a port: certificates say who comes
+        if socket.exists() and not socket.is_socket():
+            raise FileExistsError(socket)
+        server.add_secure_port(f"unix:{made}", credentials)
+        made.chmod(0o666)  # as open as a port: certificates say who comes
+        made.replace(socket)
     except (RuntimeError, OSError) as error:
-        raise ConfigurationError(f"cannot listen at {socket}", hint=hint) from error
+        raise ConfigurationError(
+            f"cannot listen at {socket}", hint="is another process listening there?"
+        ) from error
 
 
 def _is_listening(path: Path) -> bool:
@@ -234,11 +297,13 @@ def explain_registration(service: explain_pb2_grpc.ExplainServiceServicer) -> Re
     )
 
 
-def core_registrations(core: Core, access: Access, metrics: Metrics) -> tuple[Registration, ...]:
+def core_registrations(
+    core: Core, access: Access, metrics: Metrics, certificate_end_ms: Callable[[], int]
+) -> tuple[Registration, ...]:
     """The public services of a core process."""
     governance = GovernanceService(core, access, metrics)
     ledger = LedgerService(core, access)
-    node = NodeService(core, access)
+    node = NodeService(core, access, certificate_end_ms)
     pace = explanations(SystemClock())
     explain = ExplainService(CoreExplainer(core), access, access.any_for_operators, pace)
     return (
@@ -323,16 +388,18 @@ async def start_core_servers(
     metrics: Metrics | None = None,
     *,
     graph: Graph | None = None,
+    certificate_end_ms: Callable[[], int] = lambda: 0,
 ) -> CoreServers:
     """Serves governance, ledger and node to the own domain, and CoreService to the node's edges.
 
-    graph: of lineage; None: that is not served. Raises ConfigurationError when an address cannot be
-    used; nothing is left listening then.
+    graph: of lineage; None: that is not served. certificate_end_ms: until when the node's
+    certificate of now is valid, in Unix milliseconds; 0: not known. Raises ConfigurationError when
+    an address cannot be used; nothing is left listening then.
     """
     metrics = metrics if metrics is not None else Metrics()
     access = Access(SpiffeId.parse(config.node.id).trust_domain)
     async with AsyncExitStack() as stack:
-        services = core_registrations(core, access, metrics)
+        services = core_registrations(core, access, metrics, certificate_end_ms)
         if graph is not None:
             lineage = LineageService(core, access, graph, lineage_pages(SystemClock()))
             services += (lineage_registration(lineage),)

@@ -36,6 +36,7 @@ _GROUPS: Final = {
     "key": "key:app",
     "command": "command:app",
     "proposal": "proposal:app",
+    "operator": "renew:operator_app",
     "executor": "executor:app",
     "trust": "trust:app",
     "grant": "grant:app",

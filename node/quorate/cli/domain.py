@@ -21,6 +21,7 @@ from quorate.cli.options import (
 from quorate.cli.output import Output, OutputOption, print_warning
 from quorate.cli.queries import list_records
 from quorate.cli.rekey import rekey
+from quorate.cli.set_ca import set_ca
 from quorate.cli.submit import Wait
 from quorate.node.organisation import Organisation
 from quorate.v1 import governance_pb2
@@ -31,6 +32,7 @@ app = typer.Typer(
 app.command("rekey")(rekey)
 app.command("set-keys")(set_keys)
 app.command("keys")(show_keys)
+app.command("set-ca")(set_ca)
 
 WaitOption = Annotated[
     Wait,

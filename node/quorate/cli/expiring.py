@@ -1,5 +1,5 @@
 """What is said of an organisation's keys where its record is shown: how many sign, and that their
-time is nearly over."""
+time is nearly over; and the same of a node's certificate."""
 
 from __future__ import annotations
 
@@ -40,4 +40,16 @@ def warning_of(record: Mapping[str, Any], ledger_time_ms: int) -> str:
     return (
         f"the governance keys of {name} expire on {moment(end)}: renew them in time "
         "(`quorate domain set-keys --expires`)"
+    )
+
+
+def warning_of_certificate(not_after_ms: int, now_ms: int) -> str:
+    """What is to be said of the end of a node's certificate; mostly nothing. not_after_ms: 0: not
+    known."""
+    if not not_after_ms or not_after_ms - now_ms > NEAR_MS:
+        return ""
+    days = max(0, not_after_ms - now_ms) // 86_400_000
+    return (
+        f"the node's certificate ends on {moment(not_after_ms)}, in {days} days: renew it in time "
+        "(`quorate node renew`)"
     )

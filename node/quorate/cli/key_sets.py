@@ -6,6 +6,8 @@ new keys in the organisation's directory, is `quorate.cli.rekey`'s.
 
 from __future__ import annotations
 
+import hashlib
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,7 +146,7 @@ def show_keys(
     address: AddressOption = "",
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Show which keys an organisation has, how many have to sign, and until when."""
+    """Show which keys and CAs an organisation has, how many keys have to sign, and until when."""
     target = choose_target(org, client, address)
     with Connection(target) as connection:
         found = find_domain(connection, domain or target.domain, timeout, at_least)
@@ -158,6 +160,7 @@ def show_keys(
         "recovery_threshold": key_set.recovery_threshold,
         "not_after_ms": key_set.not_after,
         "rekeyings": found.rekeyings,
+        "ca_fingerprints": [_fingerprint(each) for each in found.authorities],
     }
 
     def people(console: Console) -> None:
@@ -169,9 +172,15 @@ def show_keys(
         if key_set.recovery_keys:
             rows.append(("have to sign", key_set.recovery_threshold))
         rows += [("cosigner key", found.cosigner_key), ("changed", f"{found.rekeyings} times")]
+        rows += [("CA, SHA-256", _fingerprint(each)) for each in found.authorities]
         console.print(facts(rows))
 
     show(output, value, people)
+
+
+def _fingerprint(pem: str) -> str:
+    """As `quorate genesis verify` has it; a certificate of no use has one, too."""
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
 
 
 def find_domain(connection: Connection, name: str, timeout_ms: int, at_least: int = 0) -> Domain:
@@ -194,6 +203,8 @@ def body_of(wanted: RekeyDomain) -> dict[str, Any]:
         "governance_key": wanted.governance_key,
         "cosigner_key": wanted.cosigner_key,
     }
+    if wanted.authorities:
+        said["ca_certificates"] = list(wanted.authorities)
     return said if wanted.key_set is None else said | {"key_set": wanted.key_set.to_json()}
 
 

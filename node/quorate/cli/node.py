@@ -19,6 +19,7 @@ from quorate.node import exit_codes
 
 _MODULES: Final = {
     **dict.fromkeys(("init", "add", "promote", "demote", "retire", "submit", "list"), "membership"),
+    "renew": "renew",
     **dict.fromkeys(("backup", "restore", "rejoin", "verify", "outbox"), "store"),
 }
 """Where the commands are that this module does not have."""
@@ -41,8 +42,8 @@ class NodeGroup(TyperGroup):
 app = typer.Typer(
     cls=NodeGroup,
     add_completion=False,
-    help="Run a node; make, add, promote, demote, retire and list nodes; back up, restore, begin "
-    "again and verify the store of one; see what it has to tell the ledger.",
+    help="Run a node; make, add, promote, demote, retire and list nodes; renew the certificate of "
+    "one; back up, restore, begin again and verify its store; see what it has to tell the ledger.",
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -9,7 +10,7 @@ import typer
 from rich.console import Console
 
 from quorate.cli.connection import Connection, choose_target
-from quorate.cli.expiring import end_of_keys, warning_of
+from quorate.cli.expiring import end_of_keys, warning_of, warning_of_certificate
 from quorate.cli.options import (
     DEFAULT_TIMEOUT_MS,
     AddressOption,
@@ -82,6 +83,7 @@ def status(
         "latest_protocol": answer.latest_protocol,
         "frozen": frozen,
         "keys_not_after_ms": end_of_keys(own),
+        "certificate_not_after_ms": answer.certificate_not_after_ms,
     }
 
     def people(console: Console) -> None:
@@ -98,6 +100,7 @@ def status(
             "storage": answer.storage_problem or writable,
             "frozen": frozen_words(frozen),
             "keys_not_after_ms": moment(end_of_keys(own)),
+            "certificate_not_after_ms": moment(answer.certificate_not_after_ms),
         }
         hidden = ("has_authority", "authority_reason", "writable", "storage_problem")
         console.print(
@@ -107,6 +110,12 @@ def status(
     show(output, value, people)
     if (warning := warning_of(own, answer.position.ledger_time_ms)) != "":
         print_warning(warning, output=output)
+    if (warning := warning_of_certificate(answer.certificate_not_after_ms, _wall_ms())) != "":
+        print_warning(warning, output=output)
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 @members_app.command("members")

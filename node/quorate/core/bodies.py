@@ -125,12 +125,14 @@ class GovernDomain:
 @dataclass(frozen=True, slots=True)
 class RekeyDomain:
     """Ed25519 public keys in hex, fit to verify with and different: those from then on, and no
-    others. key_set: None, when the governance key signs alone."""
+    others. key_set: None, when the governance key signs alone. authorities: PEM of the CAs whose
+    leaves are the domain's from then on; none: they stay."""
 
     domain: str
     governance_key: str
     cosigner_key: str
     key_set: KeySet | None = None
+    authorities: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,9 +43,11 @@ from quorate.core.bodies import (
 from quorate.core.conditions import read_conditions
 from quorate.core.errors import MalformedError
 from quorate.core.fields import Fields
+from quorate.core.genesis import check_certificate
 from quorate.core.keysets import check_keyed, read_key_set
 from quorate.core.limits import (
     MAX_ATTRIBUTES,
+    MAX_AUTHORITIES_PER_DOMAIN,
     MAX_CONCURRENT_LEASES,
     MAX_DEPTH,
     MAX_LEASE_TTL_MS,
@@ -168,12 +170,20 @@ def govern_domain(act: Act) -> Callable[[Fields], Body]:
     return lambda body: GovernDomain(act, body.text("domain", ids.check_domain))
 
 
+def _read_authorities(body: Fields) -> tuple[str, ...]:
+    """Only their form is looked at: see `check_certificate`."""
+    if not body.has("ca_certificates"):
+        return ()
+    return body.texts("ca_certificates", check_certificate, MAX_AUTHORITIES_PER_DOMAIN)
+
+
 def rekey_domain(body: Fields) -> Body:
     command = RekeyDomain(
         domain=body.text("domain", ids.check_domain),
         governance_key=body.text("governance_key", dsse.parse_public_key),
         cosigner_key=body.text("cosigner_key", dsse.parse_public_key),
         key_set=read_key_set(body),
+        authorities=_read_authorities(body),
     )
     if command.governance_key == command.cosigner_key:
         raise MalformedError("is the governance key, too", field=body.at("cosigner_key"))

@@ -59,8 +59,8 @@ class NodeDescriptor:
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """A domain as it describes itself, verified. envelope: the signed document. key_set: as in its
-    record; it begins without one."""
+    """A domain as it describes itself, verified. envelope: the signed document. key_set, next_ca:
+    as in its record; it begins without them."""
 
     domain: str
     governance_key: bytes
@@ -69,6 +69,12 @@ class Descriptor:
     node: NodeDescriptor
     envelope: dsse.Envelope
     key_set: KeySet | None = None
+    next_ca: str = ""
+
+    @property
+    def authorities(self) -> tuple[str, ...]:
+        """PEM of the CAs whose leaves are the domain's."""
+        return (self.ca_certificate, self.next_ca) if self.next_ca else (self.ca_certificate,)
 
     @property
     def keys(self) -> tuple[bytes, ...]:

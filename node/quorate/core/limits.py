@@ -51,6 +51,8 @@ MAX_REKEYINGS_PER_DOMAIN: Final = 100
 """How often a domain takes new keys, ever: the state keeps the proof of each."""
 REKEYINGS_FOR_RECOVERY: Final = 10
 """Of those, how many are left to the recovery keys of a domain that has some."""
+MAX_AUTHORITIES_PER_DOMAIN: Final = 2
+"""CA certificates that a domain's leaves may be of: one, and while it is replaced the next."""
 MAX_NODES_PER_DOMAIN: Final = 8
 """Nodes that are not retired; at most one of them votes."""
 MAX_NODES_EVER_PER_DOMAIN: Final = 1_000

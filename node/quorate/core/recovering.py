@@ -78,8 +78,8 @@ def check_carried(view: StateView, recovery: Recovery) -> None:
 def _check_domain(view: StateView, item: Descriptor, *, survives: bool) -> None:
     domain, node = view.domain(item.domain), view.node(item.node.id)
     assert domain is not None
-    known = domain.governance_key, domain.cosigner_key, domain.ca_certificate, domain.key_set
-    said = item.governance_key.hex(), item.cosigner_key.hex(), item.ca_certificate, item.key_set
+    known = domain.governance_key, domain.cosigner_key, domain.authorities, domain.key_set
+    said = item.governance_key.hex(), item.cosigner_key.hex(), item.authorities, item.key_set
     if known != said:
         raise MalformedError(f"describes {item.domain} otherwise than the state", field="domains")
     if node is None or (
@@ -180,6 +180,7 @@ def _domain(recovery: Recovery, item: Descriptor) -> Domain:
         ca_certificate=item.ca_certificate,
         changed=0,
         key_set=item.key_set,
+        next_ca=item.next_ca,
     )
 
 

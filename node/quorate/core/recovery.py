@@ -59,6 +59,7 @@ _FROZEN: Final = "frozen"
 _RATES: Final = "rates"
 _POLICIES: Final = "policies"
 _KEY_SET: Final = "key_set"
+_NEXT_CA: Final = "next_ca"
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -159,7 +160,7 @@ def build_recovery_payload(
     may come in any order. Raises MalformedError."""
     goes_on, forgetful, gone = set(survivors), set(on_probation), set(expelled)
     suspenders = suspended_by or {}
-    key_sets = {item.domain: item.key_set for item in descriptors}
+    described = {item.domain: item for item in descriptors}
 
     def standing(domain: str) -> dict[str, codec.JsonValue]:
         """What is said of a domain only if it is so."""
@@ -170,9 +171,11 @@ def build_recovery_payload(
             said[_EXPELLED] = True
         if domain in suspenders:
             said[_SUSPENDED_BY] = suspenders[domain]
-        key_set = key_sets.get(domain)
-        if key_set is not None:
-            said[_KEY_SET] = key_set.to_json()
+        item = described[domain]
+        if item.key_set is not None:
+            said[_KEY_SET] = item.key_set.to_json()
+        if item.next_ca:
+            said[_NEXT_CA] = item.next_ca
         return said
 
     payload = codec.encode(
@@ -225,6 +228,7 @@ def longest_document(domains: Iterable[Domain], version: int) -> int:
             _EXPELLED: True,
             _SUSPENDED_BY: max(item.id, BY_BALLOT, key=len),
             **({} if item.key_set is None else {_KEY_SET: item.key_set.to_json()}),
+            **({_NEXT_CA: item.next_ca} if item.next_ca else {}),
         }
         for item in members
     ]
@@ -437,11 +441,18 @@ def _read_domain(fields: Fields, envelope: dsse.Envelope, version: int) -> _Memb
         node=read_node(fields.nested("node")),
         envelope=envelope,
         key_set=read_key_set(fields) if version >= protocol.SECOND else None,
+        next_ca=_read_next_ca(fields) if version >= protocol.SECOND else "",
     )
+    if descriptor.next_ca == descriptor.ca_certificate:
+        raise MalformedError("is the present one", field=fields.at(_NEXT_CA))
     fields.done()
     if ids.SpiffeId.parse(descriptor.node.id).trust_domain != domain:
         raise MalformedError(f"must be a node of {domain}", field=fields.at("node.id"))
     return _Member(descriptor, survives, is_forgetful, is_expelled, suspended_by)
+
+
+def _read_next_ca(fields: Fields) -> str:
+    return fields.text(_NEXT_CA, check_certificate) if fields.has(_NEXT_CA) else ""
 
 
 def _check_hash(text: str) -> None:

@@ -1,4 +1,4 @@
-"""New keys for a domain, and the proof that it was the domain itself that took them.
+"""New keys for a domain, or new CAs, and the proof that it was the domain itself that took them.
 
 Owns the command, and how a state that has other keys is held to one that has the old. A domain
 takes new keys by a command that enough of its governance keys sign, as any, or enough of its
@@ -7,7 +7,9 @@ or that nobody has. Recovery keys are changed by recovery keys alone. Whoever pa
 can take signatures away from it: one that lacks any is refused without a memory of it, or that
 would use up what the domain has signed. The state keeps each such
 envelope: whoever is sent a state, and knows the domain by its old keys, follows them one by one. No
-sender of a state can give a domain keys that it has not taken. Why it is so: docs/adr/0031.
+sender of a state can give a domain keys that it has not taken. The CAs whose leaves are a domain's
+are taken in the same way and followed by the same proofs; a certificate signs no command, so that
+nothing is asked of it here. Why it is so: docs/adr/0031, docs/adr/0034.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ def rekey_domain(turn: Turn, body: RekeyDomain) -> Verdict:
     domain = turn.domain
     if body.domain != domain.id:
         return Deny(Reason.NOT_AUTHORIZED, body.domain)
-    if _keys(domain) == _keys(body):
+    if _is_same(domain, body):
         return Deny(Reason.ILLEGAL_TRANSITION, domain.id)
     lacking = refuse_half_signed(turn.envelope, domain, turn.command, turn.ledger_time)
     if lacking is not None:
@@ -76,7 +78,7 @@ def refuse_half_signed(
     body = command.body
     if not isinstance(body, RekeyDomain) or command.issued_by_node:
         return None
-    if body.domain != domain.id or _keys(domain) == _keys(body):
+    if body.domain != domain.id or _is_same(domain, body):
         return None
     if not is_recovered(envelope, domain):
         if not _may_take(envelope, domain, body):
@@ -90,6 +92,10 @@ def refuse_half_signed(
         if not envelope.verify(bytes.fromhex(key)):
             return Deny(Reason.BAD_SIGNATURE, key)
     return None
+
+
+def _is_same(domain: Domain, body: RekeyDomain) -> bool:
+    return body.authorities in {(), domain.authorities} and _keys(domain) == _keys(body)
 
 
 def _may_take(envelope: dsse.Envelope, before: Keyed, after: Keyed) -> bool:
@@ -141,7 +147,7 @@ def check_rekeyed(later: Reader, origin: str, old: Domain, new: Domain) -> None:
             if later.get(keys.public_key(key)) != old.id.encode("ascii"):
                 raise MalformedError(f"a former key of {old.id} is not on file as its own")
         current = _taking(current, body)
-    for name in ("governance_key", "cosigner_key", "key_set"):
+    for name in ("governance_key", "cosigner_key", "key_set", "ca_certificate", "next_ca"):
         if getattr(current, name) != getattr(new, name):
             raise MalformedError(f"{old.id} has another {name}")
 
@@ -176,9 +182,12 @@ def _keys(keyed: Keyed) -> tuple[object, ...]:
 
 
 def _taking(domain: Domain, body: RekeyDomain) -> Domain:
+    authorities = body.authorities or domain.authorities
     return replace(
         domain,
         governance_key=body.governance_key,
         cosigner_key=body.cosigner_key,
         key_set=body.key_set,
+        ca_certificate=authorities[0],
+        next_ca="".join(authorities[1:]),
     )

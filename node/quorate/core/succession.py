@@ -1,12 +1,12 @@
 """Whether one state can have become of another.
 
 Owns the comparison of two states, a thing at a time: the same federation, no earlier; every domain
-with the keys that it had, or has taken itself, and every node with those that it had; what was
-revoked, closed or retired stays so, as do the proofs of keys; no edge of trust is for more than it
-was, and no proposal for something else; no proof gives way to an earlier one, nor do policies. Does
-not own whether the later one is sound (`quorate.core.vetting`). Looks at nothing but what domains
-govern, alone or together, and of that at what is final: what is suspended, frozen or contained can
-have ended meanwhile. Pure, and in steps, as the vetting is.
+with the keys and CAs that it had, or has taken itself, and every node with those that it had; what
+was revoked, closed or retired stays so, as do the proofs of keys; no edge of trust is for more than
+it was, and no proposal for something else; no proof gives way to an earlier one, nor do policies.
+Does not own whether the later one is sound (`quorate.core.vetting`). Looks at nothing but what
+domains govern, alone or together, and of that at what is final: what is suspended, frozen or
+contained can have ended meanwhile. Pure, and in steps, as the vetting is.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from quorate.core.store import Reader
 
 _OF_FEDERATION: Final = ("origin", "genesis_hash", "created", "fence_base")
 _KEPT: Final = {
-    Kind.DOMAIN: ("ca_certificate",),
     Kind.NODE: ("domain", "signing_key", "log_key"),
 }
 """What nothing changes of a thing that is there."""

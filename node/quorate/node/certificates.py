@@ -102,6 +102,11 @@ def _issue(
     now = now or datetime.now(UTC)
     issuer = parse_certificate(ca.certificate)
     issuer_key = parse_tls_key(ca.private_key)
+    if issuer.public_key() != issuer_key.public_key():
+        raise ConfigurationError(
+            "the CA's key is not that of its certificate",
+            hint="if `quorate domain set-ca` was interrupted, run it again",
+        )
     owner = _trust_domain_of_ca(issuer)
     parsed = ids.SpiffeId.parse(spiffe)
     if owner != parsed.trust_domain:
@@ -110,7 +115,9 @@ def _issue(
     # No leaf outlives its issuer: it would verify nowhere, and nobody would see why.
     lifetime = min(LEAF_LIFETIME, issuer.not_valid_after_utc - now)
     if lifetime <= timedelta(0):
-        raise ConfigurationError("the CA certificate has expired", hint="make a new organisation")
+        raise ConfigurationError(
+            "the CA certificate has expired", hint="make another: `quorate domain set-ca`"
+        )
     builder = (
         _builder(_common_name(parsed.path), issuer.subject, key.public_key(), now, lifetime)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)

@@ -76,7 +76,7 @@ class CoreLoop:
         log_key: SigningKey,
         edges: int,
         metrics: Metrics,
-        is_newcomer: bool = False,
+        is_newcomer: Callable[[], bool] = lambda: False,
     ) -> None:
         self.node_id = node_id
         self._metrics = metrics

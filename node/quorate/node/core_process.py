@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import structlog
 import uvloop
 
-from quorate.api.servers import start_core_servers
+from quorate.api.servers import CoreServers, start_core_servers
 from quorate.consensus import RaftSettings, SafetyViolationError
 from quorate.consensus.transport import LocalIdentity, Transport
 from quorate.core.errors import (
@@ -22,10 +23,12 @@ from quorate.core.errors import (
     StorageDamagedError,
     UnsupportedProtocolError,
 )
+from quorate.core.genesis import Genesis
 from quorate.lease.clock import SystemClock, boot_id
 from quorate.lease.word import AuthorityWord
 from quorate.node import exit_codes
-from quorate.node.certificates import issued_by
+from quorate.node.certificate_keeper import CertificateKeeper
+from quorate.node.certificates import KeyPair, issued_by
 from quorate.node.config import NodeConfig, load_config
 from quorate.node.core_loop import CoreLoop
 from quorate.node.engine import check_engine
@@ -34,8 +37,16 @@ from quorate.node.lineage_keeper import LineageKeeper
 from quorate.node.organisation import read_genesis
 from quorate.node.peering import Peering
 from quorate.node.process import parse_options, stop_event
-from quorate.node.standing import check_genesis, check_ledger
+from quorate.node.standing import (
+    authorities_of,
+    check_genesis,
+    check_issued,
+    check_ledger,
+    founding_authorities,
+)
 from quorate.node.store import open_environment
+from quorate.proofs.signing import SigningKey
+from quorate.storage import Environment
 from quorate.storage.graph import GraphStore
 from quorate.telemetry import Metrics, configure_logging, open_metrics
 
@@ -55,38 +66,35 @@ async def serve(
     descriptor = check_genesis(config, genesis, tls, signing, log_key)
     environment = open_environment(config, genesis)
     check_ledger(environment, config.node.id, signing, log_key)
-    core = CoreLoop(
-        node_id=config.node.id,
-        settings=RaftSettings(**config.raft.model_dump()),
-        environment=environment,
-        word=word,
-        clock=SystemClock(),
-        boot_id=boot_id(),
-        signing_key=signing,
-        log_key=log_key,
+    check_issued(tls, descriptor, environment)
+    certificate = CertificateKeeper(
+        config,
+        tls,
+        lambda: authorities_of(descriptor, environment),
+        founding=founding_authorities(config, genesis),
+    )
+    core = _loop(
+        config,
+        environment,
+        word,
+        (signing, log_key),
         edges=edges,
         metrics=metrics,
-        is_newcomer=descriptor.domain not in {each.domain for each in genesis.descriptors},
-    )
-    identity = LocalIdentity(
-        config.node.id, tls.pair.certificate, tls.pair.private_key, genesis.hash
+        is_newcomer=lambda: not certificate.is_of_founding,
     )
     founders = [each.node.id for each in genesis.descriptors]
     peering = Peering(environment, config, core.members, origin=genesis.origin, founders=founders)
-    transport = Transport(identity, peering, core, issued_by)
+    transport = Transport(_shown(config, tls.pair, genesis.hash), peering, core, issued_by)
     transport.update(peering.peers())
 
     def follow_members() -> None:
         if peering.refresh():
             check_ledger(environment, config.node.id, signing, log_key)
+            certificate.moved()
             transport.update(peering.peers())
 
-    keeper = LineageKeeper(
-        lambda: GraphStore.open(
-            config.node.data_dir, genesis.hash, map_size_bytes=config.storage.map_size_bytes
-        ),
-        environment.read_aside,
-    )
+    keeper = _lineage(config, genesis, environment)
+    metrics.observe_certificate(certificate.remaining_s)
     metrics.observe_core(lambda: core.outbox_records, lambda: core.clock_offset_ms)
     stopped = stop_event(lifeline_fd)
     running = core.run(transport, members_changed=follow_members)
@@ -95,23 +103,87 @@ async def serve(
     try:
         await transport.start(config.listen.peer)
         servers = await start_core_servers(
-            core, config, tls.pair, descriptor.ca_certificate.encode(), metrics, graph=keeper
+            core,
+            config,
+            tls.pair,
+            b"\n".join(certificate.authorities),
+            metrics,
+            graph=keeper,
+            certificate_end_ms=certificate.end_ms,
         )
+
+        async def renew(pair: KeyPair, client_ca: bytes) -> None:
+            transport.renew(_shown(config, pair, genesis.hash))
+            await servers.public.renew(pair, client_ca)
+
         log.info("core.serving", node=config.node.id, origin=genesis.origin)
-        ends = [asyncio.create_task(end) for end in (stopped.wait(), transport.failure())]
-        await asyncio.wait([loop_task, *ends], return_when=asyncio.FIRST_COMPLETED)
-        if not loop_task.done():
-            await core.hand_over()  # while callers are still served: they notice nothing
-        await servers.stop()
-        for end in ends:
-            if end.done():
-                end.result()  # raises what ended a link, if that is what happened
-            end.cancel()
+        following = certificate.run(renew, is_warning=True)
+        await _until_stopped(stopped, loop_task, core, servers, [transport.failure(), following])
     finally:
         lineage_task.cancel()
         await asyncio.wait([lineage_task])
         await _end(loop_task, transport)
         environment.close()
+
+
+async def _until_stopped(
+    stopped: asyncio.Event,
+    loop_task: asyncio.Task[None],
+    core: CoreLoop,
+    servers: CoreServers,
+    parts: Sequence[Coroutine[Any, Any, Any]],
+) -> None:
+    """Runs until the node is to stop, or one of its parts has ended, which raises why; then stops
+    the servers."""
+    ends = [asyncio.create_task(end) for end in (stopped.wait(), *parts)]
+    await asyncio.wait([loop_task, *ends], return_when=asyncio.FIRST_COMPLETED)
+    if not loop_task.done():
+        await core.hand_over()  # while callers are still served: they notice nothing
+    for end in ends:
+        end.cancel()  # no server is made anew any more
+    await servers.stop()
+    for end in ends:
+        if end.done() and not end.cancelled():
+            end.result()  # raises what ended a link, if that is what happened
+
+
+def _loop(
+    config: NodeConfig,
+    environment: Environment,
+    word: AuthorityWord,
+    keys: tuple[SigningKey, SigningKey],
+    *,
+    edges: int,
+    metrics: Metrics,
+    is_newcomer: Callable[[], bool],
+) -> CoreLoop:
+    """keys: for lease commands, and for checkpoints."""
+    return CoreLoop(
+        node_id=config.node.id,
+        settings=RaftSettings(**config.raft.model_dump()),
+        environment=environment,
+        word=word,
+        clock=SystemClock(),
+        boot_id=boot_id(),
+        signing_key=keys[0],
+        log_key=keys[1],
+        edges=edges,
+        metrics=metrics,
+        is_newcomer=is_newcomer,
+    )
+
+
+def _shown(config: NodeConfig, pair: KeyPair, genesis_hash: bytes) -> LocalIdentity:
+    """What the node shows its peers."""
+    return LocalIdentity(config.node.id, pair.certificate, pair.private_key, genesis_hash)
+
+
+def _lineage(config: NodeConfig, genesis: Genesis, environment: Environment) -> LineageKeeper:
+    map_size_bytes = config.storage.map_size_bytes
+    return LineageKeeper(
+        lambda: GraphStore.open(config.node.data_dir, genesis.hash, map_size_bytes=map_size_bytes),
+        environment.read_aside,
+    )
 
 
 async def _end(loop_task: asyncio.Task[None], transport: Transport) -> None:

@@ -42,12 +42,13 @@ from quorate.lease.check import LeaseChecker
 from quorate.lease.clock import SystemClock, boot_id
 from quorate.lease.word import AuthorityWord
 from quorate.node import exit_codes
+from quorate.node.certificate_keeper import CertificateKeeper
 from quorate.node.config import NodeConfig, load_config
 from quorate.node.engine import check_engine
 from quorate.node.identity import load_tls_identity
 from quorate.node.organisation import read_genesis
 from quorate.node.process import parse_options, stop_event
-from quorate.node.standing import own_domain
+from quorate.node.standing import authorities_of, own_domain
 from quorate.node.store import store_path
 from quorate.storage import Environment
 from quorate.telemetry import DenialLog, Metrics, configure_logging, open_metrics
@@ -121,7 +122,7 @@ async def serve(
     """
     stopped = stop_event(lifeline_fd)
     genesis = read_genesis(config.node.genesis)
-    client_ca = own_domain(config, genesis).ca_certificate.encode("ascii")
+    own = own_domain(config, genesis)
     identity = load_tls_identity(
         config.tls.certificate, config.tls.private_key, expected_id=config.node.id
     )
@@ -141,6 +142,9 @@ async def serve(
         metrics.observe_edge(
             functools.partial(_authority_ms, checker, clock), lambda: hub.ledger.permits.count
         )
+        certificate = CertificateKeeper(
+            config, identity, lambda: authorities_of(own, store.environment)
+        )
         access = Access(SpiffeId.parse(config.node.id).trust_domain)
         service = LeaseService(
             checker=checker,
@@ -152,18 +156,13 @@ async def serve(
             denials=DenialLog(clock.boottime_ns, log),
             journal=journal,
         )
+        explainer = EdgeExplainer(checker, hub)
+        explaining = ExplainService(explainer, access, access.own, explanations(clock))
         server = build_public_server(
-            [
-                lease_registration(service),
-                explain_registration(
-                    ExplainService(
-                        EdgeExplainer(checker, hub), access, access.own, explanations(clock)
-                    )
-                ),
-            ],
+            [lease_registration(service), explain_registration(explaining)],
             address=config.listen.lease,
             identity=identity.pair,
-            client_ca=client_ca,
+            client_ca=b"\n".join(certificate.authorities),
             metrics=metrics,
             reuse_port=True,
             # A unix socket cannot be shared: of several edges the first has it.
@@ -171,6 +170,12 @@ async def serve(
         )
         stack.push_async_callback(server.stop)
         stack.callback(hub.close)  # before the server stops, so that watchers end by themselves
+        metrics.observe_certificate(certificate.remaining_s)
+
+        def moved() -> None:
+            hub.moved()
+            certificate.moved()
+
         await server.start()
         log.info("edge.listening", address=config.listen.lease, node=config.node.id)
 
@@ -178,10 +183,11 @@ async def serve(
             await store.open()
             await server.set_serving(True)
             log.info("edge.serving")
-            hub.moved()
-            await link.follow(hub.moved, hub)
+            moved()
+            await link.follow(moved, hub)
 
-        await _until(stopped, damaged, open_and_serve(), hub.run(), journal.run())
+        parts = open_and_serve(), hub.run(), journal.run(), certificate.run(server.renew)
+        await _until(stopped, damaged, *parts)
 
 
 def _authority_ms(checker: LeaseChecker, clock: SystemClock) -> float:

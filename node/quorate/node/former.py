@@ -17,8 +17,8 @@ from quorate.core.store import Reader
 
 def check_former(genesis: Genesis, recovery: Recovery, base: Reader | None = None) -> None:
     """Raises ConfigurationError unless the document goes on from this genesis: it names it, and
-    gives every organisation in it the keys that it has there, or has taken since, as the state of
-    the base proves."""
+    gives every organisation in it the keys and CAs that it has there, or has taken since, as the
+    state of the base proves."""
     former = recovery.former
     known = {item.domain for item in recovery.descriptors}
     is_named = (genesis.hash.hex(), genesis.origin) == (former.genesis_hash, former.origin)
@@ -40,8 +40,6 @@ def check_former(genesis: Genesis, recovery: Recovery, base: Reader | None = Non
                 hint="the base proves that it has taken them itself: give --config, too",
             )
         try:
-            if was.ca_certificate != has.ca_certificate:
-                raise MalformedError(f"{was.domain} has another authority")
             check_rekeyed(base, former.origin, _described(was), _described(has, base))
         except MalformedError as error:
             raise _goes_on_from_another(genesis) from error
@@ -50,7 +48,7 @@ def check_former(genesis: Genesis, recovery: Recovery, base: Reader | None = Non
 def renewed(genesis: Genesis, recovery: Recovery) -> list[tuple[Descriptor, Descriptor]]:
     """Who is described otherwise than in the genesis."""
     known = {item.domain: item for item in recovery.descriptors}
-    names = ("governance_key", "cosigner_key", "ca_certificate", "key_set")
+    names = ("governance_key", "cosigner_key", "authorities", "key_set")
     return [
         (item, known[item.domain])
         for item in genesis.descriptors
@@ -77,6 +75,7 @@ def _described(item: Descriptor, base: Reader | None = None) -> Domain:
         changed=0,
         rekeyings=0 if known is None else known.rekeyings,
         key_set=item.key_set,
+        next_ca=item.next_ca,
     )
 
 

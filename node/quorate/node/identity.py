@@ -37,6 +37,7 @@ __all__ = [
     "load_tls_identity",
     "read_private",
     "read_public",
+    "replace_pair",
     "replace_public",
     "save_signing_key",
     "spiffe_id",
@@ -63,17 +64,58 @@ def write_public(path: Path, data: bytes) -> None:
 
 def replace_public(path: Path, data: bytes) -> None:
     """Puts a file that others may read in the place of another: whole, or not at all."""
+    beside = _write_beside(path, data, PUBLIC_FILE_MODE)
+    try:
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def replace_pair(certificate: Path, private_key: Path, pair: KeyPair) -> None:
+    """Puts a certificate and its key in the place of others. Both are on the disk before either
+    takes its place; in between is a moment in which they do not belong together, and whoever reads
+    them then notices (`load_tls_identity`). Raises ConfigurationError."""
+    beside: list[Path] = []
+    try:
+        beside.append(_write_beside(private_key, pair.private_key, PRIVATE_FILE_MODE))
+        beside.append(_write_beside(certificate, pair.certificate, PUBLIC_FILE_MODE))
+        beside[0].replace(private_key)
+        beside[1].replace(certificate)
+        for directory in {certificate.parent, private_key.parent}:
+            _sync_directory(directory)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{certificate} cannot be replaced: {error.strerror}",
+            hint="check the directory and its owner, and try again",
+        ) from error
+    finally:
+        for path in beside:
+            path.unlink(missing_ok=True)
+
+
+def _write_beside(path: Path, data: bytes, mode: int) -> Path:
+    """A new file in the same directory, durable, with what is to take the place of `path`. It is
+    0600 until it has all its content."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
             stream.flush()
-            os.fchmod(descriptor, PUBLIC_FILE_MODE)
+            os.fchmod(descriptor, mode)
             os.fsync(descriptor)
-        Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+    return Path(name)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write_new(path: Path, data: bytes, mode: int) -> None:
@@ -191,7 +233,8 @@ def load_tls_identity(
         raise ConfigurationError(
             f"{certificate} is valid from {leaf.not_valid_before_utc:%Y-%m-%d %H:%M} "
             f"to {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC, not now",
-            hint="check this machine's clock; else have the domain's CA issue a new certificate",
+            hint="check this machine's clock; else renew it: `quorate node renew`, or `quorate "
+            "operator renew`",
         )
     if expected_id is not None and claimed != expected_id:
         raise ConfigurationError(

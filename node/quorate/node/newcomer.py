@@ -1,7 +1,7 @@
 """When a leader gives way that others may not know yet.
 
-Owns the rule for the node of a domain that was admitted by ballot: a member that lags behind the
-admission knows neither the domain nor its authority's certificate, and lets its node in under no
+Owns the rule for the node of a domain that was admitted by ballot, or has taken another CA since: a
+member that lags behind that knows no authority that vouches for this node, and lets it in under no
 circumstances, for nothing that this could show would count. So this node must not go on leading
 while somebody cannot be reached: any other could bring that member up to date.
 """
@@ -36,16 +36,20 @@ class Leading(Protocol):
 class Newcomer:
     """Looks, as long as this node leads, for members that it cannot reach."""
 
-    def __init__(self, node_id: str, now_s: Callable[[], float]) -> None:
+    def __init__(
+        self, node_id: str, now_s: Callable[[], float], may_be_unknown: Callable[[], bool]
+    ) -> None:
+        """may_be_unknown: whether it is such a node, as of now."""
         self._node_id = node_id
         self._now_s = now_s
+        self._may_be_unknown = may_be_unknown
         self._lacking_since: float | None = None
         self._not_before = 0.0
 
     def look(self, replica: Leading, links_up: Collection[str]) -> None:
         """Hands over once somebody was out of reach for long."""
         out_of_reach = set(replica.members) - {self._node_id} - set(links_up)
-        if not replica.is_leader or not out_of_reach:
+        if not replica.is_leader or not out_of_reach or not self._may_be_unknown():
             self._lacking_since = None
             return
         now = self._now_s()

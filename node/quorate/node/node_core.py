@@ -13,6 +13,7 @@ given up, and consensus is built anew from the store when there is room again.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import structlog
@@ -118,11 +119,11 @@ class NodeCore:
         log_key: SigningKey,
         observer: Observer,
         edges: int,
-        is_newcomer: bool = False,
+        is_newcomer: Callable[[], bool] = lambda: False,
     ) -> None:
         """chance: spreads election timeouts. first_seq: where asks for authority are counted from,
-        drawn anew for every process (see `AuthorityHolder`). is_newcomer: its domain was admitted
-        after the genesis."""
+        drawn anew for every process (see `AuthorityHolder`). is_newcomer: whether
+        some may not know who vouches for it (see `Newcomer`)."""
         self.node_id, self.environment = node_id, environment
         self.links_up: set[str] = set()
         self.storage_problem = ""
@@ -158,7 +159,7 @@ class NodeCore:
             first_seq=first_seq,
         )
         self._members = LedgerFollower(self.now_s)
-        self._newcomer = Newcomer(node_id, self.now_s) if is_newcomer else None
+        self._newcomer = Newcomer(node_id, self.now_s, is_newcomer)
         self.keeper.on_probation = lambda: bool(self._probation)
         self.keeper.on_round = observer.round_confirmed
         own_keys = signing_key.public, log_key.public
@@ -294,8 +295,7 @@ class NodeCore:
             self.replica.tick()
             self.ledger_clock.reconfigure(self.replica.voters)
             self._members.follow(self.replica, self.keeper, self.nodes)
-            if self._newcomer is not None:
-                self._newcomer.look(self.replica, self.links_up)
+            self._newcomer.look(self.replica, self.links_up)
             self._end_probation()
             self._snapshots.tick(self.replica)
             self._report()

@@ -7,6 +7,7 @@ nodes, and when that has changed. Decides nothing about members: they are the le
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from functools import lru_cache
 
 import structlog
 
@@ -14,6 +15,7 @@ from quorate.consensus.peers import Peer
 from quorate.core.errors import MalformedError
 from quorate.core.genesis import load_certificate
 from quorate.core.ids import SpiffeId, dns_name
+from quorate.core.limits import MAX_DOMAINS
 from quorate.core.records import Domain, Node
 from quorate.core.state import StateView
 from quorate.core.status import Status
@@ -29,13 +31,13 @@ def peers_of_state(
 ) -> list[Peer]:
     """Links to all of `nodes` but this one. Each is dialled where the configuration says, else
     where its domain says, and vouched for by its domain's authority."""
-    authorities = {domain.id: domain.ca_certificate.encode("ascii") for domain in domains}
+    authorities = {domain.id: usable_authorities(domain) for domain in domains}
     return [
         Peer(
             node_id=node.id,
             address=config.peers.get(node.id, node.peer_address),
             server_name=dns_name(node.id),
-            ca_certificate=authorities[node.domain],
+            authorities=authorities[node.domain],
         )
         for node in nodes
         if node.id != config.node.id
@@ -77,7 +79,7 @@ class Peering:
         with self._environment.read() as snapshot:
             view = StateView(snapshot.state)
             nodes = {node.id: node for node in view.nodes()}
-            domains = {domain.id: domain for domain in view.domains() if _is_usable(domain)}
+            domains = {each.id: each for each in view.domains() if usable_authorities(each)}
         gone = frozenset(node.id for node in nodes.values() if node.retired) - set(members)
         if (nodes, domains, gone) == (self._nodes, self._domains, self._gone):
             return False
@@ -107,16 +109,17 @@ class Peering:
     def authorities(self) -> list[bytes]:
         members = {node.domain for node in self._nodes.values() if node.id not in self._gone}
         return [
-            domain.ca_certificate.encode("ascii")
+            authority
             for domain in self._domains.values()
+            for authority in usable_authorities(domain)
             if domain.status is not Status.REVOKED or domain.id in members
         ]
 
-    def authority_of(self, node_id: str) -> bytes | None:
+    def authorities_of(self, node_id: str) -> tuple[bytes, ...]:
         if node_id in self._gone:
-            return None
+            return ()
         domain = self._domain_of(node_id)
-        return None if domain is None else domain.ca_certificate.encode("ascii")
+        return () if domain is None else usable_authorities(domain)
 
     def address_of(self, node_id: str) -> str | None:
         return self._config.peers.get(node_id)
@@ -147,12 +150,17 @@ class Peering:
         return domain
 
 
-def _is_usable(domain: Domain) -> bool:
-    """Whether a domain's authority is a certificate: whoever was admitted may have brought
+def usable_authorities(domain: Domain) -> tuple[bytes, ...]:
+    """PEM of a domain's CAs, as far as they are certificates: whoever was admitted may have brought
     anything, for that is not decided in the ledger, and it must spoil nobody else's."""
+    return tuple(each.encode("ascii") for each in domain.authorities if _is_usable(domain.id, each))
+
+
+@lru_cache(maxsize=4 * MAX_DOMAINS)
+def _is_usable(domain: str, certificate: str) -> bool:
     try:
-        load_certificate(domain.ca_certificate)
+        load_certificate(certificate)
     except MalformedError as error:
-        log.warning("peer.unusable_authority", domain=domain.id, problem=str(error))
+        log.warning("peer.unusable_authority", domain=domain, problem=str(error))
         return False
     return True

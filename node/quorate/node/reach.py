@@ -26,15 +26,16 @@ authority (2, 20, 21), it vouches for itself (18, 19), or it names somebody else
 expired, or is not valid yet, is none of them: a node that runs with it keeps its links."""
 
 
-def answers(config: NodeConfig, node_id: str, address: str, ca_certificate: str) -> bool:
+def answers(config: NodeConfig, node_id: str, address: str, authorities: str) -> bool:
     """Whether the node `node_id` is there, as seen from the machine of the node of `config`.
 
-    address: where its domain says that it listens; the configuration's `peers` win over it. False:
-    somebody else is there, or nobody as far as can be seen from here.
+    authorities: PEM of its domain's CAs. address: where its domain says that it listens; the
+    configuration's `peers` win over it. False: somebody else is there, or nobody as far as can be
+    seen from here.
     """
     host, _, port = config.peers.get(node_id, address).rpartition(":")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(cadata=ca_certificate)
+    context.load_verify_locations(cadata=authorities)
     context.load_cert_chain(config.tls.certificate, config.tls.private_key)
     context.set_alpn_protocols([_PROTOCOL])
     try:

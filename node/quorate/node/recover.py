@@ -182,6 +182,7 @@ def _descriptor(view: StateView, domain_id: str, names: set[str]) -> Descriptor:
         ),
         envelope=dsse.Envelope(b"", dsse.RECOVERY_TYPE, ()),
         key_set=domain.key_set,
+        next_ca=domain.next_ca,
     )
 
 

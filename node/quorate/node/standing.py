@@ -8,6 +8,8 @@ that is the ledger's and the other nodes'.
 
 from __future__ import annotations
 
+import structlog
+
 from quorate.core.errors import ConfigurationError
 from quorate.core.genesis import Descriptor, Genesis
 from quorate.core.ids import SpiffeId
@@ -16,8 +18,12 @@ from quorate.node.certificates import issued_by
 from quorate.node.config import NodeConfig
 from quorate.node.identity import TlsIdentity
 from quorate.node.organisation import read_descriptor
+from quorate.node.peering import usable_authorities
+from quorate.node.store import store_path
 from quorate.proofs.signing import SigningKey
 from quorate.storage import Environment
+
+log = structlog.get_logger(__name__)
 
 
 def own_domain(config: NodeConfig, genesis: Genesis) -> Descriptor:
@@ -51,12 +57,48 @@ def check_genesis(
             "the node's keys are not those in the genesis",
             hint="use the keys that `quorate init` made with the signed descriptor",
         )
-    if not issued_by(tls.pair.certificate, descriptor.ca_certificate.encode()):
-        raise ConfigurationError(
-            "the node's certificate was not issued by its domain's authority in the genesis",
-            hint="have the domain's CA issue a new one",
-        )
+    if not store_path(config).exists():
+        _check_issued(tls, authorities_of(descriptor, None))
     return descriptor
+
+
+def authorities_of(descriptor: Descriptor, environment: Environment | None) -> tuple[bytes, ...]:
+    """PEM of the CAs of the node's domain that are certificates: as the ledger has them, as far as
+    this node has it, else as the domain was described at first."""
+    if environment is not None:
+        with environment.read() as snapshot:
+            domain = StateView(snapshot.state).domain(descriptor.domain)
+        if domain is not None:
+            return usable_authorities(domain)
+    return tuple(each.encode("ascii") for each in descriptor.authorities)
+
+
+def founding_authorities(config: NodeConfig, genesis: Genesis) -> tuple[bytes, ...]:
+    """PEM of the CAs that everybody knows who has the genesis; none, for the domain of a node that
+    was admitted later."""
+    own = SpiffeId.parse(config.node.id).trust_domain
+    found = [each for each in genesis.descriptors if each.domain == own]
+    return tuple(text.encode("ascii") for each in found for text in each.authorities)
+
+
+def check_issued(tls: TlsIdentity, descriptor: Descriptor, environment: Environment) -> None:
+    """Raises ConfigurationError when the node's certificate is of no CA of its domain. One that has
+    a ledger may lag behind what its domain has changed; the others know, and let it in or not."""
+    try:
+        _check_issued(tls, authorities_of(descriptor, environment))
+    except ConfigurationError as error:
+        with environment.read() as snapshot:
+            if snapshot.ledger_size <= 1:
+                raise
+        log.error("certificate.not_trusted", problem=str(error), hint=error.hint)
+
+
+def _check_issued(tls: TlsIdentity, authorities: tuple[bytes, ...]) -> None:
+    if not any(issued_by(tls.pair.certificate, each) for each in authorities):
+        raise ConfigurationError(
+            "the node's certificate was not issued by its domain's authority",
+            hint="renew it: `quorate node renew`",
+        )
 
 
 def check_ledger(

@@ -26,6 +26,7 @@ from quorate.node.identity import read_public
 from quorate.node.locks import hold_all
 from quorate.node.membership import first_configuration
 from quorate.node.organisation import read_genesis
+from quorate.node.peering import usable_authorities
 from quorate.node.reach import answers
 from quorate.node.store import has_store, mark_path, store_path
 from quorate.node.store_care import Tell, opened
@@ -200,7 +201,8 @@ def refuse_answers(config: NodeConfig, base: Snapshot, names: Collection[str]) -
         domain = view.domain(node.domain)
         if node.id in names or domain is None:
             continue
-        if answers(config, node.id, node.peer_address, domain.ca_certificate):
+        authorities = b"".join(usable_authorities(domain)).decode("ascii")
+        if answers(config, node.id, node.peer_address, authorities):
             raise ConfigurationError(
                 f"{node.id} is not lost: it answers at "
                 f"{config.peers.get(node.id, node.peer_address)}",

@@ -105,6 +105,20 @@ class Metrics:
             description="how far this node's wall clock is ahead of the federation's time",
         )
 
+    def observe_certificate(self, remaining_s: Callable[[], float]) -> None:
+        """Has one value read whenever metrics are, by another thread: how long the certificate that
+        this process shows is still valid, 0 when it is not."""
+
+        def of_certificate(_options: CallbackOptions) -> Iterable[Observation]:
+            yield Observation(remaining_s())
+
+        self._meter.create_observable_gauge(
+            "quorate.certificate.remaining",
+            [of_certificate],
+            unit="s",
+            description="how long the node's certificate is still valid",
+        )
+
     def checked(self, verdict: str, reason: str) -> None:
         self._checks.add(1, {"verdict": verdict, "reason": reason})
 

@@ -25,27 +25,27 @@ _sym_db = _symbol_database.Default()
 from quorate.v1 import decision_pb2 as quorate_dot_v1_dot_decision__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15quorate/v1/node.proto\x12\nquorate.v1\x1a\x19quorate/v1/decision.proto\")\n\x10GetStatusRequest\x12\x15\n\rminimum_index\x18\x01 \x01(\x04\"\xa6\x04\n\x11GetStatusResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0e\n\x06origin\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x1e\n\x04role\x18\x04 \x01(\x0e\x32\x10.quorate.v1.Role\x12\x0e\n\x06leader\x18\x05 \x01(\t\x12\x0c\n\x04term\x18\x06 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x07 \x01(\x04\x12\x15\n\rapplied_index\x18\x08 \x01(\x04\x12,\n\x08position\x18\t \x01(\x0b\x32\x1a.quorate.v1.LedgerPosition\x12\x0c\n\x04root\x18\n \x01(\x0c\x12\x15\n\rhas_authority\x18\x0b \x01(\x08\x12\x1e\n\x16\x61uthority_remaining_ms\x18\x0c \x01(\x03\x12,\n\x10\x61uthority_reason\x18\r \x01(\x0e\x32\x12.quorate.v1.Reason\x12\x10\n\x08writable\x18\x0e \x01(\x08\x12\x17\n\x0fstorage_problem\x18\x0f \x01(\t\x12\x17\n\x0f\x63lock_offset_ms\x18\x10 \x01(\x03\x12\x15\n\rdurable_turns\x18\x11 \x01(\x04\x12\x11\n\tprobation\x18\x12 \x01(\x08\x12\x16\n\x0eoutbox_records\x18\x13 \x01(\x04\x12\x10\n\x08protocol\x18\x14 \x01(\r\x12\x17\n\x0flatest_protocol\x18\x15 \x01(\r\x12\"\n\x06\x66rozen\x18\x16 \x01(\x0b\x32\x12.quorate.v1.Frozen\"\x19\n\x06\x46rozen\x12\x0f\n\x07\x61\x63tions\x18\x01 \x03(\t\"\xc2\x01\n\x06Member\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64omain\x18\x02 \x01(\t\x12\x14\n\x0cpeer_address\x18\x03 \x01(\t\x12\x11\n\tconnected\x18\x04 \x01(\x08\x12\x13\n\x0bmatch_index\x18\x05 \x01(\x04\x12\x16\n\x0e\x65nforced_index\x18\x06 \x01(\x04\x12\x0c\n\x04role\x18\x07 \x01(\t\x12\x0e\n\x06status\x18\x08 \x01(\t\x12\x11\n\traft_role\x18\t \x01(\t\x12\x10\n\x08protocol\x18\n \x01(\r\"+\n\x12ListMembersRequest\x12\x15\n\rminimum_index\x18\x01 \x01(\x04\"h\n\x13ListMembersResponse\x12,\n\x08position\x18\x01 \x01(\x0b\x32\x1a.quorate.v1.LedgerPosition\x12#\n\x07members\x18\x02 \x03(\x0b\x32\x12.quorate.v1.Member*T\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x11\n\rROLE_FOLLOWER\x10\x01\x12\x12\n\x0eROLE_CANDIDATE\x10\x02\x12\x0f\n\x0bROLE_LEADER\x10\x03\x32\xa7\x01\n\x0bNodeService\x12H\n\tGetStatus\x12\x1c.quorate.v1.GetStatusRequest\x1a\x1d.quorate.v1.GetStatusResponse\x12N\n\x0bListMembers\x12\x1e.quorate.v1.ListMembersRequest\x1a\x1f.quorate.v1.ListMembersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15quorate/v1/node.proto\x12\nquorate.v1\x1a\x19quorate/v1/decision.proto\")\n\x10GetStatusRequest\x12\x15\n\rminimum_index\x18\x01 \x01(\x04\"\xc8\x04\n\x11GetStatusResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0e\n\x06origin\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x1e\n\x04role\x18\x04 \x01(\x0e\x32\x10.quorate.v1.Role\x12\x0e\n\x06leader\x18\x05 \x01(\t\x12\x0c\n\x04term\x18\x06 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x07 \x01(\x04\x12\x15\n\rapplied_index\x18\x08 \x01(\x04\x12,\n\x08position\x18\t \x01(\x0b\x32\x1a.quorate.v1.LedgerPosition\x12\x0c\n\x04root\x18\n \x01(\x0c\x12\x15\n\rhas_authority\x18\x0b \x01(\x08\x12\x1e\n\x16\x61uthority_remaining_ms\x18\x0c \x01(\x03\x12,\n\x10\x61uthority_reason\x18\r \x01(\x0e\x32\x12.quorate.v1.Reason\x12\x10\n\x08writable\x18\x0e \x01(\x08\x12\x17\n\x0fstorage_problem\x18\x0f \x01(\t\x12\x17\n\x0f\x63lock_offset_ms\x18\x10 \x01(\x03\x12\x15\n\rdurable_turns\x18\x11 \x01(\x04\x12\x11\n\tprobation\x18\x12 \x01(\x08\x12\x16\n\x0eoutbox_records\x18\x13 \x01(\x04\x12\x10\n\x08protocol\x18\x14 \x01(\r\x12\x17\n\x0flatest_protocol\x18\x15 \x01(\r\x12\"\n\x06\x66rozen\x18\x16 \x01(\x0b\x32\x12.quorate.v1.Frozen\x12 \n\x18\x63\x65rtificate_not_after_ms\x18\x17 \x01(\x03\"\x19\n\x06\x46rozen\x12\x0f\n\x07\x61\x63tions\x18\x01 \x03(\t\"\xc2\x01\n\x06Member\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64omain\x18\x02 \x01(\t\x12\x14\n\x0cpeer_address\x18\x03 \x01(\t\x12\x11\n\tconnected\x18\x04 \x01(\x08\x12\x13\n\x0bmatch_index\x18\x05 \x01(\x04\x12\x16\n\x0e\x65nforced_index\x18\x06 \x01(\x04\x12\x0c\n\x04role\x18\x07 \x01(\t\x12\x0e\n\x06status\x18\x08 \x01(\t\x12\x11\n\traft_role\x18\t \x01(\t\x12\x10\n\x08protocol\x18\n \x01(\r\"+\n\x12ListMembersRequest\x12\x15\n\rminimum_index\x18\x01 \x01(\x04\"h\n\x13ListMembersResponse\x12,\n\x08position\x18\x01 \x01(\x0b\x32\x1a.quorate.v1.LedgerPosition\x12#\n\x07members\x18\x02 \x03(\x0b\x32\x12.quorate.v1.Member*T\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x11\n\rROLE_FOLLOWER\x10\x01\x12\x12\n\x0eROLE_CANDIDATE\x10\x02\x12\x0f\n\x0bROLE_LEADER\x10\x03\x32\xa7\x01\n\x0bNodeService\x12H\n\tGetStatus\x12\x1c.quorate.v1.GetStatusRequest\x1a\x1d.quorate.v1.GetStatusResponse\x12N\n\x0bListMembers\x12\x1e.quorate.v1.ListMembersRequest\x1a\x1f.quorate.v1.ListMembersResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'quorate.v1.node_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=1035
-  _globals['_ROLE']._serialized_end=1119
+  _globals['_ROLE']._serialized_start=1069
+  _globals['_ROLE']._serialized_end=1153
   _globals['_GETSTATUSREQUEST']._serialized_start=64
   _globals['_GETSTATUSREQUEST']._serialized_end=105
   _globals['_GETSTATUSRESPONSE']._serialized_start=108
-  _globals['_GETSTATUSRESPONSE']._serialized_end=658
-  _globals['_FROZEN']._serialized_start=660
-  _globals['_FROZEN']._serialized_end=685
-  _globals['_MEMBER']._serialized_start=688
-  _globals['_MEMBER']._serialized_end=882
-  _globals['_LISTMEMBERSREQUEST']._serialized_start=884
-  _globals['_LISTMEMBERSREQUEST']._serialized_end=927
-  _globals['_LISTMEMBERSRESPONSE']._serialized_start=929
-  _globals['_LISTMEMBERSRESPONSE']._serialized_end=1033
-  _globals['_NODESERVICE']._serialized_start=1122
-  _globals['_NODESERVICE']._serialized_end=1289
+  _globals['_GETSTATUSRESPONSE']._serialized_end=692
+  _globals['_FROZEN']._serialized_start=694
+  _globals['_FROZEN']._serialized_end=719
+  _globals['_MEMBER']._serialized_start=722
+  _globals['_MEMBER']._serialized_end=916
+  _globals['_LISTMEMBERSREQUEST']._serialized_start=918
+  _globals['_LISTMEMBERSREQUEST']._serialized_end=961
+  _globals['_LISTMEMBERSRESPONSE']._serialized_start=963
+  _globals['_LISTMEMBERSRESPONSE']._serialized_end=1067
+  _globals['_NODESERVICE']._serialized_start=1156
+  _globals['_NODESERVICE']._serialized_end=1323
 # @@protoc_insertion_point(module_scope)

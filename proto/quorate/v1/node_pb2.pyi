@@ -85,6 +85,7 @@ class GetStatusResponse(_message.Message):
     PROTOCOL_FIELD_NUMBER: _builtins.int
     LATEST_PROTOCOL_FIELD_NUMBER: _builtins.int
     FROZEN_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_NOT_AFTER_MS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """SPIFFE ID"""
     origin: _builtins.str
@@ -118,6 +119,8 @@ class GetStatusResponse(_message.Message):
     """the version of the rules that the federation lives by"""
     latest_protocol: _builtins.int
     """the latest that the node's program knows"""
+    certificate_not_after_ms: _builtins.int
+    """until when the node's certificate is valid; 0: not known"""
     @_builtins.property
     def position(self) -> _decision_pb2.LedgerPosition: ...
     @_builtins.property
@@ -149,10 +152,11 @@ class GetStatusResponse(_message.Message):
         protocol: _builtins.int = ...,
         latest_protocol: _builtins.int = ...,
         frozen: Global___Frozen | None = ...,
+        certificate_not_after_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["frozen", b"frozen", "position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_index", b"applied_index", "authority_reason", b"authority_reason", "authority_remaining_ms", b"authority_remaining_ms", "clock_offset_ms", b"clock_offset_ms", "commit_index", b"commit_index", "durable_turns", b"durable_turns", "frozen", b"frozen", "has_authority", b"has_authority", "latest_protocol", b"latest_protocol", "leader", b"leader", "node_id", b"node_id", "origin", b"origin", "outbox_records", b"outbox_records", "position", b"position", "probation", b"probation", "protocol", b"protocol", "role", b"role", "root", b"root", "storage_problem", b"storage_problem", "term", b"term", "version", b"version", "writable", b"writable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_index", b"applied_index", "authority_reason", b"authority_reason", "authority_remaining_ms", b"authority_remaining_ms", "certificate_not_after_ms", b"certificate_not_after_ms", "clock_offset_ms", b"clock_offset_ms", "commit_index", b"commit_index", "durable_turns", b"durable_turns", "frozen", b"frozen", "has_authority", b"has_authority", "latest_protocol", b"latest_protocol", "leader", b"leader", "node_id", b"node_id", "origin", b"origin", "outbox_records", b"outbox_records", "position", b"position", "probation", b"probation", "protocol", b"protocol", "role", b"role", "root", b"root", "storage_problem", b"storage_problem", "term", b"term", "version", b"version", "writable", b"writable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -109,6 +109,9 @@ def proof_of_keys(data: bytes) -> None:
             assert read[0].to_bytes() == shown
             assert read[1].domain == BANK
             check_keyed(read[1], may_be=True)
+            assert len({*read[1].authorities}) == len(read[1].authorities) <= 2
+            for each in read[1].authorities:
+                genesis.check_certificate(each)
             key_set = key_set_of(read[1])
             assert key_set == KeySet.from_json(key_set.to_json())
             some = count_signatures(read[0], governance_keys(read[1]), MAX_KEYS_PER_SET)

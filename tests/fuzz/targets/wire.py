@@ -77,8 +77,8 @@ def configuration(data: bytes) -> None:
 
 
 class _Directory:
-    def authority_of(self, _node: str) -> bytes:
-        return b""
+    def authorities_of(self, _node: str) -> tuple[bytes, ...]:
+        return (b"",)
 
     def belongs(self, _node: str, order: bytes) -> bool:
         return len(order) <= MAX_ENVELOPE_BYTES

@@ -84,6 +84,7 @@ class Book:
 
     def __init__(self) -> None:
         self.domains: dict[str, bytes] = {}
+        self.further: dict[str, tuple[bytes, ...]] = {}
         self.nodes: set[str] = set()
         self.retired: set[str] = set()
         self.configured: dict[str, str] = {}
@@ -95,13 +96,14 @@ class Book:
         self.domains |= {member.domain: member.ca.certificate for member in members}
 
     def authorities(self) -> list[bytes]:
-        return list(self.domains.values())
+        return [*self.domains.values(), *(each for some in self.further.values() for each in some)]
 
-    def authority_of(self, node_id: str) -> bytes | None:
+    def authorities_of(self, node_id: str) -> tuple[bytes, ...]:
         self.asked.set()
-        if node_id in self.retired:
-            return None
-        return self.domains.get(SpiffeId.parse(node_id).trust_domain)
+        domain = SpiffeId.parse(node_id).trust_domain
+        if node_id in self.retired or domain not in self.domains:
+            return ()
+        return (self.domains[domain], *self.further.get(domain, ()))
 
     def address_of(self, node_id: str) -> str | None:
         return self.configured.get(node_id)
@@ -143,7 +145,7 @@ class Member:
 
     @property
     def peer(self) -> Peer:
-        return Peer(self.node_id, self.address, dns_name(self.node_id), self.ca.certificate)
+        return Peer(self.node_id, self.address, dns_name(self.node_id), (self.ca.certificate,))
 
     @property
     def identity(self) -> LocalIdentity:

@@ -7,7 +7,9 @@ import random
 from base64 import b64decode, b64encode
 from dataclasses import replace
 
+import grpc
 import pytest
+from structlog.testing import capture_logs
 from tests.integration.transport.stage import (
     TIMEOUT_S,
     Member,
@@ -25,7 +27,7 @@ from tests.integration.transport.stage import (
 from quorate.consensus import link as linking
 from quorate.consensus.transport import Transport
 from quorate.core.genesis import check_certificate
-from quorate.node.certificates import make_ca
+from quorate.node.certificates import issue_node, make_ca, parse_certificate
 
 
 async def pair(stack: Stack, a: Member, b: Member) -> tuple[Transport, Transport]:
@@ -299,3 +301,115 @@ async def test_an_authority_that_tls_cannot_read_costs_nobody_else_their_links(
             await asyncio.sleep(0.05)
         await b.handler.until(lambda: b.handler.is_linked(a))
     assert from_a._server.left_out == (odd,)
+
+
+# -- another certificate -------------------------------------------------------------------------
+
+
+async def test_a_renewed_certificate_is_shown_and_dialled_with(
+    tasks: Stack, a: Member, b: Member
+) -> None:
+    from_a, from_b = await pair(tasks, a, b)
+    old, a.tls = a.tls, issue_node(a.ca, a.node_id)
+    from_a.renew(a.identity)
+    # The streams to it begin again, those from it go on.
+    await b.handler.until(lambda: len(b.handler.links) >= 3 and b.handler.is_linked(a))
+    assert a.handler.links == [(b.node_id, True)]
+    from_a.send(b.node_id, numbered(1))
+    from_b.send(a.node_id, numbered(2))
+    await b.handler.until(lambda: b.handler.rounds(a.node_id) == [1])
+    await a.handler.until(lambda: a.handler.rounds(b.node_id) == [2])
+    seen: list[bytes] = []
+    from_b._servicer._is_issued_by = lambda leaf, authority: bool(seen.append(leaf)) or True
+    from_b.update([])
+    from_b.update([a.peer])
+    await a.handler.until(lambda: len(a.handler.links) >= 3 and a.handler.is_linked(b))
+    assert seen
+    assert {parse_certificate(leaf) for leaf in seen} == {parse_certificate(a.tls.certificate)}
+    assert parse_certificate(old.certificate) != parse_certificate(a.tls.certificate)
+
+
+async def test_renewed_and_admitted_at_once_is_one_new_server(
+    tasks: Stack, a: Member, b: Member, c: Member
+) -> None:
+    from_a, _ = await pair(tasks, a, b)
+    with capture_logs() as logs:
+        a.tls = issue_node(a.ca, a.node_id)
+        from_a.renew(a.identity)
+        a.book.know(c)
+        from_a.update([b.peer, c.peer])
+        from_a.renew(a.identity)
+        await b.handler.until(lambda: len(b.handler.links) >= 3 and b.handler.is_linked(a))
+    renewed = [each for each in logs if each["event"] == "peer.server_renewed"]
+    assert len(renewed) == 1
+
+
+# -- another authority ---------------------------------------------------------------------------
+
+
+async def test_a_domain_goes_from_one_authority_to_another(
+    tasks: Stack, a: Member, b: Member
+) -> None:
+    """Both are called the same, and each is tried for the certificates of the other."""
+    from_a, from_b = await pair(tasks, a, b)
+    old, new = a.ca, make_ca(a.domain)
+
+    def trust(*authorities: bytes) -> None:
+        for member, transport, peers in ((a, from_a, [b.peer]), (b, from_b, [a.peer])):
+            member.book.domains[a.domain], *further = authorities
+            member.book.further = {a.domain: tuple(further)}
+            known = tuple(authorities)
+            named = [
+                replace(each, authorities=known) if each.node_id == a.node_id else each
+                for each in peers
+            ]
+            transport.update(named)
+
+    async def both_ways(number: int) -> None:
+        await b.handler.until(lambda: b.handler.is_linked(a))
+        await a.handler.until(lambda: a.handler.is_linked(b))
+        async with asyncio.timeout(TIMEOUT_S):
+            while number not in b.handler.rounds(a.node_id):
+                from_a.send(b.node_id, numbered(number))
+                await asyncio.sleep(0.05)
+            while number not in a.handler.rounds(b.node_id):
+                from_b.send(a.node_id, numbered(number))
+                await asyncio.sleep(0.05)
+
+    trust(old.certificate, new.certificate)
+    await both_ways(1)
+    a.tls = issue_node(new, a.node_id)
+    from_a.renew(a.identity)
+    await both_ways(2)
+    trust(new.certificate)
+    await both_ways(3)
+    thief = Stranger(issue_node(old, a.node_id), b)
+    code, _ = await thief.refusal(hello(a, b))
+    assert code is not grpc.StatusCode.OK
+
+
+async def test_a_stream_of_an_authority_that_was_dropped_ends_at_once(
+    tasks: Stack, a: Member, b: Member
+) -> None:
+    receiver = await start(tasks, b, a)
+    async with Stranger(a.tls, b).stream() as call:
+        await call.write(hello(a, b))
+        await call.read()
+        b.book.domains[a.domain] = make_ca(a.domain).certificate
+        receiver.update([replace(a.peer, authorities=b.book.authorities_of(a.node_id))])
+        assert a.node_id not in receiver._servicer._streams, "nothing of it is handed on"
+        code, _ = await end_of(call)
+        assert code is not grpc.StatusCode.OK
+    assert b.handler.received == []
+
+
+async def test_a_stream_goes_on_in_the_servicer_when_another_authority_joins(
+    tasks: Stack, a: Member, b: Member
+) -> None:
+    receiver = await start(tasks, b, a)
+    async with Stranger(a.tls, b).stream() as call:
+        await call.write(hello(a, b))
+        await call.read()
+        b.book.further = {a.domain: (make_ca(a.domain).certificate,)}
+        receiver._servicer.recheck(gone=())
+        assert a.node_id in receiver._servicer._streams

@@ -38,7 +38,7 @@ from quorate.core.state import Kind, StateView, list_records, record_json
 from quorate.core.store import MemoryStore
 from quorate.core.transitions import apply, install_genesis
 from quorate.node import organisation
-from quorate.node.identity import load_signing_key
+from quorate.node.identity import load_certificate, load_signing_key
 from quorate.node.organisation import Organisation
 from quorate.proofs import merkle
 from quorate.proofs.checkpoint import Checkpoint, sign_checkpoint
@@ -183,6 +183,11 @@ class FakeNode:
     @property
     def view(self) -> StateView:
         return StateView(self.store)
+
+    @property
+    def certificate_not_after_ms(self) -> int:
+        leaf = load_certificate(self.organisation.config.tls.certificate)
+        return int(leaf.not_valid_after_utc.timestamp() * 1000)
 
     @property
     def position(self) -> decision_pb2.LedgerPosition:
@@ -334,6 +339,7 @@ class _Status(node_pb2_grpc.NodeServiceServicer):
             role=node_pb2.ROLE_FOLLOWER,
             position=self.node.position,
             authority_reason=decision_pb2.REASON_INQUORATE,
+            certificate_not_after_ms=self.node.certificate_not_after_ms,
             frozen=None if frozen is None else node_pb2.Frozen(actions=frozen.actions),
         )
 

@@ -16,7 +16,7 @@ from quorate.consensus.links import Links
 from quorate.consensus.peers import LocalIdentity, Peer
 from quorate.v1 import peer_pb2 as pb
 
-PEER = Peer("spiffe://b.example/node/1", "127.0.0.1:1", "1.node.b.example", b"")
+PEER = Peer("spiffe://b.example/node/1", "127.0.0.1:1", "1.node.b.example", (b"",))
 ME = LocalIdentity("spiffe://a.example/node/1", b"", b"", b"\x00" * 32)
 
 

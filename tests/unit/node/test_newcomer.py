@@ -25,7 +25,8 @@ class Scene:
     def __init__(self) -> None:
         self.now_s = 100.0
         self.replica = Replica()
-        self.newcomer = Newcomer(OWN, lambda: self.now_s)
+        self.is_unknown = True
+        self.newcomer = Newcomer(OWN, lambda: self.now_s, lambda: self.is_unknown)
 
     def look(self, *links_up: str, after_s: float = 0.0) -> int:
         self.now_s += after_s
@@ -71,3 +72,14 @@ def test_who_does_not_lead_gives_nothing_away() -> None:
     assert scene.look(OTHER, after_s=2 * PATIENCE_S) == 0
     scene.replica.is_leader = True
     assert scene.look(OTHER) == 0, "it is counted from when it leads"
+
+
+def test_whom_everybody_knows_goes_on_and_gives_way_once_that_has_changed() -> None:
+    """Its domain has taken another CA, and somebody was away."""
+    scene = Scene()
+    scene.is_unknown = False
+    assert scene.look(OTHER) == 0
+    assert scene.look(OTHER, after_s=2 * PATIENCE_S) == 0
+    scene.is_unknown = True
+    assert scene.look(OTHER, after_s=PATIENCE_S) == 0
+    assert scene.look(OTHER, after_s=PATIENCE_S) == 1

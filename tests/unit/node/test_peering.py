@@ -91,8 +91,8 @@ def test_the_peers_are_all_nodes_but_this_one() -> None:
     settings = config(**{THIRD: "proxy:1"})
     nodes = [node(ME), node(OTHER), node(THIRD)]
     assert peers_of_state(nodes, [domain(each.id) for each in nodes], settings) == [
-        Peer(OTHER, "b.example:7401", "1.node.b.example", ca("b")),
-        Peer(THIRD, "proxy:1", "1.node.c.example", ca("c")),
+        Peer(OTHER, "b.example:7401", "1.node.b.example", (ca("b"),)),
+        Peer(THIRD, "proxy:1", "1.node.c.example", (ca("c"),)),
     ]
 
 
@@ -113,9 +113,9 @@ def test_a_node_that_was_added_is_a_peer(stage: Stage) -> None:
 def test_each_domain_vouches_for_its_nodes_known_or_not(stage: Stage) -> None:
     assert set(stage.peering.authorities()) == {ca(name) for name in "abc"}
     for node_id in (OTHER, SECOND):
-        assert stage.peering.authority_of(node_id) == ca("b")
-    assert stage.peering.authority_of("spiffe://a.example/node/9") == ca("a")
-    assert stage.peering.authority_of(FOREIGN) is None
+        assert stage.peering.authorities_of(node_id) == (ca("b"),)
+    assert stage.peering.authorities_of("spiffe://a.example/node/9") == (ca("a"),)
+    assert stage.peering.authorities_of(FOREIGN) == ()
 
 
 def test_a_retired_node_is_a_peer_until_it_is_no_member_any_more(stage: Stage) -> None:
@@ -123,12 +123,12 @@ def test_a_retired_node_is_a_peer_until_it_is_no_member_any_more(stage: Stage) -
     stage.save(node(OTHER, Status.REVOKED))
     assert stage.peering.refresh()
     assert stage.dialled() == [OTHER, THIRD]
-    assert stage.peering.authority_of(OTHER) is not None
+    assert stage.peering.authorities_of(OTHER) != ()
     stage.members = [ME, THIRD]
     assert stage.peering.refresh()
     assert stage.dialled() == [THIRD]
-    assert stage.peering.authority_of(OTHER) is None
-    assert stage.peering.authority_of(SECOND) is not None, "the domain has other nodes"
+    assert stage.peering.authorities_of(OTHER) == ()
+    assert stage.peering.authorities_of(SECOND) != (), "the domain has other nodes"
     stage.members = [ME, OTHER, THIRD]  # that configuration was never committed, and is undone
     assert stage.peering.refresh()
     assert stage.dialled() == [OTHER, THIRD]
@@ -177,8 +177,8 @@ def test_an_expelled_domain_vouches_for_nobody_once_it_is_out(stage: Stage) -> N
     stage.members = [ME, THIRD]
     assert stage.peering.refresh()
     assert set(stage.peering.authorities()) == {ca("a"), ca("c")}
-    assert stage.peering.authority_of(OTHER) is None
-    assert stage.peering.authority_of(SECOND) is None, "nor for one that nobody knows"
+    assert stage.peering.authorities_of(OTHER) == ()
+    assert stage.peering.authorities_of(SECOND) == (), "nor for one that nobody knows"
     assert stage.dialled() == [THIRD]
 
 
@@ -190,7 +190,7 @@ def test_what_is_no_certificate_vouches_for_nobody_and_spoils_nothing(stage: Sta
     stage.save()
     assert stage.peering.refresh()
     assert set(stage.peering.authorities()) == {ca("a"), ca("c")}
-    assert stage.peering.authority_of(OTHER) is None
+    assert stage.peering.authorities_of(OTHER) == ()
     assert stage.dialled() == [THIRD]
 
 
@@ -227,12 +227,43 @@ def test_an_expelled_domain_vouches_for_nobody_but_those_that_are_members_yet(st
     state.save_domain(stage.environment.turn.state, gone)
     stage.save(node(OTHER, Status.REVOKED))
     stage.peering.refresh()
-    assert stage.peering.authority_of(OTHER) is not None, "it may be needed for its own removal"
+    assert stage.peering.authorities_of(OTHER) != (), "it may be needed for its own removal"
     assert ca("b") in stage.peering.authorities()
-    assert stage.peering.authority_of(SECOND) is None
+    assert stage.peering.authorities_of(SECOND) == ()
     assert not stage.peering.belongs(SECOND, order)
     stage.members = [ME, THIRD]
     stage.peering.refresh()
-    assert stage.peering.authority_of(OTHER) is None
+    assert stage.peering.authorities_of(OTHER) == ()
     assert ca("b") not in stage.peering.authorities()
     assert stage.dialled() == [THIRD]
+
+
+def test_two_authorities_vouch_while_a_domain_goes_from_one_to_the_other(stage: Stage) -> None:
+    both = replace(domain(OTHER), next_ca=ca_certificate("next"))
+    state.save_domain(stage.environment.turn.state, both)
+    stage.environment.commit()
+    assert stage.peering.refresh(), "whoever dials and serves is told"
+    following = ca_certificate("next").encode()
+    assert stage.peering.authorities_of(OTHER) == (ca("b"), following)
+    assert stage.peering.authorities_of(SECOND) == (ca("b"), following)
+    assert following not in stage.peering.authorities_of(THIRD)
+    assert set(stage.peering.authorities()) == {*(ca(name) for name in "abc"), following}
+    assert {peer.node_id: peer.authorities for peer in stage.peering.peers()}[OTHER] == (
+        ca("b"),
+        following,
+    )
+    alone = replace(both, ca_certificate=both.next_ca, next_ca="")
+    state.save_domain(stage.environment.turn.state, alone)
+    stage.environment.commit()
+    assert stage.peering.refresh()
+    assert stage.peering.authorities_of(OTHER) == (following,)
+    assert ca("b") not in stage.peering.authorities()
+
+
+def test_a_next_authority_that_is_none_spoils_not_the_other(stage: Stage) -> None:
+    broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    state.save_domain(stage.environment.turn.state, replace(domain(OTHER), next_ca=broken))
+    stage.environment.commit()
+    assert stage.peering.refresh()
+    assert stage.peering.authorities_of(OTHER) == (ca("b"),)
+    assert set(stage.peering.authorities()) == {ca(name) for name in "abc"}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from quorate.core import state
 from quorate.core.dsse import DESCRIPTOR_TYPE, GENESIS_TYPE
@@ -18,12 +20,20 @@ from quorate.core.genesis import (
     parse_genesis,
 )
 from quorate.core.records import Node, Role
+from quorate.core.state import StateView
 from quorate.core.status import Status
 from quorate.node import certificates, organisation
 from quorate.node.config import NodeConfig, load_config
 from quorate.node.identity import TlsIdentity, load_signing_key, load_tls_identity
 from quorate.node.organisation import Organisation, read_node
-from quorate.node.standing import check_genesis, check_ledger, own_domain
+from quorate.node.standing import (
+    authorities_of,
+    check_genesis,
+    check_issued,
+    check_ledger,
+    founding_authorities,
+    own_domain,
+)
 from quorate.node.store import open_environment
 from quorate.proofs.signing import SigningKey, sign_envelope
 from quorate.storage import Environment
@@ -169,3 +179,60 @@ def test_a_descriptor_whose_authority_is_no_certificate_is_not_read(
     odd.write_bytes(sign_envelope(DESCRIPTOR_TYPE, payload, place.bank.governance_key()))
     with pytest.raises(ConfigurationError, match=r"no X\.509 certificate"):
         organisation.read_descriptor(odd)
+
+
+# -- whose certificate a node has ----------------------------------------------------------------
+
+
+def issued(ca: certificates.KeyPair) -> TlsIdentity:
+    return TlsIdentity(SECOND, certificates.issue_node(ca, SECOND))
+
+
+def take(environment: Environment, *authorities: bytes) -> None:
+    """As the ledger has it."""
+    with environment.read() as snapshot:
+        domain = StateView(snapshot.state).domain(BANK)
+    assert domain is not None
+    first, *others = (each.decode() for each in authorities)
+    changed = replace(domain, ca_certificate=first, next_ca="".join(others))
+    state.save_domain(environment.turn.state, changed)
+    environment.commit()
+
+
+def grow(environment: Environment) -> None:
+    """The node has taken part."""
+    environment.turn.append_ledger(b"{}")
+    environment.commit()
+
+
+def test_a_node_goes_by_the_cas_of_the_ledger_once_it_has_one(
+    place: Place, environment: Environment
+) -> None:
+    own, old = place.genesis.descriptors[0], place.bank.ca()
+    new = certificates.make_ca(BANK)
+    assert authorities_of(own, None) == authorities_of(own, environment) == (old.certificate,)
+    take(environment, old.certificate, new.certificate)
+    assert authorities_of(own, environment) == (old.certificate, new.certificate)
+    for ca in (old, new):
+        check_issued(issued(ca), own, environment)
+    take(environment, new.certificate)
+    assert authorities_of(own, environment) == (new.certificate,)
+    check_issued(issued(new), own, environment)
+    config, *_ = told(place.second)
+    assert founding_authorities(config, place.genesis) == (old.certificate,)
+
+
+def test_a_certificate_of_no_ca_is_refused_at_the_first_start_and_told_later(
+    place: Place, environment: Environment
+) -> None:
+    """A node that was away may have one of a CA that it does not know yet."""
+    own = place.genesis.descriptors[0]
+    stranger = issued(certificates.make_ca(BANK))
+    with pytest.raises(ConfigurationError, match="not issued by its domain's authority"):
+        check_issued(stranger, own, environment)
+    grow(environment)
+    with capture_logs() as logs:
+        check_issued(stranger, own, environment)
+    assert [each["event"] for each in logs] == ["certificate.not_trusted"]
+    config, _, signing, log_key = told(place.second)
+    assert check_genesis(config, place.genesis, stranger, signing, log_key) == own

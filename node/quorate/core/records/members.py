@@ -150,6 +150,8 @@ class Domain(BaseRecord):
     suspended_by: the domain that suspended it, which is itself, or BY_BALLOT; or empty.
     rekeyings: how often it has taken new keys.
     key_set: its keys beside those two; None: there are none, and the governance key signs alone.
+    ca_certificate, next_ca: PEM of the CAs whose leaves are its own; next_ca: empty, but while it
+    goes from one to another.
     changed: the ledger index of the last change of its status, here and in every record.
     frozen: what it has frozen itself, of its own resources; None: nothing.
     references: of how many things it wants a proof from its executors.
@@ -158,7 +160,7 @@ class Domain(BaseRecord):
 
     kind: ClassVar[Kind] = Kind.DOMAIN
     LATER: ClassVar[frozenset[str]] = frozenset(
-        {"rekeyings", "frozen", "key_set", "references", "policies"}
+        {"rekeyings", "frozen", "key_set", "references", "policies", "next_ca"}
     )
 
     domain: str
@@ -173,6 +175,7 @@ class Domain(BaseRecord):
     key_set: KeySet | None = None
     references: int = 0
     policies: PolicyMark | None = None
+    next_ca: str = ""
 
     @property
     def id(self) -> str:
@@ -186,6 +189,11 @@ class Domain(BaseRecord):
     def has_policies(self) -> bool:
         """Whether a set of its own is in force."""
         return self.policies is not None and bool(self.policies.sha256)
+
+    @property
+    def authorities(self) -> tuple[str, ...]:
+        """PEM of the CAs that alone may vouch for what is called by this domain's name."""
+        return (self.ca_certificate, self.next_ca) if self.next_ca else (self.ca_certificate,)
 
     @classmethod
     def from_json(cls, value: object) -> Domain:
@@ -203,6 +211,7 @@ class Domain(BaseRecord):
             key_set=row.parsed_or("key_set", KeySet.from_json, None),
             references=row.number_or("references", 0),
             policies=row.parsed_or("policies", PolicyMark.from_json, None),
+            next_ca=row.text_or("next_ca", ""),
         )
 
 

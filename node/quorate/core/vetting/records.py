@@ -136,7 +136,7 @@ class RecordLooks:
 
     def _look_at_domain(self, domain: Domain) -> None:
         ids.check_domain(domain.id)
-        check_certificate(domain.ca_certificate)
+        self._look_at_authorities(domain)
         is_possible = self._protocol >= protocol.SECOND and domain.status is not Status.REVOKED
         check_frozen(domain.frozen, may_be=is_possible)
         if domain.frozen is not None:
@@ -151,6 +151,13 @@ class RecordLooks:
         counted = self._references[domain.id]
         require(domain.references == counted, f"{domain.id} has {counted} references")
         require(counted <= MAX_REFERENCES_PER_DOMAIN, f"{domain.id} has too many references")
+
+    def _look_at_authorities(self, domain: Domain) -> None:
+        for certificate in domain.authorities:
+            check_certificate(certificate)
+        may_be_two = self._protocol >= protocol.SECOND
+        is_two = domain.next_ca not in {"", domain.ca_certificate}
+        require(not domain.next_ca or (may_be_two and is_two), f"{domain.id} has no next CA")
 
     def check_policies(self, item: Domain | Federation, version: int) -> None:
         """Whether those on file are the ones that it says it has."""

@@ -9,6 +9,8 @@ from tests.property.core.naive import keys
 from tests.property.core.naive.cast import HOUR_MS, Body, Cast
 from tests.property.core.naive.world import Thing, find
 
+from quorate.testing.builders import ca_certificate
+
 SPARE: Final = ("k1", "k2", "k3", "k4")
 """Keys that a domain may come to have, by name."""
 OFFLINE: Final = ("r1", "r2")
@@ -72,8 +74,20 @@ class Keying(Cast):
         cosigner = has["cosigner_key"]
         if self.often(0.1):
             cosigner = self._key_of(f"{domain} {self.one(('c1', 'c2', 'signing'))}")
-        body = {"domain": domain, "governance_key": first, "cosigner_key": cosigner}
+        body: Body = {"domain": domain, "governance_key": first, "cosigner_key": cosigner}
+        if self.often(0.4):
+            body["ca_certificates"] = self._authorities(has)
+            if self.often(0.5):  # and nothing else
+                kept = {name: has[name] for name in ("governance_key", "cosigner_key")}
+                more = {"key_set": has["key_set"]} if has["key_set"] else {}
+                return body | kept | more
         return body if key_set == keys.ALONE else body | {"key_set": key_set}
+
+    def _authorities(self, has: Thing) -> list[str]:
+        """Those that there are, others, one or two of them."""
+        present = [each for each in (has["ca_certificate"], has["next_ca"]) if each]
+        some = [*present, ca_certificate(f"{has['domain']} 2"), ca_certificate("another")]
+        return self._chance.sample(list(dict.fromkeys(some)), self.one((1, 2)))
 
     def _alone(self, domain: str) -> Body:
         names = ("governance_key", "cosigner_key")

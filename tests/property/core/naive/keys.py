@@ -81,7 +81,7 @@ def wholly_signed(world: World, by: Thing, command: Command) -> None:
     with them is not lost by that."""
     body, domain = command.body, by["domain"]
     is_its_own = command.verb == "domain.rekey" and command.issuer == domain == body["domain"]
-    if not is_its_own or all(by.get(name) == body.get(name) for name in KEYS):
+    if not is_its_own or is_same(by, body):
         return
     if recovering(by) and not by_recovery(by, command):
         offline = ("recovery_keys", "recovery_threshold")
@@ -96,10 +96,19 @@ def wholly_signed(world: World, by: Thing, command: Command) -> None:
             raise No("BAD_SIGNATURE", key)
 
 
+def has_cas(domain: Thing) -> list[str]:
+    return [each for each in (domain["ca_certificate"], domain["next_ca"]) if each]
+
+
+def is_same(by: Thing, body: Mapping[str, Any]) -> bool:
+    has_keys = all(by.get(name) == body.get(name) for name in KEYS)
+    return has_keys and body.get("ca_certificates", has_cas(by)) == has_cas(by)
+
+
 def rekey_domain(world: World, by: Thing, command: Command) -> Yes:
     body, domain = command.body, by["domain"]
     is_own(by, body["domain"], body["domain"])
-    if all(by.get(name) == body.get(name) for name in KEYS):
+    if is_same(by, body):
         raise No("ILLEGAL_TRANSITION", domain)
     if 0 < terms(body)["not_after"] <= world.time:
         raise No("KEY_EXPIRED", domain)
@@ -110,6 +119,7 @@ def rekey_domain(world: World, by: Thing, command: Command) -> Yes:
             raise No("ALREADY_EXISTS", key)
     world.former_keys += [*sorted(governing(by) | recovering(by)), by["cosigner_key"]]
     taken = {name: body.get(name) for name in KEYS}
+    taken["ca_certificate"], taken["next_ca"] = (*body.get("ca_certificates", has_cas(by)), "")[:2]
     change(world, by, **taken, rekeyings=by["rekeyings"] + 1)
     return Yes(domain)
 
