@@ -22,12 +22,12 @@ from itertools import product
 from random import Random
 from typing import Any, Final
 
-from tests.property.core.naive import deciding
+from tests.property.core.naive import deciding, freezing
 from tests.property.core.naive.cast import ACTIONS, FOUNDERS, JOINERS, PATHS, SMALL_LIMITS
 from tests.property.core.naive.histories import Author
 from tests.property.core.naive.keying import OFFLINE, SPARE
 from tests.property.core.naive.model import hand_in
-from tests.property.core.naive.noting import Came, links_of, note
+from tests.property.core.naive.noting import Came, freezes_of, links_of, note
 from tests.property.core.naive.showing import AGENT, AS_ASKED, STRANGER
 from tests.property.core.naive.world import (
     LATER,
@@ -186,6 +186,10 @@ class Sides:
         told: dict[str, object] = {"protocol": world.protocol, "parameters": present}
         record = view.federation().to_json()
         told |= {"widest": widest, "rates": world.rates, "policies": world.mark}
+        told["frozen"] = freezing.of(world, world.origin)
+        for domain in view.domains():
+            told_of = {"frozen": freezing.of(world, domain.id)}
+            _same(f"domain {domain.id}", told_of, domain.to_json())
         _same("federation", told, {"widest": present, "rates": NO_RATES} | record)
         _same("heads", world.heads, {node: view.lineage_head(node) for node in world.heads})
 
@@ -275,15 +279,18 @@ def examine(sides: Sides, chance: Random, author: Author, came: Came) -> None:
 
 
 def check_all(sides: Sides, came: Came, now: int, *, linked: bool = False) -> None:
-    """Checks every lease by its own executor; or those alone that rest on several links, and are
-    not over by themselves."""
+    """Checks every lease by its own executor; or those alone that rest on several links, or whose
+    resource is frozen, and are not over by themselves."""
     for lease in sides.world.leases:
         links = links_of(lease)
-        if linked and (not links or lease["status"] != "active" or now >= lease["expires_at"]):
+        is_one = links or freezes_of(sides.world, lease)
+        if linked and (not is_one or lease["status"] != "active" or now >= lease["expires_at"]):
             continue
         reason = sides.check((lease["lease"], lease["executor"], "", ""), now)
         came["check", reason] += 1
         for each in links:
+            came[f"check {each}", reason] += 1
+        for each in freezes_of(sides.world, lease):
             came[f"check {each}", reason] += 1
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 from tests.property.core.naive.ballots import OTHERS, is_possible
 from tests.property.core.naive.cast import DAY_MS, JOINERS, Body, Cast
 from tests.property.core.naive.policing import BAD, MEANINGS
@@ -72,6 +74,8 @@ class Voting(Cast):
         if is_open and self.often(0.3):  # two are for the same
             other = self.one(is_open)
             return other["act"], other["_body"]
+        if self.often(0.1 if self._world.protocol > 1 else 0.01):
+            return self.proposed_freeze()
         if self._world.protocol > 1 and self.often(0.15):
             wished = self.one((*POLICING, POLICING[0]))
             return wished, self.policies() if wished == POLICING[0] else {}
@@ -93,6 +97,9 @@ class Voting(Cast):
             return "domain.reinstate", {"domain": self.one(out)}
         active = [each["domain"] for each in domains if each["status"] == "active"]
         return verb, {"domain": self.one(active) if active and self.often(0.6) else self.domain()}
+
+    @abstractmethod
+    def proposed_freeze(self) -> tuple[str, Body]: ...
 
     def policies(self) -> Body:
         """Those that permit everything, mostly: much else is to be seen."""
