@@ -77,7 +77,7 @@ class Voting(Cast):
         if self.often(0.1 if self._world.protocol > 1 else 0.01):
             return self.proposed_freeze()
         if self._world.protocol > 1 and self.often(0.15):
-            wished = self.one((*POLICING, POLICING[0]))
+            wished = self.one(POLICING)
             return wished, self.policies() if wished == POLICING[0] else {}
         later = BALLOT_TYPES_OF_SECOND if self._world.protocol > 1 else ()
         verb, domains = self.one((*BALLOT_TYPES, *later)), self._world.domains
