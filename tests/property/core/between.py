@@ -6,12 +6,11 @@ The histories are those of `naive`; the ledger alone is looked at.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 from random import Random
 from typing import Any
 
-from hypothesis import strategies as st
 from tests.property.core.naive.cast import ACTIONS, PATHS, Deed
 from tests.property.core.naive.deciding import behind
 from tests.property.core.naive.policing import ALL, in_force
@@ -23,7 +22,23 @@ from quorate.core.decision import DecisionRequest, check_lease, decide
 from quorate.core.outcome import Outcome, Permit
 from quorate.testing.builders import Ledger
 
-chances = st.randoms(use_true_random=False)
+HISTORIES = 100
+
+
+def histories(test: Callable[[Random], None]) -> Callable[[], None]:
+    """Runs a test on histories, each made from its own number. Those that hypothesis makes up are
+    short and much alike, and hardly anything is permitted at their end."""
+
+    def on_each() -> None:
+        for seed in range(HISTORIES):
+            try:
+                test(Random(seed))  # noqa: S311  # the same each time
+            except Exception as error:
+                error.add_note(f"in the history of seed {seed}")
+                raise
+
+    on_each.__doc__ = test.__doc__
+    return on_each
 
 
 def run(ledger: Ledger, commands: Sequence[Command]) -> list[Outcome]:

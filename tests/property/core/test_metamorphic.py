@@ -14,13 +14,12 @@ from itertools import product
 from random import Random
 from typing import Any
 
-from hypothesis import given, settings
 from tests.property.core.between import (
     agree,
     any_of,
-    chances,
     command_of,
     held,
+    histories,
     narrowing,
     narrowings,
     permits,
@@ -46,8 +45,7 @@ from quorate.testing.builders import ORIGIN, Ledger
 GOVERNING = ("executor", "trust", "grant", "domain", "resources")
 
 
-@settings(max_examples=18)
-@given(chances)
+@histories
 def test_taking_back_permits_nothing(chance: Random) -> None:
     """Whatever was denied is denied, and no lease comes to hold, when anything is taken back."""
     sides, _ = play(chance, Counter())
@@ -62,8 +60,7 @@ def test_taking_back_permits_nothing(chance: Random) -> None:
             assert held(ledger) <= before[1]
 
 
-@settings(max_examples=18)
-@given(chances)
+@histories
 def test_what_was_taken_back_earlier_permits_nothing_later(chance: Random) -> None:
     """Within what domains govern alone, a history with something taken back somewhere in it permits
     nothing at its end that it does not permit without.
@@ -95,8 +92,7 @@ def test_what_was_taken_back_earlier_permits_nothing_later(chance: Random) -> No
         assert permits(with_it, sides.world) <= permits(without, sides.world)
 
 
-@settings(max_examples=18)
-@given(chances)
+@histories
 def test_narrowing_never_widens(chance: Random) -> None:
     """What an edge is for only shrinks, and a lease that was left out never holds again."""
     sides, commands = play(chance, Counter())
@@ -134,8 +130,7 @@ def covered(ledger: Ledger) -> dict[str, set[tuple[str, str]]]:
     } | {edge.id: set() for edge in ledger.view.trust_edges() if edge.status != "active"}
 
 
-@settings(max_examples=18)
-@given(chances)
+@histories
 def test_trust_and_grants_take_nothing_away(chance: Random) -> None:
     """Whatever was permitted is permitted, and whatever lease held holds, when trust is opened,
     also for others' resources, or something is granted, or passed on."""
@@ -152,8 +147,7 @@ def test_trust_and_grants_take_nothing_away(chance: Random) -> None:
             assert held(ledger) >= before[1]
 
 
-@settings(max_examples=18)
-@given(chances)
+@histories
 def test_what_is_passed_on_multiplies_nothing(chance: Random) -> None:
     """No more leases than a grant has uses, and no more at once than it allows, in all that was
     ever made of it; and what was made of it is within it."""
@@ -361,8 +355,7 @@ def again(entries: Sequence[bytes]) -> list[bytes]:
     return made
 
 
-@settings(max_examples=18)
-@given(chances)
+@histories
 def test_a_ledger_executed_again_from_entry_0_has_the_same_root(chance: Random) -> None:
     """Also when commands were repeated, which makes no entry."""
     sides, commands = play(chance, Counter())
