@@ -38,6 +38,7 @@ from tests.property.core.naive.world import (
     Said,
     World,
     find,
+    home,
     public,
     signed,
 )
@@ -309,6 +310,10 @@ def _ask_everything(sides: Sides) -> None:
     world = sides.world
     for grant, action, path in product(world.grants, ACTIONS, PATHS):
         sides.ask(grant["executor"], action, f"//{grant['issuer']}/{path}", world.time)
+    for each in world.executors:  # without a grant, too
+        for now in (world.time, *lapses_of(world, each["executor"])):
+            of = home(each["executor"])
+            sides.ask(each["executor"], ACTIONS[0], f"//{of}/{PATHS[0]}", max(now, world.time))
     for lease in world.leases:
         lapses = lapses_of(world, lease["executor"])
         for now in (world.time, lease["expires_at"] - 1, lease["expires_at"], *lapses):
