@@ -8,24 +8,34 @@ from __future__ import annotations
 import json
 from base64 import b64decode
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from random import Random
 from typing import Any
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from tests.property.core.between import (
+    agree,
+    any_of,
+    command_of,
+    held,
+    histories,
+    narrowing,
+    narrowings,
+    permits,
+    restrictions,
+    run,
+    widenings,
+)
 from tests.property.core.naive.cast import ACTIONS, CONTEXTS, PATHS
-from tests.property.core.naive.deciding import behind
-from tests.property.core.naive.sides import MEMBERS, Setting, begun, branch, play, rules_of, sign
-from tests.property.core.naive.world import Command, World, enough, home, is_for
+from tests.property.core.naive.pacing import COUNTED
+from tests.property.core.naive.sides import MEMBERS, Setting, begun, branch, play, rules_of
+from tests.property.core.naive.world import Command, enough, home, is_for
 
 from quorate.core import codec
 from quorate.core.conditions import Condition
-from quorate.core.decision import DecisionRequest, check_lease, decide
 from quorate.core.genesis import parse_genesis
-from quorate.core.outcome import Outcome, Permit, Reason
+from quorate.core.outcome import Reason
 from quorate.core.records import Kind
 from quorate.core.state import list_records, save_grant
 from quorate.core.store import MemoryStore
@@ -33,81 +43,10 @@ from quorate.core.transitions import apply, install_genesis
 from quorate.proofs import merkle
 from quorate.testing.builders import ORIGIN, Ledger
 
-chances = st.randoms(use_true_random=False)
-GOVERNING = ("executor", "trust", "grant", "domain")
+GOVERNING = ("executor", "trust", "grant", "domain", "resources")
 
 
-def run(ledger: Ledger, commands: Sequence[Command]) -> list[Outcome]:
-    return [
-        ledger.apply_payload(codec.stamp(each.at, sign(each, is_cheap=True))).outcome
-        for each in commands
-    ]
-
-
-def permits(ledger: Ledger, world: World, context: Sequence[str] = ()) -> set[tuple[str, str, str]]:
-    """All that would be permitted as a new lease, of what is ever asked for, to who says this."""
-    now, view = ledger.view.ledger_time(), ledger.view
-    executors = [each["executor"] for each in world.executors]
-    owners = [each["domain"] for each in world.domains]
-    return {
-        (executor, action, f"//{owner}/{path}")
-        for executor, action, owner, path in product(executors, ACTIONS, owners, PATHS)
-        if isinstance(
-            decide(
-                view,
-                DecisionRequest(executor, action, f"//{owner}/{path}", tuple(context)),
-                now,
-            ),
-            Permit,
-        )
-    }
-
-
-def held(ledger: Ledger) -> set[str]:
-    """The leases that may be acted on."""
-    now, view = ledger.view.ledger_time(), ledger.view
-    return {
-        lease.id
-        for lease in view.leases()
-        if isinstance(check_lease(view, lease.id, lease.executor, "", "", now)[0], Permit)
-    }
-
-
-def narrowings(world: World, chance: Random) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Who may take something back by which command: all that there is to take back."""
-    for each in world.executors:
-        for act in ("suspend", "revoke"):
-            yield each["domain"], f"executor.{act}", {"executor": each["executor"]}
-    for each in world.grants:
-        for act in ("suspend", "revoke"):
-            yield each["issuer"], f"grant.{act}", {"grant": each["grant"]}
-        for passed_on in behind(world, each)[:1]:
-            who, ident = passed_on["executor"], f"{each['issuer']}/{each['grant']}"
-            for node in world.active_nodes():
-                if node["domain"] == home(who):
-                    yield node["node"], "grant.recall", {"executor": who, "grant": ident}
-    for each in world.edges:
-        yield each["truster"], "trust.close", {"edge": each["edge"]}
-        less = {
-            "actions": [chance.choice(ACTIONS)],
-            "resources": [chance.choice(each["resources"])],
-        }
-        yield each["truster"], "trust.narrow", {"edge": each["edge"], **less}
-    for each in world.domains:
-        yield each["domain"], "domain.suspend", {"domain": each["domain"]}
-    for each in world.nodes:
-        for act in ("demote", "retire"):
-            yield each["domain"], f"node.{act}", {"node": each["node"]}
-
-
-def narrowing(world: World, chance: Random, at: int) -> Command:
-    issuer, verb, body = chance.choice(list(narrowings(world, chance)))
-    signers = enough(world, issuer)
-    return Command(issuer, verb, body, "f" * 32, at + 1_000, at, world.origin, "", signers)
-
-
-@settings(max_examples=18)
-@given(chances)
+@histories
 def test_taking_back_permits_nothing(chance: Random) -> None:
     """Whatever was denied is denied, and no lease comes to hold, when anything is taken back."""
     sides, _ = play(chance, Counter())
@@ -115,20 +54,22 @@ def test_taking_back_permits_nothing(chance: Random) -> None:
         before = permits(sides.ledger, sides.world), held(sides.ledger)
         for _ in range(6):
             ledger = branch(sides.ledger)
-            run(ledger, [narrowing(sides.world, chance, sides.world.time)])
+            deeds = [*narrowings(sides.world, chance), *restrictions(sides.world, chance)]
+            deed = any_of(deeds, chance)
+            run(ledger, [command_of(sides.world, deed, "f" * 32, sides.world.time)])
             assert permits(ledger, sides.world) <= before[0]
             assert held(ledger) <= before[1]
 
 
-@settings(max_examples=18)
-@given(chances)
+@histories
 def test_what_was_taken_back_earlier_permits_nothing_later(chance: Random) -> None:
     """Within what domains govern alone, a history with something taken back somewhere in it permits
     nothing at its end that it does not permit without.
 
     Of the whole it would not be true, and need not: what was denied meanwhile used nothing up, a
     suspended domain has no vote, what is over makes room, and an edge that is narrow already cannot
-    be narrowed to something else. Nor of what a node has taken back that is retired instead.
+    be narrowed to something else. Nor of what a node has taken back that is retired instead, nor of
+    what a domain freezes when it has thawed, and cannot thaw while it is suspended.
     """
     sides, commands = play(chance, Counter())
     commands = [each for each in once(commands) if each.verb.split(".")[0] in GOVERNING]
@@ -137,6 +78,9 @@ def test_what_was_taken_back_earlier_permits_nothing_later(chance: Random) -> No
     added = narrowing(sides.world, chance, at)
     if added.verb == "node.retire":
         commands = [each for each in commands if each.verb != "grant.recall"]
+        place = min(place, len(commands))
+    if added.verb == "domain.suspend":
+        commands = [each for each in commands if each.verb != "resources.thaw"]
         place = min(place, len(commands))
     if added.verb.startswith("trust"):
         others = [each for each in commands[place:] if each.verb != "trust.narrow"]
@@ -149,8 +93,7 @@ def test_what_was_taken_back_earlier_permits_nothing_later(chance: Random) -> No
         assert permits(with_it, sides.world) <= permits(without, sides.world)
 
 
-@settings(max_examples=18)
-@given(chances)
+@histories
 def test_narrowing_never_widens(chance: Random) -> None:
     """What an edge is for only shrinks, and a lease that was left out never holds again."""
     sides, commands = play(chance, Counter())
@@ -188,8 +131,7 @@ def covered(ledger: Ledger) -> dict[str, set[tuple[str, str]]]:
     } | {edge.id: set() for edge in ledger.view.trust_edges() if edge.status != "active"}
 
 
-@settings(max_examples=18)
-@given(chances)
+@histories
 def test_trust_and_grants_take_nothing_away(chance: Random) -> None:
     """Whatever was permitted is permitted, and whatever lease held holds, when trust is opened,
     also for others' resources, or something is granted, or passed on."""
@@ -198,39 +140,15 @@ def test_trust_and_grants_take_nothing_away(chance: Random) -> None:
     with rules_of(sides.setting):
         before = permits(sides.ledger, world), held(sides.ledger)
         for place in range(8):
-            issuer, verb, body = chance.choice(list(widenings(world, chance)))
-            who = "", enough(world, issuer)
-            added = Command(issuer, verb, body, f"{place:032x}", at + 1_000, at, world.origin, *who)
+            deed = chance.choice(list(widenings(world, chance)))
+            added = command_of(world, deed, f"{place:032x}", at)
             ledger = branch(sides.ledger)
             run(ledger, [added])
             assert permits(ledger, world) >= before[0]
             assert held(ledger) >= before[1]
 
 
-def widenings(world: World, chance: Random) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Who may give something by which command. Much of it is refused; then nothing changes."""
-    terms: dict[str, Any] = {"not_after": world.time + 1_000, "max_lease_ttl_ms": 1, "max_uses": 1}
-    terms |= {"max_concurrent": 1, "actions": ["*"]}
-    depth: dict[str, Any] = {"max_depth": chance.randint(1, 7)} if world.protocol > 1 else {}
-    domains = [each["domain"] for each in world.domains]
-    for truster, trustee, owner in product(domains, repeat=3):
-        edge = {"edge": "zz", "trustee": trustee, "actions": ["*"], "resources": [f"//{owner}/*"]}
-        yield truster, "trust.open", edge | depth
-    for each in world.executors:
-        for owner in domains:
-            grant = {"grant": "zz", "executor": each["executor"], "resources": [f"//{owner}/*"]}
-            yield owner, "grant.issue", grant | terms | depth
-    for grant, to in product(world.grants, world.executors):
-        who, ident = grant["executor"], f"{grant['issuer']}/{grant['grant']}"
-        part = {name: grant[name] for name in terms} | {"resources": grant["resources"]}
-        for node in world.active_nodes():
-            if node["domain"] == home(who):
-                body = {"executor": who, "grant": ident, "to": to["executor"]}
-                yield node["node"], "grant.delegate", part | body
-
-
-@settings(max_examples=18)
-@given(chances)
+@histories
 def test_a_condition_more_permits_nothing(chance: Random) -> None:
     """Whatever was denied is denied, whatever is said, when a grant asks for more; and each lease
     holds that held."""
@@ -258,8 +176,7 @@ def some_conditions(chance: Random) -> list[Condition]:
     return [Condition(name, chance.choice(values)) for name in "at" if chance.random() < 0.7]
 
 
-@settings(max_examples=18)
-@given(chances)
+@histories
 def test_a_grant_with_a_condition_gives_no_more_than_one_without(chance: Random) -> None:
     """Also when it is passed on."""
     sides, _ = play(chance, Counter())
@@ -280,8 +197,7 @@ def test_a_grant_with_a_condition_gives_no_more_than_one_without(chance: Random)
                 assert permits(with_it, world, context) <= permits(without, world, context)
 
 
-@settings(max_examples=18)
-@given(chances)
+@histories
 def test_what_is_passed_on_multiplies_nothing(chance: Random) -> None:
     """No more leases than a grant has uses, and no more at once than it allows, in all that was
     ever made of it; and what was made of it is within it."""
@@ -321,26 +237,11 @@ def upgrade(chance: Random) -> bool:
     if world.protocol > 1:
         return False
     ledger = branch(sides.ledger)
-    active = [each["domain"] for each in world.domains if each["status"] == "active"]
-    proposed = {"act": "federation.upgrade", "body": {"protocol": 2}, "expires_at": at + 1_000}
-    deeds: list[tuple[str, str, dict[str, Any]]]
-    deeds = [(each["node"], "node.declare", {"protocol": 2}) for each in world.active_nodes()]
-    deeds += [(active[0], "proposal.open", proposed)] if active else []
-    commands = [
-        Command(issuer, verb, body, f"{place:032x}", at + 1_000, at, world.origin)
-        for place, (issuer, verb, body) in enumerate(deeds)
-    ]
+    declared = [(each["node"], "node.declare", {"protocol": 2}) for each in world.active_nodes()]
     with rules_of(sides.setting):
         before = permits(ledger, world), held(ledger), substance(ledger)
-        said = run(ledger, commands)
-        ballot = {"proposal": said[-1].thing, "choice": "yes"} if said else {}
-        run(
-            ledger,
-            [
-                Command(each, "ballot.cast", ballot, "b" * 32, at + 1_000, at, world.origin)
-                for each in active[1:]
-            ],
-        )
+        run(ledger, [command_of(world, deed, "d" * 32, at) for deed in declared])
+        agree(ledger, world, "federation.upgrade", {"protocol": 2})
         after = permits(ledger, world), held(ledger), substance(ledger)
     if ledger.view.federation().protocol == 1:
         return False
@@ -367,7 +268,18 @@ def once(commands: Sequence[Command]) -> list[Command]:
 
 
 def footprint(command: Command) -> tuple[set[str], set[str]]:
-    """What a command may change, and what it looks at beyond that."""
+    """What a command may change, and what it looks at beyond that; what is counted uses up an
+    allowance of its issuer's, and one of an executor that is its domain's."""
+    changes, looks = touched(command)
+    kind = "nodes" if command.issuer.startswith("spiffe://") else "domain"
+    own = home(command.issuer) if kind == "nodes" else command.issuer
+    return changes | ({f"allowance of {kind} {own}"} if command.verb in COUNTED else set()), looks
+
+
+STOPS = ("executors", "policies", "references")
+
+
+def touched(command: Command) -> tuple[set[str], set[str]]:
     body, subject = command.body, command.verb.split(".")[0]
     issuer = command.issuer
     own = home(issuer) if issuer.startswith("spiffe://") else issuer
@@ -377,6 +289,7 @@ def footprint(command: Command) -> tuple[set[str], set[str]]:
         case "executor" if "contain" in command.verb:  # also what came from it, whosever it is
             return {f"executors of {each}" for each in MEMBERS}, looks
         case "executor":
+            looks |= {f"references of {home(body['executor'])}"}
             return {f"executors of {home(body['executor'])}"}, looks
         case "trust":
             trustee = body.get("trustee", "")
@@ -384,16 +297,23 @@ def footprint(command: Command) -> tuple[set[str], set[str]]:
         case "grant" if "to" in body or command.verb == "grant.recall":
             who = {home(body["executor"]), home(body.get("to", body["executor"]))}
             looks |= {f"domain {each}" for each in who}
-            looks |= {f"executors of {each}" for each in who}
+            looks |= {f"{what} of {each}" for what in ("executors", "references") for each in who}
             return {f"grants of {body['grant'].partition('/')[0]}"}, looks
         case "grant":
             executor = body.get("executor", f"spiffe://{own}/")
             return {f"grants of {own}"}, looks | {f"executors of {home(executor)}"}
         case "domain":
             return {f"domain {own}"}, looks
+        case "resources":
+            return {f"frozen by {own}"}, looks
+        case "policy":
+            return {f"policies of {own}"}, looks
+        case "attestation" if "reference" in command.verb:
+            return {f"references of {own}"}, looks
         case "lease" if command.verb == "lease.acquire" and "parents" not in body:
             owner = body["resource"].split("/")[2]
-            looks |= everywhere | {f"executors of {each}" for each in MEMBERS}
+            everywhere |= {f"{what} of {each}" for what in STOPS for each in MEMBERS}
+            looks |= everywhere | {f"frozen by {each}" for each in MEMBERS}
             return {f"grants of {owner}"}, looks
     return {"anything"}, looks
 
@@ -485,8 +405,7 @@ def again(entries: Sequence[bytes]) -> list[bytes]:
     return made
 
 
-@settings(max_examples=18)
-@given(chances)
+@histories
 def test_a_ledger_executed_again_from_entry_0_has_the_same_root(chance: Random) -> None:
     """Also when commands were repeated, which makes no entry."""
     sides, commands = play(chance, Counter())

@@ -31,10 +31,11 @@ from quorate.core import (
     state,
     transitions,
 )
-from quorate.core.acts import UpgradeFederation
+from quorate.core.acts import ThawFederation, UpgradeFederation
 from quorate.core.errors import StorageDamagedError
+from quorate.core.frozen import Freeze
 from quorate.core.limits import MAX_DEPTH
-from quorate.core.outcome import Reason
+from quorate.core.outcome import Deny, Reason
 from quorate.core.policies import Deciders
 from quorate.core.records import Grant, Lease, TrustEdge
 from quorate.core.state import StateView
@@ -429,6 +430,91 @@ def a_policy_that_fails_is_passed_over(rule: Any, *args: Any) -> Any:
 @breaks(publishing, "may_widen")
 def a_suspended_domain_replaces_its_policies(rule: Any, turn: Any) -> Any:
     return None
+
+
+# -- of freezes ------------------------------------------------------------------------------------
+
+
+def unless_frozen(found: Any) -> Any:
+    return None if isinstance(found, Deny) and found.reason is Reason.FROZEN else found
+
+
+@breaks(leasing, "review")
+def what_is_frozen_can_be_renewed(rule: Any, *args: Any) -> Any:
+    return unless_frozen(rule(*args))
+
+
+@breaks(decision, "reviewed")
+def what_is_frozen_is_checked_as_before(rule: Any, *args: Any) -> Any:
+    return unless_frozen(rule(*args))
+
+
+@breaks(decision, "frozen")
+def only_what_both_have_frozen_is_frozen(rule: Any, federation: Any, owner: Any, act: str) -> Any:
+    all_but_one = [replace(federation, frozen=None), replace(owner, frozen=None)]
+    return rule(all_but_one[0], owner, act) and rule(federation, all_but_one[1], act)
+
+
+@breaks(Freeze, "lets")
+def a_freeze_lets_nothing_through(rule: Any, *args: Any) -> Any:
+    return False
+
+
+@breaks(Freeze, "lets")
+def a_freeze_that_spares_something_spares_all(rule: Any, freeze: Freeze, action: str) -> Any:
+    return bool(freeze.actions)
+
+
+@breaks(state, "save_domain")
+def a_domain_thaws_for_all(rule: Any, store: Any, domain: Any) -> Any:
+    view = StateView(store)
+    before = view.domain(domain.domain)
+    if before is not None and before.frozen is not None and domain.frozen is None:
+        state.save_federation(store, replace(view.federation(), frozen=None))
+    return rule(store, domain)
+
+
+@breaks(state, "save_federation")
+def all_together_thaw_what_a_domain_has_frozen(rule: Any, store: Any, federation: Any) -> Any:
+    view = StateView(store)
+    if view.installed() and view.federation().frozen is not None and federation.frozen is None:
+        for domain in list(view.domains()):
+            state.save_domain(store, replace(domain, frozen=None))
+    return rule(store, federation)
+
+
+@breaks(governing, "Freeze")
+def a_freeze_is_of_an_entry_before(rule: Any, actions: Any, since: int) -> Any:
+    return rule(actions, since - 1)
+
+
+@breaks(governing, "executed")
+def an_entry_does_not_say_what_is_spared(rule: Any, verb: str, thing: str, frozen: Any) -> Any:
+    return rule(verb, thing, replace(frozen, actions=()))
+
+
+@breaks(balloting, "_freeze_federation")
+def who_is_frozen_can_be_frozen_anew(rule: Any, turn: Any, act: Any) -> Any:
+    state.save_federation(turn.store, replace(turn.view.federation(), frozen=None))
+    return rule(turn, act)
+
+
+@breaks(balloting, "_base")
+def a_thaw_is_for_any_freeze(rule: Any, view: StateView, act: Any) -> Any:
+    return "" if isinstance(act, ThawFederation) else rule(view, act)
+
+
+@breaks(balloting, "_base")
+def a_freeze_of_its_own_keeps_a_domain_suspended(rule: Any, view: StateView, act: Any) -> Any:
+    domain = getattr(act, "domain", None)
+    found = view.domain(domain) if isinstance(domain, str) else None
+    since = found.frozen.since if found is not None and found.frozen is not None else ""
+    return f"{rule(view, act)}{since}"
+
+
+@breaks(publishing, "ended")
+def what_an_expelled_domain_has_frozen_stays_so(rule: Any, turn: Any, domain: Any) -> Any:
+    return replace(rule(turn, domain), frozen=domain.frozen)
 
 
 @pytest.mark.parametrize("what", BROKEN)

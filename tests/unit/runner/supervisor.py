@@ -101,7 +101,10 @@ class Gate:
     def __exit__(self, *_: object) -> None:
         self.say("closed")
 
-    def acquire(self, action: str, resource: str, ttl_ms: int, *, request_id: str) -> Any:
+    def acquire(
+        self, action: str, resource: str, ttl_ms: int, *, context: dict[str, str], request_id: str
+    ) -> Any:
+        assert context == {}
         self.say("acquire", ttl_ms=ttl_ms)
         if "acquire" in self.script:
             return denied(self.script["acquire"])

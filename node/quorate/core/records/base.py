@@ -33,9 +33,11 @@ class Part(Protocol):
 def _plain(value: object) -> object:
     if isinstance(value, StrEnum):
         return value.value
-    if isinstance(value, Part):
-        return value.to_json()
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value.to_json() if isinstance(value, Part) else value  # last: a protocol takes longest
 
 
 class BaseRecord:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
-from tests.property.core.naive import deciding, policing
+from tests.property.core.naive import deciding, freezing, policing
 from tests.property.core.naive.rules import NOT_SUSPENDED, Yes, change, may_widen, next_status
 from tests.property.core.naive.world import (
+    FREEZING,
     KEYS_OF_DOMAINS,
     KEYS_OF_NODES,
     POLICING,
@@ -149,8 +150,12 @@ def carry_out(world: World, proposal: Thing) -> Mapping[str, Any]:
         proposal.update(failure, status="failed")
         return failure
     proposal["status"] = "executed"
-    more = policing.put_together(world, body) if act in POLICING else {}
-    thing = world.origin if act in POLICING else do(world, act, body)
+    more: Mapping[str, Any] = {}
+    if act in POLICING:
+        more = policing.put_together(world, body)
+    if act in FREEZING:
+        more = freezing.do_together(world, act, body)
+    thing = world.origin if act in (*POLICING, *FREEZING) else do(world, act, body)
     return {"executed": {"type": act, "thing": thing, **more}}
 
 
@@ -166,6 +171,8 @@ def what_it_widens(world: World, act: str, body: Mapping[str, Any]) -> object:
         return world.parameters[-1]
     if act == "federation.set_rates":
         return world.rates
+    if act == "federation.thaw":
+        return freezing.of(world, world.origin)
     if act in POLICING:
         return world.mark
     if act == REINSTATING:
@@ -197,6 +204,8 @@ def is_possible(world: World, act: str, body: Mapping[str, Any]) -> None:
         policing.may_put_together(world, body)
     elif act == REINSTATING:
         may_be_reinstated(world, body["executor"])
+    elif act in FREEZING:
+        freezing.may_together(world, act)
     else:
         status_after(world, act, body["domain"])
 
@@ -288,6 +297,7 @@ def do(world: World, act: str, body: Mapping[str, Any]) -> str:
     change(world, domain, status=status, suspended_by=OTHERS if status == "suspended" else "")
     if status == "revoked":
         policing.end(world, domain)
+        freezing.end(world, domain["domain"])
         for node in world.active_nodes():
             if node["domain"] == body["domain"]:
                 change(world, node, status="revoked")

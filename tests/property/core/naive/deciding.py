@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from tests.property.core.naive import policing
-from tests.property.core.naive.world import No, Thing, World, find, is_for, owner
+from tests.property.core.naive.world import No, Thing, World, find, fits, is_for, owner
 
 NEAREST_FIRST = (
     "CONDITION_UNMET",
@@ -80,6 +80,7 @@ def decide(  # noqa: PLR0917  # in the order of a request
     is_free(world, executor)
     of = owner(resource)
     active_domain(world, of)
+    is_let_through(world, of, action)
     route = trusted(world, edges_for(world, action, resource), of, who["domain"], of)
     grant, chain = permitting_grant(world, executor, action, resource, now, context)
     basis = Basis(who, of, route, grant, chain)
@@ -117,6 +118,17 @@ def active_domain(world: World, domain: str) -> None:
         raise No("UNKNOWN_DOMAIN", domain)
     if found["status"] != "active":
         raise No(f"DOMAIN_{found['status'].upper()}", domain)
+
+
+def is_let_through(world: World, of: str, action: str) -> None:
+    """Raises No when the owner, or all together, have frozen that; both may have."""
+    frozen = [
+        each["who"]
+        for each in world.frozen
+        if each["who"] in (of, world.origin) and not any(fits(p, action) for p in each["actions"])
+    ]
+    if frozen:
+        raise No("FROZEN", *frozen)
 
 
 # -- proofs --------------------------------------------------------------------------------------
@@ -340,6 +352,7 @@ def review(world: World, lease: Thing, now: int) -> None:
     has_proved(world, active_executor(world, lease["executor"]), now)
     is_above_nothing_contained(world, lease)
     active_domain(world, basis.owner)
+    is_let_through(world, basis.owner, lease["action"])
     for edge in basis.route:
         still_lets(edge, lease)
         if edge is not basis.route[-1]:

@@ -17,8 +17,6 @@ NEVER: Final = frozenset(
         Reason.INTERNAL,
         Reason.BEHIND,
         Reason.MALFORMED_REQUEST,
-        # Of what is frozen, which is not modelled yet.
-        Reason.FROZEN,
         # Of bytes; the model is given values.
         Reason.TOO_LARGE,
     }
@@ -36,6 +34,7 @@ OF_LINKS: Final = (
 )
 OF_PROOFS: Final = ("ATTESTATION_MISSING", "ATTESTATION_STALE", "ATTESTATION_MISMATCH")
 OF_POLICIES: Final = ("POLICY_FORBIDS", "NO_POLICY_PERMITS", "POLICY_BROKEN")
+FREEZES: Final = ("under its owner's freeze", "under the freeze of all", "under two freezes")
 PAIRS: Final[dict[str, tuple[str, ...]]] = {
     "node.declare": ("", "ILLEGAL_TRANSITION", "UNSUPPORTED_PROTOCOL", "NOT_AUTHORIZED"),
     "federation.upgrade": ("NEEDS_BALLOT",),
@@ -51,6 +50,23 @@ PAIRS: Final[dict[str, tuple[str, ...]]] = {
         "DOMAIN_SUSPENDED",
     ),
     "policy.retire": ("", "MALFORMED_COMMAND", "ILLEGAL_TRANSITION", "DOMAIN_SUSPENDED"),
+    "resources.freeze": ("", "MALFORMED_COMMAND", "ILLEGAL_TRANSITION"),
+    "resources.thaw": ("", "MALFORMED_COMMAND", "ILLEGAL_TRANSITION", "DOMAIN_SUSPENDED"),
+    "federation.freeze": ("NEEDS_BALLOT", "MALFORMED_COMMAND"),
+    "federation.thaw": ("NEEDS_BALLOT", "MALFORMED_COMMAND"),
+    "proposal.open: federation.freeze": ("", "MALFORMED_COMMAND", "ILLEGAL_TRANSITION"),
+    "proposal.open: federation.thaw": ("", "ILLEGAL_TRANSITION"),
+    "by ballot: federation.freeze": ("", "ILLEGAL_TRANSITION"),
+    "by ballot: federation.thaw": ("", "SUPERSEDED"),
+    "lease.acquire under its owner's freeze": ("",),
+    "lease.acquire under the freeze of all": ("",),
+    "lease.acquire under two freezes": ("",),
+    **{
+        f"{what} {freezes}": ("", "FROZEN")
+        for what in ("lease.renew", "check")
+        for freezes in FREEZES
+    },
+    "lease.release under two freezes": ("",),
     "by ballot: federation.set_policy": ("",),
     "by ballot: federation.retire_policy": ("",),
     "by ballot: federation.reinstate_executor": ("",),
@@ -100,7 +116,7 @@ PAIRS: Final[dict[str, tuple[str, ...]]] = {
         "ILLEGAL_TRANSITION",
         "DOMAIN_SUSPENDED",
     ),
-    "lease.acquire": ("CONTAINED", "LIMIT_EXCEEDED", "CONDITION_UNMET", *OF_POLICIES),
+    "lease.acquire": ("CONTAINED", "FROZEN", "LIMIT_EXCEEDED", "CONDITION_UNMET", *OF_POLICIES),
     "attestation.set_reference": (
         "",
         "MALFORMED_COMMAND",

@@ -27,11 +27,11 @@ from tests.property.core.naive.cast import (
     Deed,
 )
 from tests.property.core.naive.deciding import decide
+from tests.property.core.naive.halting import TOGETHER, Halting
 from tests.property.core.naive.keying import Keying
 from tests.property.core.naive.linking import Linking
 from tests.property.core.naive.rules import FOLLOWS
 from tests.property.core.naive.showing import Showing
-from tests.property.core.naive.voting import Voting
 from tests.property.core.naive.world import (
     LATEST,
     REINSTATING,
@@ -60,6 +60,8 @@ WEIGHTS: Final = {
     "grant.revoke": 1,
     "grant.delegate": 6,
     "grant.recall": 2,
+    "resources.freeze": 1,
+    "resources.thaw": 2,
     "policy.publish": 1.3,
     "policy.retire": 1.5,
     "domain.suspend": 1.5,
@@ -74,6 +76,8 @@ WEIGHTS: Final = {
     "federation.set_policy": 0.1,
     "federation.retire_policy": 0.1,
     "federation.reinstate_executor": 0.1,
+    "federation.freeze": 0.1,
+    "federation.thaw": 0.1,
     "proposal.open": 6,
     "proposal.withdraw": 2,
     "ballot.cast": 8,
@@ -92,17 +96,19 @@ WEIGHTS: Final = {
     "attestation.report": 8,
     "attestation.drift": 0.5,
     "break": 6,
-    "prove": 4,
+    "prove": 6,
+    "halt": 8,
 }
 """break: whatever ends a lease that rests on several links, by one of them.
-prove: an executor is asked, and answers; and something comes of it."""
+prove: an executor is asked, and answers; and something comes of it.
+halt: something is frozen, tried, and thawed."""
 VERBS: Final = tuple(WEIGHTS)
 CUMULATED: Final = tuple(accumulate(WEIGHTS.values()))
 REPEATING: Final = 0.07
 """How often somebody says again what was said before, more or less."""
 
 
-class Author(Linking, Showing, Voting, Keying):
+class Author(Linking, Showing, Halting, Keying):
     """Makes up one command after the other."""
 
     def __init__(
@@ -119,6 +125,8 @@ class Author(Linking, Showing, Voting, Keying):
         self._is_rekeying = self.often(0.4)
         self._is_proved = self.often(0.5)
         """Whether domains have their executors prove things."""
+        self._is_halting = self.often(0.5)
+        """Whether anything is frozen, but for little."""
         if self.often(0.8):
             self._open()
 
@@ -153,6 +161,13 @@ class Author(Linking, Showing, Voting, Keying):
             is_possible = self._is_proved and self._world.protocol == LATEST
             self._planned = (self.proving() if is_possible else []) + self._planned
             return self.deed(at) if is_possible else self.worked_out("lease.acquire", at)
+        if verb == "halt":
+            is_possible = self._is_halting and self._world.protocol == LATEST
+            deeds = self.halting() if is_possible else []
+            self._planned = deeds + self._planned
+            return self.deed(at) if deeds else self.worked_out("lease.acquire", at)
+        if verb.startswith(TOGETHER):
+            return self.together(verb, at)
         if verb == "link":
             if self._world.protocol == LATEST:
                 self._link()
@@ -205,6 +220,11 @@ class Author(Linking, Showing, Voting, Keying):
             return first[subject][1]
         if subject == "policy" and world.protocol == 1 and self.often(0.8):
             return "lease.acquire"
+        if subject == "resources":
+            if (not self._is_halting or world.protocol == 1) and self.often(0.9):
+                return "lease.acquire"
+            if verb == "resources.thaw" and not world.frozen and self.often(0.8):
+                return "lease.acquire"
         if verb in ("grant.delegate", "grant.recall") and world.protocol == 1 and self.often(0.8):
             return "grant.issue"
         if verb == "domain.rekey" and (world.protocol == 1 or not self._is_rekeying):
@@ -302,6 +322,7 @@ class Author(Linking, Showing, Voting, Keying):
             "domain": self._domain,
             "federation": self._federation,
             "policy": self._policy,
+            "resources": self._resources,
             "proposal": self._proposal,
             "ballot": self._ballot,
             "node": self._node,
@@ -371,6 +392,8 @@ class Author(Linking, Showing, Voting, Keying):
             return self.domain(), self.rates()
         if act == "set_policy":
             return self.domain(), self.policies()
+        if act in ("freeze", "thaw"):
+            return self.domain(), self.of_all(f"federation.{act}")
         if act == "retire_policy":
             return self.domain(), {}
         if act == "reinstate_executor":

@@ -9,6 +9,7 @@ from tests.property.core.naive import (
     ballots,
     containing,
     delegating,
+    freezing,
     keys,
     pacing,
     proving,
@@ -34,6 +35,8 @@ OF_DOMAINS: dict[str, Rule] = {
     "grant.suspend": rules.govern_grant,
     "grant.reinstate": rules.govern_grant,
     "grant.revoke": rules.govern_grant,
+    "resources.freeze": freezing.freeze_resources,
+    "resources.thaw": freezing.thaw_resources,
     "policy.publish": publishing.publish_policy,
     "policy.retire": publishing.retire_policy,
     "domain.suspend": rules.govern_domain,
@@ -48,6 +51,8 @@ OF_DOMAINS: dict[str, Rule] = {
     "federation.set_policy": ballots.needs_ballot,
     "federation.retire_policy": ballots.needs_ballot,
     "federation.reinstate_executor": ballots.needs_ballot,
+    "federation.freeze": ballots.needs_ballot,
+    "federation.thaw": ballots.needs_ballot,
     "proposal.open": ballots.open_proposal,
     "proposal.withdraw": ballots.withdraw_proposal,
     "ballot.cast": ballots.cast_ballot,
@@ -77,6 +82,7 @@ SINCE_SECOND = (
     *("federation.set_policy", "federation.retire_policy"),
     *("federation.set_parameters", "federation.set_rates", "domain.rekey"),
     *("executor.contain", "executor.lift_containment"),
+    *("resources.freeze", "resources.thaw", "federation.freeze", "federation.thaw"),
     *("attestation.set_reference", "attestation.retire_reference", "attestation.challenge"),
     *("attestation.report", "attestation.drift", "federation.reinstate_executor"),
 )
@@ -107,6 +113,9 @@ def hand_in(world: World, command: Command) -> Said:
 
 def is_known(world: World, command: Command) -> None:
     """The form: what a later version has brought is malformed in an earlier one."""
+    act = command.body["act"] if command.verb == "proposal.open" else ""
+    if act and act not in decided_by_ballot(world.protocol):
+        raise No("MALFORMED_COMMAND", "body.act")
     of_thresholds(world, command)
     if world.protocol >= 2:
         return

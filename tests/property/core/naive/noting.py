@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from tests.property.core.naive import deciding
-from tests.property.core.naive.world import Command, Said, Thing, World, find, home, owner
+from tests.property.core.naive.world import FREEZING, Command, Said, Thing, World, find, home, owner
 
 Came = Counter[tuple[str, str]]
 """How often each verb came to each reason; an empty reason is a yes."""
@@ -18,10 +18,14 @@ def note(came: Came, world: World, command: Command, said: Said) -> None:
         came["repeat", said.reason] += 1
         return
     came[command.verb, said.reason] += 1
-    if "executed" in said.result and not command.verb.startswith("executor."):
+    if "executed" in said.result and command.verb in ("proposal.open", "ballot.cast"):
         came["by ballot: " + said.result["executed"]["type"], ""] += 1
     if "reason" in said.result:
         came["by ballot", said.result["reason"]] += 1
+        proposal = find(world.proposals, proposal=said.things[0]) or {"act": ""}
+        came["by ballot: " + proposal["act"], said.result["reason"]] += 1
+    if command.body.get("act") in FREEZING:
+        came[f"proposal.open: {command.body['act']}", said.reason] += 1
     for reason in said.result.get("refused", {}).values():
         came["event", reason] += 1
     if command.verb == "lease.acquire" and is_behind(world, command, said):
@@ -32,6 +36,9 @@ def note(came: Came, world: World, command: Command, said: Said) -> None:
     if lease is not None and command.verb in ("lease.acquire", "lease.renew"):
         for links in links_of(lease):
             came[f"{command.verb} {links}", said.reason] += 1
+    if lease is not None and command.verb.startswith("lease."):
+        for freezes in freezes_of(world, lease):
+            came[f"{command.verb} {freezes}", said.reason] += 1
 
 
 def links_of(lease: Thing) -> list[str]:
@@ -44,6 +51,15 @@ def links_of(lease: Thing) -> list[str]:
     if any(link.grant["conditions"] for link in basis.chain):
         named.append("with conditions further on")
     return named + (["passed on, and over several edges"] if edges > 1 and passed_on else [])
+
+
+def freezes_of(world: World, lease: Thing) -> list[str]:
+    """Which freezes are of its resource: one that lets it go on all the same among them."""
+    of = owner(lease["resource"])
+    whose = {each["who"] for each in world.frozen} & {of, world.origin}
+    if len(whose) == 2:
+        return ["under two freezes"]
+    return ["under its owner's freeze" if of in whose else "under the freeze of all"] * len(whose)
 
 
 def is_behind(world: World, command: Command, said: Said) -> bool:

@@ -22,7 +22,7 @@ from itertools import product
 from random import Random
 from typing import Any, Final
 
-from tests.property.core.naive import deciding
+from tests.property.core.naive import deciding, freezing
 from tests.property.core.naive.cast import (
     ACTIONS,
     CONTEXTS,
@@ -34,7 +34,7 @@ from tests.property.core.naive.cast import (
 from tests.property.core.naive.histories import Author
 from tests.property.core.naive.keying import OFFLINE, SPARE
 from tests.property.core.naive.model import hand_in
-from tests.property.core.naive.noting import Came, links_of, note
+from tests.property.core.naive.noting import Came, freezes_of, links_of, note
 from tests.property.core.naive.showing import AGENT, AS_ASKED, STRANGER
 from tests.property.core.naive.world import (
     LATER,
@@ -196,6 +196,10 @@ class Sides:
         told: dict[str, object] = {"protocol": world.protocol, "parameters": present}
         record = view.federation().to_json()
         told |= {"widest": widest, "rates": world.rates, "policies": world.mark}
+        told["frozen"] = freezing.of(world, world.origin)
+        for domain in view.domains():
+            told_of = {"frozen": freezing.of(world, domain.id)}
+            _same(f"domain {domain.id}", told_of, domain.to_json())
         _same("federation", told, {"widest": present, "rates": NO_RATES} | record)
         _same("heads", world.heads, {node: view.lineage_head(node) for node in world.heads})
 
@@ -285,15 +289,18 @@ def examine(sides: Sides, chance: Random, author: Author, came: Came) -> None:
 
 
 def check_all(sides: Sides, came: Came, now: int, *, linked: bool = False) -> None:
-    """Checks every lease by its own executor; or those alone that rest on several links, and are
-    not over by themselves."""
+    """Checks every lease by its own executor; or those alone that rest on several links, or whose
+    resource is frozen, and are not over by themselves."""
     for lease in sides.world.leases:
         links = links_of(lease)
-        if linked and (not links or lease["status"] != "active" or now >= lease["expires_at"]):
+        is_one = links or freezes_of(sides.world, lease)
+        if linked and (not is_one or lease["status"] != "active" or now >= lease["expires_at"]):
             continue
         reason = sides.check((lease["lease"], lease["executor"], "", ""), now)
         came["check", reason] += 1
         for each in links:
+            came[f"check {each}", reason] += 1
+        for each in freezes_of(sides.world, lease):
             came[f"check {each}", reason] += 1
 
 
@@ -314,6 +321,10 @@ def _ask_everything(sides: Sides) -> None:
         asked = grant["executor"], action, f"//{grant['issuer']}/{path}", world.time
         for context in ((), *CONTEXTS) if world.protocol > 1 else ((),):
             sides.ask(*asked, context)
+    for each, owner in product(world.executors, world.domains):  # without a grant, too
+        for now in (world.time, *lapses_of(world, each["executor"])):
+            resource = f"//{owner['domain']}/{PATHS[0]}"
+            sides.ask(each["executor"], ACTIONS[0], resource, max(now, world.time))
     for lease in world.leases:
         lapses = lapses_of(world, lease["executor"])
         for now in (world.time, lease["expires_at"] - 1, lease["expires_at"], *lapses):

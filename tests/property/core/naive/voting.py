@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 from tests.property.core.naive.ballots import OTHERS, is_possible
 from tests.property.core.naive.cast import DAY_MS, JOINERS, Body, Cast
 from tests.property.core.naive.policing import BAD, MEANINGS
@@ -73,8 +75,10 @@ class Voting(Cast):
         if is_open and self.often(0.3):  # two are for the same
             other = self.one(is_open)
             return other["act"], other["_body"]
+        if self.often(0.1 if self._world.protocol > 1 else 0.01):
+            return self.proposed_freeze()
         if self._world.protocol > 1 and self.often(0.15):
-            wished = self.one((*POLICING, POLICING[0]))
+            wished = self.one(POLICING)
             return wished, self.policies() if wished == POLICING[0] else {}
         if self._world.protocol > 1 and self.often(0.15 if self.suspended() else 0.01):
             return REINSTATING, {"executor": self.failed()}
@@ -107,6 +111,9 @@ class Voting(Cast):
         ready = [e for e in every if self.is_possible(REINSTATING, {"executor": e["executor"]})]
         some = ready if ready and self.often(0.8) else every
         return str(self.one(some)["executor"]) if some and self.often(0.9) else self.anybody()
+
+    @abstractmethod
+    def proposed_freeze(self) -> tuple[str, Body]: ...
 
     def policies(self) -> Body:
         """Those that permit everything, mostly: much else is to be seen."""

@@ -81,7 +81,6 @@ BALLOT_TYPES = (
 )
 BALLOT_TYPES_OF_SECOND = ("federation.set_parameters", "federation.set_rates")
 FREEZING = ("federation.freeze", "federation.thaw")
-"""Decided by ballot, too, from version 2 on. They have thresholds here, and no rules yet."""
 POLICING = ("federation.set_policy", "federation.retire_policy")
 """These have rules."""
 REINSTATING = "federation.reinstate_executor"
@@ -168,6 +167,7 @@ class World:
     contained: list[Thing] = field(default_factory=list)
     references: list[Thing] = field(default_factory=list)
     policies: list[Thing] = field(default_factory=list)
+    frozen: list[Thing] = field(default_factory=list)
     mark: Thing | None = None
     memory: list[Thing] = field(default_factory=list)
     heads: dict[str, str] = field(default_factory=dict)
