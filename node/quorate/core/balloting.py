@@ -46,7 +46,7 @@ from quorate.core.limits import (
 from quorate.core.outcome import Deny, Reason
 from quorate.core.proposals import Proposal, ProposalStatus
 from quorate.core.records import BY_BALLOT, Domain, Node, Role
-from quorate.core.recovery import longest_document
+from quorate.core.recovery_room import longest_document
 from quorate.core.state import StateView
 from quorate.core.status import Act, Status, follow
 from quorate.core.store import Overlay

@@ -16,11 +16,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from quorate.core import codec, dsse, ids, protocol
-from quorate.core.acts import ACTS, read_rates, set_thresholds, set_under
+from quorate.core.acts import read_rates, set_thresholds, set_under
 from quorate.core.errors import MalformedError
 from quorate.core.fields import Fields
 from quorate.core.genesis import (
-    PARAMETER_RANGES,
     Descriptor,
     Genesis,
     check_certificate,
@@ -38,28 +37,25 @@ from quorate.core.limits import (
     MAX_DOCUMENT_SIGNATURES,
     MAX_DOMAINS,
     MAX_GENESIS_BYTES,
-    MAX_ID_CHARS,
-    MAX_INTEGER,
     MAX_KEYS_PER_SET,
-    MAX_RATE_PER_MIN,
     PROTOCOL_VERSION,
 )
-from quorate.core.records import BY_BALLOT, Domain, Parameters, PolicyMark, Rates
-from quorate.core.thresholds import Threshold, Thresholds, thresholds_to_json
+from quorate.core.records import BY_BALLOT, Parameters, PolicyMark, Rates
+from quorate.core.thresholds import Thresholds, thresholds_to_json
 
 FENCE_MARGIN: Final = 2**32
 """How many entries may have been lost with the quorum: the new ledger's fences begin beyond them
 all. Entries have 200 bytes at the least, so that no disk of today holds so many."""
 
-_PROBATION: Final = "probation"
-_EXPELLED: Final = "expelled"
-_SUSPENDED_BY: Final = "suspended_by"
-_THRESHOLDS: Final = "thresholds"
-_FROZEN: Final = "frozen"
-_RATES: Final = "rates"
-_POLICIES: Final = "policies"
-_KEY_SET: Final = "key_set"
-_NEXT_CA: Final = "next_ca"
+PROBATION: Final = "probation"
+EXPELLED: Final = "expelled"
+SUSPENDED_BY: Final = "suspended_by"
+THRESHOLDS: Final = "thresholds"
+FROZEN: Final = "frozen"
+RATES: Final = "rates"
+POLICIES: Final = "policies"
+KEY_SET: Final = "key_set"
+NEXT_CA: Final = "next_ca"
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -166,16 +162,16 @@ def build_recovery_payload(
         """What is said of a domain only if it is so."""
         said: dict[str, codec.JsonValue] = {}
         if domain in forgetful:
-            said[_PROBATION] = True
+            said[PROBATION] = True
         if domain in gone:
-            said[_EXPELLED] = True
+            said[EXPELLED] = True
         if domain in suspenders:
-            said[_SUSPENDED_BY] = suspenders[domain]
+            said[SUSPENDED_BY] = suspenders[domain]
         item = described[domain]
         if item.key_set is not None:
-            said[_KEY_SET] = item.key_set.to_json()
+            said[KEY_SET] = item.key_set.to_json()
         if item.next_ca:
-            said[_NEXT_CA] = item.next_ca
+            said[NEXT_CA] = item.next_ca
         return said
 
     payload = codec.encode(
@@ -198,66 +194,15 @@ def build_recovery_payload(
                 }
                 for item in sorted(descriptors, key=lambda item: item.domain)
             ],
-            **({_THRESHOLDS: thresholds_to_json(thresholds)} if thresholds else {}),
-            **({_FROZEN: True} if is_frozen else {}),
-            **({} if rates is None else {_RATES: rates.to_json()}),
-            **({} if policies is None else {_POLICIES: policies.to_json()}),
+            **({THRESHOLDS: thresholds_to_json(thresholds)} if thresholds else {}),
+            **({FROZEN: True} if is_frozen else {}),
+            **({} if rates is None else {RATES: rates.to_json()}),
+            **({} if policies is None else {POLICIES: policies.to_json()}),
             **protocol_to_json(version),
         }
     )
     _read(dsse.Envelope(payload, dsse.RECOVERY_TYPE, ()), b"")
     return payload
-
-
-def longest_document(domains: Iterable[Domain], version: int) -> int:
-    """How many bytes a recovery document about these domains takes at the most, under that version
-    of the protocol: with the longest names that nodes and ledgers have, and all of it said of each
-    that can be. Who is admitted is held to that, or a federation could grow beyond every
-    recovery."""
-    members = list(domains)
-    text, digest = "x" * MAX_ID_CHARS, "0" * 64
-    rows: list[codec.JsonValue] = [
-        {
-            "domain": item.id,
-            "survives": False,
-            "governance_key": digest,
-            "cosigner_key": digest,
-            "ca_certificate": item.ca_certificate,
-            "node": {"id": text, "peer_address": text, "signing_key": digest, "log_key": digest},
-            _PROBATION: True,
-            _EXPELLED: True,
-            _SUSPENDED_BY: max(item.id, BY_BALLOT, key=len),
-            **({} if item.key_set is None else {_KEY_SET: item.key_set.to_json()}),
-            **({_NEXT_CA: item.next_ca} if item.next_ca else {}),
-        }
-        for item in members
-    ]
-    rules = max(Threshold, key=len).value
-    most = Parameters(*([MAX_INTEGER] * len(PARAMETER_RANGES)))
-    former = Former(text, digest, MAX_INTEGER, digest, MAX_INTEGER, MAX_INTEGER, digest)
-    rates, policies = Rates(MAX_RATE_PER_MIN, MAX_RATE_PER_MIN), PolicyMark(MAX_INTEGER, digest)
-    later: dict[str, object] = {
-        _FROZEN: True,
-        _RATES: rates.to_json(),
-        _POLICIES: policies.to_json(),
-    }
-    payload = codec.encode(
-        {
-            "v": PROTOCOL_VERSION,
-            "origin": text,
-            "created": MAX_INTEGER,
-            "parameters": most.to_json(),
-            "fence_base": MAX_INTEGER,
-            "former": former.to_json(),
-            "domains": rows,
-            _THRESHOLDS: {verb.value: rules for verb in ACTS[version]},
-            **(later if version >= protocol.SECOND else {}),
-            **protocol_to_json(protocol.MOST),
-        }
-    )
-    signature = dsse.Signature(digest, bytes(dsse.SIGNATURE_BYTES))
-    signatures = (signature,) * sum(key_set_of(item).threshold for item in members)
-    return len(dsse.Envelope(payload, dsse.RECOVERY_TYPE, signatures).to_bytes())
 
 
 def parse_recovery(data: bytes) -> Recovery:
@@ -331,13 +276,13 @@ def _read(envelope: dsse.Envelope, digest: bytes) -> Recovery:
     former = _read_former(fields.nested("former"))
     items = fields.objects("domains", 1, MAX_DOMAINS)
     version = read_protocol(fields)
-    thresholds = _read_thresholds(fields, version) if fields.has(_THRESHOLDS) else {}
-    is_frozen = fields.has(_FROZEN)
-    if is_frozen and not (fields.truth(_FROZEN) and version >= protocol.SECOND):
-        raise MalformedError("is true, of later rules, or left out", field=_FROZEN)
+    thresholds = _read_thresholds(fields, version) if fields.has(THRESHOLDS) else {}
+    is_frozen = fields.has(FROZEN)
+    if is_frozen and not (fields.truth(FROZEN) and version >= protocol.SECOND):
+        raise MalformedError("is true, of later rules, or left out", field=FROZEN)
     is_later = version >= protocol.SECOND
-    rates = read_rates(fields.nested(_RATES)) if is_later and fields.has(_RATES) else None
-    policies = _read_mark(fields.nested(_POLICIES)) if is_later and fields.has(_POLICIES) else None
+    rates = read_rates(fields.nested(RATES)) if is_later and fields.has(RATES) else None
+    policies = _read_mark(fields.nested(POLICIES)) if is_later and fields.has(POLICIES) else None
     fields.done()
     read = [
         _read_domain(Fields(item, f"domains[{n}]"), envelope, version)
@@ -377,7 +322,7 @@ def _read(envelope: dsse.Envelope, digest: bytes) -> Recovery:
 
 def _read_thresholds(fields: Fields, version: int) -> Thresholds:
     """As they were set, under this version or an earlier one."""
-    said = fields.peek(_THRESHOLDS)
+    said = fields.peek(THRESHOLDS)
     types = said.keys() if isinstance(said, dict) else set[str]()
     return set_thresholds(set_under(types, version), fields).thresholds
 
@@ -423,15 +368,15 @@ class _Member:
 def _read_domain(fields: Fields, envelope: dsse.Envelope, version: int) -> _Member:
     domain = fields.text("domain", ids.check_domain)
     survives = fields.truth("survives")
-    is_forgetful, is_expelled = fields.has(_PROBATION), fields.has(_EXPELLED)
-    if is_forgetful and not (fields.truth(_PROBATION) and survives):
-        raise MalformedError("is true, of a survivor, or left out", field=fields.at(_PROBATION))
-    if is_expelled and (survives or not fields.truth(_EXPELLED)):
-        raise MalformedError("is true, of no survivor, or left out", field=fields.at(_EXPELLED))
-    suspended_by = fields.text(_SUSPENDED_BY) if fields.has(_SUSPENDED_BY) else ""
+    is_forgetful, is_expelled = fields.has(PROBATION), fields.has(EXPELLED)
+    if is_forgetful and not (fields.truth(PROBATION) and survives):
+        raise MalformedError("is true, of a survivor, or left out", field=fields.at(PROBATION))
+    if is_expelled and (survives or not fields.truth(EXPELLED)):
+        raise MalformedError("is true, of no survivor, or left out", field=fields.at(EXPELLED))
+    suspended_by = fields.text(SUSPENDED_BY) if fields.has(SUSPENDED_BY) else ""
     if suspended_by not in {"", domain, BY_BALLOT} or (suspended_by and is_expelled):
         raise MalformedError(
-            "is the domain itself or the federation", field=fields.at(_SUSPENDED_BY)
+            "is the domain itself or the federation", field=fields.at(SUSPENDED_BY)
         )
     descriptor = Descriptor(
         domain=domain,
@@ -444,7 +389,7 @@ def _read_domain(fields: Fields, envelope: dsse.Envelope, version: int) -> _Memb
         next_ca=_read_next_ca(fields) if version >= protocol.SECOND else "",
     )
     if descriptor.next_ca == descriptor.ca_certificate:
-        raise MalformedError("is the present one", field=fields.at(_NEXT_CA))
+        raise MalformedError("is the present one", field=fields.at(NEXT_CA))
     fields.done()
     if ids.SpiffeId.parse(descriptor.node.id).trust_domain != domain:
         raise MalformedError(f"must be a node of {domain}", field=fields.at("node.id"))
@@ -452,7 +397,7 @@ def _read_domain(fields: Fields, envelope: dsse.Envelope, version: int) -> _Memb
 
 
 def _read_next_ca(fields: Fields) -> str:
-    return fields.text(_NEXT_CA, check_certificate) if fields.has(_NEXT_CA) else ""
+    return fields.text(NEXT_CA, check_certificate) if fields.has(NEXT_CA) else ""
 
 
 def _check_hash(text: str) -> None:

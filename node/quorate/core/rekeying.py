@@ -37,7 +37,7 @@ from quorate.core.limits import (
 )
 from quorate.core.outcome import Deny, Reason
 from quorate.core.records import Domain
-from quorate.core.recovery import longest_document
+from quorate.core.recovery_room import longest_document
 from quorate.core.store import Reader
 from quorate.core.turn import Done, Turn, Verdict
 from quorate.core.verbs import Verb

@@ -17,7 +17,8 @@ from quorate.core.limits import MAX_GENESIS_BYTES
 from quorate.core.outcome import Outcome, Reason
 from quorate.core.records import Domain
 from quorate.core.recovering import begin_without, carry_over
-from quorate.core.recovery import longest_document, parse_recovery_draft
+from quorate.core.recovery import parse_recovery_draft
+from quorate.core.recovery_room import longest_document
 from quorate.core.state import StateView
 from quorate.core.store import MemoryStore
 from quorate.core.succession import Succession

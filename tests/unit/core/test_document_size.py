@@ -16,7 +16,7 @@ from quorate.core import dsse, protocol
 from quorate.core.genesis import NodeDescriptor, build_descriptor_payload
 from quorate.core.limits import MAX_DOMAINS, MAX_GENESIS_BYTES
 from quorate.core.outcome import Outcome, Reason
-from quorate.core.recovery import longest_document
+from quorate.core.recovery_room import longest_document
 from quorate.proofs.signing import sign_envelope
 from quorate.testing.builders import (
     Federation,

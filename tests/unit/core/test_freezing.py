@@ -21,7 +21,7 @@ from quorate.core.limits import MAX_GENESIS_BYTES, MAX_PATTERNS
 from quorate.core.outcome import Deny, Outcome, Permit, Reason
 from quorate.core.records import BY_BALLOT, Domain, Lease
 from quorate.core.records import Federation as FederationRecord
-from quorate.core.recovery import longest_document
+from quorate.core.recovery_room import longest_document
 from quorate.core.state import StateView
 from quorate.core.transitions import examine
 from quorate.core.vetting import Vetting

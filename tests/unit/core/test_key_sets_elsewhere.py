@@ -27,12 +27,12 @@ from quorate.core.recovering import begin_without, carry_over, next_fence_base
 from quorate.core.recovery import (
     Former,
     build_recovery_payload,
-    longest_document,
     parse_recovery,
     parse_recovery_draft,
     signatures_missing,
     state_hash,
 )
+from quorate.core.recovery_room import longest_document
 from quorate.core.replaying import Replay
 from quorate.core.state import StateView
 from quorate.core.status import Status

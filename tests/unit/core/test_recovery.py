@@ -25,12 +25,12 @@ from quorate.core.recovery import (
     Former,
     Recovery,
     build_recovery_payload,
-    longest_document,
     parse_founding,
     parse_recovery,
     parse_recovery_draft,
     state_hash,
 )
+from quorate.core.recovery_room import longest_document
 from quorate.core.state import StateView
 from quorate.core.status import Status
 from quorate.core.store import MemoryStore

@@ -26,11 +26,11 @@ from quorate.core.recovery import (
     Former,
     Recovery,
     build_recovery_payload,
-    longest_document,
     parse_recovery,
     parse_recovery_draft,
     state_hash,
 )
+from quorate.core.recovery_room import longest_document
 from quorate.core.state import StateView
 from quorate.core.store import MemoryStore
 from quorate.core.transitions import examine
