@@ -41,7 +41,8 @@ def test_a_lease_is_explained_from_its_grant_to_its_end(
     code, told = why(cluster, CLINIC, "act", *about)
     assert (code, told["verdict"], told["has_authority"]) == (0, "permit", True)
     chain = [thing["id"] for step in told["steps"] for thing in step["things"]]
-    assert chain[-2:] == [f"{BANK}/to-{CLINIC}", f"{BANK}/{name}"]
+    assert f"{BANK}/to-{CLINIC}" in chain, "among other edges that were looked at"
+    assert chain[-1] == f"{BANK}/{name}"
 
     granted = worker.acquire(resource, ttl_ms=60_000)
     assert granted.verdict == decision_pb2.VERDICT_PERMIT
