@@ -53,6 +53,8 @@ MAX_CALLS: Final = MAX_WATCHERS + 4_096
 MAX_CALLS_PER_CONNECTION: Final = 1_024
 MAX_METADATA_BYTES: Final = 16 * 1024
 STOP_GRACE_S: Final = 2.0
+MAX_SOCKET_BYTES: Final = 107
+"""Of a unix socket's path (sockaddr_un, less the NUL)."""
 """How long calls in progress may take when a server stops."""
 _REBIND_RETRY_S: Final = 0.05
 _REBIND_TRIES: Final = 100
@@ -236,6 +238,11 @@ def _listen_at(server: grpc.aio.Server, socket: Path, credentials: grpc.ServerCr
     by the name that it was given, when the server stops: another one may have its place by then,
     and so it is given a name of its own, and that is changed."""
     made = socket.with_name(f".{secrets.token_hex(3)}")
+    if len(bytes(made)) > MAX_SOCKET_BYTES:
+        raise ConfigurationError(
+            f"cannot listen at {socket}: the path is too long",
+            hint=f"a directory and a name of seven characters may have {MAX_SOCKET_BYTES} bytes",
+        )
     try:
         if socket.exists() and not socket.is_socket():
             raise FileExistsError(socket)

@@ -31,6 +31,10 @@ def set_ca(
         bool,
         typer.Option("--finish", help="The second step: trust the new CA alone from now on."),
     ] = False,
+    back: Annotated[
+        bool,
+        typer.Option("--back", help="With --finish: trust the older CA alone, as it was before."),
+    ] = False,
     timeout: TimeoutOption = DEFAULT_TIMEOUT_MS,
     address: AddressOption = "",
     output: OutputOption = Output.TEXT,
@@ -54,7 +58,7 @@ def set_ca(
         fresh.trust(domain.authorities)
         _show(domain, output)
         return
-    wanted = _finished(organisation, domain, fresh) if finish else _begun(domain, fresh)
+    wanted = _finished(organisation, domain, fresh, back) if finish else _begun(domain, fresh)
     govern(
         org,
         "domain.rekey",
@@ -80,9 +84,18 @@ def _begun(domain: Domain, fresh: FreshCa) -> tuple[str, ...]:
     return domain.ca_certificate, fresh.make(domain.id)
 
 
-def _finished(organisation: Organisation, domain: Domain, fresh: FreshCa) -> tuple[str, ...]:
-    """Whom to trust when the older CA is to go."""
+def _finished(
+    organisation: Organisation, domain: Domain, fresh: FreshCa, back: bool
+) -> tuple[str, ...]:
+    """Whom to trust when one of two CAs is to go: the older one, unless it is said otherwise."""
     present = fresh.present
+    stays = domain.ca_certificate if back else domain.next_ca
+    if domain.next_ca and present in domain.authorities and present != stays:
+        raise ConfigurationError(
+            f"the CA in {organisation.directory} is the {'newer' if back else 'older'} one",
+            hint="find the directory with the other; --back is for the older CA, which may have "
+            "been stolen, to be the only one again",
+        )
     if present not in domain.authorities:
         raise ConfigurationError(
             f"the CA in {organisation.directory} is none that the federation knows",

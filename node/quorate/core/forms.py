@@ -43,7 +43,7 @@ from quorate.core.bodies import (
 from quorate.core.conditions import read_conditions
 from quorate.core.errors import MalformedError
 from quorate.core.fields import Fields
-from quorate.core.genesis import check_certificate
+from quorate.core.genesis import certificate_digest, check_certificate
 from quorate.core.keysets import check_keyed, read_key_set
 from quorate.core.limits import (
     MAX_ATTRIBUTES,
@@ -174,7 +174,10 @@ def _read_authorities(body: Fields) -> tuple[str, ...]:
     """Only their form is looked at: see `check_certificate`."""
     if not body.has("ca_certificates"):
         return ()
-    return body.texts("ca_certificates", check_certificate, MAX_AUTHORITIES_PER_DOMAIN)
+    named = body.texts("ca_certificates", check_certificate, MAX_AUTHORITIES_PER_DOMAIN)
+    if len({certificate_digest(each) for each in named}) < len(named):
+        raise MalformedError("names one twice", field=body.at("ca_certificates"))
+    return named
 
 
 def rekey_domain(body: Fields) -> Body:

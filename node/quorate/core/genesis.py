@@ -317,6 +317,12 @@ def check_certificate(text: str) -> None:
     unbase64("".join(text.splitlines()[1:-1]), "")
 
 
+def certificate_digest(text: str) -> str:
+    """Which certificate it is, however its text is broken into lines: SHA-256 of its DER, in hex.
+    text: of the form that `check_certificate` asks for."""
+    return hashlib.sha256(unbase64("".join(text.splitlines()[1:-1]), "")).hexdigest()
+
+
 def load_certificate(text: str) -> x509.Certificate:
     """The certificate of a domain's authority. Raises MalformedError when it is none that this
     machine's library takes."""

@@ -115,7 +115,7 @@ def lineage_head(node: str) -> bytes:
 
 
 def public_key(public_key: str) -> bytes:
-    """`public_key` is 64 hex digits."""
+    """`public_key` is 64 hex digits; so is the digest of a CA, which is on file beside them."""
     return PUBLIC_KEYS + bytes.fromhex(public_key)
 
 

@@ -135,7 +135,7 @@ def check_text_pattern(text: str) -> None:
         raise MalformedError(f"must be 1 to {MAX_ATTRIBUTE_CHARS} characters")
     if _TEXT_WILDCARD in text[:-1]:
         raise MalformedError("has a * that is not at its end")
-    if any(each < _FIRST_PRINTED for each in text):
+    if any(each < _FIRST_PRINTED or "\x7f" <= each <= "\x9f" for each in text):
         raise MalformedError("has a control character")
 
 

@@ -20,6 +20,7 @@ from quorate.core import dsse, keys, state
 from quorate.core.bodies import RekeyDomain
 from quorate.core.commands import Command, open_envelope, parse_command
 from quorate.core.errors import MalformedError
+from quorate.core.genesis import certificate_digest
 from quorate.core.keysets import (
     Keyed,
     all_keys,
@@ -62,8 +63,11 @@ def rekey_domain(turn: Turn, body: RekeyDomain) -> Verdict:
     for key in fresh:
         if turn.view.key_owner(key) is not None:
             return Deny(Reason.ALREADY_EXISTS, key)
+    for mark in _fresh_authorities(domain, body):
+        if turn.view.key_owner(mark) is not None:
+            return Deny(Reason.ALREADY_EXISTS, mark)
     state.save_domain(turn.store, changed)
-    for key in fresh:
+    for key in (*fresh, *_authorities_on_file(domain, body)):
         state.claim_key(turn.store, key, domain.id)
     proof = keys.rekeying(domain.id, domain.rekeyings)
     turn.store.put(proof, turn.envelope.to_bytes())
@@ -92,6 +96,20 @@ def refuse_half_signed(
         if not envelope.verify(bytes.fromhex(key)):
             return Deny(Reason.BAD_SIGNATURE, key)
     return None
+
+
+def _fresh_authorities(domain: Domain, body: RekeyDomain) -> list[str]:
+    """Digests of CAs that are to vouch for the domain, and do not now."""
+    has = {certificate_digest(each) for each in domain.authorities}
+    return [mark for mark in map(certificate_digest, body.authorities) if mark not in has]
+
+
+def _authorities_on_file(domain: Domain, body: RekeyDomain) -> list[str]:
+    """Digests of what is kept for ever where CAs change: none that was dropped is ever taken again,
+    or whoever held a command back could bring a stolen one back with it."""
+    if not body.authorities:
+        return []
+    return [certificate_digest(each) for each in (*domain.authorities, *body.authorities)]
 
 
 def _is_same(domain: Domain, body: RekeyDomain) -> bool:
@@ -143,7 +161,8 @@ def check_rekeyed(later: Reader, origin: str, old: Domain, new: Domain) -> None:
         is_held = all(envelope.verify(bytes.fromhex(key)) for key in taken)
         if _origin(envelope) != origin or not (is_its_own and is_held):
             raise MalformedError(f"{old.id} has keys that it did not take")
-        for key in all_keys(current):  # for ever: they are not to be taken again
+        on_file = (*all_keys(current), *_authorities_on_file(current, body))
+        for key in on_file:  # for ever: they are not to be taken again
             if later.get(keys.public_key(key)) != old.id.encode("ascii"):
                 raise MalformedError(f"a former key of {old.id} is not on file as its own")
         current = _taking(current, body)

@@ -51,7 +51,12 @@ class FreshCa:
         ledger has."""
         coming = self.next
         if coming:
-            for file in (self._key, self._certificate):
+            for file, is_next in (
+                (self._key, read_private(self._key) == read_private(_next(self._key))),
+                (self._certificate, self.present == coming),
+            ):
+                if is_next:  # from a time that was interrupted: the old one is kept already
+                    continue
                 old = file.with_name(f"{file.name}.old")
                 old.unlink(missing_ok=True)
                 os.link(file, old)

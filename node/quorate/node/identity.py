@@ -75,7 +75,9 @@ def replace_public(path: Path, data: bytes) -> None:
 def replace_pair(certificate: Path, private_key: Path, pair: KeyPair) -> None:
     """Puts a certificate and its key in the place of others. Both are on the disk before either
     takes its place; in between is a moment in which they do not belong together, and whoever reads
-    them then notices (`load_tls_identity`). Raises ConfigurationError."""
+    them then notices (`load_tls_identity`). They keep their owner, and links lead where they led.
+    Raises ConfigurationError."""
+    certificate, private_key = certificate.resolve(), private_key.resolve()
     beside: list[Path] = []
     try:
         beside.append(_write_beside(private_key, pair.private_key, PRIVATE_FILE_MODE))
@@ -102,6 +104,8 @@ def _write_beside(path: Path, data: bytes, mode: int) -> Path:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
             stream.flush()
+            if path.exists():
+                os.fchown(descriptor, path.stat().st_uid, path.stat().st_gid)
             os.fchmod(descriptor, mode)
             os.fsync(descriptor)
     except BaseException:

@@ -201,7 +201,7 @@ def refuse_answers(config: NodeConfig, base: Snapshot, names: Collection[str]) -
         domain = view.domain(node.domain)
         if node.id in names or domain is None:
             continue
-        authorities = b"".join(usable_authorities(domain)).decode("ascii")
+        authorities = b"\n".join(usable_authorities(domain)).decode("ascii")
         if answers(config, node.id, node.peer_address, authorities):
             raise ConfigurationError(
                 f"{node.id} is not lost: it answers at "

@@ -101,16 +101,14 @@ class _Reading:
 
     def _take_log(self, vkey: str) -> None:
         key = _key(vkey, ED25519)
-        if any(key.public == other.public for other in self._logs):
-            raise MalformedError("is the key of another log")
+        self._check_new(key)
         self._logs.append(key)
         _check_count(self._logs, MAX_LOGS)
 
     def _take_witness(self, name: str, vkey: str) -> None:
         key = _key(vkey, COSIGNATURE)
         self._define(name)
-        if any(key.public == other.public for other in self._witnesses.values()):
-            raise MalformedError("is the key of another witness")
+        self._check_new(key)
         self._witnesses[name] = key
         _check_count(self._witnesses, MAX_WITNESSES)
 
@@ -135,6 +133,11 @@ class _Reading:
         if name != NONE and name not in self._witnesses and name not in self._groups:
             raise MalformedError(f"{name!r} is not defined before")
         self._quorum = name
+
+    def _check_new(self, key: VerifierKey) -> None:
+        """Also a log does not cosign for itself."""
+        if any(key.public == other.public for other in (*self._logs, *self._witnesses.values())):
+            raise MalformedError("is a key that another line has")
 
     def _define(self, name: str) -> None:
         if name == NONE or name in self._witnesses or name in self._groups:

@@ -7,11 +7,12 @@ verdict holds for the entry's bytes, and for nothing else.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from quorate.core import entries
+from quorate.core import entries, ids
 from quorate.core.entries import Entry
 from quorate.core.errors import MalformedError
 from quorate.proofs import merkle, note
@@ -33,6 +34,8 @@ class Step(StrEnum):
     INCLUSION = "inclusion"
     PLACE = "place"
 
+
+_KIND_RE: Final = re.compile(r"[a-z_]{1,64}(\.[a-z_]{1,64})?")
 
 NOT_CHECKED: Final = (
     "whether the command in the entry was signed by who it says: that takes the keys of its time, "
@@ -110,6 +113,7 @@ class _Verifying:
 
     def checkpoint(self) -> str:
         self.head = parse_checkpoint(self.note.text)
+        ids.check_origin(self.head.origin)
         return f"{self.head.origin} with {self.head.size} entries"
 
     def log(self) -> str:
@@ -149,6 +153,8 @@ class _Verifying:
             raise _RefusedError("the proof is of another entry than the one that is shown")
         self.leaf = told
         self.parsed = entries.parse(told)
+        if _KIND_RE.fullmatch(self.parsed.kind) is None:
+            raise _RefusedError("its type is none that an entry has")
         return f"{self.parsed.kind}: {self.parsed.reason or 'accepted'}"
 
     def inclusion(self) -> str:

@@ -15,7 +15,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.integration.edge.conftest import DOMAIN, NODE, SERVER_NAME, Pki
 
-from quorate.api.servers import PublicServer, build_public_server
+from quorate.api.servers import MAX_SOCKET_BYTES, PublicServer, build_public_server
 from quorate.core.errors import ConfigurationError
 from quorate.node.certificates import KeyPair, issue_executor, issue_node, make_ca
 from quorate.telemetry import Metrics
@@ -185,3 +185,18 @@ async def test_whom_a_dropped_authority_vouches_for_is_cut_off(server, dial, pki
             while await call.read() is not grpc.aio.EOF:
                 pass
     await until_ok(health_pb2_grpc.HealthStub(dial(server.port, of_new)))
+
+
+async def test_a_socket_whose_path_leaves_no_room_says_so(pki, tmp_path) -> None:
+    """For the one that is made beside it, and renamed."""
+    short = tmp_path / ("d" * (MAX_SOCKET_BYTES - len(bytes(tmp_path)) - 4))
+    short.mkdir()
+    with pytest.raises(ConfigurationError, match="too long"):
+        build_public_server(
+            [],
+            address="127.0.0.1:0",
+            identity=pki.node,
+            client_ca=pki.ca.certificate,
+            metrics=Metrics(),
+            socket=short / "l",
+        )

@@ -98,6 +98,60 @@ def test_a_finish_that_was_interrupted_is_finished(
     assert ((org / "ca.crt").read_text(),) == trusted(node)
 
 
+def copy_of(org: Any) -> Any:
+    """A colleague's, or a backup."""
+    other = org.with_name("elsewhere")
+    shutil.copytree(org, other)
+    return other
+
+
+def test_a_directory_with_the_older_ca_does_not_throw_the_newer_one_out(
+    run: Any, federation: Any, node: Any
+) -> None:
+    other = copy_of(federation.org())
+    [old] = trusted(node)
+    assert set_ca(run, federation).exit_code == 0
+    both = trusted(node)
+    ran = run("domain", "set-ca", "--org", other, "--finish")
+    assert ran.exit_code == 1
+    assert "is the older one" in " ".join(ran.stderr.split())
+    assert trusted(node) == both
+    back = set_ca(run, federation, "--finish", "--back")
+    assert back.exit_code == 1
+    assert "is the newer one" in " ".join(back.stderr.split())
+    went = run("domain", "set-ca", "--org", other, "--finish", "--back")
+    assert went.exit_code == 0, went.stderr
+    assert trusted(node) == (old,)
+
+
+@pytest.mark.parametrize("name", ["ca.key", "ca.crt"])
+def test_the_old_ca_is_kept_whenever_adopting_was_interrupted(
+    federation: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    org = federation.org()
+    old = {each: (org / each).read_bytes() for each in ("ca.key", "ca.crt")}
+    fresh = FreshCa(org)
+    coming = fresh.make("bank.example")
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.unlink", stopping_at(org / f"{name}.next"))
+        with pytest.raises(KeyboardInterrupt):
+            fresh.adopt((old["ca.crt"].decode(), coming))
+    fresh.adopt((old["ca.crt"].decode(), coming))
+    assert {each: (org / f"{each}.old").read_bytes() for each in old} == old
+    assert fresh.present == coming
+
+
+def stopping_at(place: Any) -> Any:
+    unlink = type(place).unlink
+
+    def stop(path: Any, *, missing_ok: bool = False) -> None:
+        if path == place:
+            raise KeyboardInterrupt
+        unlink(path, missing_ok=missing_ok)
+
+    return stop
+
+
 def test_a_ca_key_that_is_not_the_certificate_s_issues_nothing(federation: Any) -> None:
     org = federation.org()
     FreshCa(org).make("bank.example")

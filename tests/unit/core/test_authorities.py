@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from tests.unit.core.test_key_sets_elsewhere import payload_of
 
 from quorate.core import codec, dsse, keys, protocol, state
 from quorate.core.errors import ConfigurationError, MalformedError
-from quorate.core.genesis import check_certificate
+from quorate.core.genesis import certificate_digest, check_certificate
 from quorate.core.keysets import governance_keys
 from quorate.core.limits import MAX_GENESIS_BYTES
 from quorate.core.outcome import Outcome, Reason
@@ -23,12 +25,16 @@ from quorate.core.state import StateView
 from quorate.core.store import MemoryStore
 from quorate.core.succession import Succession
 from quorate.core.vetting import Vetting
+from quorate.node.certificates import issue_node, make_ca
 from quorate.node.former import check_former
+from quorate.node.identity import write_private, write_public
+from quorate.node.survivors import refuse_answers
 from quorate.proofs.commands import build_command
 from quorate.proofs.signing import SigningKey, sign_envelope
 from quorate.testing.builders import Federation, Ledger, ca_certificate
 
 OLD, NEXT, THIRD = ca_certificate(A), ca_certificate("next"), ca_certificate("third")
+PEM_OF_NOTHING = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
 
 
 @pytest.fixture
@@ -228,6 +234,8 @@ def test_nobody_gives_a_domain_a_ca_that_it_did_not_take(world: World) -> None:
         after = copied(world.ledger.store)
         state.save_domain(after, replace(mine, ca_certificate=THIRD, rekeyings=1))
         after.put(keys.rekeying(A, 0), signed)
+        for ca in (OLD, NEXT, THIRD):
+            state.claim_key(after, certificate_digest(ca), A)
         assert Vetting(after).step(1_000_000)
         with pytest.raises(MalformedError, match=r"did not take|another ca_certificate"):
             follows(before, after)
@@ -318,3 +326,60 @@ def test_a_document_goes_on_from_the_genesis_by_the_proofs_of_the_base(world: Wo
         lying = replace(recovery, descriptors=(lie, *recovery.descriptors[1:]))
         with pytest.raises(ConfigurationError, match="does not go on from"):
             check_former(genesis, lying, base)
+
+
+# -- what was dropped --------------------------------------------------------------------------
+
+
+def test_a_ca_that_was_dropped_never_comes_back(world: World) -> None:
+    """Whoever held the command back by which it was one of two has the domain's own signature."""
+    withheld = envelope(world, body(world, OLD, NEXT))
+    assert take(world, OLD, NEXT).accepted
+    assert take(world, NEXT).accepted
+    late = world.ledger.apply(withheld).outcome
+    assert (late.reason, late.thing) == (Reason.ALREADY_EXISTS, certificate_digest(OLD))
+    assert own(world).authorities == (NEXT,)
+    assert take(world, NEXT, THIRD).accepted
+    assert is_well(world)
+
+
+def test_a_ca_may_stay_alone_and_the_new_one_is_gone_for_ever(world: World) -> None:
+    assert take(world, OLD, NEXT).accepted
+    assert take(world, OLD).accepted
+    assert take(world, OLD, NEXT).reason is Reason.ALREADY_EXISTS
+    assert take(world, OLD, THIRD).accepted
+
+
+def test_a_state_that_has_forgotten_a_dropped_ca_is_not_taken(world: World) -> None:
+    before = copied(world.ledger.store)
+    assert take(world, OLD, NEXT).accepted
+    assert take(world, NEXT).accepted
+    assert follows(before, world.ledger.store)
+    forgetful = copied(world.ledger.store)
+    forgetful.delete(keys.public_key(certificate_digest(OLD)))
+    with pytest.raises(MalformedError, match="not on file"):
+        follows(before, forgetful)
+
+
+def test_one_ca_is_not_two_because_its_lines_end_elsewhere(world: World) -> None:
+    head, *lines, end = OLD.splitlines()
+    unbroken = "\n".join([head, "".join(lines), end]) + "\n"
+    for other in (OLD.rstrip("\n"), unbroken):
+        assert take(world, OLD, other).reason is Reason.MALFORMED_COMMAND
+
+
+@pytest.mark.parametrize(
+    "authorities", [(OLD.rstrip("\n"), NEXT), (PEM_OF_NOTHING,)], ids=["no newline", "no CA"]
+)
+def test_no_domain_keeps_the_others_from_asking_whether_it_is_lost(
+    world: World, tmp_path: Path, authorities: tuple[str, ...]
+) -> None:
+    pair = issue_node(make_ca(B), f"spiffe://{B}/node/1")
+    write_private(tmp_path / "tls.key", pair.private_key)
+    write_public(tmp_path / "tls.crt", pair.certificate)
+    tls = SimpleNamespace(certificate=tmp_path / "tls.crt", private_key=tmp_path / "tls.key")
+    config: Any = SimpleNamespace(peers={}, tls=tls)
+    assert take(world, *authorities).accepted
+    others = {node.id for node in world.ledger.view.nodes() if node.domain != A}
+    base: Any = SimpleNamespace(state=world.ledger.store)
+    refuse_answers(config, base, others)

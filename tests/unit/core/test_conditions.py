@@ -78,7 +78,9 @@ def test_what_a_value_matches(pattern: str, text: str, matches: bool) -> None:
     assert text_matches(pattern, text) is matches
 
 
-@pytest.mark.parametrize("text", ["", "a*b", "**", "*a", "a\nb", "a\x00", "x" * 257])
+@pytest.mark.parametrize(
+    "text", ["", "a*b", "**", "*a", "a\nb", "a\x00", "a\x7f", "\x9b1m", "x" * 257]
+)
 def test_what_is_no_value(text: str) -> None:
     with pytest.raises(MalformedError):
         check_text_pattern(text)

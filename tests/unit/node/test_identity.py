@@ -138,3 +138,26 @@ def test_a_private_key_never_shows_in_a_repr(tmp_path: Path) -> None:
     loaded = identity.load_tls_identity(*save(tmp_path, pair))
     for text in (repr(pair), repr(loaded)):
         assert "PRIVATE" not in text
+
+
+def test_a_pair_keeps_its_owner_and_links_lead_where_they_led(tmp_path: Path) -> None:
+    """Whoever renews as root must not take the files from the node's own user."""
+    ca = certificates.make_ca("bank.example")
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    certificate, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+    for path, real in ((certificate, kept / "real.crt"), (key, kept / "real.key")):
+        real.write_bytes(b"before")
+        path.symlink_to(real)
+    if os.geteuid() == 0:
+        os.chown(kept / "real.key", 12345, 12345)
+    made = certificates.issue_node(ca, "spiffe://bank.example/node/1")
+    before = (kept / "real.key").stat()
+    identity.replace_pair(certificate, key, made)
+    after = (kept / "real.key").stat()
+    assert (after.st_uid, after.st_gid) == (before.st_uid, before.st_gid)
+    assert after.st_mode & 0o777 == 0o600
+    assert certificate.is_symlink()
+    assert key.is_symlink()
+    assert key.read_bytes() == made.private_key
+    assert certificate.read_bytes() == made.certificate

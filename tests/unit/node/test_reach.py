@@ -24,6 +24,7 @@ ALERT = bytes.fromhex("15030300020228")  # fatal: handshake failure
 OTHER_SERVICE = b"HTTP/1.1 400 Bad Request\r\n\r\n"
 RESETS = 100  # at every moment: before the handshake begins, and within it
 CLINIC = make_ca("clinic.example")
+CA_OF_NOBODY = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
 
 
 @contextmanager
@@ -86,6 +87,16 @@ def test_an_authority_that_has_expired_says_nothing_about_the_node(
     pair = issue_node(ca, NODE, now=long_ago)
     with listening(showing(pair, tmp_path)) as address:
         assert answers(config, NODE, address, ca.certificate.decode())
+
+
+@pytest.mark.parametrize("authorities", ["", "no certificate", CA_OF_NOBODY])
+def test_of_a_domain_without_a_usable_ca_whoever_takes_the_connection_is_there(
+    config: Any, tmp_path: Path, authorities: str
+) -> None:
+    """Its CAs are not decided in the ledger: they must not keep the others from asking."""
+    with listening(showing(issue_node(CLINIC, NODE), tmp_path)) as address:
+        assert answers(config, NODE, address, authorities)
+    assert not answers(config, NODE, address, authorities)
 
 
 @pytest.mark.parametrize("days", [0, -400])

@@ -66,7 +66,10 @@ def test_names_are_octets() -> None:
 
 AGAIN = VerifierKey("other.example", COSIGNATURE, KEYS[0].public).encode()
 LOG_AGAIN = VerifierKey("b.example/log", ED25519, LOG.public).encode()
+OWN = VerifierKey("a.example/log", COSIGNATURE, LOG.public).encode()
 REFUSED = {
+    "a log that cosigns for itself": f"log {LOG.encode()}\nwitness X1 {OWN}\nquorum none\n",
+    "a log's own witness, before it": f"witness X1 {OWN}\nlog {LOG.encode()}\nquorum none\n",
     "nothing": "",
     "no quorum": f"witness X1 {X1}\n",
     "two quorums": "quorum none\nquorum none\n",

@@ -284,6 +284,7 @@ class RecordLooks:
     def _look_at_backing(self, lease: Lease, more: set[str]) -> None:
         """What it relies on beyond its own: as many links as a chain has, with routes to each."""
         require(len(more) <= MAX_DEPTH * (2 * MAX_DEPTH + 4), f"{lease.id} relies on too much")
+        require(len(lease.grants) <= MAX_DEPTH + 1, f"{lease.id} relies on too many grants")
         is_once = len({*lease.depends_on}) == len(lease.depends_on)
         require(is_once, f"{lease.id} relies on something twice")
         for thing in more:

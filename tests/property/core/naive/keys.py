@@ -6,6 +6,8 @@ another matter. Sources: docs/keys.md, docs/ledger.md.
 
 from __future__ import annotations
 
+import hashlib
+from base64 import b64decode
 from collections.abc import Mapping
 from typing import Any
 
@@ -96,6 +98,11 @@ def wholly_signed(world: World, by: Thing, command: Command) -> None:
             raise No("BAD_SIGNATURE", key)
 
 
+def digest_of(certificate: str) -> str:
+    der = b64decode("".join(certificate.splitlines()[1:-1]))
+    return hashlib.sha256(der).hexdigest()
+
+
 def has_cas(domain: Thing) -> list[str]:
     return [each for each in (domain["ca_certificate"], domain["next_ca"]) if each]
 
@@ -117,6 +124,11 @@ def rekey_domain(world: World, by: Thing, command: Command) -> Yes:
     for key in fresh(by, body):
         if key in world.used_keys():
             raise No("ALREADY_EXISTS", key)
+    named = body.get("ca_certificates", [])
+    for ca in named:
+        if ca not in has_cas(by) and ca in world.former_cas:
+            raise No("ALREADY_EXISTS", digest_of(ca))
+    world.former_cas += [*has_cas(by), *named] if named else []
     world.former_keys += [*sorted(governing(by) | recovering(by)), by["cosigner_key"]]
     taken = {name: body.get(name) for name in KEYS}
     taken["ca_certificate"], taken["next_ca"] = (*body.get("ca_certificates", has_cas(by)), "")[:2]

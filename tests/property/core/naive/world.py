@@ -172,6 +172,7 @@ class World:
     memory: list[Thing] = field(default_factory=list)
     heads: dict[str, str] = field(default_factory=dict)
     former_keys: list[str] = field(default_factory=list)
+    former_cas: list[str] = field(default_factory=list)
     thresholds: dict[str, str] = field(
         default_factory=lambda: dict.fromkeys(EVERY_BALLOT_TYPE, "majority")
     )
