@@ -226,7 +226,6 @@ class Replay:
 
 _ONLY_ONCE: Final = frozenset(
     {
-        Reason.EXECUTOR_SUSPENDED,
         Reason.GRANT_SUSPENDED,
         Reason.FROZEN,
         Reason.CONTAINED,
@@ -234,7 +233,8 @@ _ONLY_ONCE: Final = frozenset(
     }
 )
 """Stops that can only follow on a thing that was good. A revocation can follow on a suspension, a
-narrowing on another, and a suspension by all domains on one by the domain itself."""
+narrowing on another, a suspension by all domains on one by the domain itself, and an executor's by
+its domain on one by what it has proved."""
 
 
 def _may_repeat(effect: Effect) -> bool:

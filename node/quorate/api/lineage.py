@@ -7,7 +7,6 @@ work, in a thread: a page can take some hundred lookups for each lease. So each 
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 from collections.abc import Iterable, Iterator
@@ -19,7 +18,7 @@ from quorate.api.access import Access
 from quorate.api.convert import reason_to_wire
 from quorate.api.errors import NotReadyError, OutOfRangeError, Violation
 from quorate.api.freshness import patience_s, until_held
-from quorate.api.pace import Pace
+from quorate.api.pace import Pace, lineage_turns
 from quorate.api.ports import Core
 from quorate.api.validate import Violations
 from quorate.core import codec, graph, ids
@@ -122,16 +121,18 @@ class LineageService(lineage_pb2_grpc.LineageServiceServicer):
         self._access = access
         self._kept = kept
         self._pace = pace
+        self._turns = lineage_turns()
 
     async def Ancestors(  # noqa: N802 - the contract's names, here and below
         self, request: lineage_pb2.AncestorsRequest, context: Any
     ) -> lineage_pb2.AncestorsResponse:
-        self._pace.take(self._access.member(context))
+        caller = self._access.member(context)
+        self._pace.take(caller)
         found = Violations()
         found.text("lease_id", request.lease_id, ids.check_lease_id)
         found.raise_any()
         await self._until(request.minimum_index, context)
-        return await asyncio.to_thread(self._ancestors, request)
+        return await self._turns.take(caller, lambda: self._ancestors(request))
 
     def _ancestors(self, request: lineage_pb2.AncestorsRequest) -> lineage_pb2.AncestorsResponse:
         with self._look(_at(request)) as look:
@@ -150,12 +151,13 @@ class LineageService(lineage_pb2_grpc.LineageServiceServicer):
     async def Descendants(  # noqa: N802
         self, request: lineage_pb2.DescendantsRequest, context: Any
     ) -> lineage_pb2.DescendantsResponse:
-        self._pace.take(self._access.member(context))
+        caller = self._access.member(context)
+        self._pace.take(caller)
         found = Violations()
         found.text("lease_id", request.lease_id, ids.check_lease_id)
         asked = _asked(found, request, "descendants " + request.lease_id)
         await self._until(request.minimum_index, context)
-        return await asyncio.to_thread(self._descendants, request, asked)
+        return await self._turns.take(caller, lambda: self._descendants(request, asked))
 
     def _descendants(
         self, request: lineage_pb2.DescendantsRequest, asked: _Asked
@@ -173,13 +175,14 @@ class LineageService(lineage_pb2_grpc.LineageServiceServicer):
     async def Dependents(  # noqa: N802
         self, request: lineage_pb2.DependentsRequest, context: Any
     ) -> lineage_pb2.DependentsResponse:
-        self._pace.take(self._access.member(context))
+        caller = self._access.member(context)
+        self._pace.take(caller)
         found = Violations()
         found.text("thing", request.thing, check_thing)
         found.enum("kind", request.kind, tuple(lineage_pb2.DependentKind.values()))
         asked = _asked(found, request, f"dependents {request.kind} {request.thing}")
         await self._until(request.minimum_index, context)
-        return await asyncio.to_thread(self._dependents, request, asked)
+        return await self._turns.take(caller, lambda: self._dependents(request, asked))
 
     def _dependents(
         self, request: lineage_pb2.DependentsRequest, asked: _Asked

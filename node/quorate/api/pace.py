@@ -1,13 +1,17 @@
-"""How often one caller may ask for what costs a node much.
+"""How often one caller may ask for what costs a node much, and how many at once.
 
-Owns a token bucket for each caller, on the boot clock. Of more callers than it can tell apart,
-those that have asked for nothing for longest are forgotten, which gives them what a newcomer has.
+Owns a token bucket for each caller, on the boot clock, and the turns of work that takes long. Of
+more callers than it can tell apart, those that have asked for nothing for longest are forgotten,
+which gives them what a newcomer has.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
-from typing import Final
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
 
 from quorate.api.errors import TooManyError
 from quorate.lease.clock import Clock
@@ -17,11 +21,15 @@ MAX_EXPLANATIONS_PER_S: Final = 20
 MAX_EXPLANATIONS_AT_ONCE: Final = 40
 """And of one that has asked for nothing for a while."""
 MAX_LINEAGE_PAGES_PER_S: Final = 20
-"""Of one caller, in the long run. Each takes up to some 20 ms of a thread beside the loop."""
+"""Of one caller, in the long run. One of the longest, of leases with the most ancestors, takes a
+quarter of a second of a thread beside the loop, so that they wait for each other, too (`Turns`)."""
 MAX_LINEAGE_PAGES_AT_ONCE: Final = 40
 """And of one that has asked for none for a while: twice what the command line shows."""
+MAX_LINEAGE_CALLERS: Final = 16
+"""Who may wait for a page at once, with one each."""
 MAX_PACED_CALLERS: Final = 4_096
 _NS_PER_S: Final = 1_000_000_000
+T = TypeVar("T")
 
 
 class Pace:
@@ -46,6 +54,33 @@ class Pace:
             self._left.popitem(last=False)
         if is_refused:
             raise TooManyError(f"more than {self._per_s} a second", limit=self._limit)
+
+
+class Turns:
+    """Work that takes long, of several callers: one at a time, in a thread of its own, and one of
+    each caller. Nothing else of the process waits for that thread, and nobody for another's
+    second."""
+
+    def __init__(self, name: str, most: int, limit: str) -> None:
+        """most: callers whose work is under way. limit: the name of that."""
+        self._thread = ThreadPoolExecutor(1, name)
+        self._most = most
+        self._limit = limit
+        self._under_way: set[str] = set()
+
+    async def take(self, caller: str, work: Callable[[], T]) -> T:
+        """Raises TooManyError, and what the work does."""
+        if caller in self._under_way or len(self._under_way) >= self._most:
+            raise TooManyError("others are under way", limit=self._limit)
+        self._under_way.add(caller)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        finally:
+            self._under_way.discard(caller)
+
+
+def lineage_turns() -> Turns:
+    return Turns("lineage-pages", MAX_LINEAGE_CALLERS, "MAX_LINEAGE_CALLERS")
 
 
 def explanations(clock: Clock) -> Pace:

@@ -292,8 +292,11 @@ class AuthorityKeeper:
         authority = self._holder.take(applied_index)
         if authority is None:
             return None
+        # An `L` that was shortened counts from when it was known, for what was held then. What was
+        # asked for before that must not take it away.
+        held_ns = 0 if self.current is None else self._deadline_ns
         self.current = authority
-        self._write(authority, self._end_of(authority))
+        self._write(authority, max(held_ns, self._end_of(authority)))
         return authority
 
     def _end_of(self, authority: Authority) -> int:

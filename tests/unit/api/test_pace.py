@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from functools import partial
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from quorate.api.errors import TooManyError
-from quorate.api.pace import MAX_PACED_CALLERS, Pace
+from quorate.api.pace import MAX_PACED_CALLERS, Pace, Turns
 from quorate.testing.clock import FakeClock
 
 
@@ -65,3 +69,37 @@ def test_in_no_stretch_of_time_are_there_more(gaps_ms: list[int]) -> None:
     for place, begin in enumerate(let):
         for count, end in enumerate(let[place:], start=1):
             assert count <= 5 + (end - begin) * 10 / 1e9 + 1e-6
+
+
+async def test_of_each_caller_one_piece_of_work_is_under_way_and_of_all_so_many() -> None:
+    turns, begun, going_on = Turns("t", 3, "MOST"), threading.Event(), threading.Event()
+    began: list[str] = []
+
+    def work(name: str) -> str:
+        began.append(name)
+        begun.set()
+        assert going_on.wait(10)
+        return name
+
+    asking = [
+        asyncio.create_task(turns.take(name, partial(work, name))) for name in ("a", "b", "c")
+    ]
+    assert await asyncio.to_thread(begun.wait, 10)
+    for name in ("a", "d"):
+        with pytest.raises(TooManyError):
+            await turns.take(name, partial(work, name))
+    assert began == ["a"], "one at a time"
+    asking[1].cancel()
+    going_on.set()
+    answered = await asyncio.gather(*asking, return_exceptions=True)
+    assert [answered[0], answered[2]] == ["a", "c"]
+    assert isinstance(answered[1], asyncio.CancelledError)
+    assert began == ["a", "c"], "what nobody waits for is not done"
+    assert await turns.take("a", partial(work, "a")) == "a"
+
+
+async def test_work_that_fails_is_over() -> None:
+    turns = Turns("t", 1, "MOST")
+    with pytest.raises(ZeroDivisionError):
+        await turns.take("a", lambda: 1 // 0)
+    assert await turns.take("b", lambda: 1) == 1

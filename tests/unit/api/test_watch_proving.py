@@ -186,3 +186,21 @@ async def test_what_may_not_have_been_proved_is_not_told_as_good_in_between(benc
         with pytest.raises(OutOfRangeError, match="cannot be told any more"):
             async with bench.hub.watch(EXECUTOR, (bench.reads,), after_size=before):
                 pass
+
+
+async def test_a_suspension_on_top_of_drift_restores_nothing_where_a_watch_goes_on(
+    bench: Bench,
+) -> None:
+    """Its domain may suspend whom its proofs have suspended: it was not good before."""
+    async with bench.hub.watch(EXECUTOR, (bench.reads,)) as live, bench.running():
+        await bench.told(live)
+        bench.must(NODE, "attestation.drift", {"executor": EXECUTOR})
+        bench.turn("domain", "freeze")
+        await bench.told(live)
+        before = size(bench)
+        bench.turn("domain", "thaw")
+        turn(bench, "executor", "suspend")
+        assert not (await bench.told(live))[bench.reads]
+        with pytest.raises(OutOfRangeError):
+            async with bench.hub.watch(EXECUTOR, (bench.reads,), after_size=before):
+                pass

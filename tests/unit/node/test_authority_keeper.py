@@ -423,6 +423,22 @@ def test_a_shorter_period_counts_from_here_for_what_was_published_before(node: N
     assert node.keeper.next_timer_ns(node.raft) <= here + 80 * MS
 
 
+def test_a_grant_that_was_asked_for_before_a_shorter_period_takes_nothing_away(node: Node):
+    _published(node)
+    node.clock.advance_ms(200)
+    asked = _ask(node.turn())
+    node.clock.advance_ms(300)
+    node.keeper.follow(replace(TERMS, period_ms=100, max_permit_ttl_ms=50), TERMS)
+    held = node.record()
+    assert held.deadline_ns == node.clock.boottime_ns() + 100 * MS
+    node.turn(("b", Grant(asked.seq, 3, 10, TIME, PERIOD_MS)))
+    assert node.record().deadline_ns == held.deadline_ns
+    assert node.record().granted_at_boottime_ns > held.granted_at_boottime_ns
+    node.clock.advance_ms(20)
+    node.turn(("b", Grant(_ask(node.turn()).seq, 3, 10, TIME, 100)))
+    assert node.record().deadline_ns == node.clock.boottime_ns() + 100 * MS
+
+
 def test_what_was_published_lasts_no_longer_by_other_parameters(node: Node):
     before = _published(node)
     node.clock.advance_ms(900)
