@@ -53,7 +53,7 @@ else
 	# A test that does not end is shown with its stacks, and ends its worker: whoever catches
 	# every exception (hypothesis does) would go on with it for ever.
 	$(BIN)/python -m pytest --ignore=tests/e2e -n 2 --dist loadfile \
-		--timeout-method=thread --max-worker-restart=1
+		--no-loadscope-reorder --timeout-method=thread --max-worker-restart=1
 endif
 
 .PHONY: test-long
