@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from quorate.core import protocol, state
+from quorate.core import codec, keys, protocol, state
 from quorate.core.decision import DecisionRequest, check_lease, decide
 from quorate.core.effects import effect_of, is_stopped
 from quorate.core.errors import MalformedError
@@ -465,3 +465,19 @@ def test_one_executor_does_not_fill_the_room_of_another(world: World) -> None:
     world.must(OWNER, "grant.revoke", {"grant": "root"})
     world.delegated(world.head, f"{OWNER}/other", world.robot)
     assert world.is_well()
+
+
+def test_a_lease_that_names_more_grants_than_a_chain_has_is_none(world: World) -> None:
+    """Each of them would have to be looked at, for every such lease of a state that is sent."""
+    world.chain()
+    lease = world.leased(world.robot)
+    names = [f"more-{number}" for number in range(MAX_DEPTH + 2 - len(lease.grants))]
+    for name in names:
+        world.must(OWNER, "grant.issue", grant_body(name, world.robot, ALL))
+    more = (f"grant:{OWNER}/{name}" for name in names)
+    odd = replace(lease, depends_on=(*lease.depends_on, *more))
+    key = keys.record(odd.kind, odd.id)
+    assert key is not None
+    world.ledger.store.put(key, codec.encode(odd.to_json()))
+    with pytest.raises(MalformedError, match="too many grants"):
+        Vetting(world.ledger.store, len(world.ledger.entries)).step(1_000_000)
